@@ -1,0 +1,65 @@
+"""The exception tree: every error that Gatewright raises on purpose is a `GatewrightError`.
+
+The branches differ by who can cure them: `ConfigError` the operator or the route's author, `DiscoveryError` and
+`PluginError` the plugin's author, `ProtocolError` whoever speaks at the other end of the socket.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DeadlineExceededError",
+    "DiscoveryError",
+    "GatewayClosedError",
+    "GatewrightError",
+    "ListenError",
+    "NotAvailableError",
+    "OverloadedError",
+    "PluginError",
+    "ProtocolError",
+    "UnknownPluginError",
+]
+
+
+class GatewrightError(Exception):
+    """Base of all errors raised by Gatewright itself."""
+
+
+class ConfigError(GatewrightError):
+    """A setting or a plugin's configuration is invalid; the message names the field and what was expected."""
+
+
+class DiscoveryError(GatewrightError):
+    """A plugin file could not be loaded; the message names the file, the line and the cause."""
+
+
+class ListenError(GatewrightError):
+    """The socket could not be bound; the message says who holds it or which right is missing."""
+
+
+class ProtocolError(GatewrightError):
+    """The peer sent bytes that the protocol does not allow. The connection can't be used any further."""
+
+
+class PluginError(GatewrightError):
+    """A plugin did something that can't be carried out, so its call is refused."""
+
+
+class UnknownPluginError(PluginError):
+    """A configuration names a plugin that was not found."""
+
+
+class DeadlineExceededError(PluginError):
+    """A handler ran longer than its timeout."""
+
+
+class NotAvailableError(PluginError):
+    """The gateway doesn't offer this value in this phase; the message says what to use instead."""
+
+
+class OverloadedError(GatewrightError):
+    """A limit on concurrent calls was reached; the call is refused at once rather than queued."""
+
+
+class GatewayClosedError(GatewrightError):
+    """The gateway closed the connection while the plugin was waiting for its answer."""

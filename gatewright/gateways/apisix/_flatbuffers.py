@@ -1,0 +1,368 @@
+"""As much of FlatBuffers as the ext-plugin tables need: reading in place, and building from position-free pieces.
+
+Reading. Nothing is copied until it is asked for. A table is its position in the buffer plus a *layout*: the offsets of
+its fields, read once from its vtable and cached under the vtable's bytes, since a gateway sends the same few
+layouts for ever. Offsets come from the peer, so each read is checked: whatever the bytes are, a read gives a value
+or raises `ProtocolError`.
+
+Building. In FlatBuffers every reference but one points forward, relative to where it stands. If each table carries
+its own vtable in front of it, a finished piece (string, vector, table with all it refers to) has no absolute position
+in it at all and can be joined to others, or cached, as plain bytes. All pieces are padded to 4 bytes, the
+strictest alignment that the tables need.
+
+Text is `str` both ways, in UTF-8 with *surrogateescape*: bytes that are not UTF-8 survive a round trip unchanged.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from gatewright.errors import ProtocolError
+
+__all__ = [
+    "Entry",
+    "Layout",
+    "Piece",
+    "build_bytes",
+    "build_entries",
+    "build_root",
+    "build_string",
+    "build_table",
+    "has_entry",
+    "layout_at",
+    "read_bytes",
+    "read_entries",
+    "read_root",
+    "read_string",
+    "read_table",
+    "read_u8",
+    "read_u16",
+    "read_u32",
+]
+
+Entry = tuple[str, "str | None"]
+"""A name and a value; `None` where the value is absent on the wire."""
+
+Layout = tuple[int, ...]
+"""Offset of each field from its table's position; 0 where the field is absent, i.e. has its default."""
+
+_U16: Final = struct.Struct("<H")
+_U32: Final = struct.Struct("<I")
+_I32: Final = struct.Struct("<i")
+_ENTRY_FIELDS: Final = struct.Struct("<II")
+_u32 = _U32.unpack_from
+
+# Layouts come from the peer; the bound keeps a hostile one from filling the memory.
+_MAX_LAYOUTS: Final = 256
+_MAX_SLOTS: Final = 8
+_layouts: dict[bytes, Layout] = {}  # a pure cache: its content never changes what is read
+
+
+def _malformed(what: str, at: int) -> ProtocolError:
+    return ProtocolError(f"malformed FlatBuffers table: {what} at byte {at}")
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_root(buf: bytes, base: int) -> int:
+    """The position of the root table of the buffer that starts at `base`."""
+    try:
+        return base + int(_u32(buf, base)[0])
+    except struct.error:
+        raise _malformed("no root offset", base) from None
+
+
+def layout_at(buf: bytes, table: int) -> Layout:
+    """The layout of the table at position `table`, always `_MAX_SLOTS` long."""
+    try:
+        vtable = table - _I32.unpack_from(buf, table)[0]
+        if vtable < 0:
+            raise _malformed("vtable before the buffer", table)
+        size = _U16.unpack_from(buf, vtable)[0]
+    except struct.error:
+        raise _malformed("table outside the buffer", table) from None
+    key = buf[vtable : vtable + size]
+    layout = _layouts.get(key)
+    if layout is None:
+        if size < 4 or size % 2 or len(key) != size:
+            raise _malformed("vtable", vtable)
+        slots = struct.unpack(f"<{size // 2}H", key)
+        fields = slots[2 : 2 + _MAX_SLOTS]
+        if any(0 < offset < 4 or offset >= slots[1] for offset in fields if offset):
+            raise _malformed("field outside its table", vtable)
+        layout = fields + (0,) * (_MAX_SLOTS - len(fields))
+        if len(_layouts) >= _MAX_LAYOUTS:
+            _layouts.clear()
+        _layouts[key] = layout
+    return layout
+
+
+def read_u8(buf: bytes, table: int, offset: int) -> int:
+    """An 8-bit field, 0 where absent."""
+    if not offset:
+        return 0
+    try:
+        return buf[table + offset]
+    except IndexError:
+        raise _malformed("field outside the buffer", table) from None
+
+
+def read_u16(buf: bytes, table: int, offset: int) -> int:
+    """A 16-bit field, 0 where absent."""
+    if not offset:
+        return 0
+    try:
+        return int(_U16.unpack_from(buf, table + offset)[0])
+    except struct.error:
+        raise _malformed("field outside the buffer", table) from None
+
+
+def read_u32(buf: bytes, table: int, offset: int) -> int:
+    """A 32-bit field, 0 where absent."""
+    if not offset:
+        return 0
+    try:
+        return int(_u32(buf, table + offset)[0])
+    except struct.error:
+        raise _malformed("field outside the buffer", table) from None
+
+
+def read_bytes(buf: bytes, table: int, offset: int) -> bytes | None:
+    """A string's or byte vector's bytes, `None` where absent."""
+    if not offset:
+        return None
+    try:
+        at = table + offset
+        at += _u32(buf, at)[0]
+        size = _u32(buf, at)[0]
+    except struct.error:
+        raise _malformed("vector outside the buffer", table) from None
+    value = buf[at + 4 : at + 4 + size]
+    if len(value) != size:
+        raise _malformed("vector longer than the buffer", at)
+    return value
+
+
+def read_string(buf: bytes, table: int, offset: int) -> str | None:
+    """A string field, `None` where absent."""
+    value = read_bytes(buf, table, offset)
+    return None if value is None else value.decode("utf-8", "surrogateescape")
+
+
+def read_table(buf: bytes, table: int, offset: int) -> int | None:
+    """The position of a table that a field refers to, `None` where absent."""
+    if not offset:
+        return None
+    try:
+        return table + offset + int(_u32(buf, table + offset)[0])
+    except struct.error:
+        raise _malformed("field outside the buffer", table) from None
+
+
+def read_entries(buf: bytes, table: int, offset: int) -> list[Entry]:
+    """A vector of TextEntry tables, in wire order; empty where absent.
+
+    Entries may share strings, so a small frame could name one huge string many times: the text
+    of all entries together may be at most twice the frame (plus 64 KiB), or `ProtocolError` is raised.
+    """
+    if not offset:
+        return []
+    out: list[Entry] = []
+    append = out.append
+    budget = 2 * len(buf) + 65536
+    seen_vtable = -1
+    name_at = value_at = 0
+    try:
+        vector = table + offset
+        vector += _u32(buf, vector)[0]
+        count = _u32(buf, vector)[0]
+        slot = vector + 4
+        if slot + 4 * count > len(buf):
+            raise _malformed("vector longer than the buffer", vector)
+        for relative in struct.unpack_from(f"<{count}I", buf, slot):
+            entry = slot + relative
+            slot += 4
+            vtable = entry - _I32.unpack_from(buf, entry)[0]
+            if vtable != seen_vtable:  # builders share one vtable among all entries of a kind
+                name_at, value_at = layout_at(buf, entry)[:2]
+                seen_vtable = vtable
+            if not name_at:
+                raise _malformed("entry without a name", entry)
+            at = entry + name_at
+            at += _u32(buf, at)[0]
+            size = _u32(buf, at)[0]
+            at += 4
+            raw = buf[at : at + size]
+            if len(raw) != size:
+                raise _malformed("string longer than the buffer", at)
+            budget -= size
+            name = raw.decode("utf-8", "surrogateescape")
+            if not value_at:
+                append((name, None))
+            else:
+                at = entry + value_at
+                at += _u32(buf, at)[0]
+                size = _u32(buf, at)[0]
+                at += 4
+                raw = buf[at : at + size]
+                if len(raw) != size:
+                    raise _malformed("string longer than the buffer", at)
+                budget -= size
+                append((name, raw.decode("utf-8", "surrogateescape")))
+            if budget < 0:
+                raise _malformed("entries that repeat the same text too often", vector)
+    except struct.error:
+        raise _malformed("offset outside the buffer", table) from None
+    return out
+
+
+def has_entry(buf: bytes, table: int, offset: int, name: bytes) -> bool:
+    """Whether a vector of TextEntry has this exact name, without decoding any.
+
+    A plugin that only looks whether a header is there is the common case; this costs a sixth of decoding all.
+    """
+    if not offset:
+        return False
+    found = -1
+    try:
+        vector = table + offset
+        vector += _u32(buf, vector)[0]
+        count = _u32(buf, vector)[0]
+        slot = vector + 4
+        if slot + 4 * count > len(buf):
+            raise _malformed("vector longer than the buffer", vector)
+        needle = _U32.pack(len(name)) + name
+        found = buf.find(needle, slot)
+        if found < 0:
+            # Only shared or oddly ordered strings could stand before the vector.
+            found = buf.find(needle, 0, slot)
+            if found < 0:
+                return False
+        seen_vtable = -1
+        name_at = 0
+        for relative in struct.unpack_from(f"<{count}I", buf, slot):
+            entry = slot + relative
+            slot += 4
+            vtable = entry - _I32.unpack_from(buf, entry)[0]
+            if vtable != seen_vtable:
+                name_at = layout_at(buf, entry)[0]
+                seen_vtable = vtable
+            at = entry + name_at
+            at += _u32(buf, at)[0]
+            if at == found or buf.startswith(needle, at):
+                return True
+    except struct.error:
+        raise _malformed("offset outside the buffer", table) from None
+    return False
+
+
+# --- building ----------------------------------------------------------------------------------------------------
+
+_PADDING: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+
+def build_bytes(value: bytes) -> bytes:
+    """A byte vector."""
+    return _U32.pack(len(value)) + value + _PADDING[len(value) & 3]
+
+
+def build_string(value: str) -> bytes:
+    """A string: a byte vector with a NUL after it."""
+    raw = value.encode("utf-8", "surrogateescape")
+    return _U32.pack(len(raw)) + raw + b"\0" + _PADDING[(len(raw) + 1) & 3]
+
+
+_ENTRY_BOTH: Final = struct.pack("<HHHHi", 8, 12, 4, 8, 8)
+_ENTRY_NAME: Final = struct.pack("<HHHHi", 6, 8, 4, 0, 8)
+
+
+@lru_cache(maxsize=512)
+def _build_short_entry(name: str, value: str | None) -> bytes:
+    return _build_entry(name, value)
+
+
+def _build_entry(name: str, value: str | None) -> bytes:
+    text = build_string(name)
+    if value is None:
+        return _ENTRY_NAME + _U32.pack(4) + text
+    return _ENTRY_BOTH + _ENTRY_FIELDS.pack(8, 4 + len(text)) + text + build_string(value)
+
+
+def build_entries(entries: Sequence[Entry]) -> bytes:
+    """A vector of TextEntry tables."""
+    pieces = []
+    offsets = []
+    at = 4 * len(entries) + 8  # an entry's table stands 8 bytes into its piece, behind its vtable
+    for name, value in entries:
+        # Plugins set the same few headers again and again; long values would only fill the cache.
+        if value is None or len(value) < 256:
+            piece = _build_short_entry(name, value)
+        else:
+            piece = _build_entry(name, value)
+        offsets.append(at)
+        pieces.append(piece)
+        at += len(piece) - 4
+    # `at` fell by 4 for each slot passed, since an offset counts from its own slot.
+    return struct.pack(f"<{len(offsets) + 1}I", len(offsets), *offsets) + b"".join(pieces)
+
+
+class Piece(NamedTuple):
+    """Finished bytes, and where in them a reference has to point (a table stands behind its vtable)."""
+
+    data: bytes
+    entry: int = 0
+
+
+_SIZES: Final = {"B": 1, "H": 2, "I": 4, "O": 4}
+
+
+@lru_cache(maxsize=64)
+def _table_plan(kinds: str) -> tuple[bytes, struct.Struct, tuple[int, ...]]:
+    """Lay a table out: its vtable with the table's own first field, its fields' Struct, the slots in packing order."""
+    order = sorted((i for i, kind in enumerate(kinds) if kind != "-"), key=lambda i: -_SIZES[kinds[i]])
+    slots = [0] * len(kinds)
+    at = 4
+    for i in order:
+        slots[i] = at
+        at += _SIZES[kinds[i]]
+    size = (at + 3) & ~3
+    vtable_size = 4 + 2 * len(slots)
+    vtable = struct.pack(f"<HH{len(slots)}H", vtable_size, size, *slots)
+    head = b"\0" * (-vtable_size & 3) + vtable + _I32.pack(vtable_size)
+    codes = "".join("I" if kinds[i] == "O" else kinds[i] for i in order)
+    return head, struct.Struct(f"<{codes}{size - at}x"), tuple(order)
+
+
+def build_table(kinds: str, *values: int | Piece) -> Piece:
+    """A table with everything that it refers to.
+
+    Args:
+        kinds: a letter a slot: `B`, `H`, `I` for scalars of 1, 2, 4 bytes, `O` for a reference, `-` for absent.
+        values: one for each slot that is not `-`, in slot order.
+    """
+    head, fields, order = _table_plan(kinds)
+    given = iter(values)
+    by_slot = [next(given) if kind != "-" else 0 for kind in kinds]
+    packed: list[int] = []
+    pieces: list[bytes] = []
+    field_at = 0
+    piece_at = fields.size
+    for i in order:
+        value = by_slot[i]
+        if isinstance(value, Piece):
+            packed.append(piece_at - field_at + value.entry)
+            pieces.append(value.data)
+            piece_at += len(value.data)
+        else:
+            packed.append(value)
+        field_at += _SIZES[kinds[i]]
+    return Piece(head + fields.pack(*packed) + b"".join(pieces), len(head) - 4)
+
+
+def build_root(table: Piece) -> bytes:
+    """The whole buffer, with `table` as its root."""
+    return _U32.pack(4 + table.entry) + table.data

@@ -1,0 +1,188 @@
+"""What the gateway sends: PrepareConf, HTTPReqCall, HTTPRespCall and the answers to ExtraInfo, read and built.
+
+The readers take a whole frame, header included, and keep it: fields are decoded when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from gatewright.errors import ProtocolError
+from gatewright.gateways.apisix import _flatbuffers as fb
+from gatewright.gateways.apisix._flatbuffers import Entry, Piece
+from gatewright.gateways.apisix.frames import FrameType, encode_frame
+
+__all__ = [
+    "METHODS",
+    "HttpReqCall",
+    "HttpRespCall",
+    "PrepareConf",
+    "decode_extra_info_result",
+    "encode_extra_info_result",
+    "encode_http_req_call",
+    "encode_http_resp_call",
+    "encode_prepare_conf",
+]
+
+METHODS: Final = (
+    "GET", "HEAD", "POST", "PUT", "DELETE", "MKCOL", "COPY", "MOVE",
+    "OPTIONS", "PROPFIND", "PROPPATCH", "LOCK", "UNLOCK", "PATCH", "TRACE",
+)  # fmt: skip
+"""The Method enum in wire order. APISIX answers 500 itself for a method outside it."""
+
+_HEADER: Final = 4  # bytes of frame header in front of the payload
+
+
+class PrepareConf:
+    """Type 1: a route's plugin configurations, under a key, to be exchanged for a conf token.
+
+    Attributes:
+        key: APISIX's idempotent key, opaque text (it has many forms).
+        conf: plugin name and configuration text, in execution order. The field may be absent: no plugins.
+    """
+
+    __slots__ = ("conf", "key")
+
+    def __init__(self, frame: bytes) -> None:
+        table = fb.read_root(frame, _HEADER)
+        layout = fb.layout_at(frame, table)
+        self.conf: list[tuple[str, str]] = [
+            (name, value or "") for name, value in fb.read_entries(frame, table, layout[0])
+        ]
+        self.key: str = fb.read_string(frame, table, layout[1]) or ""
+
+
+class HttpReqCall:
+    """Type 2: a request on its way to the upstream. Slots: id, src_ip, method, path, args, headers, conf_token."""
+
+    __slots__ = ("_frame", "_layout", "_table", "conf_token", "id")
+
+    def __init__(self, frame: bytes) -> None:
+        self._frame = frame
+        self._table = table = fb.read_root(frame, _HEADER)
+        self._layout = layout = fb.layout_at(frame, table)
+        self.id = fb.read_u32(frame, table, layout[0])
+        """The gateway's number for this call; 0 is valid, and numbers come again."""
+        self.conf_token = fb.read_u32(frame, table, layout[6])
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        number = fb.read_u8(self._frame, self._table, self._layout[2])
+        try:
+            return METHODS[number]
+        except IndexError:
+            raise ProtocolError(f"method number {number} is not in the protocol's enum") from None
+
+    @property
+    def path(self) -> str:
+        """`$uri` (decoded) or, after another plugin set it, `$upstream_uri` (escaped), without the query."""
+        return fb.read_string(self._frame, self._table, self._layout[3]) or ""
+
+    @property
+    def src_ip(self) -> bytes:
+        """The client's address: 4 bytes, or 16 for IPv6."""
+        return fb.read_bytes(self._frame, self._table, self._layout[1]) or b""
+
+    @property
+    def args(self) -> list[Entry]:
+        """The query's arguments, decoded; `None` as value for one without `=`."""
+        return fb.read_entries(self._frame, self._table, self._layout[4])
+
+    @property
+    def headers(self) -> list[Entry]:
+        """The request's headers, names in lower case unless a plugin rewrote them, repeats apart."""
+        return fb.read_entries(self._frame, self._table, self._layout[5])
+
+    def has_header(self, name: bytes) -> bool:
+        """Whether there is a header of exactly this name, without decoding the others."""
+        return fb.has_entry(self._frame, self._table, self._layout[5], name)
+
+    def has_args(self) -> bool:
+        """Whether the query has any argument."""
+        vector = fb.read_table(self._frame, self._table, self._layout[4])
+        return vector is not None and fb.read_u32(self._frame, vector - 4, 4) > 0
+
+
+class HttpRespCall:
+    """Type 4: the upstream's answer on its way to the client. Slots: id, status, headers, conf_token."""
+
+    __slots__ = ("_frame", "_layout", "_table", "conf_token", "id", "status")
+
+    def __init__(self, frame: bytes) -> None:
+        self._frame = frame
+        self._table = table = fb.read_root(frame, _HEADER)
+        self._layout = layout = fb.layout_at(frame, table)
+        self.id = fb.read_u32(frame, table, layout[0])
+        self.status = fb.read_u16(frame, table, layout[1])
+        self.conf_token = fb.read_u32(frame, table, layout[3])
+
+    @property
+    def headers(self) -> list[Entry]:
+        """The upstream's headers, names in the upstream's case, repeats apart."""
+        return fb.read_entries(self._frame, self._table, self._layout[2])
+
+
+def decode_extra_info_result(frame: bytes) -> bytes | None:
+    """The answer to an ExtraInfo question; `None` when there is no such value."""
+    table = fb.read_root(frame, _HEADER)
+    return fb.read_bytes(frame, table, fb.layout_at(frame, table)[0])
+
+
+# --- the gateway's side of the same messages ---------------------------------------------------------------------
+
+
+def _entries(entries: Sequence[Entry]) -> Piece:
+    return Piece(fb.build_entries(entries))
+
+
+def encode_prepare_conf(key: str, conf: Sequence[tuple[str, str]] | None) -> bytes:
+    """A PrepareConf frame; `None` leaves the `conf` field out, as APISIX does for a route without any."""
+    if conf is None:
+        table = fb.build_table("-O", Piece(fb.build_string(key)))
+    else:
+        table = fb.build_table("OO", _entries(conf), Piece(fb.build_string(key)))
+    return encode_frame(FrameType.PREPARE_CONF, fb.build_root(table))
+
+
+def encode_http_req_call(
+    *,
+    id: int,
+    conf_token: int,
+    src_ip: bytes,
+    method: str,
+    path: str,
+    args: Sequence[Entry],
+    headers: Sequence[Entry],
+) -> bytes:
+    """An HTTPReqCall frame.
+
+    Raises:
+        ProtocolError: the method is not in the protocol's enum, or the frame would be too long.
+    """
+    if method not in METHODS:
+        raise ProtocolError(f"method {method!r} is not in the protocol's enum")
+    table = fb.build_table(
+        "IOBOOOI",
+        id,
+        Piece(fb.build_bytes(src_ip)),
+        METHODS.index(method),
+        Piece(fb.build_string(path)),
+        _entries(args),
+        _entries(headers),
+        conf_token,
+    )
+    return encode_frame(FrameType.HTTP_REQ_CALL, fb.build_root(table))
+
+
+def encode_http_resp_call(*, id: int, conf_token: int, status: int, headers: Sequence[Entry]) -> bytes:
+    """An HTTPRespCall frame."""
+    table = fb.build_table("IHOI", id, status, _entries(headers), conf_token)
+    return encode_frame(FrameType.HTTP_RESP_CALL, fb.build_root(table))
+
+
+def encode_extra_info_result(result: bytes | None) -> bytes:
+    """The answer to an ExtraInfo question; `None` says that there is no such value."""
+    table = fb.build_table("-") if result is None else fb.build_table("O", Piece(fb.build_bytes(result)))
+    return encode_frame(FrameType.EXTRA_INFO, fb.build_root(table))

@@ -1,0 +1,272 @@
+"""What the runner sends: conf tokens, actions, ExtraInfo questions and errors, built and read.
+
+The builders give whole frames. The readers serve the embedded gateway and the tests, and take what a real
+APISIX takes, no more.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from typing import Final
+
+from gatewright.gateways.apisix import _flatbuffers as fb
+from gatewright.gateways.apisix._flatbuffers import Entry, Piece
+from gatewright.gateways.apisix.frames import MAX_PAYLOAD, FrameType, encode_frame
+
+__all__ = [
+    "ErrorCode",
+    "InfoType",
+    "InfoRequest",
+    "RespReply",
+    "Rewrite",
+    "Stop",
+    "decode_conf_token",
+    "decode_error",
+    "decode_info_request",
+    "decode_req_reply",
+    "decode_resp_reply",
+    "encode_conf_token",
+    "encode_error",
+    "encode_info_request",
+    "encode_no_action",
+    "encode_resp_reply",
+    "encode_rewrite",
+    "encode_stop",
+]
+
+_HEADER: Final = 4
+_STOP: Final = 1
+_REWRITE: Final = 2
+
+
+class ErrorCode(IntEnum):
+    """Why a call is refused. Only as frame type 0 is it an error: under type 2 it reads as "no action"."""
+
+    BAD_REQUEST = 0
+    SERVICE_UNAVAILABLE = 1
+    CONF_TOKEN_NOT_FOUND = 2
+
+
+class InfoType(IntEnum):
+    """What ExtraInfo can ask for."""
+
+    NONE = 0
+    VAR = 1
+    REQ_BODY = 2
+    RESP_BODY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Answer the client now. Status 0 means 200; an absent or empty body is no body."""
+
+    status: int
+    headers: Sequence[Entry] = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Go on with a changed request. `None`, or nothing in it, leaves a part untouched."""
+
+    path: str | None = None
+    headers: Sequence[Entry] = ()
+    args: Sequence[Entry] = ()
+    resp_headers: Sequence[Entry] = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RespReply:
+    """What to make of the upstream's answer. Status 0 keeps it; no headers keeps them but for ten names."""
+
+    status: int = 0
+    headers: Sequence[Entry] = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class InfoRequest:
+    """A question to the gateway: its type (a number outside `InfoType` is possible) and, for VAR, the name."""
+
+    kind: int
+    name: str | None = None
+
+
+# --- building ----------------------------------------------------------------------------------------------------
+
+
+def encode_conf_token(token: int) -> bytes:
+    """The answer to PrepareConf."""
+    return encode_frame(FrameType.PREPARE_CONF, fb.build_root(fb.build_table("I", token)))
+
+
+def encode_error(code: ErrorCode) -> bytes:
+    """A refusal (type 0); APISIX closes the connection after it."""
+    return encode_frame(FrameType.ERROR, fb.build_root(fb.build_table("B", code)))
+
+
+def encode_no_action(id: int) -> bytes:
+    """The answer to HTTPReqCall that changes nothing."""
+    return _NO_ACTION_HEAD + id.to_bytes(4, "little")
+
+
+_NO_ACTION_HEAD: Final = encode_frame(FrameType.HTTP_REQ_CALL, fb.build_root(fb.build_table("I", 0)))[:-4]
+
+
+def encode_stop(id: int, stop: Stop) -> bytes:
+    """The answer to HTTPReqCall that ends the request."""
+    kinds = "H" + ("O" if stop.headers else "-") + ("O" if stop.body else "-")
+    values: list[int | Piece] = [stop.status]
+    if stop.headers:
+        values.append(Piece(fb.build_entries(stop.headers)))
+    if stop.body:
+        values.append(Piece(fb.build_bytes(stop.body)))
+    action = fb.build_table(kinds, *values)
+    return encode_frame(FrameType.HTTP_REQ_CALL, fb.build_root(fb.build_table("IBO", id, _STOP, action)))
+
+
+@lru_cache(maxsize=32)
+def _rewrite_plan(kinds: str) -> tuple[struct.Struct, bytes, bytes]:
+    """All of a Rewrite reply but its id and the five fields, for one choice of fields that are present.
+
+    The reply to nearly every call has the same shape, so its two tables are laid out once: 1.1 us a call
+    where building them anew takes 3.4 us.
+    """
+    count = kinds.count("O")
+    empty = fb.build_table(kinds, *([Piece(b"")] * count))
+    template = fb.build_root(fb.build_table("IBO", 0xFFFFFFFF, _REWRITE, empty))
+    at = template.index(b"\xff\xff\xff\xff")
+    middle = template[at + 4 : len(template) - 4 * count]
+    return struct.Struct(f"<{at}sI{len(middle)}s{count}I"), template[:at], middle
+
+
+def encode_rewrite(id: int, rewrite: Rewrite) -> bytes:
+    """The answer to HTTPReqCall that lets a changed request go on."""
+    pieces: list[bytes] = []
+    kinds = ""
+    if rewrite.path is None:
+        kinds += "-"
+    else:
+        kinds += "O"
+        pieces.append(fb.build_string(rewrite.path))
+    for entries in (rewrite.headers, rewrite.args, rewrite.resp_headers):
+        if entries:
+            kinds += "O"
+            pieces.append(fb.build_entries(entries))
+        else:
+            kinds += "-"
+    if rewrite.body:
+        kinds += "O"
+        pieces.append(fb.build_bytes(rewrite.body))
+    else:
+        kinds += "-"
+    return _join_rewrite(id, kinds, pieces)
+
+
+def encode_header_rewrite(id: int, headers: Sequence[Entry]) -> bytes:
+    """`encode_rewrite` of headers alone, which is what most plugins do."""
+    return _join_rewrite(id, "-O---", [fb.build_entries(headers)])
+
+
+def _join_rewrite(id: int, kinds: str, pieces: list[bytes]) -> bytes:
+    plan, head, middle = _rewrite_plan(kinds)
+    references = []
+    at = 4 * len(pieces)
+    for piece in pieces:
+        references.append(at)
+        at += len(piece) - 4
+    payload = plan.pack(head, id, middle, *references)
+    size = len(payload) + at
+    if size > MAX_PAYLOAD:
+        return encode_frame(FrameType.HTTP_REQ_CALL, payload + b"".join(pieces))  # raises, with the limit
+    return (FrameType.HTTP_REQ_CALL << 24 | size).to_bytes(4, "big") + payload + b"".join(pieces)
+
+
+def encode_resp_reply(id: int, reply: RespReply) -> bytes:
+    """The answer to HTTPRespCall."""
+    kinds = "I" + ("H" if reply.status else "-") + ("O" if reply.headers else "-") + ("O" if reply.body else "-")
+    values: list[int | Piece] = [id]
+    if reply.status:
+        values.append(reply.status)
+    if reply.headers:
+        values.append(Piece(fb.build_entries(reply.headers)))
+    if reply.body:
+        values.append(Piece(fb.build_bytes(reply.body)))
+    return encode_frame(FrameType.HTTP_RESP_CALL, fb.build_root(fb.build_table(kinds, *values)))
+
+
+@lru_cache(maxsize=128)
+def encode_info_request(request: InfoRequest) -> bytes:
+    """An ExtraInfo question."""
+    if request.kind == InfoType.VAR:
+        info = fb.build_table("O", Piece(fb.build_string(request.name or "")))
+    else:
+        info = fb.build_table("")
+    return encode_frame(FrameType.EXTRA_INFO, fb.build_root(fb.build_table("BO", request.kind, info)))
+
+
+# --- reading: the gateway's side ---------------------------------------------------------------------------------
+
+
+def decode_conf_token(frame: bytes) -> int:
+    """The token in an answer to PrepareConf; 0 where absent."""
+    table = fb.read_root(frame, _HEADER)
+    return fb.read_u32(frame, table, fb.layout_at(frame, table)[0])
+
+
+def decode_error(frame: bytes) -> int:
+    """The code of an error frame; usually an `ErrorCode`."""
+    table = fb.read_root(frame, _HEADER)
+    return fb.read_u8(frame, table, fb.layout_at(frame, table)[0])
+
+
+def decode_req_reply(frame: bytes) -> tuple[int, Stop | Rewrite | None]:
+    """Id and action of an answer to HTTPReqCall; `None` for no action or one of unknown type."""
+    table = fb.read_root(frame, _HEADER)
+    layout = fb.layout_at(frame, table)
+    id = fb.read_u32(frame, table, layout[0])
+    kind = fb.read_u8(frame, table, layout[1])
+    action = fb.read_table(frame, table, layout[2])
+    if action is None or kind not in (_STOP, _REWRITE):
+        return id, None
+    layout = fb.layout_at(frame, action)
+    if kind == _STOP:
+        return id, Stop(
+            status=fb.read_u16(frame, action, layout[0]),
+            headers=fb.read_entries(frame, action, layout[1]),
+            body=fb.read_bytes(frame, action, layout[2]) or b"",
+        )
+    return id, Rewrite(
+        path=fb.read_string(frame, action, layout[0]),
+        headers=fb.read_entries(frame, action, layout[1]),
+        args=fb.read_entries(frame, action, layout[2]),
+        resp_headers=fb.read_entries(frame, action, layout[3]),
+        body=fb.read_bytes(frame, action, layout[4]) or b"",
+    )
+
+
+def decode_resp_reply(frame: bytes) -> tuple[int, RespReply]:
+    """Id and content of an answer to HTTPRespCall."""
+    table = fb.read_root(frame, _HEADER)
+    layout = fb.layout_at(frame, table)
+    return fb.read_u32(frame, table, layout[0]), RespReply(
+        status=fb.read_u16(frame, table, layout[1]),
+        headers=fb.read_entries(frame, table, layout[2]),
+        body=fb.read_bytes(frame, table, layout[3]) or b"",
+    )
+
+
+def decode_info_request(frame: bytes) -> InfoRequest:
+    """An ExtraInfo question."""
+    table = fb.read_root(frame, _HEADER)
+    layout = fb.layout_at(frame, table)
+    kind = fb.read_u8(frame, table, layout[0])
+    info = fb.read_table(frame, table, layout[1])
+    if kind != InfoType.VAR or info is None:
+        return InfoRequest(kind)
+    return InfoRequest(kind, fb.read_string(frame, info, fb.layout_at(frame, info)[0]))
