@@ -57,6 +57,11 @@ class FrameBuffer:
     def __len__(self) -> int:
         return len(self._data)
 
+    @property
+    def next_type(self) -> int | None:
+        """The type byte of the frame in front, `None` while the buffer is empty."""
+        return self._data[0] if self._data else None
+
     def feed(self, data: bytes) -> None:
         """Append bytes as they came from the socket."""
         self._data += data

@@ -19,8 +19,8 @@ from gatewright.gateways.apisix.frames import MAX_PAYLOAD, FrameType, encode_fra
 
 __all__ = [
     "ErrorCode",
-    "InfoType",
     "InfoRequest",
+    "InfoType",
     "RespReply",
     "Rewrite",
     "Stop",
@@ -189,7 +189,9 @@ def _join_rewrite(id: int, kinds: str, pieces: list[bytes]) -> bytes:
 
 def encode_resp_reply(id: int, reply: RespReply) -> bytes:
     """The answer to HTTPRespCall."""
-    kinds = "I" + ("H" if reply.status else "-") + ("O" if reply.headers else "-") + ("O" if reply.body else "-")
+    kinds = (
+        "I" + ("H" if reply.status else "-") + ("O" if reply.headers else "-") + ("O" if reply.body else "-")
+    )
     values: list[int | Piece] = [id]
     if reply.status:
         values.append(reply.status)

@@ -1,0 +1,81 @@
+"""Typed plugin configuration: the gateway's text, parsed and validated once, into the model that the plugin declares."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+
+from gatewright.errors import ConfigError
+
+__all__ = ["config_schema", "parse_config"]
+
+
+def _is_pydantic(model: Any) -> bool:
+    return hasattr(model, "model_validate_json") and hasattr(model, "model_json_schema")
+
+
+def parse_config(model: Any, value: object) -> Any:
+    """Turn a configuration into an instance of `model`.
+
+    Args:
+        model: a msgspec Struct, a dataclass, a TypedDict, a pydantic model, or `None` for a plain dict.
+        value: JSON text (as a gateway sends it; empty text means `{}`), a mapping, or an instance of `model`.
+
+    Raises:
+        ConfigError: the text is not JSON, or doesn't fit; the message names the field.
+    """
+    if model is not None and isinstance(model, type) and not isinstance(value, str | bytes | dict):
+        if isinstance(value, model):
+            return value
+        if value is None:
+            value = {}
+    if value is None or (isinstance(value, str | bytes) and not value.strip()):
+        value = {}
+    try:
+        if isinstance(value, str):
+            value = value.encode("utf-8", "surrogateescape")
+        if model is None:
+            parsed = msgspec.json.decode(value) if isinstance(value, bytes) else value
+            if not isinstance(parsed, dict):
+                raise ConfigError(f"expected a JSON object, got {type(parsed).__name__}")
+            return parsed
+        if _is_pydantic(model):
+            return _parse_pydantic(model, value)
+        if isinstance(value, bytes):
+            return msgspec.json.decode(value, type=model)
+        return msgspec.convert(value, type=model)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"not valid JSON: {error}") from None
+    except (ValueError, TypeError) as error:  # a dataclass's own __post_init__ check
+        raise ConfigError(str(error)) from error
+
+
+def _parse_pydantic(model: Any, value: object) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate_json(value) if isinstance(value, bytes) else model.model_validate(value)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{item['msg']} - at `$.{'.'.join(map(str, item['loc']))}`"
+            for item in error.errors(include_input=False)
+        )
+        raise ConfigError(problems) from None
+
+
+def config_schema(model: Any) -> dict[str, Any]:
+    """The JSON Schema of a configuration model; `{"type": "object"}` where the plugin declares none."""
+    if model is None:
+        return {"type": "object"}
+    if _is_pydantic(model):
+        schema: dict[str, Any] = model.model_json_schema()
+        return schema
+    if dataclasses.is_dataclass(model) or isinstance(model, type):
+        return msgspec.json.schema(model)
+    raise ConfigError(
+        f"{model!r} is not a configuration model: use a Struct, dataclass, TypedDict or pydantic model"
+    )

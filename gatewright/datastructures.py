@@ -1,0 +1,241 @@
+"""`Headers` and `Query`: ordered, multi-valued mappings that load late and record what was changed.
+
+A gateway wants to be told only what changed (echoing the rest collapses repeated names), and a plugin seldom looks at
+all of what came in. So both classes hold two layers: the *original* entries, loaded when first needed, and the
+*changes*, one final state a name. A write never loads anything; a read looks at the changes first.
+
+Text is `str` in both directions and never loses a byte: UTF-8, with *surrogateescape* for bytes that are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from functools import lru_cache
+from typing import Final
+
+__all__ = ["Headers", "MultiMapping", "Query"]
+
+Change = tuple[str, ...] | None
+"""The values a name now has, or `None` for deleted."""
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+_FORBIDDEN: Final = re.compile(r"[\r\n\0]")
+
+
+@lru_cache(maxsize=1024)
+def _header_key(name: str) -> str:
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"{name!r} is not a header name")
+    return name.lower()
+
+
+class MultiMapping(MutableMapping[str, str]):
+    """What `Headers` and `Query` have in common.
+
+    As a mapping it shows the *first* value of each name, as `dict`-minded code expects; `get_all` and `multi_items`
+    show all. Setting replaces all values of a name, `add` appends one, deleting removes all.
+    """
+
+    __slots__ = ("_changes", "_has", "_index", "_load", "_original")
+
+    def __init__(
+        self,
+        items: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        *,
+        load: Callable[[], Sequence[tuple[str, str | None]]] | None = None,
+        has: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Start from `items`, or from what `load` will give when it is first needed.
+
+        Args:
+            items: names and values that count as original, not as changes.
+            load: gives the original entries; called once at most.
+            has: tells whether a (normalised) name is there, cheaper than loading all.
+        """
+        self._load = load
+        self._has = has
+        self._original: list[tuple[str, str | None]] | None = None
+        self._index: dict[str, list[str | None]] | None = None
+        self._changes: dict[str, Change] = {}
+        if load is None:
+            pairs = items.items() if isinstance(items, Mapping) else items
+            self._original = [(name, self._check(self._key(name), value)) for name, value in pairs]
+
+    @staticmethod
+    def _key(name: str) -> str:
+        return name
+
+    @staticmethod
+    def _check(name: str, value: str) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"the value of {name!r} must be str, not {type(value).__name__}")
+        return value
+
+    def _entries(self) -> list[tuple[str, str | None]]:
+        original = self._original
+        if original is None:
+            load = self._load
+            assert load is not None  # noqa: S101 - one of the two is always given
+            original = self._original = list(load())
+        return original
+
+    def _values(self, key: str) -> Sequence[str | None]:
+        if key in self._changes:
+            return self._changes[key] or ()
+        index = self._index
+        if index is None:
+            index = self._index = {}
+            for name, value in self._entries():
+                index.setdefault(self._key_of_peer(name), []).append(value)
+        return index.get(key, ())
+
+    @staticmethod
+    def _key_of_peer(name: str) -> str:
+        """As `_key`, but for names that came in: never refused."""
+        return name
+
+    # --- reading
+
+    def __getitem__(self, name: str) -> str:
+        values = self._values(self._key(name))
+        if not values:
+            raise KeyError(name)
+        return values[0] or ""
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        key = self._key(name)
+        if key in self._changes:
+            return bool(self._changes[key])
+        if self._has is not None and self._original is None:
+            return self._has(key)
+        return bool(self._values(key))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name for name, _ in self._current()))
+
+    def __len__(self) -> int:
+        return len(set(iter(self)))
+
+    def __bool__(self) -> bool:
+        return next(self._current(), None) is not None
+
+    def get_all(self, name: str) -> list[str]:
+        """All values of a name, in order; empty where there is none."""
+        return [value or "" for value in self._values(self._key(name))]
+
+    def multi_items(self) -> list[tuple[str, str]]:
+        """Every name and value, repeats apart, in order; changed names where they first stood, new ones last."""
+        return [(name, value or "") for name, value in self._current()]
+
+    def _current(self) -> Iterator[tuple[str, str | None]]:
+        changes = self._changes
+        done: set[str] = set()
+        for name, value in self._entries():
+            key = self._key_of_peer(name)
+            if key not in changes:
+                yield key, value
+            elif key not in done:
+                done.add(key)
+                for changed in changes[key] or ():
+                    yield key, changed
+        for key, values in changes.items():
+            if key not in done:
+                for changed in values or ():
+                    yield key, changed
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, MultiMapping):
+            return type(self) is type(other) and self.multi_items() == other.multi_items()
+        if isinstance(other, Mapping):
+            return dict(self) == dict(other)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, as dict is
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.multi_items()!r})"
+
+    # --- changing
+
+    def __setitem__(self, name: str, value: str) -> None:
+        key = self._key(name)
+        self._changes[key] = (self._check(key, value),)
+
+    def __delitem__(self, name: str) -> None:
+        key = self._key(name)
+        if name not in self:
+            raise KeyError(name)
+        self._changes[key] = None
+
+    def add(self, name: str, value: str) -> None:
+        """Append one more value to a name."""
+        key = self._key(name)
+        self._check(key, value)
+        before = tuple(present or "" for present in self._values(key))
+        self._changes[key] = (*before, value)
+
+    def set_all(self, name: str, values: Iterable[str]) -> None:
+        """Replace all values of a name; no values delete it."""
+        key = self._key(name)
+        self._changes[key] = tuple(self._check(key, value) for value in values) or None
+
+    def discard(self, name: str) -> None:
+        """Delete a name if it is there. Unlike `pop`, this doesn't look, so nothing is decoded."""
+        self._changes[self._key(name)] = None
+
+    def replace(self, items: Mapping[str, str]) -> None:
+        """Make these names and values the whole content; what they don't name is deleted."""
+        wanted = {self._key(name): (name, value) for name, value in items.items()}
+        for name in list(self):
+            if self._key(name) not in wanted:
+                self.discard(name)
+        for key, (name, value) in wanted.items():
+            if self.get_all(key) != [value]:
+                self[name] = value
+
+    @property
+    def changes(self) -> Mapping[str, Change]:
+        """Each changed name with the values that it now has, `None` for deleted, in the order of first change."""
+        return self._changes
+
+
+class Headers(MultiMapping):
+    """HTTP headers: names in any case (shown in lower case), values without CR, LF or NUL.
+
+    Raises:
+        ValueError: on writing a name that is not an HTTP token, or a value that would break the header apart.
+    """
+
+    __slots__ = ()
+
+    @staticmethod
+    def _key(name: str) -> str:
+        return _header_key(name)
+
+    @staticmethod
+    def _key_of_peer(name: str) -> str:
+        return name.lower()
+
+    @staticmethod
+    def _check(name: str, value: str) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"the value of header {name!r} must be str, not {type(value).__name__}")
+        if _FORBIDDEN.search(value):
+            raise ValueError(f"the value of header {name!r} must not contain CR, LF or NUL: {value!r}")
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool(_TOKEN.fullmatch(name)) and super().__contains__(name)
+
+
+class Query(MultiMapping):
+    """The query's arguments, decoded. An argument without `=` (`?z`) reads as `""`; `is_bare` tells it apart."""
+
+    __slots__ = ()
+
+    def is_bare(self, name: str) -> bool:
+        """Whether the argument came without `=`. APISIX can't be told to send such an argument itself."""
+        return None in self._values(name)

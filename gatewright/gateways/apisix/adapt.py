@@ -1,0 +1,245 @@
+"""From a `Call` with its changes to the reply that makes APISIX carry them out, and only them.
+
+Each rule here is a habit of the real gateway:
+
+- Only changes are sent: echoing the rest collapses repeated headers and arguments.
+- Header names go out in lower case: APISIX 3.9.1 patches its header cache under the name as sent, and later phases, or
+  the upstream, would see old and new value side by side.
+- A request header is *set* by each entry, so the last of a repeated name wins: values are joined into one.
+- A path alone drops the query on versions up to 3.9.1, unless any argument is named: the deletion of one that isn't
+  there changes nothing and keeps the query.
+- A new request body must follow the reading of the client's, and bring its content-length: otherwise a longer one is
+  cut, and a shorter one leaves the upstream waiting, where a post-resp plugin is on the route.
+- An answer to the response phase without headers loses content-type and nine others; one with headers replaces all.
+  So all are sent, but those that belong to one connection.
+- When nothing is printed for an upstream answer without a body, nginx asks the upstream *again*, POST and DELETE
+  included. Any reply body stops that; with 204 and 304 the client never sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn
+
+from gatewright.errors import NotAvailableError, PluginError, ProtocolError
+from gatewright.gateways.apisix._flatbuffers import Entry
+from gatewright.gateways.apisix.calls import HttpRespCall
+from gatewright.gateways.apisix.replies import (
+    InfoRequest,
+    InfoType,
+    RespReply,
+    Rewrite,
+    Stop,
+    encode_header_rewrite,
+    encode_no_action,
+    encode_resp_reply,
+    encode_rewrite,
+    encode_stop,
+)
+from gatewright.http import REQUEST_BODY, Call, Question, Response
+
+__all__ = ["info_request", "questions_before_reply", "request_reply", "response_call", "response_reply"]
+
+_HOP_BY_HOP: Final = frozenset(
+    ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
+)
+_BODILESS: Final = (204, 304)
+_UNSEEN_BODY: Final = b"\n"  # never reaches the client: the status forbids a body
+_KINDS: Final = {
+    "request_body": InfoRequest(InfoType.REQ_BODY),
+    "response_body": InfoRequest(InfoType.RESP_BODY),
+}
+
+
+class _ResponseSource:
+    """What APISIX tells in the response phase: nothing of the request but a number."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: HttpRespCall) -> None:
+        self._message = message
+
+    @property
+    def id(self) -> int:
+        return self._message.id
+
+    @property
+    def method(self) -> str:
+        _not_available("method", 'var("request_method")')
+
+    @property
+    def path(self) -> str:
+        _not_available("path", 'var("uri")')
+
+    @property
+    def src_ip(self) -> bytes:
+        _not_available("client_ip", 'var("remote_addr")')
+
+    @property
+    def args(self) -> list[Entry]:
+        _not_available("query", 'var("args")')
+
+    @property
+    def headers(self) -> list[Entry]:
+        _not_available("headers", 'var("http_user_agent")')
+
+    def has_header(self, name: bytes) -> bool:
+        _not_available("headers", 'var("http_user_agent")')
+
+
+def _not_available(what: str, instead: str) -> NoReturn:
+    raise NotAvailableError(
+        f"APISIX doesn't send request.{what} in the response phase; ask for it: `await request.{instead}`"
+    )
+
+
+def response_call(message: HttpRespCall) -> Call:
+    """The `Call` of a response phase."""
+    call = Call(_ResponseSource(message))
+    call.response_status = message.status
+    call.response_source = lambda: message.headers
+    return call
+
+
+def info_request(question: Question) -> InfoRequest:
+    """A question in the protocol's terms."""
+    return _KINDS.get(question.kind) or InfoRequest(InfoType.VAR, question.name)
+
+
+def questions_before_reply(call: Call) -> Sequence[Question]:
+    """What must be asked before the reply: the client's body, where another one replaces it."""
+    return (REQUEST_BODY,) if call.body is not None and not call.body_was_read else ()
+
+
+# --- request phase
+
+
+def request_reply(call: Call, response: Response | None) -> bytes:
+    """The frame that answers a request phase.
+
+    Raises:
+        PluginError: the protocol can't express what the plugins want.
+    """
+    id = call.source.id
+    try:
+        if response is not None:
+            return encode_stop(id, Stop(response.status, _own_headers(response), response.content))
+        headers = call.header_changes
+        header_entries = _joined(headers.changes) if headers is not None and headers.changes else []
+        query = call.query_changes
+        response_headers = call.response_header_changes
+        if (
+            call.path is None
+            and call.body is None
+            and (query is None or not query.changes)
+            and (response_headers is None or not response_headers.changes)
+        ):
+            return encode_header_rewrite(id, header_entries) if header_entries else encode_no_action(id)
+        args = [] if query is None else _repeated(query.changes)
+        if call.path is not None and not args:
+            args = _keep_query(call)
+        if call.body is not None:
+            header_entries = _with_length(header_entries, call)
+        return encode_rewrite(
+            id,
+            Rewrite(
+                path=call.path,
+                headers=header_entries,
+                args=args,
+                resp_headers=[] if response_headers is None else _repeated(response_headers.changes),
+                body=call.body or b"",
+            ),
+        )
+    except ProtocolError as error:
+        raise PluginError(f"the reply can't be sent to APISIX: {error}") from error
+
+
+def _own_headers(response: Response) -> list[Entry]:
+    # APISIX frames the body itself; a length of the plugin's own could only cut it.
+    return [
+        (name, value)
+        for name, value in response.headers.multi_items()
+        if name != "content-length" and name not in _HOP_BY_HOP
+    ]
+
+
+def _joined(changes: Mapping[str, tuple[str, ...] | None]) -> list[Entry]:
+    return [
+        (name, None if values is None else ("; " if name == "cookie" else ", ").join(values))
+        for name, values in changes.items()
+    ]
+
+
+def _repeated(changes: Mapping[str, tuple[str, ...] | None]) -> list[Entry]:
+    entries: list[Entry] = []
+    for name, values in changes.items():
+        if values is None:
+            entries.append((name, None))
+        else:
+            entries.extend((name, value) for value in values)
+    return entries
+
+
+def _keep_query(call: Call) -> list[Entry]:
+    names = {name for name, _ in call.source.args}
+    if not names:
+        return []
+    absent = "-"
+    while absent in names:
+        absent += "-"
+    return [(absent, None)]
+
+
+def _with_length(entries: list[Entry], call: Call) -> list[Entry]:
+    body = call.body or b""
+    if not body:
+        raise PluginError("APISIX can't be told to send an empty request body; remove the set_body(b'')")
+    framing = ("content-length", "transfer-encoding")
+    kept = [entry for entry in entries if entry[0] not in framing]
+    kept.append(("content-length", str(len(body))))
+    if call.source.has_header(b"transfer-encoding"):
+        kept.append(("transfer-encoding", None))
+    return kept
+
+
+# --- response phase
+
+
+def response_reply(call: Call) -> bytes:
+    """The frame that answers a response phase.
+
+    Raises:
+        PluginError: the protocol can't express what the plugins want.
+    """
+    headers = call.response_headers
+    status = call.status_change or call.response_status
+    body = call.response_body
+    entries: list[Entry] = [
+        (name, value)
+        for name, value in headers.multi_items()
+        if name not in _HOP_BY_HOP and not (name == "content-length" and body is not None)
+    ]
+    if not entries:
+        entries = [("connection", None)]  # an empty list would bring the upstream's headers back
+    if not body:
+        if status in _BODILESS:
+            body = _UNSEEN_BODY
+        elif body is not None:
+            raise PluginError("APISIX can't be told to send an empty response body; set the status to 204 instead")
+        elif call.response_status in _BODILESS:
+            raise PluginError(
+                f"the upstream answered {call.response_status} without a body: with status {status} it would be asked "
+                "a second time; set a body too"
+            )
+        elif call.read_response_body == b"" and headers.get("content-length") != "0":
+            call.warning = (
+                "the upstream's answer has no body: APISIX will send the request upstream a second time, "
+                "unless the plugin sets a body"
+            )
+    try:
+        return encode_resp_reply(
+            call.source.id,
+            RespReply(call.status_change or (status if body else 0), entries, body or b""),
+        )
+    except ProtocolError as error:
+        raise PluginError(f"the reply can't be sent to APISIX: {error}") from error

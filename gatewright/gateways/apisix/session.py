@@ -1,0 +1,155 @@
+"""The session with APISIX over one connection.
+
+APISIX keeps at most one RPC open on a connection and waits for its reply, except that the runner may put ExtraInfo
+questions in between (init.lua, `rpc_call`):
+
+    state       frame that comes          frame that goes                    next state
+    ---------   -----------------------   --------------------------------   ----------
+    IDLE        1 PrepareConf             -                                  PREPARING
+    IDLE        2 HTTPReqCall, 4 ..Resp   -                                  CALLED
+    PREPARING   -                         1 token, or 0 error                IDLE
+    CALLED      -                         3 question                         CALLED
+    CALLED      3 answer to a question    -                                  CALLED
+    CALLED      -                         2 or 4 (as called), or 0 error     IDLE
+
+A frame that begins a new RPC while one is open stays in the buffer until the open one is answered; any other frame
+out of place is a protocol error. So is an answer nobody asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+from gatewright.errors import ProtocolError
+from gatewright.gateways.apisix import adapt
+from gatewright.gateways.apisix.calls import HttpReqCall, HttpRespCall, PrepareConf, decode_extra_info_result
+from gatewright.gateways.apisix.frames import MAX_PAYLOAD, FrameBuffer, FrameType
+from gatewright.gateways.apisix.replies import ErrorCode, encode_conf_token, encode_error, encode_info_request
+from gatewright.gateways.events import Answer, Event, Prepare, Refusal, RequestPhase, ResponsePhase
+from gatewright.http import Call, Question, Response
+
+__all__ = ["ApisixSession", "State"]
+
+
+class State(Enum):
+    """Which RPC is open."""
+
+    IDLE = "idle"
+    PREPARING = "preparing"
+    CALLED = "called"
+
+
+_ERROR_CODES: Final = {
+    Refusal.BAD_REQUEST: ErrorCode.BAD_REQUEST,
+    Refusal.UNAVAILABLE: ErrorCode.SERVICE_UNAVAILABLE,
+    Refusal.UNKNOWN_CONF: ErrorCode.CONF_TOKEN_NOT_FOUND,
+}
+
+
+class ApisixSession:
+    """One connection's state; see `gatewright.gateways.events.Session` for the methods' contract."""
+
+    __slots__ = ("_buffer", "_max_payload", "_questions", "_state")
+
+    def __init__(self, *, max_payload: int = MAX_PAYLOAD) -> None:
+        """Start idle.
+
+        Args:
+            max_payload: longest payload in bytes that is accepted.
+        """
+        self._state = State.IDLE
+        self._questions = 0
+        self._max_payload = max_payload
+        self._buffer = FrameBuffer(max_payload)
+
+    @property
+    def state(self) -> State:
+        """Which RPC is open."""
+        return self._state
+
+    @property
+    def busy(self) -> bool:
+        """An RPC is open."""
+        return self._state is not State.IDLE
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received but not yet turned into an event."""
+        return len(self._buffer)
+
+    def receive_data(self, data: bytes) -> Sequence[Event]:
+        """Take bytes in; `b""` looks again at what waits in the buffer."""
+        buffer = self._buffer
+        # The usual case, one whole frame on an idle connection, never touches the buffer.
+        if (
+            self._state is State.IDLE
+            and not len(buffer)
+            and len(data) >= 8
+            and len(data) - 4 == int.from_bytes(data[1:4], "big") <= self._max_payload
+        ):
+            return (self._event_of(data),)
+        buffer.feed(data)
+        events: list[Event] = []
+        while len(buffer) and (self._state is State.IDLE or buffer.next_type == FrameType.EXTRA_INFO):
+            frame = buffer.next_frame()
+            if frame is None:
+                break
+            events.append(self._event_of(frame))
+        return events
+
+    def _event_of(self, frame: bytes) -> Event:
+        kind = frame[0]
+        if kind == FrameType.HTTP_REQ_CALL:
+            self._state = State.CALLED
+            message = HttpReqCall(frame)
+            return RequestPhase(Call(message), message.conf_token)
+        if kind == FrameType.EXTRA_INFO:
+            if not self._questions:
+                raise ProtocolError("the gateway answered a question (frame type 3) that was not asked")
+            self._questions -= 1
+            return Answer(decode_extra_info_result(frame))
+        if kind == FrameType.HTTP_RESP_CALL:
+            self._state = State.CALLED
+            response = HttpRespCall(frame)
+            return ResponsePhase(adapt.response_call(response), response.conf_token)
+        if kind == FrameType.PREPARE_CONF:
+            self._state = State.PREPARING
+            prepare = PrepareConf(frame)
+            return Prepare(prepare.key, prepare.conf)
+        raise ProtocolError(f"unknown frame type {kind}: is this an APISIX gateway of version 2.7 or later?")
+
+    def token(self, token: int) -> bytes:
+        """The answer to PrepareConf."""
+        self._state = State.IDLE
+        return encode_conf_token(token)
+
+    def ask(self, question: Question) -> bytes:
+        """An ExtraInfo question."""
+        if self._state is not State.CALLED:
+            raise ProtocolError("the gateway can be asked only while it waits for the reply to a call")
+        self._questions += 1
+        return encode_info_request(adapt.info_request(question))
+
+    def questions_before_reply(self, call: Call) -> Sequence[Question]:
+        """The client's body, where it is to be replaced but has not been read."""
+        return adapt.questions_before_reply(call)
+
+    def reply(self, event: RequestPhase | ResponsePhase, response: Response | None) -> bytes:
+        """The answer to a call."""
+        if isinstance(event, RequestPhase):
+            frame = adapt.request_reply(event.call, response)
+        else:
+            frame = adapt.response_reply(event.call)
+        self._close_rpc()
+        return frame
+
+    def refuse(self, refusal: Refusal) -> bytes:
+        """An error frame; APISIX closes the connection when it gets it."""
+        self._close_rpc()
+        return encode_error(_ERROR_CODES[refusal])
+
+    def _close_rpc(self) -> None:
+        self._state = State.IDLE
+        self._questions = 0

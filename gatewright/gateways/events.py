@@ -1,0 +1,100 @@
+"""What a session tells its driver, whichever gateway it speaks to; and what every session can do.
+
+A session is a state machine without a socket. The driver feeds it bytes and gets events, and asks it for the bytes of each
+answer. This is all that `server` knows of a protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from gatewright.http import Call, Question, Response
+
+__all__ = ["Answer", "Event", "Prepare", "Refusal", "RequestPhase", "ResponsePhase", "Session"]
+
+
+class Refusal(Enum):
+    """Why a call is not served."""
+
+    BAD_REQUEST = "bad request"
+    UNAVAILABLE = "service unavailable"
+    UNKNOWN_CONF = "conf token not found"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """The gateway hands a configuration over and wants a conf token."""
+
+    key: str
+    conf: Sequence[tuple[str, str]]
+
+
+class RequestPhase:
+    """A request wants to go through the chain of `conf_token`."""
+
+    __slots__ = ("call", "conf_token")
+
+    def __init__(self, call: Call, conf_token: int) -> None:
+        self.call = call
+        self.conf_token = conf_token
+
+
+class ResponsePhase:
+    """An upstream's response wants to go through the chain of `conf_token`."""
+
+    __slots__ = ("call", "conf_token")
+
+    def __init__(self, call: Call, conf_token: int) -> None:
+        self.call = call
+        self.conf_token = conf_token
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The gateway's answer to the oldest open question; `None` when there is no such value."""
+
+    value: bytes | None
+
+
+Event = Prepare | RequestPhase | ResponsePhase | Answer
+
+
+class Session(Protocol):
+    """One connection's protocol state. Every method but `receive_data` gives bytes to be written as they are."""
+
+    @property
+    def busy(self) -> bool:
+        """A call is under way."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received but not yet turned into an event."""
+
+    def receive_data(self, data: bytes) -> Sequence[Event]:
+        """Take bytes in as they came.
+
+        Raises:
+            ProtocolError: the peer broke the protocol; the connection has to be closed.
+        """
+
+    def token(self, token: int) -> bytes:
+        """Answer `Prepare`."""
+
+    def ask(self, question: Question) -> bytes:
+        """Ask the gateway in the middle of a call; its `Answer` comes as an event, in the order of the questions."""
+
+    def questions_before_reply(self, call: Call) -> Sequence[Question]:
+        """What has to be asked before `reply` so that the gateway carries the changes out rightly."""
+
+    def reply(self, event: RequestPhase | ResponsePhase, response: Response | None) -> bytes:
+        """Answer a call: with the plugin's response, or with the changes in its `Call`.
+
+        Raises:
+            PluginError: the changes can't be expressed in the protocol; the call should be refused.
+        """
+
+    def refuse(self, refusal: Refusal) -> bytes:
+        """Answer a call, or `Prepare`, with an error."""

@@ -1,0 +1,399 @@
+"""`Request` and `Response`, as plugins see them, and the `Call` that stands behind them.
+
+A call is one run of a plugin chain for one request or one response. Its `Call` object holds what came in (through a
+*source*, decoded late) and what plugins changed. Handlers written as `async def` see it through `Request` and
+`Response`; handlers written as `def` through `SyncRequest` and `SyncResponse`, which have the same shape
+without awaits. All plugins of a chain share the one `Call`, so mixing both kinds in a chain works.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from gatewright.datastructures import Headers, Query
+from gatewright.errors import NotAvailableError
+
+__all__ = [
+    "Call",
+    "CallSource",
+    "Question",
+    "Request",
+    "Response",
+    "SyncRequest",
+    "SyncResponse",
+]
+
+Entries = list[tuple[str, "str | None"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something that a plugin asks the gateway in mid-call: a variable, the request's or the response's body."""
+
+    kind: Literal["var", "request_body", "response_body"]
+    name: str = ""
+
+
+REQUEST_BODY = Question("request_body")
+RESPONSE_BODY = Question("response_body")
+
+
+class CallSource(Protocol):
+    """What a gateway's message offers. A property that the phase doesn't carry raises `NotAvailableError`."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def src_ip(self) -> bytes: ...
+    @property
+    def args(self) -> Entries: ...
+    @property
+    def headers(self) -> Entries: ...
+    def has_header(self, name: bytes) -> bool: ...
+
+
+class Call:
+    """One run of a chain: what came in, what plugins changed, and how to ask the gateway for more.
+
+    Fields have class-level defaults, so making one costs an allocation and two stores.
+    """
+
+    response_status: int = 0
+    response_source: Callable[[], Entries] | None = None
+    path: str | None = None
+    body: bytes | None = None
+    status_change: int = 0
+    response_body: bytes | None = None
+    read_body: bytes | None = None
+    body_was_read: bool = False
+    warning: str = ""
+    read_response_body: bytes | None = None
+    _headers: Headers | None = None
+    _query: Query | None = None
+    _response_headers: Headers | None = None
+    _ctx: dict[str, Any] | None = None
+    ask: Callable[[Question], Awaitable[bytes | None]]
+    ask_sync: Callable[[Question], bytes | None]
+
+    def __init__(self, source: CallSource) -> None:
+        self.source = source
+
+    def _has_header(self, key: str) -> bool:
+        # Names arrive in lower case, but a gateway's earlier phase may have left others behind.
+        source = self.source
+        if source.has_header(key.encode("utf-8", "surrogateescape")):
+            return True
+        return any(name.lower() == key for name, _ in source.headers)
+
+    @property
+    def headers(self) -> Headers:
+        headers = self._headers
+        if headers is None:
+            source = self.source
+            headers = self._headers = Headers(load=lambda: source.headers, has=self._has_header)
+        return headers
+
+    @property
+    def query(self) -> Query:
+        query = self._query
+        if query is None:
+            source = self.source
+            query = self._query = Query(load=lambda: source.args)
+        return query
+
+    @property
+    def response_headers(self) -> Headers:
+        headers = self._response_headers
+        if headers is None:
+            headers = self._response_headers = Headers(load=self.response_source or list)
+        return headers
+
+    @property
+    def ctx(self) -> dict[str, Any]:
+        ctx = self._ctx
+        if ctx is None:
+            ctx = self._ctx = {}
+        return ctx
+
+    @property
+    def header_changes(self) -> Headers | None:
+        """The request's headers if a plugin ever touched them."""
+        return self._headers
+
+    @property
+    def query_changes(self) -> Query | None:
+        """The query if a plugin ever touched it."""
+        return self._query
+
+    @property
+    def response_header_changes(self) -> Headers | None:
+        """The response's headers if a plugin ever touched them."""
+        return self._response_headers
+
+
+class _BaseRequest:
+    """All of a request that needs no waiting."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    @property
+    def id(self) -> int:
+        """The gateway's number for this call; it comes again after some millions, so it's for logs only."""
+        return self._call.source.id
+
+    @property
+    def method(self) -> str:
+        """The method, e.g. `GET`."""
+        return self._call.source.method
+
+    @property
+    def path(self) -> str:
+        """The path, decoded, without the query; what was set last. Assign to send the request elsewhere.
+
+        Assign a *decoded* path: the gateway escapes it. The query stays as it is.
+        """
+        path = self._call.path
+        return path if path is not None else self._call.source.path
+
+    @path.setter
+    def path(self, path: str) -> None:
+        if not path.startswith("/"):
+            raise ValueError(f"a path starts with '/', this one does not: {path!r}")
+        if any(char in path for char in "\r\n\0"):
+            raise ValueError(f"a path must not contain CR, LF or NUL: {path!r}")
+        self._call.path = path
+
+    @property
+    def headers(self) -> Headers:
+        """The request's headers. Changes reach the upstream."""
+        return self._call.headers
+
+    @property
+    def query(self) -> Query:
+        """The query's arguments. Changes reach the upstream."""
+        return self._call.query
+
+    @property
+    def client_ip(self) -> str:
+        """The client's address as text, IPv4 or IPv6."""
+        raw = self._call.source.src_ip
+        try:
+            return str(ipaddress.ip_address(raw))
+        except ValueError:
+            raise NotAvailableError(f"the gateway sent no usable client address: {raw!r}") from None
+
+    @property
+    def response_headers(self) -> Headers:
+        """Headers to add to the answer that the client will get, without stopping the request.
+
+        APISIX adds them before it asks the upstream: an upstream header of the same name is sent as well, and ten
+        names are ignored (connection, content-encoding, content-language, content-length, content-location,
+        content-type, location, server, transfer-encoding, www-authenticate).
+        """
+        return self._call.response_headers
+
+    @property
+    def ctx(self) -> dict[str, Any]:
+        """A dict of the plugins' own, shared by all plugins of this call."""
+        return self._call.ctx
+
+    def set_body(self, body: bytes | str) -> None:
+        """Send this body to the upstream instead of the client's. `str` is sent as UTF-8.
+
+        The gateway has to be asked for the client's body first, which is done when the chain ends.
+        """
+        self._call.body = body.encode() if isinstance(body, str) else bytes(body)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
+
+
+class Request(_BaseRequest):
+    """The request, for `async def` handlers."""
+
+    __slots__ = ()
+
+    async def body(self) -> bytes:
+        """The client's body (or what was set last); empty where there is none. It is fetched once."""
+        call = self._call
+        if call.body is not None:
+            return call.body
+        if not call.body_was_read:
+            call.read_body = await call.ask(REQUEST_BODY)
+            call.body_was_read = True
+        return call.read_body or b""
+
+    async def var(self, name: str) -> str | None:
+        """One of the gateway's variables (`request_uri`, `host`, `http_x_name`, ...); `None` where unknown."""
+        value = await self._call.ask(Question("var", name))
+        return None if value is None else value.decode("utf-8", "surrogateescape")
+
+
+class SyncRequest(_BaseRequest):
+    """The request, for `def` handlers. Waiting for the gateway stops only this call, nobody else's."""
+
+    __slots__ = ()
+
+    def body(self) -> bytes:
+        """The client's body (or what was set last); empty where there is none. It is fetched once."""
+        call = self._call
+        if call.body is not None:
+            return call.body
+        if not call.body_was_read:
+            call.read_body = call.ask_sync(REQUEST_BODY)
+            call.body_was_read = True
+        return call.read_body or b""
+
+    def var(self, name: str) -> str | None:
+        """One of the gateway's variables (`request_uri`, `host`, `http_x_name`, ...); `None` where unknown."""
+        value = self._call.ask_sync(Question("var", name))
+        return None if value is None else value.decode("utf-8", "surrogateescape")
+
+
+def _check_status(status: int) -> int:
+    # With 1xx, or less, APISIX leaves the client waiting for ever.
+    if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 999:
+        raise ValueError(f"a response's status is a number from 200 to 999, not {status!r}")
+    return int(status)
+
+
+class _BaseResponse:
+    """All of a response that needs no waiting."""
+
+    __slots__ = ("_call", "_content", "_headers", "_status")
+
+    def __init__(
+        self,
+        status: int = 200,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+        body: bytes | str = b"",
+    ) -> None:
+        """An answer of the plugin's own.
+
+        Args:
+            status: 200 to 999. A 3xx to 5xx without a body gets the gateway's own error page.
+            headers: names and values; repeated names are kept apart.
+            body: bytes, or text to be sent as UTF-8 (with `content-type: text/plain` unless `headers` say otherwise).
+
+        Raises:
+            ValueError: the status or a header can't be sent.
+        """
+        self._call: Call | None = None
+        self._status = _check_status(status)
+        self._headers = Headers(headers or ())
+        if isinstance(body, str):
+            self._content = body.encode("utf-8", "surrogateescape")
+            if body and "content-type" not in self._headers:
+                self._headers["content-type"] = "text/plain; charset=utf-8"
+        else:
+            self._content = bytes(body)
+
+    @property
+    def status(self) -> int:
+        """The status code. Assign 200 to 999 to change it."""
+        call = self._call
+        if call is None:
+            return self._status
+        return max(call.status_change, 0) or call.response_status
+
+    @status.setter
+    def status(self, status: int) -> None:
+        if self._call is None:
+            self._status = _check_status(status)
+        else:
+            self._call.status_change = _check_status(status)
+
+    @property
+    def headers(self) -> Headers:
+        """The headers. What is not changed reaches the client as the upstream sent it."""
+        return self._headers if self._call is None else self._call.response_headers
+
+    @property
+    def content(self) -> bytes:
+        """The body of an answer of the plugin's own, or of an upstream's that has been read or replaced.
+
+        Raises:
+            NotAvailableError: the upstream's body has not been read yet; use `body()`.
+        """
+        call = self._call
+        if call is None:
+            return self._content
+        content = call.response_body if call.response_body is not None else call.read_response_body
+        if content is None:
+            raise NotAvailableError("the upstream's body has not been read: use `await response.body()`")
+        return content
+
+    def set_body(self, body: bytes | str) -> None:
+        """Replace the body. `str` is sent as UTF-8. Content-Length follows; Content-Encoding is yours to change."""
+        content = body.encode("utf-8", "surrogateescape") if isinstance(body, str) else bytes(body)
+        if self._call is None:
+            self._content = content
+        else:
+            self._call.response_body = content
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.status}>"
+
+
+class Response(_BaseResponse):
+    """An answer to the client: a plugin's own, or the upstream's on its way back (for `async def` handlers)."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of_call(cls, call: Call) -> Response:
+        """The upstream's answer of a call in the response phase."""
+        self = cls.__new__(cls)
+        self._call = call
+        return self
+
+    @classmethod
+    def json(
+        cls,
+        data: Any,
+        status: int = 200,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+    ) -> Response:
+        """An answer with `data` as JSON and `content-type: application/json`."""
+        response = cls(status, headers, json.dumps(data, ensure_ascii=False).encode())
+        if "content-type" not in response.headers:
+            response.headers["content-type"] = "application/json"
+        return response
+
+    async def body(self) -> bytes:
+        """The body. An upstream's is fetched from the gateway once; one over 16 MiB can't be had from APISIX."""
+        call = self._call
+        if call is not None and call.response_body is None and call.read_response_body is None:
+            call.read_response_body = await call.ask(RESPONSE_BODY) or b""
+        return self.content
+
+
+class SyncResponse(_BaseResponse):
+    """The upstream's answer on its way back, for `def` handlers."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of_call(cls, call: Call) -> SyncResponse:
+        """The upstream's answer of a call in the response phase."""
+        self = cls.__new__(cls)
+        self._call = call
+        return self
+
+    def body(self) -> bytes:
+        """The body. An upstream's is fetched from the gateway once; one over 16 MiB can't be had from APISIX."""
+        call = self._call
+        if call is not None and call.response_body is None and call.read_response_body is None:
+            call.read_response_body = call.ask_sync(RESPONSE_BODY) or b""
+        return self.content

@@ -1,0 +1,83 @@
+"""`Plugin`: the class that plugin authors subclass."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from typing import Any, ClassVar, Literal
+
+from gatewright.config import parse_config
+
+__all__ = ["PHASES", "Plugin", "kebab_case"]
+
+PHASES = ("on_request", "on_response")
+"""Handler names, in the order in which a request meets them."""
+
+
+def kebab_case(name: str) -> str:
+    """`JwtAuth` -> `jwt-auth`, `HTTPLogger` -> `http-logger`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_", "-", name).lower()
+
+
+class Plugin:
+    """A plugin. One instance lives for each configuration that a gateway hands over.
+
+    Define one or both handlers, each `async def` or `def`:
+
+    - `on_request(self, request)`: return `None` to go on (with the changes made to `request`), or a `Response` to
+      answer the client at once. `def` handlers get a `SyncRequest`.
+    - `on_response(self, request, response)`: change the upstream's answer in place, or return a `Response` to
+      replace it. `def` handlers get a `SyncRequest` and a `SyncResponse`.
+
+    Attributes:
+        name: what routes call the plugin; by default the class name in kebab-case.
+        Config: the configuration's model (msgspec Struct, dataclass, TypedDict, pydantic model); none -> dict.
+        on_error: what an exception, a deadline or a bad configuration of this plugin means for the request: `"fail"`
+            refuses it, `"skip"` goes on without this plugin. Settings can override it.
+        timeout: seconds that a handler may take, waiting included; `None` leaves it to the settings.
+        blocking: a `def` handler that sleeps, computes or does blocking I/O says so here and runs in a thread.
+        abstract: a base class for other plugins, not a plugin itself; not inherited.
+        config: this instance's parsed configuration.
+        log: a logger that carries the plugin's name.
+    """
+
+    name: ClassVar[str] = ""
+    Config: ClassVar[Any] = None
+    on_error: ClassVar[Literal["fail", "skip"]] = "fail"
+    timeout: ClassVar[float | None] = None
+    blocking: ClassVar[bool] = False
+    abstract: ClassVar[bool] = True
+
+    config: Any
+    log: logging.Logger
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = kebab_case(cls.__name__)
+        if "abstract" not in cls.__dict__:
+            cls.abstract = False
+
+    def __init__(self, config: object = None) -> None:
+        """Make an instance for one configuration.
+
+        Args:
+            config: JSON text, a mapping, or an instance of `Config`; `None` means `{}`.
+
+        Raises:
+            ConfigError: the configuration doesn't fit the model.
+        """
+        self.config = parse_config(type(self).Config, config)
+        self.log = logging.getLogger(f"gatewright.plugin.{type(self).name}")
+
+    async def setup(self) -> None:
+        """Prepare what the handlers need (a connection pool, say). Runs before the first call; calls wait for it."""
+
+    async def teardown(self) -> None:
+        """Release what `setup` made. Runs when the configuration is no longer used and at shutdown."""
+
+    @classmethod
+    def phases(cls) -> tuple[str, ...]:
+        """The names of the handlers that this class defines."""
+        return tuple(phase for phase in PHASES if inspect.isfunction(getattr(cls, phase, None)))

@@ -1,0 +1,1 @@
+"""Finding plugins, turning configurations into chains, and running chains."""

@@ -1,0 +1,246 @@
+"""Finding plugins: in directories, files, modules and installed distributions.
+
+A file that can't be loaded doesn't keep the others from being loaded: it becomes a `DiscoveryError` that names the file,
+the line and the cause, and routes that use its plugin are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gatewright.errors import DiscoveryError
+from gatewright.plugin import Plugin
+
+__all__ = ["ADAPTER_HOOK", "ENTRY_POINT_GROUP", "Discovery", "Found", "discover", "plugins_of_module"]
+
+ENTRY_POINT_GROUP = "gatewright.plugins"
+"""Distributions announce plugins under this entry point group: a `Plugin` class, or a module holding some."""
+
+ADAPTER_HOOK = "__gatewright_plugin__"
+"""A class that is not a `Plugin` but has a classmethod of this name is asked for its `Plugin` (or `None`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A plugin and where it came from."""
+
+    plugin: type[Plugin]
+    source: str
+
+
+@dataclass(slots=True)
+class Discovery:
+    """The plugins found, by name, and what could not be loaded."""
+
+    found: dict[str, Found] = field(default_factory=dict)
+    errors: list[DiscoveryError] = field(default_factory=list)
+
+    @property
+    def plugins(self) -> dict[str, type[Plugin]]:
+        """The plugin classes by name."""
+        return {name: found.plugin for name, found in self.found.items()}
+
+    def add(self, plugin: type[Plugin], source: str) -> None:
+        """Take a plugin in; a second one of the same name is an error and the first stays."""
+        present = self.found.get(plugin.name)
+        if present is None:
+            self.found[plugin.name] = Found(plugin, source)
+        elif present.plugin is not plugin:
+            self.errors.append(
+                DiscoveryError(
+                    f"two plugins are called {plugin.name!r}: {present.source} (used) and {source} (ignored); "
+                    "rename one (class attribute `name`)"
+                )
+            )
+
+
+def discover(sources: Iterable[str | Path], *, installed: bool = False) -> Discovery:
+    """Find all plugins in the given places.
+
+    Args:
+        sources: directories (every `*.py` file and package in them that doesn't start with `_` or `.`), files,
+            or dotted module names.
+        installed: also look at the entry points of installed distributions.
+    """
+    discovery = Discovery()
+    for source in sources:
+        try:
+            _discover_source(source, discovery)
+        except DiscoveryError as error:
+            discovery.errors.append(error)
+    if installed:
+        _discover_installed(discovery)
+    return discovery
+
+
+def plugins_of_module(module: ModuleType) -> list[type[Plugin]]:
+    """The plugins that a module defines itself, in order of definition; imported ones don't count."""
+    plugins: list[type[Plugin]] = []
+    for value in vars(module).values():
+        if not isinstance(value, type) or value.__module__ != module.__name__:
+            continue
+        plugin = _as_plugin(value)
+        if plugin is not None and plugin not in plugins:
+            plugins.append(plugin)
+    return plugins
+
+
+def _as_plugin(value: type[Any]) -> type[Plugin] | None:
+    if issubclass(value, Plugin):
+        return None if value.abstract else value
+    adapter = getattr(value, ADAPTER_HOOK, None)
+    return None if adapter is None else adapter()
+
+
+def _discover_source(source: str | Path, discovery: Discovery) -> None:
+    path = Path(source)
+    if path.is_dir():
+        for file in sorted(_plugin_files(path)):
+            try:
+                _discover_file(file, discovery, path)
+            except DiscoveryError as error:
+                discovery.errors.append(error)
+    elif path.is_file():
+        _discover_file(path, discovery, path.parent)
+    elif isinstance(source, str) and all(part.isidentifier() for part in source.split(".")):
+        try:
+            module = importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (source == error.name or source.startswith(error.name + ".")):
+                raise DiscoveryError(f"{source}: no such directory, file or module") from None
+            raise _import_failure(source, error) from error
+        except Exception as error:
+            raise _import_failure(source, error) from error
+        _take_module(module, getattr(module, "__file__", None) or source, discovery)
+    else:
+        raise DiscoveryError(f"{source}: no such directory or file")
+
+
+def _plugin_files(directory: Path) -> Iterable[Path]:
+    for entry in directory.iterdir():
+        if entry.name.startswith(("_", ".")):
+            continue
+        if entry.is_file() and entry.suffix == ".py":
+            yield entry
+        elif entry.is_dir() and (entry / "__init__.py").is_file():
+            yield entry / "__init__.py"
+
+
+def _discover_file(file: Path, discovery: Discovery, directory: Path) -> None:
+    # Files may import their neighbours, but must not hide an installed module of the same name: hence last.
+    if (place := str(directory.resolve())) not in sys.path:
+        sys.path.append(place)
+    try:
+        module = _load_file(file.resolve())
+    except Exception as error:
+        raise _import_failure(str(file), error) from error
+    _take_module(module, str(file), discovery)
+
+
+def _load_file(file: Path) -> ModuleType:
+    dotted = _dotted_name(file)
+    if dotted is not None:
+        return importlib.import_module(dotted)
+    # The same stem may occur in two directories, so the path is part of the name.
+    stem = file.parent.name if file.name == "__init__.py" else file.stem
+    name = f"gatewright_plugin_{hashlib.blake2b(str(file).encode(), digest_size=4).hexdigest()}_{stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    locations = [str(file.parent)] if file.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"not a Python file: {file}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and msgspec look annotations up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _dotted_name(file: Path) -> str | None:
+    """The importable name of a file inside a package, so that it's the same module for whoever imports it."""
+    parts = [] if file.name == "__init__.py" else [file.stem]
+    directory = file.parent
+    while (directory / "__init__.py").is_file():
+        parts.append(directory.name)
+        directory = directory.parent
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        return None
+    name = ".".join(reversed(parts))
+    top = sys.modules.get(parts[-1])
+    if top is None:
+        spec = importlib.util.find_spec(parts[-1])
+        origin = spec.origin if spec is not None else None
+    else:
+        origin = getattr(top, "__file__", None)
+    if origin is None or Path(origin).resolve().parent != directory / parts[-1]:
+        return None
+    return name
+
+
+def _take_module(module: ModuleType, source: str, discovery: Discovery) -> None:
+    for plugin in plugins_of_module(module):
+        discovery.add(plugin, source)
+
+
+def _discover_installed(discovery: Discovery) -> None:
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        source = f"entry point {entry_point.name} = {entry_point.value}"
+        try:
+            loaded = entry_point.load()
+        except Exception as error:
+            discovery.errors.append(_import_failure(source, error))
+            continue
+        if isinstance(loaded, ModuleType):
+            _take_module(loaded, source, discovery)
+            continue
+        plugin = _as_plugin(loaded) if isinstance(loaded, type) else None
+        if plugin is None:
+            discovery.errors.append(DiscoveryError(f"{source}: neither a Plugin class nor a module"))
+        else:
+            discovery.add(plugin, source)
+
+
+def _import_failure(source: str, error: BaseException) -> DiscoveryError:
+    place = source
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}:{error.lineno}"
+    else:
+        # The innermost line of the author's own files, not of the import machinery or a library.
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if _is_authors(frame.filename, source)
+        ]
+        if frames:
+            place = f"{frames[-1].filename}:{frames[-1].lineno}"
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return DiscoveryError(f"{place}: {type(error).__name__}: {message}")
+
+
+def _is_authors(filename: str, source: str) -> bool:
+    path = Path(source)
+    if not path.exists():
+        return "importlib" not in filename and not filename.startswith("<") and filename != __file__
+    return Path(filename).is_absolute() and Path(filename).is_relative_to(path.resolve().parent)
+
+
+def describe(discovery: Discovery) -> Sequence[str]:
+    """One line a plugin: name, phases, source."""
+    return [
+        f"{name}  ({', '.join(found.plugin.phases()) or 'no handler'})  {found.source}"
+        for name, found in sorted(discovery.found.items())
+    ]

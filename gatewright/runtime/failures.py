@@ -1,0 +1,72 @@
+"""Saying what failed: one clear log line a failure, and not a million of them.
+
+The same failure (plugin, route, kind) is logged in full a few times, then once a second with the number left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import structlog
+
+__all__ = ["FailureLog"]
+
+_BURST = 5
+_MAX_KINDS = 1024
+
+
+class FailureLog:
+    """Rate-limited error log of the plugin chains."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._log = structlog.get_logger("gatewright.runtime")
+        self._seen: dict[tuple[str, ...], list[float]] = {}  # -> [burst left, next time, suppressed]
+
+    def report(
+        self,
+        event: str,
+        *,
+        plugin: str = "",
+        route: str = "",
+        error: BaseException | None = None,
+        traceback: bool = False,
+        **more: Any,
+    ) -> None:
+        """Log a failure.
+
+        Args:
+            event: what happened and what it meant for the request.
+            plugin: the plugin's name.
+            route: the gateway's key of the configuration.
+            error: the cause; its message is logged.
+            traceback: log the traceback too.
+            more: further fields.
+        """
+        key = (event, plugin, route, type(error).__name__)
+        state = self._seen.get(key)
+        if state is None:
+            if len(self._seen) >= _MAX_KINDS:
+                self._seen.clear()
+            state = self._seen[key] = [_BURST, 0.0, 0]
+        now = self._clock()
+        if state[0] > 0:
+            state[0] -= 1
+            state[1] = now + 1.0
+        elif now < state[1]:
+            state[2] += 1
+            return
+        else:
+            state[1] = now + 1.0
+        if state[2]:
+            more["left_out"] = int(state[2])
+            state[2] = 0
+        if plugin:
+            more["plugin"] = plugin
+        if route:
+            more["route"] = route
+        if error is not None:
+            more["error"] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self._log.error(event, exc_info=error if traceback else None, **more)

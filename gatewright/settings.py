@@ -1,0 +1,238 @@
+"""Settings: flags over environment over file over defaults, in one frozen object that knows where each came from.
+
+The environment may be empty: APISIX clears it for the runner it starts. `APISIX_LISTEN_ADDRESS` and
+`APISIX_CONF_EXPIRE_TIME` are what APISIX itself passes; all else is `GATEWRIGHT_<NAME>`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+import yaml
+
+from gatewright.errors import ConfigError
+
+__all__ = ["DEFAULT_FILE", "Address", "PluginSettings", "Settings", "load_settings", "parse_address"]
+
+DEFAULT_FILE = "gatewright.yaml"
+
+MAX_FRAME = (1 << 24) - 1
+
+
+class PluginSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the operator says about one plugin; `None` leaves it to the plugin."""
+
+    on_error: Literal["fail", "skip"] | None = None
+    timeout: float | None = None
+    blocking: bool | None = None
+
+
+def _setting(default: Any, text: str, *, env: str | None = None) -> Any:
+    make = {"default_factory": lambda: default} if isinstance(default, dict) else {"default": default}
+    return field(**make, metadata={"text": text, "env": env})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The effective settings of a runner."""
+
+    listen: str = _setting(
+        "unix:/tmp/gatewright.sock",  # noqa: S108 - the place that APISIX's documentation uses for tests
+        "where to listen: unix:/path or tcp://host:port",
+        env="APISIX_LISTEN_ADDRESS",
+    )
+    plugins: tuple[str, ...] = _setting((), "directories, files or modules that hold plugins")
+    installed_plugins: bool = _setting(True, "also use plugins that installed packages announce")
+    conf_expire: float = _setting(
+        3600.0, "the gateway's conf token cache time, seconds", env="APISIX_CONF_EXPIRE_TIME"
+    )
+    socket_mode: str = _setting("0660", "permissions of the unix socket, octal")
+    socket_owner: str = _setting("", "user who owns the socket, name or number; empty: find the gateway's")
+    socket_group: str = _setting("", "group of the socket, name or number; empty: the owner's")
+    timeout: float = _setting(55.0, "seconds a handler may take, waiting included (APISIX gives up after 60)")
+    hold_limit: float = _setting(0.1, "seconds a `def` handler may hold the loop before it is moved to a thread")
+    threads: int = _setting(16, "threads for blocking handlers")
+    max_frame: int = _setting(MAX_FRAME, "longest payload accepted, bytes")
+    max_connections: int = _setting(8192, "connections at once; more are closed")
+    max_calls: int = _setting(4096, "calls under way at once; more are refused")
+    stall_timeout: float = _setting(60.0, "seconds for the rest of a frame to come, or an answer to be taken")
+    drain: float = _setting(0.8, "seconds that calls under way get at shutdown (APISIX kills after 1)")
+    log_level: str = _setting("info", "debug, info, warning or error")
+    log_format: str = _setting("auto", "console, json, or auto: console on a terminal")
+    log_file: str = _setting("", "file to log to instead of stderr")
+    plugin_settings: Mapping[str, PluginSettings] = _setting({}, "by plugin name: on_error, timeout, blocking")
+
+    def __post_init__(self) -> None:
+        parse_address(self.listen)
+        _check_octal(self.socket_mode)
+        for name, low in _LOWEST.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} must be at least {low:g}, not {getattr(self, name):g}")
+        if self.max_frame > MAX_FRAME:
+            raise ConfigError(f"max_frame can be at most {MAX_FRAME} (three bytes of length), not {self.max_frame}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+
+
+_LOWEST: Mapping[str, float] = {
+    "conf_expire": 1, "timeout": 0.01, "hold_limit": 0.001, "threads": 1, "max_frame": 1024,
+    "max_connections": 1, "max_calls": 1, "stall_timeout": 0.1, "drain": 0,
+}  # fmt: skip
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("auto", "console", "json"),
+}
+_LEVEL_ALIASES = {"warn": "warning", "critical": "error", "fatal": "error"}
+
+
+def _check_octal(mode: str) -> None:
+    if not re.fullmatch(r"0?[0-7]{3}", mode):
+        raise ConfigError(f"socket_mode is an octal number such as 0660, not {mode!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed listen address: a unix socket's path, or a TCP host and port."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Parse `unix:/path`, `/path`, `tcp://host:port` or `host:port`.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    rest = text.strip()
+    if rest.startswith("unix:"):
+        rest = rest.removeprefix("unix:")
+        if rest.startswith("//"):
+            rest = rest[2:]
+        if rest:
+            return Address(path=rest)
+    elif rest.startswith(("/", "./", "../")):
+        return Address(path=rest)
+    else:
+        match = re.fullmatch(r"(?:tcp:(?://)?)?(?:\[([0-9A-Fa-f:.]+)\]|([^:/\s\[\]]*)):(\d{1,5})", rest)
+        if match and int(match[3]) <= 65535:
+            return Address(host=match[1] or match[2] or "127.0.0.1", port=int(match[3]))
+    raise ConfigError(f"listen is unix:/path or tcp://host:port, not {text!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """Settings together with where each value came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def load_settings(
+    *,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    file: Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    file_values: Mapping[str, Any] | None = None,
+) -> Effective:
+    """Merge the layers.
+
+    Args:
+        flags: values given on the command line; `None` or `()` means not given.
+        environ: the environment.
+        file: a YAML file, which must exist; without one, `gatewright.yaml` of the working directory if there.
+        defaults: a front door's own defaults, below all else but above ours.
+        file_values: values of a file in a front door's own format, already read (then `file` only names it).
+
+    Raises:
+        ConfigError: a value is of the wrong type or unknown; the message says which and where it came from.
+    """
+    types = get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    origins = {item.name: "default" for item in fields(Settings)}
+
+    def take(name: str, value: Any, origin: str) -> None:
+        try:
+            values[name] = _convert(name, value, types[name])
+        except (msgspec.ValidationError, ValueError, TypeError) as error:
+            raise ConfigError(f"{name} (from {origin}): {error}") from None
+        origins[name] = origin
+
+    for name, value in (defaults or {}).items():
+        take(name, value, "default")
+    if file_values is None and file is None and Path(DEFAULT_FILE).is_file():
+        file = Path(DEFAULT_FILE)
+    if file_values is None and file is not None:
+        file_values = _read_yaml(file)
+    for name, value in (file_values or {}).items():
+        if name not in types:
+            known = ", ".join(sorted(types))
+            raise ConfigError(f"{file}: unknown setting {name!r}; known: {known}")
+        take(name, value, str(file) if file else "file")
+    for item in fields(Settings):
+        for variable in (item.metadata["env"], f"GATEWRIGHT_{item.name.upper()}"):
+            if variable and environ.get(variable):
+                take(item.name, environ[variable], f"environment {variable}")
+    for name, value in flags.items():
+        if value is not None and value != ():
+            take(name, value, f"--{name.replace('_', '-')}")
+    return Effective(Settings(**values), origins)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: expected settings by name, got {type(content).__name__}")
+    return content
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    if name == "plugins" and isinstance(value, str):
+        return tuple(part for part in value.split(":") if part)
+    if name == "plugins" and isinstance(value, list | tuple):
+        return tuple(str(part) for part in value)
+    if name == "log_level" and isinstance(value, str):
+        lowered = value.lower()
+        return _LEVEL_ALIASES.get(lowered, lowered)
+    if name == "socket_mode" and isinstance(value, int):  # YAML reads 0660 as octal
+        return f"{value:04o}"
+    if name == "plugin_settings" and isinstance(value, str):
+        return msgspec.json.decode(value, type=dict[str, PluginSettings])
+    if name == "plugin_settings":
+        return msgspec.convert(value, type=dict[str, PluginSettings])
+    if kind is str:
+        return str(value)
+    return msgspec.convert(value, type=kind, strict=False)
+
+
+def describe_settings(effective: Effective) -> list[tuple[str, Any, str, str]]:
+    """Name, value, origin and explanation of each setting, in order of declaration."""
+    rows = []
+    for item in fields(Settings):
+        value = getattr(effective.settings, item.name)
+        if item.name == "plugin_settings":
+            value = msgspec.to_builtins(dict(value))
+        rows.append((item.name, value, effective.origins[item.name], item.metadata["text"]))
+    return rows
+
+
