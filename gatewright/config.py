@@ -61,8 +61,7 @@ def _parse_pydantic(model: Any, value: object) -> Any:
         return model.model_validate_json(value) if isinstance(value, bytes) else model.model_validate(value)
     except ValidationError as error:
         problems = "; ".join(
-            f"{item['msg']} - at `$.{'.'.join(map(str, item['loc']))}`"
-            for item in error.errors(include_input=False)
+            f"{item['msg']} - at `$.{'.'.join(map(str, item['loc']))}`" for item in error.errors(include_input=False)
         )
         raise ConfigError(problems) from None
 
@@ -76,6 +75,4 @@ def config_schema(model: Any) -> dict[str, Any]:
         return schema
     if dataclasses.is_dataclass(model) or isinstance(model, type):
         return msgspec.json.schema(model)
-    raise ConfigError(
-        f"{model!r} is not a configuration model: use a Struct, dataclass, TypedDict or pydantic model"
-    )
+    raise ConfigError(f"{model!r} is not a configuration model: use a Struct, dataclass, TypedDict or pydantic model")

@@ -7,6 +7,7 @@ The branches differ by who can cure them: `ConfigError` the operator or the rout
 from __future__ import annotations
 
 __all__ = [
+    "CallRefusedError",
     "ConfigError",
     "DeadlineExceededError",
     "DiscoveryError",
@@ -43,6 +44,10 @@ class ProtocolError(GatewrightError):
 
 class PluginError(GatewrightError):
     """A plugin did something that can't be carried out, so its call is refused."""
+
+
+class CallRefusedError(PluginError):
+    """A plugin failed and its policy is to refuse the call. Whoever raised this has logged the cause."""
 
 
 class UnknownPluginError(PluginError):

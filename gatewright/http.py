@@ -18,6 +18,7 @@ from gatewright.datastructures import Headers, Query
 from gatewright.errors import NotAvailableError
 
 __all__ = [
+    "Asker",
     "Call",
     "CallSource",
     "Question",
@@ -60,6 +61,13 @@ class CallSource(Protocol):
     def has_header(self, name: bytes) -> bool: ...
 
 
+class Asker(Protocol):
+    """Whoever can put a question of this call to the gateway."""
+
+    def ask(self, call: Call, question: Question) -> Awaitable[bytes | None]: ...
+    def ask_sync(self, call: Call, question: Question) -> bytes | None: ...
+
+
 class Call:
     """One run of a chain: what came in, what plugins changed, and how to ask the gateway for more.
 
@@ -80,8 +88,7 @@ class Call:
     _query: Query | None = None
     _response_headers: Headers | None = None
     _ctx: dict[str, Any] | None = None
-    ask: Callable[[Question], Awaitable[bytes | None]]
-    ask_sync: Callable[[Question], bytes | None]
+    asker: Asker
 
     def __init__(self, source: CallSource) -> None:
         self.source = source
@@ -230,13 +237,13 @@ class Request(_BaseRequest):
         if call.body is not None:
             return call.body
         if not call.body_was_read:
-            call.read_body = await call.ask(REQUEST_BODY)
+            call.read_body = await call.asker.ask(call, REQUEST_BODY)
             call.body_was_read = True
         return call.read_body or b""
 
     async def var(self, name: str) -> str | None:
         """One of the gateway's variables (`request_uri`, `host`, `http_x_name`, ...); `None` where unknown."""
-        value = await self._call.ask(Question("var", name))
+        value = await self._call.asker.ask(self._call, Question("var", name))
         return None if value is None else value.decode("utf-8", "surrogateescape")
 
 
@@ -251,21 +258,21 @@ class SyncRequest(_BaseRequest):
         if call.body is not None:
             return call.body
         if not call.body_was_read:
-            call.read_body = call.ask_sync(REQUEST_BODY)
+            call.read_body = call.asker.ask_sync(call, REQUEST_BODY)
             call.body_was_read = True
         return call.read_body or b""
 
     def var(self, name: str) -> str | None:
         """One of the gateway's variables (`request_uri`, `host`, `http_x_name`, ...); `None` where unknown."""
-        value = self._call.ask_sync(Question("var", name))
+        value = self._call.asker.ask_sync(self._call, Question("var", name))
         return None if value is None else value.decode("utf-8", "surrogateescape")
 
 
-def _check_status(status: int) -> int:
+def _check_status(status: object) -> int:
     # With 1xx, or less, APISIX leaves the client waiting for ever.
     if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 999:
         raise ValueError(f"a response's status is a number from 200 to 999, not {status!r}")
-    return int(status)
+    return status
 
 
 class _BaseResponse:
@@ -375,7 +382,7 @@ class Response(_BaseResponse):
         """The body. An upstream's is fetched from the gateway once; one over 16 MiB can't be had from APISIX."""
         call = self._call
         if call is not None and call.response_body is None and call.read_response_body is None:
-            call.read_response_body = await call.ask(RESPONSE_BODY) or b""
+            call.read_response_body = await call.asker.ask(call, RESPONSE_BODY) or b""
         return self.content
 
 
@@ -395,5 +402,5 @@ class SyncResponse(_BaseResponse):
         """The body. An upstream's is fetched from the gateway once; one over 16 MiB can't be had from APISIX."""
         call = self._call
         if call is not None and call.response_body is None and call.read_response_body is None:
-            call.read_response_body = call.ask_sync(RESPONSE_BODY) or b""
+            call.read_response_body = call.asker.ask_sync(call, RESPONSE_BODY) or b""
         return self.content

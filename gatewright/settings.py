@@ -234,5 +234,3 @@ def describe_settings(effective: Effective) -> list[tuple[str, Any, str, str]]:
             value = msgspec.to_builtins(dict(value))
         rows.append((item.name, value, effective.origins[item.name], item.metadata["text"]))
     return rows
-
-

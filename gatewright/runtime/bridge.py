@@ -45,15 +45,15 @@ class Strand(greenlet):
     """A pooled greenlet that runs one job after another.
 
     Attributes:
-        what: who is running now (set by the job), to be named when it holds the loop or misses its deadline.
-        timeout: seconds that `what` may wait; the clock starts with its first wait.
+        began: `perf_counter` when the loop last gave way to this strand.
+        timeout: seconds that what runs now may wait; the clock starts with its first wait.
         deadline: loop time at which waiting ends with `DeadlineExceededError`; 0 until the first wait.
     """
 
     def __init__(self, bridge: Bridge) -> None:
         super().__init__(parent=bridge.hub)
         self._bridge = bridge
-        self.what: object = None
+        self.began = 0.0
         self.timeout = 0.0
         self.deadline = 0.0
         self.on_expiry: Callable[[], object] | None = None
@@ -63,7 +63,6 @@ class Strand(greenlet):
         hub = self._bridge.hub
         while True:
             job(argument)
-            self.what = None
             self.gr_context = None  # context variables that a handler set are not for the next call to see
             if len(idle) >= self._bridge.max_idle:
                 return
@@ -127,8 +126,6 @@ class Bridge:
         threads: int = 16,
         thread_queue: int = 256,
         max_idle: int = 256,
-        hold_limit: float = 0.1,
-        on_hold: Callable[[object, float], None] | None = None,
     ) -> None:
         """Make a bridge; to be called in the loop's thread.
 
@@ -137,16 +134,12 @@ class Bridge:
             threads: how many blocking functions run at once.
             thread_queue: how many more may wait for a thread before `OverloadedError`.
             max_idle: how many idle strands are kept.
-            hold_limit: seconds after which a job is reported to have held the loop.
-            on_hold: called with the strand's `what` and the seconds.
         """
         self.loop = loop
         self.hub = getcurrent()
         self.idle: list[Strand] = []
         self.max_idle = max_idle
         self._thread_id = threading.get_ident()
-        self._hold_limit = hold_limit
-        self._on_hold = on_hold
         self._spare: _SpareTask | None = None
         self._waiting: set[Strand] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -158,19 +151,13 @@ class Bridge:
     def start(self, job: Callable[[Any], None], argument: object) -> None:
         """Run `job(argument)` in a strand until it ends or first waits. The job must not raise."""
         strand = self.idle.pop() if self.idle else Strand(self)
-        began = perf_counter()
+        strand.began = perf_counter()
         strand.switch(job, argument)
-        held = perf_counter() - began
-        if held > self._hold_limit and self._on_hold is not None:
-            self._on_hold(strand.what, held)
 
     def resume(self, strand: Strand, value: object = None) -> None:
         """Let a strand that is in `wait_for_resume` go on with `value`."""
-        began = perf_counter()
+        strand.began = perf_counter()
         strand.switch(value)
-        held = perf_counter() - began
-        if held > self._hold_limit and self._on_hold is not None:
-            self._on_hold(strand.what, held)
 
     def throw(self, strand: Strand, error: BaseException) -> None:
         """Let a strand that waits go on with an exception; whatever it was waiting for no longer matters."""

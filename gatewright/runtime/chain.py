@@ -14,9 +14,11 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from time import perf_counter
 from typing import Any, Final, Literal
 
 from gatewright.errors import (
+    CallRefusedError,
     ConfigError,
     DeadlineExceededError,
     GatewayClosedError,
@@ -109,6 +111,7 @@ class Chain:
         self._conf: Sequence[tuple[str, str]] | None = conf
         self._builder = builder
         self._bridge = builder.bridge
+        self._hold_limit = builder.hold_limit
         self._built: asyncio.Future[None] | None = None
 
     def build(self, _: object = None) -> None:
@@ -121,12 +124,8 @@ class Chain:
             try:
                 conf, self._conf = self._conf or (), None  # configurations hold secrets: keep no second copy
                 self.steps = [self._builder.make_step(self.key, name, text) for name, text in conf]
-                self.request_steps = [
-                    s for s in self.steps if s.on_request is not None or s.state is State.BROKEN
-                ]
-                self.response_steps = [
-                    s for s in self.steps if s.on_response is not None or s.state is State.BROKEN
-                ]
+                self.request_steps = [s for s in self.steps if s.on_request is not None or s.state is State.BROKEN]
+                self.response_steps = [s for s in self.steps if s.on_response is not None or s.state is State.BROKEN]
             finally:
                 self._built.set_result(None)
         self._set_up()
@@ -149,14 +148,14 @@ class Chain:
         """Run the request phase. Gives the answer to send to the client, or `None` to go on (see `call`).
 
         Raises:
-            PluginError: a step failed and its policy is to refuse the call; it has been logged.
+            CallRefusedError: a step failed and its policy is to refuse the call; it has been logged.
         """
         if not self.ready:
             self.build()
         bridge = self._bridge
         strand = bridge.current()
+        hold_limit = self._hold_limit
         for step in self.request_steps:
-            strand.what = step
             strand.timeout = step.timeout
             strand.deadline = 0.0
             try:
@@ -170,9 +169,13 @@ class Chain:
                     result = bridge.run_coroutine(handler(Request(call)))  # type: ignore[misc]
                 else:
                     result = bridge.run_blocking(lambda handler=handler: handler(SyncRequest(call)))  # type: ignore[misc]
+                now = perf_counter()
+                if now - strand.began > hold_limit:
+                    self._held_the_loop(step, now - strand.began)
+                strand.began = now
                 if result is None:
                     continue
-                response = self._response_of(result, step)
+                response = self._response_of(result)
                 if response is None:
                     continue
             except (Exception, SystemExit) as error:
@@ -185,14 +188,14 @@ class Chain:
         """Run the response phase. Gives an answer that replaces the upstream's, or `None` (changes are in `call`).
 
         Raises:
-            PluginError: a step failed and its policy is to refuse the call; it has been logged.
+            CallRefusedError: a step failed and its policy is to refuse the call; it has been logged.
         """
         if not self.ready:
             self.build()
         bridge = self._bridge
         strand = bridge.current()
+        hold_limit = self._hold_limit
         for step in self.response_steps:
-            strand.what = step
             strand.timeout = step.timeout
             strand.deadline = 0.0
             try:
@@ -209,9 +212,13 @@ class Chain:
                         result = handler(*arguments)
                     else:
                         result = bridge.run_blocking(lambda h=handler, a=arguments: h(*a))  # type: ignore[misc]
+                now = perf_counter()
+                if now - strand.began > hold_limit:
+                    self._held_the_loop(step, now - strand.began)
+                strand.began = now
                 if result is None:
                     continue
-                response = self._response_of(result, step)
+                response = self._response_of(result)
                 if response is not None:
                     _replace_response(call, response)
             except (Exception, SystemExit) as error:
@@ -220,24 +227,33 @@ class Chain:
 
     # --- what a result or a failure means
 
-    def _response_of(self, result: Any, step: Step) -> Response | None:
+    def _response_of(self, result: Any) -> Response | None:
         if inspect.isawaitable(result):  # a `def` that wraps an `async def`
             result = self._bridge.run_coroutine(_awaited(result))
             if result is None:
                 return None
         if isinstance(result, Response):
             return result
-        raise PluginError(
-            f"the handler returned {type(result).__name__}: return a Response, or None to go on"
+        raise PluginError(f"the handler returned {type(result).__name__}: return a Response, or None to go on")
+
+    def _held_the_loop(self, step: Step, seconds: float) -> None:
+        """A handler kept everybody waiting: say so, and keep a `def` handler from doing it again."""
+        if Mode.DIRECT in (step.request_mode, step.response_mode):
+            step.move_to_thread()
+            cure = "it runs in a thread from now on; declare `blocking = True`"
+        else:
+            cure = "an `async def` handler must not block: await, or use a `def` handler with `blocking = True`"
+        self._builder.failures.report(
+            "plugin held the loop", plugin=step.name, route=self.key, seconds=round(seconds, 3), cure=cure
         )
+        if seconds > step.timeout:
+            raise DeadlineExceededError(f"took {seconds:.3g} s, its timeout is {step.timeout:g} s")
 
     def _failed(self, step: Step, error: BaseException) -> None:
         if isinstance(error, GatewayClosedError):
             raise error
         refused = step.on_error == "fail"
-        expected = isinstance(
-            error, UnknownPluginError | ConfigError | DeadlineExceededError | OverloadedError
-        )
+        expected = isinstance(error, UnknownPluginError | ConfigError | DeadlineExceededError | OverloadedError)
         if isinstance(error, DeadlineExceededError):
             what = "plugin missed its deadline"
         elif isinstance(error, UnknownPluginError):
@@ -256,7 +272,7 @@ class Chain:
             traceback=not expected,
         )
         if refused:
-            raise PluginError(f"{what}: {step.name}") from error
+            raise CallRefusedError(f"{what}: {step.name}") from error
 
 
 async def _awaited(value: Awaitable[Any]) -> Any:
@@ -293,6 +309,7 @@ class ChainBuilder:
         *,
         policies: Mapping[str, Policy] | None = None,
         timeout: float = 55.0,
+        hold_limit: float = 0.1,
     ) -> None:
         """Make a builder.
 
@@ -302,10 +319,12 @@ class ChainBuilder:
             failures: where failures are told.
             policies: settings by plugin name.
             timeout: seconds for plugins that don't say. APISIX itself gives up after 60.
+            hold_limit: seconds that a handler may hold the loop before it's moved to a thread.
         """
         self.plugins = plugins
         self.bridge = bridge
         self.failures = failures
+        self.hold_limit = hold_limit
         self._policies = policies or {}
         self._timeout = timeout
 
@@ -323,17 +342,13 @@ class ChainBuilder:
             known = ", ".join(sorted(self.plugins)) or "none"
             step.state = State.BROKEN
             step.error = UnknownPluginError(f"no plugin is called {name!r}; known plugins: {known}")
-            self.failures.report(
-                "configuration names an unknown plugin", plugin=name, route=route, error=step.error
-            )
+            self.failures.report("configuration names an unknown plugin", plugin=name, route=route, error=step.error)
             return step
         try:
             plugin = plugin_class(text)
         except Exception as error:
             step.state = State.BROKEN
-            step.error = (
-                error if isinstance(error, ConfigError) else ConfigError(f"{type(error).__name__}: {error}")
-            )
+            step.error = error if isinstance(error, ConfigError) else ConfigError(f"{type(error).__name__}: {error}")
             step.error.__cause__ = None if isinstance(error, ConfigError) else error
             self.failures.report(
                 "plugin configuration is invalid",
@@ -363,8 +378,8 @@ class ChainBuilder:
             return
         assert step.plugin is not None  # noqa: S101 - only steps with one are NEW
         strand = self.bridge.current()
-        before = strand.what, strand.timeout, strand.deadline
-        strand.what, strand.timeout, strand.deadline = step, step.timeout, 0.0
+        before = strand.timeout, strand.deadline
+        strand.timeout, strand.deadline = step.timeout, 0.0
         step.setup_running = loop.create_future()
         try:
             self._call_hook(step.plugin.setup)
@@ -384,7 +399,7 @@ class ChainBuilder:
                 traceback=True,
             )
         finally:
-            strand.what, strand.timeout, strand.deadline = before
+            strand.timeout, strand.deadline = before
             step.setup_running.set_result(None)
             step.setup_running = None
 
@@ -392,7 +407,7 @@ class ChainBuilder:
         """Run a step's `teardown()`; a failure is only told."""
         assert step.plugin is not None  # noqa: S101
         strand = self.bridge.current()
-        strand.what, strand.timeout, strand.deadline = step, step.timeout, 0.0
+        strand.timeout, strand.deadline = step.timeout, 0.0
         step.state = State.NEW
         try:
             self._call_hook(step.plugin.teardown)

@@ -220,11 +220,7 @@ def _import_failure(source: str, error: BaseException) -> DiscoveryError:
         place = f"{error.filename}:{error.lineno}"
     else:
         # The innermost line of the author's own files, not of the import machinery or a library.
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if _is_authors(frame.filename, source)
-        ]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_authors(frame.filename, source)]
         if frames:
             place = f"{frames[-1].filename}:{frames[-1].lineno}"
     message = error.msg if isinstance(error, SyntaxError) else str(error)

@@ -189,9 +189,7 @@ def _join_rewrite(id: int, kinds: str, pieces: list[bytes]) -> bytes:
 
 def encode_resp_reply(id: int, reply: RespReply) -> bytes:
     """The answer to HTTPRespCall."""
-    kinds = (
-        "I" + ("H" if reply.status else "-") + ("O" if reply.headers else "-") + ("O" if reply.body else "-")
-    )
+    kinds = "I" + ("H" if reply.status else "-") + ("O" if reply.headers else "-") + ("O" if reply.body else "-")
     values: list[int | Piece] = [id]
     if reply.status:
         values.append(reply.status)

@@ -13,7 +13,8 @@ questions in between (init.lua, `rpc_call`):
     CALLED      -                         2 or 4 (as called), or 0 error     IDLE
 
 A frame that begins a new RPC while one is open stays in the buffer until the open one is answered; any other frame
-out of place is a protocol error. So is an answer nobody asked for.
+out of place is a protocol error. So is an answer nobody asked for. A question may be abandoned (its plugin missed its
+deadline): its answer still comes, before any new RPC, and is an event like any other.
 """
 
 from __future__ import annotations
@@ -142,14 +143,10 @@ class ApisixSession:
             frame = adapt.request_reply(event.call, response)
         else:
             frame = adapt.response_reply(event.call)
-        self._close_rpc()
+        self._state = State.IDLE
         return frame
 
     def refuse(self, refusal: Refusal) -> bytes:
         """An error frame; APISIX closes the connection when it gets it."""
-        self._close_rpc()
-        return encode_error(_ERROR_CODES[refusal])
-
-    def _close_rpc(self) -> None:
         self._state = State.IDLE
-        self._questions = 0
+        return encode_error(_ERROR_CODES[refusal])

@@ -1,0 +1,1 @@
+"""Sockets, processes and signals: all the I/O, and no knowledge of any gateway's protocol."""

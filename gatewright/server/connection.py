@@ -1,0 +1,228 @@
+"""One connection: bytes to the session, its events to the chains, their replies back.
+
+`data_received` and `_serve` are the hot path. A call runs in a strand (see `runtime.bridge`), so what looks like blocking
+code here only stops its own call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections import deque
+from collections.abc import Awaitable
+from typing import Any, cast
+
+from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightError, NotAvailableError, ProtocolError
+from gatewright.gateways.events import Answer, Event, Prepare, Refusal, RequestPhase, ResponsePhase
+from gatewright.http import Call, Question
+from gatewright.runtime.bridge import Strand
+from gatewright.server.service import Service
+
+__all__ = ["Connection"]
+
+_Waiter = Strand | asyncio.Future["bytes | None"] | concurrent.futures.Future["bytes | None"]
+
+
+class Connection(asyncio.Protocol):
+    """The driver of one session."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._confs = service.confs
+        self._bridge = service.bridge
+        self._session = service.new_session()
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._call: Call | None = None
+        self._strand: Strand | None = None
+        self._waiters: deque[_Waiter | None] = deque()
+        self._half_closed = False
+        self._stalled_since = 0.0
+        self._closed = False
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection in, or turn it away if there are too many."""
+        service = self._service
+        self._transport = cast("asyncio.Transport", transport)
+        if service.draining or len(service.connections) >= service.settings.max_connections:
+            if not service.draining:
+                service.failures.report(
+                    "too many connections, one more was closed", limit=service.settings.max_connections
+                )
+            self._closed = True
+            transport.close()
+            return
+        service.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in."""
+        try:
+            for event in self._session.receive_data(data):
+                if isinstance(event, RequestPhase | ResponsePhase):
+                    self._bridge.start(self._serve, event)
+                else:
+                    self._other_event(event)
+        except ProtocolError as error:
+            self._end_for_protocol_error(error)
+
+    def eof_received(self) -> bool:
+        """The gateway sends no more; a call under way may still be answered."""
+        self._half_closed = True
+        if self._session.buffered and not self._session.busy:
+            self._service.failures.report("connection closed in the middle of a frame", bytes=self._session.buffered)
+        return self._session.busy
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """End what still waits for this gateway."""
+        self._closed = True
+        self._service.connections.discard(self)
+        waiters, self._waiters = self._waiters, deque()
+        for waiter in waiters:
+            if waiter is not None and not isinstance(waiter, Strand) and not waiter.done():
+                waiter.set_exception(GatewayClosedError("the gateway closed the connection"))
+        if self._strand is not None:
+            self._bridge.throw(self._strand, GatewayClosedError("the gateway closed the connection"))
+
+    # --- calls
+
+    def _serve(self, event: RequestPhase | ResponsePhase) -> None:
+        """Answer one call. Runs in a strand."""
+        service = self._service
+        session = self._session
+        chain = self._confs.get(event.conf_token)
+        if chain is None:
+            self._write(session.refuse(Refusal.UNKNOWN_CONF))
+            return
+        if service.calls >= service.max_calls:
+            service.failures.report(
+                "too many calls under way, request refused", route=chain.key, limit=service.max_calls
+            )
+            self._write(session.refuse(Refusal.UNAVAILABLE))
+            return
+        call = event.call
+        call.asker = self
+        self._call = call
+        self._strand = self._bridge.current()
+        service.calls += 1
+        try:
+            if type(event) is RequestPhase:
+                response = chain.run_request(call)
+                if response is None and call.body is not None:
+                    for question in session.questions_before_reply(call):
+                        call.read_body = self.ask_sync(call, question)
+            else:
+                response = chain.run_response(call)
+            frame = session.reply(event, response)
+            if call.warning:
+                service.failures.report(call.warning, route=chain.key)
+        except GatewayClosedError:
+            return  # nobody is left to be answered
+        except GatewrightError as error:
+            frame = self._refusal_of(error, chain.key)
+        except Exception as error:  # ours, not the plugin's: the gateway must have an answer, and not pass the request
+            service.failures.report("request refused: internal error", route=chain.key, error=error, traceback=True)
+            frame = session.refuse(Refusal.UNAVAILABLE)
+        finally:
+            self._call = self._strand = None
+            service.call_ended()
+        self._write(frame)
+
+    def _refusal_of(self, error: GatewrightError, route: str) -> bytes:
+        if not isinstance(error, CallRefusedError):
+            self._service.failures.report("request refused", route=route, error=error)
+        refusal = Refusal.BAD_REQUEST if isinstance(error, ProtocolError) else Refusal.UNAVAILABLE
+        return self._session.refuse(refusal)
+
+    def _write(self, frame: bytes) -> None:
+        self._transport.write(frame)
+        if self._session.buffered:
+            self._service.loop.call_soon(self._look_again)
+        elif self._half_closed or self._service.draining:
+            self._transport.close()
+
+    def _look_again(self) -> None:
+        if not self._closed:
+            self.data_received(b"")
+
+    def _other_event(self, event: Event) -> None:
+        if isinstance(event, Answer):
+            waiter = self._waiters.popleft()
+            if isinstance(waiter, Strand):
+                self._bridge.resume(waiter, event.value)
+            elif waiter is not None and not waiter.done():
+                waiter.set_result(event.value)
+        elif isinstance(event, Prepare):
+            token, chain, new = self._confs.prepare(event.key, event.conf)
+            # The token goes out first: APISIX holds one lock over all routes until it has it.
+            self._write(self._session.token(token))
+            if new:
+                self._service.loop.call_soon(self._bridge.start, chain.build, None)
+
+    def _end_for_protocol_error(self, error: ProtocolError) -> None:
+        self._service.failures.report("connection closed: the peer broke the protocol", error=error)
+        if not self._closed:
+            self._closed = True
+            self._transport.write(self._session.refuse(Refusal.BAD_REQUEST))
+            self._transport.close()
+
+    # --- questions to the gateway (see `gatewright.http.Asker`)
+
+    def ask(self, call: Call, question: Question) -> Awaitable[bytes | None]:
+        """Put a question and give a future for its answer."""
+        future: asyncio.Future[bytes | None] = self._service.loop.create_future()
+        self._put(call, question, future)
+        return future
+
+    def ask_sync(self, call: Call, question: Question) -> bytes | None:
+        """Put a question and wait for its answer, in a strand or in a plugin's thread."""
+        if not self._bridge.in_loop_thread:
+            waiting: concurrent.futures.Future[bytes | None] = concurrent.futures.Future()
+            self._service.loop.call_soon_threadsafe(self._put_for_thread, call, question, waiting)
+            return waiting.result()
+        strand = self._bridge.current()
+        self._put(call, question, strand)
+        return cast("bytes | None", self._bridge.wait_for_resume(lambda: self._forget(strand)))
+
+    def _put(self, call: Call, question: Question, waiter: _Waiter) -> None:
+        if self._closed:
+            raise GatewayClosedError("the gateway closed the connection")
+        if call is not self._call:
+            raise NotAvailableError("the call has ended: the gateway can't be asked about it any more")
+        frame = self._session.ask(question)
+        self._waiters.append(waiter)
+        self._transport.write(frame)
+
+    def _put_for_thread(self, call: Call, question: Question, waiter: concurrent.futures.Future[Any]) -> None:
+        try:
+            self._put(call, question, waiter)
+        except Exception as error:
+            waiter.set_exception(error)
+
+    def _forget(self, strand: Strand) -> None:
+        # Its answer will come all the same, and must not be taken for another's.
+        self._waiters = deque(None if waiter is strand else waiter for waiter in self._waiters)
+
+    # --- ending
+
+    def end_if_stalled(self, now: float, limit: float) -> None:
+        """End the connection if, for `limit` seconds, a frame stayed incomplete or an answer was not taken."""
+        unfinished = self._session.buffered > 0 and not self._session.busy
+        untaken = self._transport.get_write_buffer_size() > 0
+        if not unfinished and not untaken:
+            self._stalled_since = 0.0
+        elif not self._stalled_since:
+            self._stalled_since = now
+        elif now - self._stalled_since >= limit:
+            what = "an answer was not taken" if untaken else "a frame stayed incomplete"
+            self._service.failures.report(f"connection closed: {what} for {limit:g} s")
+            self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless a call is under way; then it's closed after its answer."""
+        if not self._session.busy:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection now; what was written is still sent, a call under way is lost."""
+        self._transport.close()

@@ -1,0 +1,219 @@
+"""The listening socket: who may connect, whose file it is, and who may remove it.
+
+- A live socket is never taken over; a stale file is removed; any other file is left alone.
+- The file is made with its final rights: nobody can connect in between.
+- On exit only our own file is removed, known by its device and inode.
+- The default mode is 0660. Run as root, the runner gives the socket to the user of the gateway's workers (APISIX runs
+  as root with workers of user `nobody`), found in the settings or among the children of the gateway that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import socket
+import stat
+from pathlib import Path
+
+import structlog
+
+from gatewright.errors import ListenError
+from gatewright.settings import Address
+
+__all__ = ["Listener", "gateway_worker_uid"]
+
+_BACKLOG = 2048
+
+
+class Listener:
+    """A bound, listening socket."""
+
+    def __init__(self, sock: socket.socket, address: Address) -> None:
+        self.socket = sock
+        self.address = address
+        self._inode: tuple[int, int] | None = None
+        if address.path:
+            found = Path(address.path).lstat()
+            self._inode = found.st_dev, found.st_ino
+        else:
+            host, port = sock.getsockname()[:2]
+            self.address = Address(host=host, port=port)
+
+    @classmethod
+    def bind(cls, address: Address, *, mode: int = 0o660, owner: str = "", group: str = "") -> Listener:
+        """Bind and listen.
+
+        Args:
+            address: where.
+            mode: permissions of a unix socket.
+            owner: user for a unix socket, name or number; empty to find the gateway's.
+            group: its group; empty for the owner's.
+
+        Raises:
+            ListenError: the address is taken or not ours to take; the message says by whom and what to do.
+        """
+        if address.path:
+            return cls(_bind_unix(address, mode, owner, group), address)
+        return cls(_bind_tcp(address), address)
+
+    def close(self) -> None:
+        """Stop listening and remove the socket's file, if it is still ours."""
+        self.socket.close()
+        if self._inode is None:
+            return
+        path = Path(self.address.path)
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            if (found.st_dev, found.st_ino) == self._inode:
+                path.unlink()
+
+
+def _bind_tcp(address: Address) -> socket.socket:
+    try:
+        family, kind, proto, _, name = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise ListenError(f"{address}: {error.strerror}") from None
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(name)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ListenError(f"{address}: {error.strerror}; choose another address with --listen") from None
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_unix(address: Address, mode: int, owner: str, group: str) -> socket.socket:
+    path = Path(address.path)
+    _clear_the_way(path)
+    uid, gid = _owner_ids(path, mode, owner, group)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o777)
+    try:
+        sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.ENOENT:
+            raise ListenError(f"{path}: the directory {path.parent} does not exist") from None
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(f"{path}: another process took it just now") from None
+        raise ListenError(f"{path}: {error.strerror or error}") from None
+    finally:
+        os.umask(umask)
+    try:
+        if uid != -1 or gid != -1:
+            os.chown(path, uid, gid)
+        path.chmod(mode)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        path.unlink(missing_ok=True)
+        raise ListenError(
+            f"{path}: {error.strerror}; only root can give the socket to another user (--socket-owner, --socket-group)"
+        ) from None
+    sock.setblocking(False)
+    return sock
+
+
+def _clear_the_way(path: Path) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ListenError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ListenError(f"{path} exists and is not a socket; remove it or choose another path with --listen")
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe.settimeout(1.0)
+    try:
+        probe.connect(str(path))
+    except ConnectionRefusedError:
+        pass  # nobody listens: left behind by a process that was killed
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ListenError(f"{path} exists and can't be tried: {error.strerror or error}") from None
+    else:
+        raise ListenError(
+            f"{path} is in use by another running process; stop it or choose another path with --listen"
+        )
+    finally:
+        probe.close()
+    try:
+        path.unlink()
+    except OSError as error:
+        raise ListenError(f"{path} is left from an earlier process and can't be removed: {error.strerror}") from None
+
+
+def _owner_ids(path: Path, mode: int, owner: str, group: str) -> tuple[int, int]:
+    """The user and group for the socket; -1 to leave one as it is."""
+    uid = gid = -1
+    if owner:
+        try:
+            entry = pwd.getpwuid(int(owner)) if owner.isdigit() else pwd.getpwnam(owner)
+            uid, gid = entry.pw_uid, entry.pw_gid
+        except KeyError:
+            if not owner.isdigit():
+                raise ListenError(f"socket_owner: there is no user {owner!r}") from None
+            uid = int(owner)
+    elif os.geteuid() == 0:
+        found = gateway_worker_uid()
+        if found is not None:
+            uid = found
+            with contextlib.suppress(KeyError):
+                gid = pwd.getpwuid(found).pw_gid
+        elif not mode & 0o006 and not group:
+            structlog.get_logger("gatewright.server").warning(
+                "running as root and the gateway's user is unknown: a gateway whose workers run as another user "
+                "can't connect; if so, name that user (APISIX: `nobody` unless configured)",
+                socket=str(path),
+                cure="--socket-owner nobody",
+            )
+    if group:
+        try:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise ListenError(f"socket_group: there is no group {group!r}") from None
+    return uid, gid
+
+
+def gateway_worker_uid(pid: int | None = None, proc: Path = Path("/proc")) -> int | None:
+    """The user of the gateway's workers, if a gateway started this process.
+
+    A gateway's master runs as root and its workers, its children, as somebody else; the runner is a child of the master
+    or of one of its children (APISIX: the privileged agent).
+
+    Args:
+        pid: the process that started us; by default our parent.
+        proc: where the process table is mounted.
+    """
+    pid = os.getppid() if pid is None else pid
+    table = _processes(proc)
+    for candidate in (pid, table.get(pid, (0, 0, ""))[0]):
+        if candidate <= 1 or "nginx" not in table.get(candidate, (0, 0, ""))[2]:
+            continue
+        workers = {
+            uid for parent, uid, name in table.values() if parent == candidate and uid != 0 and "nginx" in name
+        }
+        if len(workers) == 1:
+            return workers.pop()
+    return None
+
+
+def _processes(proc: Path) -> dict[int, tuple[int, int, str]]:
+    """Parent, effective user and name of every process."""
+    table: dict[int, tuple[int, int, str]] = {}
+    for entry in proc.iterdir() if proc.is_dir() else ():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, ValueError, KeyError):  # processes come and go
+            lines = (entry / "status").read_text(errors="replace").splitlines()
+            values = dict(line.split(":", 1) for line in lines if ":" in line)
+            table[int(entry.name)] = int(values["PPid"]), int(values["Uid"].split()[1]), values["Name"].strip()
+    return table
