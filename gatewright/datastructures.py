@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, Self
 
 __all__ = ["Headers", "MultiMapping", "Query"]
 
@@ -37,30 +37,33 @@ class MultiMapping(MutableMapping[str, str]):
     show all. Setting replaces all values of a name, `add` appends one, deleting removes all.
     """
 
-    __slots__ = ("_changes", "_has", "_index", "_load", "_original")
+    # Class-level defaults instead of slots: making a lazy mapping is two stores, and a call makes at least one.
+    _original: list[tuple[str, str | None]] | None = None
+    _index: dict[str, list[str | None]] | None = None
+    _load: Callable[[], Sequence[tuple[str, str | None]]] | None = None
+    _has: Callable[[str], bool] | None = None
 
-    def __init__(
-        self,
-        items: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-        *,
-        load: Callable[[], Sequence[tuple[str, str | None]]] | None = None,
-        has: Callable[[str], bool] | None = None,
-    ) -> None:
-        """Start from `items`, or from what `load` will give when it is first needed.
+    def __init__(self, items: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
+        """Start from names and values, which count as original, not as changes."""
+        pairs = items.items() if isinstance(items, Mapping) else items
+        self._original = [(name, self._check(self._key(name), value)) for name, value in pairs]
+        self.changes: dict[str, Change] = {}
+
+    @classmethod
+    def lazy(
+        cls, load: Callable[[], Sequence[tuple[str, str | None]]], has: Callable[[str], bool] | None = None
+    ) -> Self:
+        """Start from what `load` will give when it is first needed.
 
         Args:
-            items: names and values that count as original, not as changes.
             load: gives the original entries; called once at most.
             has: tells whether a (normalised) name is there, cheaper than loading all.
         """
+        self = cls.__new__(cls)
         self._load = load
         self._has = has
-        self._original: list[tuple[str, str | None]] | None = None
-        self._index: dict[str, list[str | None]] | None = None
-        self._changes: dict[str, Change] = {}
-        if load is None:
-            pairs = items.items() if isinstance(items, Mapping) else items
-            self._original = [(name, self._check(self._key(name), value)) for name, value in pairs]
+        self.changes = {}
+        return self
 
     @staticmethod
     def _key(name: str) -> str:
@@ -81,8 +84,8 @@ class MultiMapping(MutableMapping[str, str]):
         return original
 
     def _values(self, key: str) -> Sequence[str | None]:
-        if key in self._changes:
-            return self._changes[key] or ()
+        if key in self.changes:
+            return self.changes[key] or ()
         index = self._index
         if index is None:
             index = self._index = {}
@@ -104,11 +107,12 @@ class MultiMapping(MutableMapping[str, str]):
         return values[0] or ""
 
     def __contains__(self, name: object) -> bool:
-        if not isinstance(name, str):
+        try:
+            key = self._key(name)  # type: ignore[arg-type]  # what is no name is not in here
+        except (ValueError, TypeError):
             return False
-        key = self._key(name)
-        if key in self._changes:
-            return bool(self._changes[key])
+        if key in self.changes:
+            return bool(self.changes[key])
         if self._has is not None and self._original is None:
             return self._has(key)
         return bool(self._values(key))
@@ -131,7 +135,7 @@ class MultiMapping(MutableMapping[str, str]):
         return [(name, value or "") for name, value in self._current()]
 
     def _current(self) -> Iterator[tuple[str, str | None]]:
-        changes = self._changes
+        changes = self.changes
         done: set[str] = set()
         for name, value in self._entries():
             key = self._key_of_peer(name)
@@ -162,29 +166,29 @@ class MultiMapping(MutableMapping[str, str]):
 
     def __setitem__(self, name: str, value: str) -> None:
         key = self._key(name)
-        self._changes[key] = (self._check(key, value),)
+        self.changes[key] = (self._check(key, value),)
 
     def __delitem__(self, name: str) -> None:
         key = self._key(name)
         if name not in self:
             raise KeyError(name)
-        self._changes[key] = None
+        self.changes[key] = None
 
     def add(self, name: str, value: str) -> None:
         """Append one more value to a name."""
         key = self._key(name)
         self._check(key, value)
         before = tuple(present or "" for present in self._values(key))
-        self._changes[key] = (*before, value)
+        self.changes[key] = (*before, value)
 
     def set_all(self, name: str, values: Iterable[str]) -> None:
         """Replace all values of a name; no values delete it."""
         key = self._key(name)
-        self._changes[key] = tuple(self._check(key, value) for value in values) or None
+        self.changes[key] = tuple(self._check(key, value) for value in values) or None
 
     def discard(self, name: str) -> None:
         """Delete a name if it is there. Unlike `pop`, this doesn't look, so nothing is decoded."""
-        self._changes[self._key(name)] = None
+        self.changes[self._key(name)] = None
 
     def replace(self, items: Mapping[str, str]) -> None:
         """Make these names and values the whole content; what they don't name is deleted."""
@@ -196,11 +200,6 @@ class MultiMapping(MutableMapping[str, str]):
             if self.get_all(key) != [value]:
                 self[name] = value
 
-    @property
-    def changes(self) -> Mapping[str, Change]:
-        """Each changed name with the values that it now has, `None` for deleted, in the order of first change."""
-        return self._changes
-
 
 class Headers(MultiMapping):
     """HTTP headers: names in any case (shown in lower case), values without CR, LF or NUL.
@@ -208,8 +207,6 @@ class Headers(MultiMapping):
     Raises:
         ValueError: on writing a name that is not an HTTP token, or a value that would break the header apart.
     """
-
-    __slots__ = ()
 
     @staticmethod
     def _key(name: str) -> str:
@@ -223,18 +220,13 @@ class Headers(MultiMapping):
     def _check(name: str, value: str) -> str:
         if not isinstance(value, str):
             raise TypeError(f"the value of header {name!r} must be str, not {type(value).__name__}")
-        if _FORBIDDEN.search(value):
+        if not value.isprintable() and _FORBIDDEN.search(value):
             raise ValueError(f"the value of header {name!r} must not contain CR, LF or NUL: {value!r}")
         return value
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and bool(_TOKEN.fullmatch(name)) and super().__contains__(name)
 
 
 class Query(MultiMapping):
     """The query's arguments, decoded. An argument without `=` (`?z`) reads as `""`; `is_bare` tells it apart."""
-
-    __slots__ = ()
 
     def is_bare(self, name: str) -> bool:
         """Whether the argument came without `=`. APISIX can't be told to send such an argument itself."""

@@ -23,7 +23,9 @@ __all__ = [
     "CallSource",
     "Question",
     "Request",
+    "RequestCall",
     "Response",
+    "ResponseCall",
     "SyncRequest",
     "SyncResponse",
 ]
@@ -54,11 +56,9 @@ class CallSource(Protocol):
     def path(self) -> str: ...
     @property
     def src_ip(self) -> bytes: ...
-    @property
-    def args(self) -> Entries: ...
-    @property
-    def headers(self) -> Entries: ...
-    def has_header(self, name: bytes) -> bool: ...
+    def read_args(self) -> Entries: ...
+    def read_headers(self) -> Entries: ...
+    def has_header(self, name: str) -> bool: ...
 
 
 class Asker(Protocol):
@@ -71,7 +71,8 @@ class Asker(Protocol):
 class Call:
     """One run of a chain: what came in, what plugins changed, and how to ask the gateway for more.
 
-    Fields have class-level defaults, so making one costs an allocation and two stores.
+    Fields have class-level defaults, so making one costs an allocation and two stores. The `seen_` fields are the
+    headers and the query if a plugin ever looked at them.
     """
 
     response_status: int = 0
@@ -84,43 +85,36 @@ class Call:
     body_was_read: bool = False
     warning: str = ""
     read_response_body: bytes | None = None
-    _headers: Headers | None = None
-    _query: Query | None = None
-    _response_headers: Headers | None = None
+    seen_headers: Headers | None = None
+    seen_query: Query | None = None
+    seen_response_headers: Headers | None = None
     _ctx: dict[str, Any] | None = None
     asker: Asker
 
-    def __init__(self, source: CallSource) -> None:
+    def __init__(self, source: CallSource, conf_token: int) -> None:
         self.source = source
-
-    def _has_header(self, key: str) -> bool:
-        # Names arrive in lower case, but a gateway's earlier phase may have left others behind.
-        source = self.source
-        if source.has_header(key.encode("utf-8", "surrogateescape")):
-            return True
-        return any(name.lower() == key for name, _ in source.headers)
+        self.conf_token = conf_token
 
     @property
     def headers(self) -> Headers:
-        headers = self._headers
+        headers = self.seen_headers
         if headers is None:
             source = self.source
-            headers = self._headers = Headers(load=lambda: source.headers, has=self._has_header)
+            headers = self.seen_headers = Headers.lazy(source.read_headers, source.has_header)
         return headers
 
     @property
     def query(self) -> Query:
-        query = self._query
+        query = self.seen_query
         if query is None:
-            source = self.source
-            query = self._query = Query(load=lambda: source.args)
+            query = self.seen_query = Query.lazy(self.source.read_args)
         return query
 
     @property
     def response_headers(self) -> Headers:
-        headers = self._response_headers
+        headers = self.seen_response_headers
         if headers is None:
-            headers = self._response_headers = Headers(load=self.response_source or list)
+            headers = self.seen_response_headers = Headers.lazy(self.response_source or list)
         return headers
 
     @property
@@ -130,20 +124,13 @@ class Call:
             ctx = self._ctx = {}
         return ctx
 
-    @property
-    def header_changes(self) -> Headers | None:
-        """The request's headers if a plugin ever touched them."""
-        return self._headers
 
-    @property
-    def query_changes(self) -> Query | None:
-        """The query if a plugin ever touched it."""
-        return self._query
+class RequestCall(Call):
+    """A request wants to go through the chain of `conf_token`."""
 
-    @property
-    def response_header_changes(self) -> Headers | None:
-        """The response's headers if a plugin ever touched them."""
-        return self._response_headers
+
+class ResponseCall(Call):
+    """An upstream's response wants to go through the chain of `conf_token`."""
 
 
 class _BaseRequest:
@@ -184,7 +171,8 @@ class _BaseRequest:
     @property
     def headers(self) -> Headers:
         """The request's headers. Changes reach the upstream."""
-        return self._call.headers
+        headers = self._call.seen_headers
+        return self._call.headers if headers is None else headers
 
     @property
     def query(self) -> Query:

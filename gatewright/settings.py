@@ -42,15 +42,13 @@ class Settings:
     """The effective settings of a runner."""
 
     listen: str = _setting(
-        "unix:/tmp/gatewright.sock",  # noqa: S108 - the place that APISIX's documentation uses for tests
+        "unix:/tmp/gatewright.sock",
         "where to listen: unix:/path or tcp://host:port",
         env="APISIX_LISTEN_ADDRESS",
     )
     plugins: tuple[str, ...] = _setting((), "directories, files or modules that hold plugins")
     installed_plugins: bool = _setting(True, "also use plugins that installed packages announce")
-    conf_expire: float = _setting(
-        3600.0, "the gateway's conf token cache time, seconds", env="APISIX_CONF_EXPIRE_TIME"
-    )
+    conf_expire: float = _setting(3600.0, "the gateway's conf token cache time, seconds", env="APISIX_CONF_EXPIRE_TIME")
     socket_mode: str = _setting("0660", "permissions of the unix socket, octal")
     socket_owner: str = _setting("", "user who owns the socket, name or number; empty: find the gateway's")
     socket_group: str = _setting("", "group of the socket, name or number; empty: the owner's")

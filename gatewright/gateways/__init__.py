@@ -1,0 +1,1 @@
+"""Gateway protocols without sockets: bytes in, events out; replies in, bytes out."""

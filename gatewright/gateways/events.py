@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from gatewright.http import Call, Question, Response
+from gatewright.http import Call, Question, RequestCall, Response, ResponseCall
 
-__all__ = ["Answer", "Event", "Prepare", "Refusal", "RequestPhase", "ResponsePhase", "Session"]
+__all__ = ["Answer", "Event", "Prepare", "Refusal", "Session"]
 
 
 class Refusal(Enum):
@@ -32,26 +32,6 @@ class Prepare:
     conf: Sequence[tuple[str, str]]
 
 
-class RequestPhase:
-    """A request wants to go through the chain of `conf_token`."""
-
-    __slots__ = ("call", "conf_token")
-
-    def __init__(self, call: Call, conf_token: int) -> None:
-        self.call = call
-        self.conf_token = conf_token
-
-
-class ResponsePhase:
-    """An upstream's response wants to go through the chain of `conf_token`."""
-
-    __slots__ = ("call", "conf_token")
-
-    def __init__(self, call: Call, conf_token: int) -> None:
-        self.call = call
-        self.conf_token = conf_token
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The gateway's answer to the oldest open question; `None` when there is no such value."""
@@ -59,19 +39,16 @@ class Answer:
     value: bytes | None
 
 
-Event = Prepare | RequestPhase | ResponsePhase | Answer
+Event = Prepare | RequestCall | ResponseCall | Answer
 
 
 class Session(Protocol):
     """One connection's protocol state. Every method but `receive_data` gives bytes to be written as they are."""
 
-    @property
-    def busy(self) -> bool:
-        """A call is under way."""
-
-    @property
-    def buffered(self) -> int:
-        """Bytes received but not yet turned into an event."""
+    busy: bool
+    """A call is under way."""
+    buffered: int
+    """Bytes received but not yet turned into an event."""
 
     def receive_data(self, data: bytes) -> Sequence[Event]:
         """Take bytes in as they came.
@@ -89,7 +66,7 @@ class Session(Protocol):
     def questions_before_reply(self, call: Call) -> Sequence[Question]:
         """What has to be asked before `reply` so that the gateway carries the changes out rightly."""
 
-    def reply(self, event: RequestPhase | ResponsePhase, response: Response | None) -> bytes:
+    def reply(self, call: Call, response: Response | None) -> bytes:
         """Answer a call: with the plugin's response, or with the changes in its `Call`.
 
         Raises:

@@ -58,11 +58,11 @@ class Strand(greenlet):
         self.deadline = 0.0
         self.on_expiry: Callable[[], object] | None = None
 
-    def run(self, job: Callable[[Any], None], argument: object) -> None:
+    def run(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         idle = self._bridge.idle
         hub = self._bridge.hub
         while True:
-            job(argument)
+            job(self, argument)
             self.gr_context = None  # context variables that a handler set are not for the next call to see
             if len(idle) >= self._bridge.max_idle:
                 return
@@ -148,8 +148,8 @@ class Bridge:
 
     # --- from the loop
 
-    def start(self, job: Callable[[Any], None], argument: object) -> None:
-        """Run `job(argument)` in a strand until it ends or first waits. The job must not raise."""
+    def start(self, job: Callable[[Strand, Any], None], argument: object) -> None:
+        """Run `job(strand, argument)` in a strand until it ends or first waits. The job must not raise."""
         strand = self.idle.pop() if self.idle else Strand(self)
         strand.began = perf_counter()
         strand.switch(job, argument)

@@ -29,7 +29,7 @@ from gatewright.errors import (
 )
 from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.plugin import Plugin
-from gatewright.runtime.bridge import Bridge
+from gatewright.runtime.bridge import Bridge, Strand
 from gatewright.runtime.failures import FailureLog
 
 __all__ = ["Chain", "ChainBuilder", "Policy", "Step"]
@@ -54,6 +54,10 @@ class Mode(Enum):
     DIRECT = "direct"
     COROUTINE = "coroutine"
     THREAD = "thread"
+
+
+_DIRECT: Final = Mode.DIRECT
+_COROUTINE: Final = Mode.COROUTINE
 
 
 class State(Enum):
@@ -114,7 +118,7 @@ class Chain:
         self._hold_limit = builder.hold_limit
         self._built: asyncio.Future[None] | None = None
 
-    def build(self, _: object = None) -> None:
+    def build(self, *_: object) -> None:
         """Make the steps and set them up. Runs in a strand; later callers wait for the first."""
         if self._built is not None:
             if not self._built.done():
@@ -136,7 +140,7 @@ class Chain:
                 self._builder.set_up(step)
         self.ready = all(step.state is State.READY for step in self.steps)
 
-    def teardown(self, _: object = None) -> None:
+    def teardown(self, *_: object) -> None:
         """Release what the plugins hold. Runs in a strand."""
         for step in self.steps:
             if step.plugin is not None and step.state is State.READY:
@@ -144,28 +148,32 @@ class Chain:
 
     # --- the hot path
 
-    def run_request(self, call: Call) -> Response | None:
+    def run_request(self, call: Call, strand: Strand) -> Response | None:
         """Run the request phase. Gives the answer to send to the client, or `None` to go on (see `call`).
+
+        Args:
+            call: what came in; the plugins' changes are in it afterwards.
+            strand: the strand that this runs in.
 
         Raises:
             CallRefusedError: a step failed and its policy is to refuse the call; it has been logged.
         """
         if not self.ready:
             self.build()
+        ready = self.ready
         bridge = self._bridge
-        strand = bridge.current()
         hold_limit = self._hold_limit
         for step in self.request_steps:
             strand.timeout = step.timeout
             strand.deadline = 0.0
             try:
-                if step.state is not State.READY:
+                if not ready and step.state is not State.READY:
                     raise step.error or PluginError("not set up yet")
                 handler = step.on_request
                 mode = step.request_mode
-                if mode is Mode.DIRECT:
+                if mode is _DIRECT:
                     result = handler(SyncRequest(call))  # type: ignore[misc]  # request_steps have one
-                elif mode is Mode.COROUTINE:
+                elif mode is _COROUTINE:
                     result = bridge.run_coroutine(handler(Request(call)))  # type: ignore[misc]
                 else:
                     result = bridge.run_blocking(lambda handler=handler: handler(SyncRequest(call)))  # type: ignore[misc]
@@ -184,31 +192,35 @@ class Chain:
             return _with_earlier_headers(response, call)
         return None
 
-    def run_response(self, call: Call) -> Response | None:
+    def run_response(self, call: Call, strand: Strand) -> Response | None:
         """Run the response phase. Gives an answer that replaces the upstream's, or `None` (changes are in `call`).
+
+        Args:
+            call: what came in; the plugins' changes are in it afterwards.
+            strand: the strand that this runs in.
 
         Raises:
             CallRefusedError: a step failed and its policy is to refuse the call; it has been logged.
         """
         if not self.ready:
             self.build()
+        ready = self.ready
         bridge = self._bridge
-        strand = bridge.current()
         hold_limit = self._hold_limit
         for step in self.response_steps:
             strand.timeout = step.timeout
             strand.deadline = 0.0
             try:
-                if step.state is not State.READY:
+                if not ready and step.state is not State.READY:
                     raise step.error or PluginError("not set up yet")
                 handler = step.on_response
                 assert handler is not None  # noqa: S101 - response_steps have one
                 mode = step.response_mode
-                if mode is Mode.COROUTINE:
+                if mode is _COROUTINE:
                     result = bridge.run_coroutine(handler(Request(call), Response.of_call(call)))
                 else:
                     arguments = SyncRequest(call), SyncResponse.of_call(call)
-                    if mode is Mode.DIRECT:
+                    if mode is _DIRECT:
                         result = handler(*arguments)
                     else:
                         result = bridge.run_blocking(lambda h=handler, a=arguments: h(*a))  # type: ignore[misc]
@@ -281,7 +293,7 @@ async def _awaited(value: Awaitable[Any]) -> Any:
 
 def _with_earlier_headers(response: Response, call: Call) -> Response:
     """Let response headers that earlier plugins asked for reach the client on a stop too."""
-    earlier = call.response_header_changes
+    earlier = call.seen_response_headers
     if earlier is not None:
         for name, values in earlier.changes.items():
             if values and name not in response.headers:

@@ -62,15 +62,16 @@ class ConfStore:
         self._hash_token = hash_token
         self.tick_seconds = expire / _TICKS
         """How often `tick` is to be called."""
-        self._chains: dict[int, Chain] = {}
+        self.chains: dict[int, Chain] = {}
+        """The chains by token, for the hot path; whoever uses one sets its `last_used` to `now`."""
         self._digests: dict[int, bytes] = {}
-        self._tick = 0
+        self.now = 0
 
     def __len__(self) -> int:
-        return len(self._chains)
+        return len(self.chains)
 
     def __iter__(self) -> Iterator[Chain]:
-        return iter(self._chains.values())
+        return iter(self.chains.values())
 
     def prepare(self, key: str, conf: Conf) -> tuple[int, Chain, bool]:
         """The token for a configuration, its chain, and whether it's new (and so has to be built)."""
@@ -81,29 +82,29 @@ class ConfStore:
             present = self._digests.get(token)
             if present is None:
                 chain = self._make_chain(key, conf)
-                chain.last_used = self._tick
-                self._chains[token] = chain
+                chain.last_used = self.now
+                self.chains[token] = chain
                 self._digests[token] = digest
                 return token, chain, True
             if present == digest:
-                chain = self._chains[token]
-                chain.last_used = self._tick
+                chain = self.chains[token]
+                chain.last_used = self.now
                 return token, chain, False
             attempt += 1
 
     def get(self, token: int) -> Chain | None:
         """The chain of a token, `None` for an unknown one."""
-        chain = self._chains.get(token)
+        chain = self.chains.get(token)
         if chain is not None:
-            chain.last_used = self._tick
+            chain.last_used = self.now
         return chain
 
     def tick(self) -> None:
         """Let time pass: drop what was last used more than twice the cache time ago."""
-        self._tick += 1
-        oldest = self._tick - 2 * _TICKS - 1
-        for token in [token for token, chain in self._chains.items() if chain.last_used < oldest]:
-            chain = self._chains.pop(token)
+        self.now += 1
+        oldest = self.now - 2 * _TICKS - 1
+        for token in [token for token, chain in self.chains.items() if chain.last_used < oldest]:
+            chain = self.chains.pop(token)
             del self._digests[token]
             if self._on_evict is not None:
                 self._on_evict(chain)

@@ -13,8 +13,8 @@ from collections.abc import Awaitable
 from typing import Any, cast
 
 from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightError, NotAvailableError, ProtocolError
-from gatewright.gateways.events import Answer, Event, Prepare, Refusal, RequestPhase, ResponsePhase
-from gatewright.http import Call, Question
+from gatewright.gateways.events import Answer, Event, Prepare, Refusal
+from gatewright.http import Call, Question, RequestCall, ResponseCall
 from gatewright.runtime.bridge import Strand
 from gatewright.server.service import Service
 
@@ -29,7 +29,9 @@ class Connection(asyncio.Protocol):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._confs = service.confs
+        self._chains = service.confs.chains
         self._bridge = service.bridge
+        self._start = service.bridge.start
         self._session = service.new_session()
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._call: Call | None = None
@@ -59,8 +61,9 @@ class Connection(asyncio.Protocol):
         """Take bytes in."""
         try:
             for event in self._session.receive_data(data):
-                if isinstance(event, RequestPhase | ResponsePhase):
-                    self._bridge.start(self._serve, event)
+                kind = type(event)
+                if kind is RequestCall or kind is ResponseCall:
+                    self._start(self._serve, event)
                 else:
                     self._other_event(event)
         except ProtocolError as error:
@@ -86,11 +89,11 @@ class Connection(asyncio.Protocol):
 
     # --- calls
 
-    def _serve(self, event: RequestPhase | ResponsePhase) -> None:
+    def _serve(self, strand: Strand, call: Call) -> None:
         """Answer one call. Runs in a strand."""
         service = self._service
         session = self._session
-        chain = self._confs.get(event.conf_token)
+        chain = self._chains.get(call.conf_token)
         if chain is None:
             self._write(session.refuse(Refusal.UNKNOWN_CONF))
             return
@@ -100,20 +103,20 @@ class Connection(asyncio.Protocol):
             )
             self._write(session.refuse(Refusal.UNAVAILABLE))
             return
-        call = event.call
+        chain.last_used = self._confs.now
         call.asker = self
         self._call = call
-        self._strand = self._bridge.current()
+        self._strand = strand
         service.calls += 1
         try:
-            if type(event) is RequestPhase:
-                response = chain.run_request(call)
+            if type(call) is RequestCall:
+                response = chain.run_request(call, strand)
                 if response is None and call.body is not None:
                     for question in session.questions_before_reply(call):
                         call.read_body = self.ask_sync(call, question)
             else:
-                response = chain.run_response(call)
-            frame = session.reply(event, response)
+                response = chain.run_response(call, strand)
+            frame = session.reply(call, response)
             if call.warning:
                 service.failures.report(call.warning, route=chain.key)
         except GatewayClosedError:
@@ -125,8 +128,12 @@ class Connection(asyncio.Protocol):
             frame = session.refuse(Refusal.UNAVAILABLE)
         finally:
             self._call = self._strand = None
-            service.call_ended()
-        self._write(frame)
+            service.calls -= 1
+            if service.draining:
+                service.call_ended()
+        self._transport.write(frame)
+        if session.buffered or self._half_closed or service.draining:
+            self._after_write()
 
     def _refusal_of(self, error: GatewrightError, route: str) -> bytes:
         if not isinstance(error, CallRefusedError):
@@ -136,6 +143,9 @@ class Connection(asyncio.Protocol):
 
     def _write(self, frame: bytes) -> None:
         self._transport.write(frame)
+        self._after_write()
+
+    def _after_write(self) -> None:
         if self._session.buffered:
             self._service.loop.call_soon(self._look_again)
         elif self._half_closed or self._service.draining:

@@ -140,9 +140,7 @@ def _clear_the_way(path: Path) -> None:
     except OSError as error:
         raise ListenError(f"{path} exists and can't be tried: {error.strerror or error}") from None
     else:
-        raise ListenError(
-            f"{path} is in use by another running process; stop it or choose another path with --listen"
-        )
+        raise ListenError(f"{path} is in use by another running process; stop it or choose another path with --listen")
     finally:
         probe.close()
     try:
@@ -198,9 +196,7 @@ def gateway_worker_uid(pid: int | None = None, proc: Path = Path("/proc")) -> in
     for candidate in (pid, table.get(pid, (0, 0, ""))[0]):
         if candidate <= 1 or "nginx" not in table.get(candidate, (0, 0, ""))[2]:
             continue
-        workers = {
-            uid for parent, uid, name in table.values() if parent == candidate and uid != 0 and "nginx" in name
-        }
+        workers = {uid for parent, uid, name in table.values() if parent == candidate and uid != 0 and "nginx" in name}
         if len(workers) == 1:
             return workers.pop()
     return None

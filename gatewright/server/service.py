@@ -88,9 +88,8 @@ class Service:
             connection.end_if_stalled(now, self.settings.stall_timeout)
 
     def call_ended(self) -> None:
-        """One call less is under way."""
-        self.calls -= 1
-        if self.draining and not self.calls:
+        """A call ended while draining."""
+        if not self.calls:
             self._idle.set()
 
     async def drain(self) -> int:
@@ -115,14 +114,14 @@ class Service:
         chains = list(self.confs)
         done = self.loop.create_future()
 
-        def tear_all_down(_: object) -> None:
+        def tear_all_down(*_: object) -> None:
             for chain in chains:
                 chain.teardown()
             if not done.done():
                 done.set_result(None)
 
         if chains:
-            self.bridge.start(tear_all_down, None)
+            self.loop.call_soon(self.bridge.start, tear_all_down, None)
             try:
                 await asyncio.wait_for(done, seconds)
             except TimeoutError:

@@ -35,6 +35,7 @@ __all__ = [
     "layout_at",
     "read_bytes",
     "read_entries",
+    "read_head",
     "read_root",
     "read_string",
     "read_table",
@@ -54,6 +55,8 @@ _U32: Final = struct.Struct("<I")
 _I32: Final = struct.Struct("<i")
 _ENTRY_FIELDS: Final = struct.Struct("<II")
 _u32 = _U32.unpack_from
+_i32 = _I32.unpack_from
+_entry_head = struct.Struct("<iII").unpack_from
 
 # Layouts come from the peer; the bound keeps a hostile one from filling the memory.
 _MAX_LAYOUTS: Final = 256
@@ -71,7 +74,8 @@ def _malformed(what: str, at: int) -> ProtocolError:
 def read_root(buf: bytes, base: int) -> int:
     """The position of the root table of the buffer that starts at `base`."""
     try:
-        return base + int(_u32(buf, base)[0])
+        root: int = base + _u32(buf, base)[0]
+        return root
     except struct.error:
         raise _malformed("no root offset", base) from None
 
@@ -79,26 +83,38 @@ def read_root(buf: bytes, base: int) -> int:
 def layout_at(buf: bytes, table: int) -> Layout:
     """The layout of the table at position `table`, always `_MAX_SLOTS` long."""
     try:
-        vtable = table - _I32.unpack_from(buf, table)[0]
-        if vtable < 0:
-            raise _malformed("vtable before the buffer", table)
-        size = _U16.unpack_from(buf, vtable)[0]
-    except struct.error:
+        vtable = table - _i32(buf, table)[0]
+        size = buf[vtable]  # the low byte of 16 bits: no table of ours comes near the other
+    except (struct.error, IndexError):
         raise _malformed("table outside the buffer", table) from None
-    key = buf[vtable : vtable + size]
-    layout = _layouts.get(key)
-    if layout is None:
-        if size < 4 or size % 2 or len(key) != size:
-            raise _malformed("vtable", vtable)
-        slots = struct.unpack(f"<{size // 2}H", key)
-        fields = slots[2 : 2 + _MAX_SLOTS]
-        if any(0 < offset < 4 or offset >= slots[1] for offset in fields if offset):
-            raise _malformed("field outside its table", vtable)
-        layout = fields + (0,) * (_MAX_SLOTS - len(fields))
-        if len(_layouts) >= _MAX_LAYOUTS:
-            _layouts.clear()
-        _layouts[key] = layout
+    layout = _layouts.get(buf[vtable : vtable + size])
+    if layout is None or vtable < 0:
+        return _new_layout(buf, table, vtable)
     return layout
+
+
+def _new_layout(buf: bytes, table: int, vtable: int) -> Layout:
+    if vtable < 0:
+        raise _malformed("vtable before the buffer", table)
+    key = buf[vtable : vtable + buf[vtable]]
+    if len(key) < 4 or len(key) % 2 or len(key) != _U16.unpack_from(key)[0]:
+        raise _malformed("vtable", vtable)
+    slots = struct.unpack(f"<{len(key) // 2}H", key)
+    fields = slots[2 : 2 + _MAX_SLOTS]
+    if any(0 < offset < 4 or offset >= slots[1] for offset in fields if offset):
+        raise _malformed("field outside its table", vtable)
+    layout = fields + (0,) * (_MAX_SLOTS - len(fields))
+    if len(_layouts) >= _MAX_LAYOUTS:
+        _layouts.clear()
+    _layouts[key] = layout
+    return layout
+
+
+def read_head(buf: bytes, base: int, first_slot: int, second_slot: int) -> tuple[int, Layout, int, int]:
+    """The root table's position and layout, and two of its 32-bit fields."""
+    table = read_root(buf, base)
+    layout = layout_at(buf, table)
+    return table, layout, read_u32(buf, table, layout[first_slot]), read_u32(buf, table, layout[second_slot])
 
 
 def read_u8(buf: bytes, table: int, offset: int) -> int:
@@ -186,7 +202,7 @@ def read_entries(buf: bytes, table: int, offset: int) -> list[Entry]:
         for relative in struct.unpack_from(f"<{count}I", buf, slot):
             entry = slot + relative
             slot += 4
-            vtable = entry - _I32.unpack_from(buf, entry)[0]
+            vtable = entry - _i32(buf, entry)[0]
             if vtable != seen_vtable:  # builders share one vtable among all entries of a kind
                 name_at, value_at = layout_at(buf, entry)[:2]
                 seen_vtable = vtable
@@ -220,14 +236,26 @@ def read_entries(buf: bytes, table: int, offset: int) -> list[Entry]:
     return out
 
 
-def has_entry(buf: bytes, table: int, offset: int, name: bytes) -> bool:
+@lru_cache(maxsize=512)
+def _name_needle(name: str) -> bytes:
+    raw = name.encode("utf-8", "surrogateescape")
+    return _U32.pack(len(raw)) + raw
+
+
+_OFFSETS: Final = tuple(struct.Struct(f"<{count}I") for count in range(64))
+
+
+def has_entry(buf: bytes, table: int, offset: int, name: str) -> bool:
     """Whether a vector of TextEntry has this exact name, without decoding any.
 
     A plugin that only looks whether a header is there is the common case; this costs a sixth of decoding all.
     """
     if not offset:
         return False
-    found = -1
+    needle = _name_needle(name)
+    found = buf.find(needle)
+    if found < 0:
+        return False
     try:
         vector = table + offset
         vector += _u32(buf, vector)[0]
@@ -235,24 +263,23 @@ def has_entry(buf: bytes, table: int, offset: int, name: bytes) -> bool:
         slot = vector + 4
         if slot + 4 * count > len(buf):
             raise _malformed("vector longer than the buffer", vector)
-        needle = _U32.pack(len(name)) + name
-        found = buf.find(needle, slot)
-        if found < 0:
-            # Only shared or oddly ordered strings could stand before the vector.
-            found = buf.find(needle, 0, slot)
-            if found < 0:
-                return False
-        seen_vtable = -1
+        offsets = _OFFSETS[count] if count < len(_OFFSETS) else struct.Struct(f"<{count}I")
+        seen = -1
         name_at = 0
-        for relative in struct.unpack_from(f"<{count}I", buf, slot):
+        for relative in offsets.unpack_from(buf, slot):
             entry = slot + relative
             slot += 4
-            vtable = entry - _I32.unpack_from(buf, entry)[0]
-            if vtable != seen_vtable:
+            # Entries of one kind share a vtable, and so tell their first two fields in one read.
+            back, first, second = _entry_head(buf, entry)
+            if entry - back != seen:
                 name_at = layout_at(buf, entry)[0]
-                seen_vtable = vtable
-            at = entry + name_at
-            at += _u32(buf, at)[0]
+                seen = entry - back
+            if name_at == 4:
+                at = entry + 4 + first
+            elif name_at == 8:
+                at = entry + 8 + second
+            else:
+                at = entry + name_at + read_u32(buf, entry, name_at)
             if at == found or buf.startswith(needle, at):
                 return True
     except struct.error:

@@ -19,6 +19,7 @@ Each rule here is a habit of the real gateway:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NoReturn
 
 from gatewright.errors import NotAvailableError, PluginError, ProtocolError
@@ -30,19 +31,20 @@ from gatewright.gateways.apisix.replies import (
     RespReply,
     Rewrite,
     Stop,
-    encode_header_rewrite,
     encode_no_action,
     encode_resp_reply,
     encode_rewrite,
     encode_stop,
+    split_rewrite,
 )
-from gatewright.http import REQUEST_BODY, Call, Question, Response
+from gatewright.http import REQUEST_BODY, Call, Question, Response, ResponseCall
 
 __all__ = ["info_request", "questions_before_reply", "request_reply", "response_call", "response_reply"]
 
 _HOP_BY_HOP: Final = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
+_JOINT: Final = {"cookie": "; "}
 _BODILESS: Final = (204, 304)
 _UNSEEN_BODY: Final = b"\n"  # never reaches the client: the status forbids a body
 _KINDS: Final = {
@@ -75,15 +77,13 @@ class _ResponseSource:
     def src_ip(self) -> bytes:
         _not_available("client_ip", 'var("remote_addr")')
 
-    @property
-    def args(self) -> list[Entry]:
+    def read_args(self) -> list[Entry]:
         _not_available("query", 'var("args")')
 
-    @property
-    def headers(self) -> list[Entry]:
+    def read_headers(self) -> list[Entry]:
         _not_available("headers", 'var("http_user_agent")')
 
-    def has_header(self, name: bytes) -> bool:
+    def has_header(self, name: str) -> bool:
         _not_available("headers", 'var("http_user_agent")')
 
 
@@ -93,11 +93,11 @@ def _not_available(what: str, instead: str) -> NoReturn:
     )
 
 
-def response_call(message: HttpRespCall) -> Call:
+def response_call(message: HttpRespCall) -> ResponseCall:
     """The `Call` of a response phase."""
-    call = Call(_ResponseSource(message))
+    call = ResponseCall(_ResponseSource(message), message.conf_token)
     call.response_status = message.status
-    call.response_source = lambda: message.headers
+    call.response_source = message.read_headers
     return call
 
 
@@ -124,17 +124,20 @@ def request_reply(call: Call, response: Response | None) -> bytes:
     try:
         if response is not None:
             return encode_stop(id, Stop(response.status, _own_headers(response), response.content))
-        headers = call.header_changes
-        header_entries = _joined(headers.changes) if headers is not None and headers.changes else []
-        query = call.query_changes
-        response_headers = call.response_header_changes
+        headers = call.seen_headers
+        query = call.seen_query
+        response_headers = call.seen_response_headers
         if (
             call.path is None
             and call.body is None
             and (query is None or not query.changes)
             and (response_headers is None or not response_headers.changes)
         ):
-            return encode_header_rewrite(id, header_entries) if header_entries else encode_no_action(id)
+            if headers is None or not headers.changes:
+                return encode_no_action(id)
+            head, tail = _header_rewrite(tuple(headers.changes.items()))
+            return head + id.to_bytes(4, "little") + tail
+        header_entries = _joined(headers.changes) if headers is not None else []
         args = [] if query is None else _repeated(query.changes)
         if call.path is not None and not args:
             args = _keep_query(call)
@@ -154,6 +157,15 @@ def request_reply(call: Call, response: Response | None) -> bytes:
         raise PluginError(f"the reply can't be sent to APISIX: {error}") from error
 
 
+@lru_cache(maxsize=256)
+def _header_rewrite(changes: tuple[tuple[str, tuple[str, ...] | None], ...]) -> tuple[bytes, bytes]:
+    """What stands before and after the id in a reply that only changes headers.
+
+    That's what most plugins do, and with the same few headers most of the time: 0.3 us instead of 2.3.
+    """
+    return split_rewrite(Rewrite(headers=_joined(dict(changes))))
+
+
 def _own_headers(response: Response) -> list[Entry]:
     # APISIX frames the body itself; a length of the plugin's own could only cut it.
     return [
@@ -165,7 +177,7 @@ def _own_headers(response: Response) -> list[Entry]:
 
 def _joined(changes: Mapping[str, tuple[str, ...] | None]) -> list[Entry]:
     return [
-        (name, None if values is None else ("; " if name == "cookie" else ", ").join(values))
+        (name, None if values is None else values[0] if len(values) == 1 else _JOINT.get(name, ", ").join(values))
         for name, values in changes.items()
     ]
 
@@ -181,7 +193,7 @@ def _repeated(changes: Mapping[str, tuple[str, ...] | None]) -> list[Entry]:
 
 
 def _keep_query(call: Call) -> list[Entry]:
-    names = {name for name, _ in call.source.args}
+    names = {name for name, _ in call.source.read_args()}
     if not names:
         return []
     absent = "-"
@@ -197,7 +209,7 @@ def _with_length(entries: list[Entry], call: Call) -> list[Entry]:
     framing = ("content-length", "transfer-encoding")
     kept = [entry for entry in entries if entry[0] not in framing]
     kept.append(("content-length", str(len(body))))
-    if call.source.has_header(b"transfer-encoding"):
+    if call.source.has_header("transfer-encoding"):
         kept.append(("transfer-encoding", None))
     return kept
 

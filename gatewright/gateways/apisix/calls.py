@@ -5,7 +5,8 @@ The readers take a whole frame, header included, and keep it: fields are decoded
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gatewright.errors import ProtocolError
@@ -32,6 +33,11 @@ METHODS: Final = (
 """The Method enum in wire order. APISIX answers 500 itself for a method outside it."""
 
 _HEADER: Final = 4  # bytes of frame header in front of the payload
+_REQUEST_VTABLE: Final = 18  # bytes: two sizes and seven slots
+_MAX_HEADS: Final = 64
+_request_heads: dict[bytes, tuple[fb.Layout, Callable[[bytes, int], tuple[int, ...]]]] = {}  # a pure cache
+_u32 = struct.Struct("<I").unpack_from
+_i32 = struct.Struct("<i").unpack_from
 
 
 class PrepareConf:
@@ -54,17 +60,34 @@ class PrepareConf:
 
 
 class HttpReqCall:
-    """Type 2: a request on its way to the upstream. Slots: id, src_ip, method, path, args, headers, conf_token."""
+    """Type 2: a request on its way to the upstream. Slots: id, src_ip, method, path, args, headers, conf_token.
+
+    Attributes:
+        id: the gateway's number for this call; 0 is valid, and numbers come again.
+        conf_token: what the gateway got for the route's configuration.
+    """
 
     __slots__ = ("_frame", "_layout", "_table", "conf_token", "id")
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame
-        self._table = table = fb.read_root(frame, _HEADER)
-        self._layout = layout = fb.layout_at(frame, table)
-        self.id = fb.read_u32(frame, table, layout[0])
-        """The gateway's number for this call; 0 is valid, and numbers come again."""
-        self.conf_token = fb.read_u32(frame, table, layout[6])
+        try:
+            # As `read_head`, but in one go and for the one layout that nearly all requests have: 0.5 us less.
+            self._table = table = _HEADER + _u32(frame, _HEADER)[0]
+            vtable = table - _i32(frame, table)[0]
+            self._layout, read = _request_heads[frame[vtable : vtable + _REQUEST_VTABLE]]
+            self.id, self.conf_token = read(frame, table)
+        except (KeyError, struct.error):
+            self._table, self._layout, self.id, self.conf_token = fb.read_head(frame, _HEADER, 0, 6)
+            self._remember_layout()
+
+    def _remember_layout(self) -> None:
+        first, second = self._layout[0], self._layout[6]
+        vtable = self._table - _i32(self._frame, self._table)[0]
+        key = self._frame[vtable : vtable + _REQUEST_VTABLE]
+        if 0 < first < second and key[0] == _REQUEST_VTABLE and len(_request_heads) < _MAX_HEADS:
+            head = struct.Struct(f"<{first}xI{second - first - 4}xI")
+            _request_heads[key] = self._layout, head.unpack_from
 
     @property
     def method(self) -> str:
@@ -85,19 +108,24 @@ class HttpReqCall:
         """The client's address: 4 bytes, or 16 for IPv6."""
         return fb.read_bytes(self._frame, self._table, self._layout[1]) or b""
 
-    @property
-    def args(self) -> list[Entry]:
+    def read_args(self) -> list[Entry]:
         """The query's arguments, decoded; `None` as value for one without `=`."""
         return fb.read_entries(self._frame, self._table, self._layout[4])
 
-    @property
-    def headers(self) -> list[Entry]:
+    def read_headers(self) -> list[Entry]:
         """The request's headers, names in lower case unless a plugin rewrote them, repeats apart."""
         return fb.read_entries(self._frame, self._table, self._layout[5])
 
-    def has_header(self, name: bytes) -> bool:
-        """Whether there is a header of exactly this name, without decoding the others."""
-        return fb.has_entry(self._frame, self._table, self._layout[5], name)
+    def has_header(self, name: str) -> bool:
+        """Whether there is a header of this name (in lower case), decoding as little as possible.
+
+        Names come in lower case, unless an earlier phase left others behind.
+        """
+        if fb.has_entry(self._frame, self._table, self._layout[5], name):
+            return True
+        if name.encode("utf-8", "surrogateescape") not in self._frame.lower():
+            return False
+        return any(present.lower() == name for present, _ in self.read_headers())
 
     def has_args(self) -> bool:
         """Whether the query has any argument."""
@@ -118,8 +146,7 @@ class HttpRespCall:
         self.status = fb.read_u16(frame, table, layout[1])
         self.conf_token = fb.read_u32(frame, table, layout[3])
 
-    @property
-    def headers(self) -> list[Entry]:
+    def read_headers(self) -> list[Entry]:
         """The upstream's headers, names in the upstream's case, repeats apart."""
         return fb.read_entries(self._frame, self._table, self._layout[2])
 

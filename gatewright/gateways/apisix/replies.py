@@ -36,6 +36,7 @@ __all__ = [
     "encode_resp_reply",
     "encode_rewrite",
     "encode_stop",
+    "split_rewrite",
 ]
 
 _HEADER: Final = 4
@@ -168,9 +169,11 @@ def encode_rewrite(id: int, rewrite: Rewrite) -> bytes:
     return _join_rewrite(id, kinds, pieces)
 
 
-def encode_header_rewrite(id: int, headers: Sequence[Entry]) -> bytes:
-    """`encode_rewrite` of headers alone, which is what most plugins do."""
-    return _join_rewrite(id, "-O---", [fb.build_entries(headers)])
+def split_rewrite(rewrite: Rewrite) -> tuple[bytes, bytes]:
+    """The frame of `encode_rewrite` in two parts, between which the id belongs (4 bytes, little-endian)."""
+    frame = encode_rewrite(0xFFFFFFFF, rewrite)
+    at = frame.index(b"\xff\xff\xff\xff")
+    return frame[:at], frame[at + 4 :]
 
 
 def _join_rewrite(id: int, kinds: str, pieces: list[bytes]) -> bytes:

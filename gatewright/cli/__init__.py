@@ -1,0 +1,5 @@
+"""The `gatewright` command: one module a command."""
+
+from gatewright.cli._main import main
+
+__all__ = ["main"]
