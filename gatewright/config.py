@@ -1,4 +1,4 @@
-"""Typed plugin configuration: the gateway's text, parsed and validated once, into the model that the plugin declares."""
+"""Typed plugin configuration: the gateway's text, parsed and validated once, into the model a plugin declares."""
 
 from __future__ import annotations
 

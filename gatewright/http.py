@@ -49,23 +49,48 @@ class CallSource(Protocol):
     """What a gateway's message offers. A property that the phase doesn't carry raises `NotAvailableError`."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> int:
+        """The gateway's number for the call."""
+        ...
+
     @property
-    def method(self) -> str: ...
+    def method(self) -> str:
+        """The method's name."""
+        ...
+
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """The path without the query."""
+        ...
+
     @property
-    def src_ip(self) -> bytes: ...
-    def read_args(self) -> Entries: ...
-    def read_headers(self) -> Entries: ...
-    def has_header(self, name: str) -> bool: ...
+    def src_ip(self) -> bytes:
+        """The client's address, 4 or 16 bytes."""
+        ...
+
+    def read_args(self) -> Entries:
+        """Decode the arguments."""
+        ...
+
+    def read_headers(self) -> Entries:
+        """Decode the headers."""
+        ...
+
+    def has_header(self, name: str) -> bool:
+        """Whether there is a header of this name, in lower case."""
+        ...
 
 
 class Asker(Protocol):
     """Whoever can put a question of this call to the gateway."""
 
-    def ask(self, call: Call, question: Question) -> Awaitable[bytes | None]: ...
-    def ask_sync(self, call: Call, question: Question) -> bytes | None: ...
+    def ask(self, call: Call, question: Question) -> Awaitable[bytes | None]:
+        """Put a question and give a future for its answer."""
+        ...
+
+    def ask_sync(self, call: Call, question: Question) -> bytes | None:
+        """Put a question and wait for its answer."""
+        ...
 
 
 class Call:
@@ -97,6 +122,7 @@ class Call:
 
     @property
     def headers(self) -> Headers:
+        """The request's headers."""
         headers = self.seen_headers
         if headers is None:
             source = self.source
@@ -105,6 +131,7 @@ class Call:
 
     @property
     def query(self) -> Query:
+        """The request's arguments."""
         query = self.seen_query
         if query is None:
             query = self.seen_query = Query.lazy(self.source.read_args)
@@ -112,6 +139,7 @@ class Call:
 
     @property
     def response_headers(self) -> Headers:
+        """The response's headers; in the request phase those to be added."""
         headers = self.seen_response_headers
         if headers is None:
             headers = self.seen_response_headers = Headers.lazy(self.response_source or list)
@@ -119,6 +147,7 @@ class Call:
 
     @property
     def ctx(self) -> dict[str, Any]:
+        """What plugins share."""
         ctx = self._ctx
         if ctx is None:
             ctx = self._ctx = {}

@@ -1,7 +1,7 @@
 """What a session tells its driver, whichever gateway it speaks to; and what every session can do.
 
-A session is a state machine without a socket. The driver feeds it bytes and gets events, and asks it for the bytes of each
-answer. This is all that `server` knows of a protocol.
+A session is a state machine without a socket. The driver feeds it bytes and gets events, and asks it for the bytes of
+each answer. This is all that `server` knows of a protocol.
 """
 
 from __future__ import annotations

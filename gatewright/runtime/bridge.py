@@ -59,6 +59,7 @@ class Strand(greenlet):
         self.on_expiry: Callable[[], object] | None = None
 
     def run(self, job: Callable[[Strand, Any], None], argument: object) -> None:
+        """The greenlet's body: run jobs, and wait among the idle ones in between."""
         idle = self._bridge.idle
         hub = self._bridge.hub
         while True:

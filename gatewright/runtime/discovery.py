@@ -1,7 +1,7 @@
 """Finding plugins: in directories, files, modules and installed distributions.
 
-A file that can't be loaded doesn't keep the others from being loaded: it becomes a `DiscoveryError` that names the file,
-the line and the cause, and routes that use its plugin are refused.
+A file that can't be loaded doesn't keep the others from being loaded: it becomes a `DiscoveryError` that names the
+file, the line and the cause, and routes that use its plugin are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENTRY_POINT_GROUP = "gatewright.plugins"
 """Distributions announce plugins under this entry point group: a `Plugin` class, or a module holding some."""
 
 ADAPTER_HOOK = "__gatewright_plugin__"
-"""A class that is not a `Plugin` but has a classmethod of this name is asked for its `Plugin` (or `None`)."""
+"""A class that is not a `Plugin` but has a classmethod of this name is asked for the `Plugin` classes it stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +89,15 @@ def plugins_of_module(module: ModuleType) -> list[type[Plugin]]:
     for value in vars(module).values():
         if not isinstance(value, type) or value.__module__ != module.__name__:
             continue
-        plugin = _as_plugin(value)
-        if plugin is not None and plugin not in plugins:
-            plugins.append(plugin)
+        plugins.extend(plugin for plugin in _as_plugins(value) if plugin not in plugins)
     return plugins
 
 
-def _as_plugin(value: type[Any]) -> type[Plugin] | None:
+def _as_plugins(value: type[Any]) -> Sequence[type[Plugin]]:
     if issubclass(value, Plugin):
-        return None if value.abstract else value
+        return () if value.abstract else (value,)
     adapter = getattr(value, ADAPTER_HOOK, None)
-    return None if adapter is None else adapter()
+    return () if adapter is None else adapter()
 
 
 def _discover_source(source: str | Path, discovery: Discovery) -> None:
@@ -207,10 +205,10 @@ def _discover_installed(discovery: Discovery) -> None:
         if isinstance(loaded, ModuleType):
             _take_module(loaded, source, discovery)
             continue
-        plugin = _as_plugin(loaded) if isinstance(loaded, type) else None
-        if plugin is None:
+        plugins = _as_plugins(loaded) if isinstance(loaded, type) else ()
+        if not plugins:
             discovery.errors.append(DiscoveryError(f"{source}: neither a Plugin class nor a module"))
-        else:
+        for plugin in plugins:
             discovery.add(plugin, source)
 
 
@@ -232,11 +230,3 @@ def _is_authors(filename: str, source: str) -> bool:
     if not path.exists():
         return "importlib" not in filename and not filename.startswith("<") and filename != __file__
     return Path(filename).is_absolute() and Path(filename).is_relative_to(path.resolve().parent)
-
-
-def describe(discovery: Discovery) -> Sequence[str]:
-    """One line a plugin: name, phases, source."""
-    return [
-        f"{name}  ({', '.join(found.plugin.phases()) or 'no handler'})  {found.source}"
-        for name, found in sorted(discovery.found.items())
-    ]

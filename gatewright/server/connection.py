@@ -1,7 +1,7 @@
 """One connection: bytes to the session, its events to the chains, their replies back.
 
-`data_received` and `_serve` are the hot path. A call runs in a strand (see `runtime.bridge`), so what looks like blocking
-code here only stops its own call.
+`data_received` and `_serve` are the hot path. A call runs in a strand (see `runtime.bridge`), so what looks like
+blocking code here only stops its own call.
 """
 
 from __future__ import annotations

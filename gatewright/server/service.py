@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -98,10 +99,8 @@ class Service:
         for connection in list(self.connections):
             connection.close_if_idle()
         if self.calls:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), self.settings.drain)
-            except TimeoutError:
-                pass
         cut_off = self.calls
         for timer in self._timers:
             timer.cancel()

@@ -1,0 +1,66 @@
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PATHS ?= examples/plugins
+
+.PHONY: help
+help: ## Show what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+# `python3 -m venv` needs ensurepip, which Debian packages apart.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || sh scripts/apt-install python3-venv
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable '.[all]'
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.installed
+	$(BIN)/pip install --quiet --group tests
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.installed
+	$(BIN)/pip install --quiet --group tests --group lint
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed ## Install the runner into .venv
+
+.PHONY: setup
+setup: $(VENV)/.tests $(VENV)/.lint ## Install everything a developer needs
+
+.PHONY: dev
+dev: $(VENV)/.installed ## Run the example plugins behind the development gateway
+	@$(BIN)/gatewright dev $(PATHS)
+
+.PHONY: test
+test: $(VENV)/.tests ## Run the tests, with coverage
+	@command -v redis-server >/dev/null || sh scripts/apt-install redis-server
+	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.lint ## Check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: bench
+bench: $(VENV)/.tests ## Measure the runner against the C floor
+	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+.PHONY: docs
+docs: $(VENV)/.tests ## Run every command and snippet of the documentation
+	$(BIN)/python -m pytest tests/docs $(ARGS)
+
+.PHONY: clean
+clean: ## Remove what was made
+	rm -rf $(VENV) build dist benchmarks/build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Import paths of the plugin guide: `apisix.plugin.runner`, `.request`, `.response`. Plugin files here are loaded."""

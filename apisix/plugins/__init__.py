@@ -1,0 +1,1 @@
+"""The plugins of this checkout; every `*.py` file here is loaded."""

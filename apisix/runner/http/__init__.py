@@ -1,0 +1,1 @@
+"""Request and response as the 0.x plugins know them."""

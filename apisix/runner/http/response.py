@@ -1,0 +1,76 @@
+"""`Response` of Apache's Python runner: attributes (0.1.0) and accessors (0.2.0)."""
+
+from __future__ import annotations
+
+from gatewright import http
+
+__all__ = ["PLUGIN_ACTION_REWRITE", "PLUGIN_ACTION_STOP", "Response"]
+
+PLUGIN_ACTION_STOP = 1
+PLUGIN_ACTION_REWRITE = 2
+
+
+class Response:
+    """What a 0.x plugin fills in.
+
+    In 0.1.0 it holds the answer to the client after `stop()`, and the changed request after `rewrite()`. In 0.2.0 any
+    change to it answers the client.
+    """
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self.args: dict[str, str] = {}
+        self.path = ""
+        self.body: str | bytes = ""
+        self.status_code = 0
+
+    def changed(self) -> bool:
+        """Whether the plugin set a body, a header or a status."""
+        return bool(self.body or self.headers or self.status_code)
+
+    def as_answer(self) -> http.Response:
+        """The answer to the client."""
+        body = self.body.encode("utf-8", "surrogateescape") if isinstance(self.body, str) else self.body
+        return http.Response(self.status_code or 200, dict(self.headers), body)
+
+    def get_headers(self) -> dict[str, str]:
+        """The headers."""
+        return self.headers
+
+    def set_headers(self, headers: object) -> bool:
+        """Make these the headers."""
+        if not isinstance(headers, dict):
+            return False
+        self.headers = headers
+        return True
+
+    def get_header(self, key: str) -> str | None:
+        """One header."""
+        return self.headers.get(key)
+
+    def set_header(self, key: str, value: object) -> bool:
+        """Set a header."""
+        if not key or not isinstance(value, str):
+            return False
+        self.headers[key] = value
+        return True
+
+    def get_body(self) -> str | bytes:
+        """The body."""
+        return self.body
+
+    def set_body(self, body: str | bytes) -> bool:
+        """Set the body."""
+        self.body = body
+        return bool(body)
+
+    def get_status_code(self) -> int:
+        """The status, 200 if none was set."""
+        return self.status_code or 200
+
+    def set_status_code(self, status_code: object) -> bool:
+        """Set the status."""
+        if not isinstance(status_code, int) or not 200 <= status_code <= 999:
+            return False
+        self.status_code = status_code
+        return True

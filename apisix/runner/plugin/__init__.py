@@ -1,0 +1,1 @@
+"""Plugin base classes as the 0.x plugins know them."""

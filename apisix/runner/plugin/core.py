@@ -1,0 +1,50 @@
+"""`PluginBase` of Apache's Python runner 0.2.0, and its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from apisix.runner.http.request import Request
+from apisix.runner.http.response import Response
+from gatewright import Plugin, SyncRequest
+from gatewright import http as native
+
+__all__ = ["PluginBase"]
+
+
+class PluginBase:
+    """A 0.2.0 plugin: `name()`, `config(conf)` and `filter(conf, request, response)`."""
+
+    def name(self) -> str:
+        """What routes call the plugin."""
+        raise NotImplementedError(f"{type(self).__name__} must implement name()")
+
+    def config(self, conf: Any) -> Any:
+        """Parse the configuration's text; what it gives is handed to `filter`."""
+        return conf
+
+    def filter(self, conf: Any, request: Request, response: Response) -> None:
+        """The plugin's work. A changed `response` answers the client."""
+        raise NotImplementedError(f"{type(self).__name__} must implement filter(conf, request, response)")
+
+    @classmethod
+    def __gatewright_plugin__(cls) -> Sequence[type[Plugin]]:
+        if cls is PluginBase:
+            return ()
+        return [type(cls.__name__, (_Adapter,), {"name": cls().name(), "wrapped": cls})]
+
+
+class _Adapter(Plugin):
+    abstract = True
+    wrapped: type[PluginBase]
+
+    def __init__(self, config: object = None) -> None:
+        super().__init__({})
+        self.inner = self.wrapped()
+        self.config = self.inner.config(config)
+
+    def on_request(self, native_request: SyncRequest) -> native.Response | None:
+        response = Response()
+        self.inner.filter(self.config, Request(native_request), response)
+        return response.as_answer() if response.changed() else None

@@ -1,0 +1,122 @@
+"""Fixtures for all tests: real runner processes, and a peer that speaks APISIX's side of the protocol."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.peer import Peer
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+class RunnerProcess:
+    """A runner in a process of its own, listening on a unix socket."""
+
+    def __init__(self, process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
+        self.process = process
+        self.socket = socket
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def peer(self) -> Peer:
+        return Peer.connect(self.socket)
+
+    def wait_for_log(self, text: str, seconds: float = 10.0) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.log:
+            assert time.monotonic() < deadline, f"no {text!r} in the log:\n{self.log}"
+            time.sleep(0.01)
+
+    def wait_until_listening(self, seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                Peer.connect(self.socket).close()
+                return
+            except OSError:
+                assert self.process.poll() is None, f"the runner ended with {self.process.returncode}:\n{self.log}"
+                assert time.monotonic() < deadline, f"the runner doesn't listen:\n{self.log}"
+                time.sleep(0.02)
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(10)
+
+
+StartRunner = Callable[..., RunnerProcess]
+
+
+@pytest.fixture
+def start_runner(tmp_path: Path) -> Iterator[StartRunner]:
+    """Start `command` (by default `gatewright run`) and wait until it listens; it's ended with the test."""
+    started: list[RunnerProcess] = []
+
+    def start(
+        *arguments: str | Path,
+        command: Sequence[str] = (sys.executable, "-m", "gatewright", "run"),
+        environ: Mapping[str, str] | None = None,
+        socket: Path | None = None,
+        cwd: Path | None = None,
+        wait: bool = True,
+    ) -> RunnerProcess:
+        number = len(started)
+        socket = socket or tmp_path / f"runner-{number}.sock"
+        log = tmp_path / f"runner-{number}.log"
+        environ = {"APISIX_LISTEN_ADDRESS": f"unix:{socket}"} if environ is None else environ
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [*command, *map(str, arguments)], stdout=file, stderr=file, env=dict(environ), cwd=cwd or tmp_path
+            )
+        runner = RunnerProcess(process, socket, log)
+        started.append(runner)
+        if wait:
+            runner.wait_until_listening()
+        return runner
+
+    yield start
+    for runner in started:
+        if runner.process.poll() is None:
+            runner.process.terminate()
+            try:
+                runner.process.wait(5)
+            except subprocess.TimeoutExpired:
+                runner.process.kill()
+                runner.process.wait()
+
+
+@pytest.fixture
+def plugin_dir(tmp_path: Path) -> Callable[..., Path]:
+    """Write plugin files into a directory: `plugin_dir(greet="source")`."""
+
+    def write(**sources: str) -> Path:
+        directory = tmp_path / "plugins"
+        directory.mkdir(exist_ok=True)
+        for name, source in sources.items():
+            (directory / f"{name}.py").write_text(source)
+        return directory
+
+    return write
+
+
+@pytest.fixture
+def environ() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def shared(*parts: str) -> Path:
+    """A file of the material that the project was specified with; the test is skipped where it isn't there."""
+    path = Path(os.environ.get("GATEWRIGHT_SHARED", SHARED)).joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path} is not here: these cases run only beside the specification's material")
+    return path
