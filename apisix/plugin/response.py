@@ -35,4 +35,5 @@ class Response:
     def as_answer(self) -> http.Response:
         """The answer to the client; 403 if the plugin refused without saying how."""
         status = self.status_code or (403 if self.body is None else 200)
-        return http.Response(status, self._headers.multi_items(), self.body or b"")
+        body = self.body.encode("utf-8", "surrogateescape") if isinstance(self.body, str) else self.body or b""
+        return http.Response(status, self._headers.multi_items(), body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final
@@ -66,7 +66,7 @@ class Stop:
     """Answer the client now. Status 0 means 200; an absent or empty body is no body."""
 
     status: int
-    headers: Sequence[Entry] = ()
+    headers: Sequence[Entry] = field(default_factory=list)
     body: bytes = b""
 
 
@@ -75,9 +75,9 @@ class Rewrite:
     """Go on with a changed request. `None`, or nothing in it, leaves a part untouched."""
 
     path: str | None = None
-    headers: Sequence[Entry] = ()
-    args: Sequence[Entry] = ()
-    resp_headers: Sequence[Entry] = ()
+    headers: Sequence[Entry] = field(default_factory=list)
+    args: Sequence[Entry] = field(default_factory=list)
+    resp_headers: Sequence[Entry] = field(default_factory=list)
     body: bytes = b""
 
 
@@ -86,7 +86,7 @@ class RespReply:
     """What to make of the upstream's answer. Status 0 keeps it; no headers keeps them but for ten names."""
 
     status: int = 0
-    headers: Sequence[Entry] = ()
+    headers: Sequence[Entry] = field(default_factory=list)
     body: bytes = b""
 
 
