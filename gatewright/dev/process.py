@@ -1,0 +1,196 @@
+"""`gatewright dev`: a real runner process, the gateway before it, an upstream behind, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gatewright.config import parse_config
+from gatewright.dev.echo import EchoUpstream
+from gatewright.dev.gateway import DevGateway
+from gatewright.dev.routes import Routes, Upstream, build_routes, load_routes
+from gatewright.errors import ConfigError, GatewrightError, ListenError
+from gatewright.observe.logs import configure_logs
+from gatewright.runtime.discovery import Discovery, discover
+
+__all__ = ["run_dev", "runner_process"]
+
+_START_SECONDS = 20.0
+
+
+@asynccontextmanager
+async def runner_process(paths: Sequence[Path], listen: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A runner process that listens; stopped on leaving. Its log goes to our stderr.
+
+    Raises:
+        GatewrightError: it ended, or didn't listen in time.
+    """
+    arguments = [argument for path in paths for argument in ("--plugins", str(path))]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gatewright", "run", "--listen", listen, *arguments),
+        *("--log-level", "warning", "--socket-owner", str(os.getuid())),
+        start_new_session=True,  # Ctrl-C is for us, who stop it in order
+    )
+    try:
+        await _until_listening(process, listen.removeprefix("unix:"))
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 5)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def _until_listening(process: asyncio.subprocess.Process, path: str) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _START_SECONDS
+    while True:
+        if process.returncode is not None:
+            raise GatewrightError(f"the runner ended with exit code {process.returncode}; its log above says why")
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_unix_connection(path)
+            writer.close()
+            return
+        if loop.time() > deadline:
+            raise GatewrightError(f"the runner did not listen within {_START_SECONDS:g} s")
+        await asyncio.sleep(0.02)
+
+
+async def run_dev(
+    paths: Sequence[Path],
+    *,
+    upstream: str | None = None,
+    routes: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 9080,
+) -> int:
+    """Run plugins behind a development gateway until SIGINT or SIGTERM.
+
+    Args:
+        paths: where the plugins are.
+        upstream: URL that requests go to; by default a built-in echo.
+        routes: a route file in APISIX's standalone format; by default every plugin is applied to every path.
+        host: address to listen on.
+        port: port to listen on; 0 for any free one.
+
+    Returns:
+        The exit code: 0 after a stop that was asked for, 1 if the runner ended by itself.
+
+    Raises:
+        GatewrightError: it could not be started; the message says why and what to do.
+    """
+    configure_logs(level="info")
+    discovery = discover(paths, installed=True)
+    for error in discovery.errors:
+        print(f"plugin not loaded: {error}", file=sys.stderr)
+    if not discovery.found:
+        raise ConfigError(f"no plugins found in {', '.join(map(str, paths))}: name a directory or file that holds some")
+    echo = EchoUpstream()
+    directory = tempfile.mkdtemp(prefix="gatewright-")
+    listen = f"unix:{directory}/runner.sock"
+    try:
+        await echo.start()
+        target = _upstream_of(upstream) if upstream else Upstream("127.0.0.1", echo.port)
+        table, left_out = _routes(discovery, routes, target)
+        async with runner_process(paths, listen) as process:
+            gateway = DevGateway(table, listen)
+            try:
+                await gateway.start(host, port)
+            except OSError as error:
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                raise ListenError(f"{host}:{port}: {reason}; choose another one with --port") from None
+            try:
+                _print_banner(discovery, gateway, host, upstream=upstream, file=routes, left_out=left_out)
+                return await _until_stopped(process)
+            finally:
+                await gateway.stop()
+    finally:
+        await echo.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _until_stopped(process: asyncio.subprocess.Process) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(process.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    if stop.is_set():
+        return 0
+    print(f"the runner ended with exit code {process.returncode}", file=sys.stderr)
+    return 1
+
+
+def _upstream_of(url: str) -> Upstream:
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"--upstream is a URL such as http://127.0.0.1:8000, not {url!r}")
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:
+        raise ConfigError(f"--upstream: {error}") from None
+    return Upstream(parts.hostname, port, parts.scheme, pass_host="node")
+
+
+def _routes(discovery: Discovery, file: Path | None, upstream: Upstream) -> tuple[Routes, dict[str, str]]:
+    """The routes, and the plugins that could not be put on the route that is made up where there is no file."""
+    if file is not None:
+        return load_routes(file, upstream), {}
+    left_out: dict[str, str] = {}
+    phases: dict[str, list[dict[str, str]]] = {"on_request": [], "on_response": []}
+    for name, found in sorted(discovery.found.items()):
+        try:
+            parse_config(found.plugin.Config, "{}")
+        except ConfigError as error:
+            left_out[name] = str(error)
+            continue
+        for phase in found.plugin.phases():
+            phases[phase].append({"name": name, "value": "{}"})
+    plugins = {
+        plugin: {"conf": phases[phase]}
+        for plugin, phase in (("ext-plugin-pre-req", "on_request"), ("ext-plugin-post-resp", "on_response"))
+        if phases[phase]
+    }
+    content = {"routes": [{"id": "dev", "uri": "/*", "plugins": plugins}]}
+    return build_routes(content, default_upstream=upstream), left_out
+
+
+def _print_banner(
+    discovery: Discovery,
+    gateway: DevGateway,
+    host: str,
+    upstream: str | None,
+    file: Path | None,
+    left_out: dict[str, str],
+) -> None:
+    width = max(len(name) for name in discovery.found)
+    where = f"[{host}]" if ":" in host else host
+    lines = ["", "Gatewright development gateway (behaves as Apache APISIX does; not for production)", ""]
+    for name, found in sorted(discovery.found.items()):
+        note = f"needs a configuration, so a route file: {left_out[name]}" if name in left_out else ""
+        lines.append(f"  plugin    {name:<{width}}  {note or ', '.join(found.plugin.phases())}")
+    lines.append(f"  routes    {file or 'every plugin on every path, in the order above'}")
+    lines.append(f"  upstream  {upstream or 'built in: echoes the request'}")
+    lines += ["", f"Listening on http://{where}:{gateway.port}, stop with Ctrl-C. Try:", ""]
+    lines += [f"  curl -i http://{where}:{gateway.port}{_try_path(gateway)}", ""]
+    print("\n".join(lines), flush=True)
+
+
+def _try_path(gateway: DevGateway) -> str:
+    uri = gateway.routes.routes[0].uris[0] if gateway.routes.routes else "/"
+    return "/hello" if uri == "/*" else uri.replace("*", "")
