@@ -61,6 +61,8 @@ class Answer:
     framing: str = "chunked"
     page: bool = False
     close: bool = False
+    reason: str | None = None
+    server: str | None = None
 
 
 def raw(text: str) -> bytes:
@@ -156,6 +158,8 @@ class Exchange:
         for name, value in self.headers:
             self.table.setdefault(name.lower(), []).append(value)
         self.upstream_host: str | None = next(iter(self.table.get("host", ())), None)
+        self.host = (self.request_host or (self.table.get("host") or [""])[0].rsplit(":", 1)[0]).lower() or "_"
+        """`$host`: of the absolute target, the Host header, or the server's name; rewriting Host doesn't change it."""
         self.client_ip = request.client_ip
         if "x-real-ip" in self.table and ip_address(request.client_ip).is_loopback:
             with contextlib.suppress(ValueError):  # as nginx: what is no address is ignored
@@ -165,16 +169,11 @@ class Exchange:
         self.body_changed = False
         self.response_headers: Headers = []
         self._args: Args | None = None
-        self.length_before_read = False
+        self.announced_length: int | None = None
+        """A content-length that was set before the body was read: nginx then reads so many bytes."""
         self.args_set = False
 
     # --- what the runner is told
-
-    @property
-    def host(self) -> str:
-        """`$host`: of the absolute target, the Host header, or the server's name."""
-        host = self.request_host or (self.table.get("host") or [""])[0].rsplit(":", 1)[0]
-        return host.lower() or "_"
 
     def args(self) -> Args:
         """The arguments' table; APISIX parses the query once."""
@@ -225,6 +224,7 @@ class Exchange:
             "server_name": "_",
             "upstream_uri": self.upstream_uri,
             "upstream_host": self.upstream_host or "",
+            "status": "0",
             "content_length": ", ".join(self.table.get("content-length", [])),
             "content_type": ", ".join(self.table.get("content-type", [])),
             **extra,
@@ -252,10 +252,7 @@ class Exchange:
 
     def set_header(self, name: str, value: str | None) -> None:
         """`core.request.set_header`: an empty value deletes as an absent one does."""
-        at = next((i for i, (present, _) in enumerate(self.headers) if present.lower() == name.lower()), -1)
-        self.headers = [entry for entry in self.headers if entry[0].lower() != name.lower()]
-        if value:
-            self.headers.insert(len(self.headers) if at < 0 else at, (name, value))
+        self.headers = _set(self.headers, name, [value] if value else [])
         if value is None:
             self.table.pop(name, None)
         else:
@@ -275,8 +272,8 @@ class Exchange:
             path = escape(rewrite.path)
             self.upstream_uri = path
         for name, value in rewrite.headers:
-            if not self.body_read and name.lower() == "content-length" and value is not None:
-                self.length_before_read = value != str(len(self.body))
+            if not self.body_read and name.lower() == "content-length" and value and value.isdigit():
+                self.announced_length = int(value)
             self.set_header(name, value)
             if name.lower() == "host":
                 self.upstream_host = value
@@ -313,11 +310,12 @@ class Exchange:
             lower = name.lower()
             if lower in excluded:
                 continue
+            values = [] if value is None else [header_value(value)]
             if lower not in seen:
                 seen.add(lower)
-                self.response_headers = [entry for entry in self.response_headers if entry[0].lower() != lower]
-            if value is not None:
-                self.response_headers.append((lower, header_value(value)))
+                self.response_headers = _set(self.response_headers, lower, values)
+            else:
+                self.response_headers += [(lower, text) for text in values]
 
     def stop_answer(self, stop: Stop) -> Answer:
         """The answer that a Stop makes."""
@@ -330,9 +328,10 @@ class Exchange:
         if reply.headers:
             self.add_response_headers(reply.headers, frozenset())
             return
-        for name, value in upstream.headers:
+        for name in dict.fromkeys(name for name, _ in upstream.headers):
             if name.lower() not in EXCLUDED_RESPONSE_HEADERS:
-                self.response_headers.append((name, value))
+                values = [value for present, value in upstream.headers if present == name]
+                self.response_headers = _set(self.response_headers, name, values)
 
     # --- what the upstream is sent
 
@@ -346,9 +345,30 @@ class Exchange:
 
     def subrequest_target(self) -> str:
         """The target for post-resp's own request, which is put together anew: `$uri` goes out decoded."""
-        if self.upstream_uri:
-            return self.upstream_uri
-        return self.uri + ("?" + self.args_text if self.args_text else "")
+        path, question, query = (self.upstream_uri or self.uri).partition("?")
+        query = query if question else self.args_text
+        return path + ("?" + query if query else "")
+
+    def subrequest_headers(self) -> Headers:
+        """The headers for post-resp's own request: of names that differ only in case, the older value wins."""
+        merged: dict[str, tuple[str, list[str]]] = {}
+        for name, values in self.table.items():
+            lower = name.lower()
+            if lower not in merged:
+                merged[lower] = name, values
+            else:
+                merged[lower] = name, merged[lower][1]
+        return [(name, value) for name, values in merged.values() for value in values]
+
+
+def _set(headers: Headers, name: str, values: list[str]) -> Headers:
+    """Set a header as nginx does: one that is there keeps its place and its name's case."""
+    lower = name.lower()
+    at = next((i for i, (present, _) in enumerate(headers) if present.lower() == lower), len(headers))
+    kept = headers[at][0] if at < len(headers) else name
+    before = headers[:at]
+    after = [entry for entry in headers[at:] if entry[0].lower() != lower]
+    return [*before, *((kept if i == 0 else name, value) for i, value in enumerate(values)), *after]
 
 
 def header_value(value: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Any
 
 import h2.config
@@ -33,11 +32,17 @@ _CHARSET_TYPES = (
     "application/rss+xml",
 )
 _REASONS = {
-    405: "Not Allowed",
-    413: "Request Entity Too Large",
-    503: "Service Temporarily Unavailable",
-    302: "Moved Temporarily",
-}
+    200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 206: "Partial Content", 301: "Moved Permanently",
+    302: "Moved Temporarily", 303: "See Other", 304: "Not Modified", 307: "Temporary Redirect", 308: "Permanent Redirect",
+    400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden", 404: "Not Found",
+    405: "Not Allowed", 406: "Not Acceptable", 408: "Request Time-out", 409: "Conflict", 410: "Gone",
+    411: "Length Required", 412: "Precondition Failed", 413: "Request Entity Too Large", 414: "Request-URI Too Large",
+    415: "Unsupported Media Type", 416: "Requested Range Not Satisfiable", 421: "Misdirected Request",
+    429: "Too Many Requests", 500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
+    503: "Service Temporarily Unavailable", 504: "Gateway Time-out", 505: "HTTP Version Not Supported",
+    507: "Insufficient Storage",
+}  # fmt: skip
+"""nginx's words; it has none for other codes."""
 _PAGE = (
     "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n<hr><center>openresty</center>"
     '\r\n<p><em>Powered by <a href="https://apisix.apache.org/">APISIX</a>.</em></p></body>\r\n</html>\r\n'
@@ -45,13 +50,8 @@ _PAGE = (
 
 
 def reason_of(status: int) -> str:
-    """Nginx's word for a status; nothing for one that it doesn't know."""
-    if status in _REASONS:
-        return _REASONS[status]
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
+    """nginx's word for a status; nothing for one that it doesn't know."""
+    return _REASONS.get(status, "")
 
 
 def error_page(status: int) -> bytes:
@@ -98,8 +98,9 @@ def response_head(answer: Answer, request: ClientRequest, server: str) -> tuple[
     if answer.status == 304:
         headers = [(n, v) for n, v in headers if not (n.lower() == "etag" and framing == "stop")]
     out += headers
-    out.append(("Server", server))
-    return f"HTTP/1.1 {answer.status} {reason_of(answer.status)}", out, body
+    out.append(("Server", answer.server or server))
+    reason = reason_of(answer.status) if answer.reason is None else answer.reason
+    return f"HTTP/1.1 {answer.status} {reason}", out, body
 
 
 class _RawResponse(web.StreamResponse):
@@ -127,7 +128,15 @@ class Front:
     def __init__(self, handler: Handler, *, server_header: str) -> None:
         self._handler = handler
         self._server_header = server_header
-        self._aiohttp = web.Server(self._handle, lingering_time=0, access_log=None)
+        self._aiohttp = web.Server(
+            self._handle,
+            lingering_time=0,
+            access_log=None,
+            max_headers=1000,  # nginx counts bytes, not headers: 8 KB for each, 32 KB for all
+            max_line_size=32768,
+            max_field_size=32768,
+            auto_decompress=False,
+        )
         self._server: asyncio.Server | None = None
         self.port = 0
 
@@ -160,7 +169,9 @@ class Front:
         client = await _client_request(request, self.port)
         answer = await self._handler(client)
         line, headers, body = response_head(answer, client, self._server_header)
-        if 0 < answer.status < 200:
+        if not answer.status:
+            return _RawResponse(b"", close=True)
+        if answer.status < 200:
             return await _never()
         close = answer.close or client.version == "1.0"
         data = raw(line + "\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers) + "\r\n") + body

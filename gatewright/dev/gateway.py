@@ -49,6 +49,7 @@ _NOT_PASSED_BACK = frozenset(
         "trailer",
     )
 )
+_UPSTREAM_TRIES = 2
 _RESTY_USER_AGENT = "lua-resty-http/0.16.1 (Lua) ngx_lua/10026"
 
 
@@ -96,6 +97,10 @@ class DevGateway:
         await self._front.stop()
         self._client.close()
 
+    def know_token(self, key: str, token: int) -> None:
+        """Start with a conf token that the gateway got earlier."""
+        self._client.know_token(key, token)
+
     def replace_routes(self, routes: Routes) -> None:
         """Take new routes; as with any reload, every route is prepared anew."""
         self.routes = routes
@@ -108,7 +113,9 @@ class DevGateway:
 
     async def _handle(self, request: ClientRequest) -> Answer:
         if request.method == "TRACE":
-            return Answer(405, page=True, close=True)
+            return Answer(405, page=True, close=True, server="openresty")
+        if any(name.lower() == "host" and not value for name, value in request.headers):
+            return Answer(400, page=True, close=True, server="openresty")
         exchange = Exchange(request)
         route = self.routes.find(request.method, exchange.host, exchange.uri)
         if route is None:
@@ -175,9 +182,9 @@ class DevGateway:
                 raise RpcError(str(error)) from None
 
         try:
-            _, action = await self._client.call(
+            action = await self._client.call(
                 plugin, FrameType.HTTP_REQ_CALL, encode, lambda question: self._answer(exchange, question, None),
-                replies.decode_req_reply,
+                replies.decode_action,
             )  # fmt: skip
         except RpcError as error:
             return self._failed(exchange, plugin, error)
@@ -187,13 +194,24 @@ class DevGateway:
             answer = exchange.stop_answer(action)
             answer.framing = "stop"
             return answer
-        length_before_body = exchange.length_before_read
         exchange.apply_rewrite(action)
-        if exchange.length_before_read and not length_before_body:
+        return self._check_announced_length(exchange)
+
+    @staticmethod
+    def _check_announced_length(exchange: Exchange) -> Answer | None:
+        announced, exchange.announced_length = exchange.announced_length, None
+        came = len(exchange.request.body)
+        if announced is None or announced == came:
+            return None
+        if announced > came:
             log.warning(
-                "fault: content-length was changed before the body was read: a real APISIX waits 60 s for the client "
-                "and closes; read the body first"
-            )
+                "fault: content-length %d was set before the client's body of %d bytes was read: APISIX waits 60 s for the "
+                "rest and closes without an answer; read the body first", announced, came,
+            )  # fmt: skip
+            return Answer(0)
+        log.warning("fault: content-length %d was set before the body was read, which cuts it", announced)
+        if not exchange.body_changed:
+            exchange.body = exchange.body[:announced]
         return None
 
     def _failed(self, exchange: Exchange, plugin: PluginConf, error: RpcError) -> Answer | None:
@@ -233,7 +251,6 @@ class DevGateway:
         if key not in self.routes.consumers:
             return _json(401, "Invalid API key in request", key="message"), {}
         name, plugins = self.routes.consumers[key]
-        exchange.set_header("X-Consumer-Username", name)
         version = self.routes.version
         merged = {
             plugin: PluginConf(
@@ -263,9 +280,9 @@ class DevGateway:
         except UpstreamError as error:
             log.error("failed to request: %s", error)
             return Answer(502, exchange.response_headers, page=True)
-        headers = [(n, v) for n, v in got.headers if n.lower() != "connection"]
+        headers = got.headers
         answer = Answer(got.status, headers, got.body)
-        unread = [got] if got.framing != "none" else []
+        unread = [got]
         bodyless = got.framing == "none" or (got.framing in ("chunked", "close") and not got.body)
 
         def encode(token: int) -> bytes:
@@ -303,9 +320,7 @@ class DevGateway:
         )
 
     async def _subrequest(self, exchange: Exchange, upstream: Upstream) -> UpstreamAnswer:
-        headers: Headers = []
-        for name, values in exchange.table.items():
-            headers.extend((name, value) for value in values)
+        headers = exchange.subrequest_headers()
         names = {name.lower() for name, _ in headers}
         if "user-agent" not in names:
             headers.append(("User-Agent", _RESTY_USER_AGENT))
@@ -340,29 +355,48 @@ class DevGateway:
         headers += [
             ("X-Real-IP", exchange.client_ip),
             ("X-Forwarded-For", f"{forwarded}, {exchange.client_ip}" if forwarded else exchange.client_ip),
-            ("X-Forwarded-Proto", "http"),
-            ("X-Forwarded-Host", exchange.host),
-            ("X-Forwarded-Port", str(request.server_port)),
+            ("X-Forwarded-Proto", exchange.table.get("x-forwarded-proto", ["http"])[0]),
+            ("X-Forwarded-Host", exchange.table.get("x-forwarded-host", [exchange.host])[0]),
+            ("X-Forwarded-Port", exchange.table.get("x-forwarded-port", [str(request.server_port)])[0]),
         ]
         if exchange.body or request.framing == "content-length":
             headers.append(("Content-Length", str(len(exchange.body))))
         headers += [(n, v) for n, v in exchange.headers if n.lower() not in _NOT_FORWARDED]
-        try:
-            got = await send_request(
-                upstream.host,
-                upstream.port,
-                tls=upstream.scheme == "https",
-                method=request.method,
-                target=exchange.proxy_target(),
-                headers=headers,
-                body=exchange.body,
-                timeout=self._upstream_timeout,
-            )
-        except UpstreamError as error:
-            log.error("%s while reading response header from upstream", error)
-            return Answer(502, exchange.response_headers, page=True)
-        passed = [(n, v) for n, v in got.headers if n.lower() not in _NOT_PASSED_BACK]
-        return Answer(got.status, [*exchange.response_headers, *passed], got.body, framing="proxied")
+        target = exchange.proxy_target()
+        if not target.startswith("/"):
+            log.warning("fault: the runner set a path without a leading slash: 502")
+            return self._bad_gateway(exchange, ["502"])
+        tries: list[str] = []
+        while len(tries) < _UPSTREAM_TRIES:
+            try:
+                got = await send_request(
+                    upstream.host,
+                    upstream.port,
+                    tls=upstream.scheme == "https",
+                    method=request.method,
+                    target=target,
+                    headers=headers,
+                    body=exchange.body,
+                    timeout=self._upstream_timeout,
+                )
+            except UpstreamError as error:
+                log.error("%s while reading response header from upstream", error)
+                tries.append("502")
+                continue
+            passed = [(n, v) for n, v in got.headers if n.lower() not in _NOT_PASSED_BACK]
+            answer = Answer(got.status, [*exchange.response_headers, *passed], got.body, framing="proxied")
+            answer.reason = got.reason
+            if got.status >= 500:
+                answer.headers.append(("X-APISIX-Upstream-Status", str(got.status)))
+            return answer
+        return self._bad_gateway(exchange, tries)
+
+    @staticmethod
+    def _bad_gateway(exchange: Exchange, tries: list[str]) -> Answer:
+        headers = [*exchange.response_headers]
+        if len(tries) > 1:
+            headers.append(("X-APISIX-Upstream-Status", ", ".join(tries)))
+        return Answer(502, headers, page=True)
 
 
 def _json(status: int, message: str, *, key: str = "error_msg") -> Answer:

@@ -117,6 +117,10 @@ class RunnerClient:
         number, self._count = self._count, (self._count + 1) % (1 << 22)
         return number
 
+    def know_token(self, key: str, token: int) -> None:
+        """Put a token into the shared cache."""
+        self._shared[key] = token
+
     def forget_tokens(self) -> None:
         """Flush all tokens."""
         self._shared.clear()

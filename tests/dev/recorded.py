@@ -17,6 +17,9 @@ from gatewright.gateways.apisix import calls
 from gatewright.gateways.apisix.frames import FrameType
 from gatewright.gateways.apisix.replies import decode_info_request
 
+HASTE = 20
+"""How much faster than recorded the tests wait."""
+
 WIRE = Path(__file__).resolve().parents[2].parent / "shared" / "wire" / "apisix-3.9.1.jsonl"
 
 
@@ -42,7 +45,13 @@ def blob_repeat(value: dict[str, Any]) -> bytes:
     return blob(value["repeat_b64"]) * value["count"] + blob(value.get("tail_b64"))
 
 
+def payload_of(frame: dict[str, Any]) -> bytes:
+    return blob(frame) if "fill" in frame else blob(frame["payload_b64"])
+
+
 def body_of(message: dict[str, Any]) -> bytes:
+    if "fill" in message:
+        return blob(message)
     return blob(message.get("body_b64", message.get("body")))
 
 
@@ -61,8 +70,13 @@ class ScriptedRunner:
         self._script: dict[int, list[list[dict[str, Any]]]] = {}
         self._closes: list[int] = []
         last: dict[int, list[dict[str, Any]]] = {}
+        asked: dict[int, float] = {}
         for frame in frames:
+            if frame["from"] == "runner" and "ms" in frame:
+                # A runner that took its time does so here, too, a bit faster.
+                frame = {**frame, "delay": (frame["ms"] - asked.get(frame["conn"], frame["ms"])) / 1000 / HASTE}
             if frame["from"] == "gateway":
+                asked[frame["conn"]] = frame["ms"]
                 answers: list[dict[str, Any]] = []
                 self._script.setdefault(frame["type"], []).append(answers)
                 last[frame["conn"]] = answers
@@ -72,13 +86,14 @@ class ScriptedRunner:
             if event["event"] == "closed_by_runner" and event["conn"] in last:
                 last[event["conn"]].append({"close": True})
         self._idle: list[asyncio.StreamWriter] = []
-        self._server: asyncio.Server
+        self._server: asyncio.Server | None = None
 
     async def start(self, path: str) -> None:
         self._server = await asyncio.start_unix_server(self._serve, path)
 
     async def stop(self) -> None:
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         for writer in self._idle:
             writer.close()
 
@@ -96,6 +111,8 @@ class ScriptedRunner:
                     if answer.get("close"):
                         writer.close()
                         return
+                    if answer.get("delay", 0) > 0.1 / HASTE:
+                        await asyncio.sleep(answer["delay"])
                     await self._write(writer, answer)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
@@ -104,7 +121,7 @@ class ScriptedRunner:
         if "raw_b64" in answer:
             data = blob(answer["raw_b64"])
         else:
-            payload = blob(answer["payload_b64"])
+            payload = payload_of(answer)
             data = bytes([answer["type"]]) + len(payload).to_bytes(3, "big") + payload
         for size in answer.get("written_in_pieces", [])[:-1]:
             writer.write(data[:size])
@@ -167,7 +184,7 @@ def normal_frame(frame: dict[str, Any]) -> dict[str, Any]:
         return {
             "kind": kind, "token": decoded["conf_token"], "status": decoded["status"], "headers": entries("headers")
         }  # fmt: skip
-    payload = blob(frame["payload_b64"])
+    payload = payload_of(frame)
     return {"kind": kind, "result": calls.decode_extra_info_result(frame_bytes(frame["type"], payload))}
 
 
@@ -211,7 +228,7 @@ class ScriptedUpstream:
             except (TimeoutError, asyncio.IncompleteReadError) as error:
                 body = getattr(error, "partial", b"")
         self._seen.upstream.append({"line": line, "headers": headers, "body": body})
-        if self._answer.get("drop") or self._answer.get("status") is None:
+        if self._answer["framing"] == "connection closed without an answer":
             writer.close()
             return
         writer.write(self._answer_bytes(line.split()[0], number))
@@ -238,7 +255,9 @@ class ScriptedUpstream:
             body = b""
         head = f"HTTP/1.1 {answer['status']} {answer.get('reason', '')}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers)
-        return (head + "Connection: close\r\n\r\n").encode("latin-1") + body
+        if answer["framing"] == "close":
+            head += "Connection: close\r\n"
+        return (head + "\r\n").encode("latin-1") + body
 
 
 async def send_http1(port: int, request: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -291,7 +310,11 @@ async def send_http2(port: int, request: dict[str, Any], timeout: float) -> dict
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     connection = h2.connection.H2Connection()
     connection.initiate_connection()
-    headers = [(n.lower(), v) for n, v in request["headers"] if n.lower() not in ("host", "connection")]
+    left_out = {"host", "connection"} | ({"content-length"} if request["sent_by"] == "curl-h2-stream" else set())
+    headers = [(n.lower(), v) for n, v in request["headers"] if n.lower() not in left_out]
+    headers += [("user-agent", "curl/7.88.1"), ("accept", "*/*")]  # as curl sent them
+    if request["method"] == "POST" and request["sent_by"] == "curl-h2":
+        headers.append(("content-type", "application/x-www-form-urlencoded"))
     authority = next((v for n, v in request["headers"] if n.lower() in ("host", ":authority")), "gw.test")
     body = body_of(request)
     connection.send_headers(

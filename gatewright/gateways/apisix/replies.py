@@ -24,6 +24,7 @@ __all__ = [
     "RespReply",
     "Rewrite",
     "Stop",
+    "decode_action",
     "decode_conf_token",
     "decode_error",
     "decode_info_request",
@@ -228,29 +229,34 @@ def decode_error(frame: bytes) -> int:
     return fb.read_u8(frame, table, fb.layout_at(frame, table)[0])
 
 
-def decode_req_reply(frame: bytes) -> tuple[int, Stop | Rewrite | None]:
-    """Id and action of an answer to HTTPReqCall; `None` for no action or one of unknown type."""
+def decode_action(frame: bytes) -> Stop | Rewrite | None:
+    """The action of an answer to HTTPReqCall; `None` for none, or one of unknown type. APISIX looks at no more."""
     table = fb.read_root(frame, _HEADER)
     layout = fb.layout_at(frame, table)
-    id = fb.read_u32(frame, table, layout[0])
     kind = fb.read_u8(frame, table, layout[1])
     action = fb.read_table(frame, table, layout[2])
     if action is None or kind not in (_STOP, _REWRITE):
-        return id, None
+        return None
     layout = fb.layout_at(frame, action)
     if kind == _STOP:
-        return id, Stop(
+        return Stop(
             status=fb.read_u16(frame, action, layout[0]),
             headers=fb.read_entries(frame, action, layout[1]),
             body=fb.read_bytes(frame, action, layout[2]) or b"",
         )
-    return id, Rewrite(
+    return Rewrite(
         path=fb.read_string(frame, action, layout[0]),
         headers=fb.read_entries(frame, action, layout[1]),
         args=fb.read_entries(frame, action, layout[2]),
         resp_headers=fb.read_entries(frame, action, layout[3]),
         body=fb.read_bytes(frame, action, layout[4]) or b"",
     )
+
+
+def decode_req_reply(frame: bytes) -> tuple[int, Stop | Rewrite | None]:
+    """Id and action of an answer to HTTPReqCall."""
+    table = fb.read_root(frame, _HEADER)
+    return fb.read_u32(frame, table, fb.layout_at(frame, table)[0]), decode_action(frame)
 
 
 def decode_resp_reply(frame: bytes) -> tuple[int, RespReply]:
