@@ -65,10 +65,16 @@ class Seen:
 class ScriptedRunner:
     """Answers each gateway frame with what the recorded runner answered next on that kind of RPC."""
 
-    def __init__(self, frames: list[dict[str, Any]], conns: list[dict[str, Any]], seen: Seen) -> None:
-        self._seen = seen
+    def __init__(self) -> None:
+        self._seen = Seen()
         self._script: dict[int, list[list[dict[str, Any]]]] = {}
-        self._closes: list[int] = []
+        self._open: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+
+    def load(self, frames: list[dict[str, Any]], conns: list[dict[str, Any]], seen: Seen) -> None:
+        """Take the next exchange's script."""
+        self._seen = seen
+        self._script = {}
         last: dict[int, list[dict[str, Any]]] = {}
         asked: dict[int, float] = {}
         for frame in frames:
@@ -85,8 +91,6 @@ class ScriptedRunner:
         for event in conns:
             if event["event"] == "closed_by_runner" and event["conn"] in last:
                 last[event["conn"]].append({"close": True})
-        self._idle: list[asyncio.StreamWriter] = []
-        self._server: asyncio.Server | None = None
 
     async def start(self, path: str) -> None:
         self._server = await asyncio.start_unix_server(self._serve, path)
@@ -94,12 +98,16 @@ class ScriptedRunner:
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
-        for writer in self._idle:
+        self.close_connections()
+
+    def close_connections(self) -> None:
+        for writer in self._open:
             writer.close()
+        self._open.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._seen.connections += 1
-        self._idle.append(writer)
+        self._open.append(writer)
         try:
             while True:
                 head = await reader.readexactly(4)

@@ -69,7 +69,8 @@ async def test_one_worker_prepares_a_forgotten_token_once(tmp_path: Path) -> Non
 async def play_parallel(case: dict[str, Any], tmp_path: Path) -> list[str]:
     """Requests at once: which of them comes first is not fixed, so frames and answers are compared without order."""
     seen = Seen()
-    runner = ScriptedRunner(case["frames"], case["conns"], seen)
+    runner = ScriptedRunner()
+    runner.load(case["frames"], case["conns"], seen)
     await runner.start(str(tmp_path / "r.sock"))
     upstream = ScriptedUpstream(
         {"status": 200, "reason": "OK", "headers": [["Content-Type", "text/plain"]], "framing": "content-length",
@@ -101,17 +102,21 @@ async def play(case: dict[str, Any], tmp_path: Path) -> list[str]:
     content = {"routes": case["routes"], **(case.get("shared") or {})}
     reloads = 0
     gateway: DevGateway | None = None
+    runner = ScriptedRunner()
+    before = str(case.get("before", ""))
+    if "not listening" not in before and "nobody listening" not in before:
+        await runner.start(str(socket))
     for number, exchange in enumerate(exchanges(case)):
         seen = Seen()
-        runner = ScriptedRunner(exchange["frames"], exchange["conns"], seen)
-        if not case["case"].startswith(("error-runner", "resp-runner-absent")):
-            socket.unlink(missing_ok=True)
-            await runner.start(str(socket))
+        runner.load(exchange["frames"], exchange["conns"], seen)
+        before = str(exchange.get("before", ""))
+        if "closed its idle" in before:
+            runner.close_connections()
+            await asyncio.sleep(0.05)  # nothing tells when the gateway has noticed
         expected = [u for u in [exchange.get("upstream"), *(exchange.get("upstream_more") or [])] if u]
         upstream = ScriptedUpstream(exchange["upstream_answer"], seen, expected)
         port = await upstream.start()
         content = with_ports(content, port)
-        before = str(exchange.get("before", ""))
         reloads += "rewritten" in before
         if "pause" in before:
             await asyncio.sleep(TIMEOUTS.lock_expiry)
@@ -131,10 +136,10 @@ async def play(case: dict[str, Any], tmp_path: Path) -> list[str]:
             f"exchange {number}: {line}"
             for line in compare(exchange, seen, answer, expected, ports=(gateway.port, port))
         ]
-        await runner.stop()
         await upstream.stop()
     if gateway is not None:
         await gateway.stop()
+    await runner.stop()
     return differences
 
 
@@ -166,6 +171,9 @@ def compare(
             frame["key"] = re.sub(r"\d{5,}", "V", frame["key"])
     if wanted != got:
         out.append(f"frames\n  want {wanted}\n  got  {got}")
+    opened = sum(event["event"] == "open" for event in exchange["conns"])
+    if opened != seen.connections:
+        out.append(f"connections opened to the runner: want {opened}, got {seen.connections}")
     if len(expected) != len(seen.upstream):
         out.append(f"upstream requests: want {len(expected)}, got {len(seen.upstream)}")
     for want, have in zip(expected, seen.upstream, strict=False):
