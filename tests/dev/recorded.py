@@ -255,9 +255,9 @@ class ScriptedUpstream:
         if answer["framing"] == "chunked":
             headers.append(("Transfer-Encoding", "chunked"))
             body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-        elif answer["framing"] == "content-length" and answer["status"] not in (204, 304):
-            headers.append(("Content-Length", str(len(body))))
-        elif answer["framing"] == "content-length" and answer["status"] == 304:
+        elif (answer["framing"] == "content-length" and answer["status"] not in (204, 304)) or (
+            answer["framing"] == "content-length" and answer["status"] == 304
+        ):
             headers.append(("Content-Length", str(len(body))))
         if method == "HEAD" or answer["status"] in (204, 304):
             body = b""
