@@ -70,8 +70,10 @@ class Connection(asyncio.Protocol):
             self._end_for_protocol_error(error)
 
     def eof_received(self) -> bool:
-        """The gateway sends no more; a call under way may still be answered."""
+        """The gateway sends no more; a call under way may still be answered, unless it waits for the gateway."""
         self._half_closed = True
+        if self._waiters:
+            return False
         if self._session.buffered and not self._session.busy:
             self._service.failures.report("connection closed in the middle of a frame", bytes=self._session.buffered)
         return self._session.busy
@@ -120,7 +122,8 @@ class Connection(asyncio.Protocol):
             if call.warning:
                 service.failures.report(call.warning, route=chain.key)
         except GatewayClosedError:
-            return  # nobody is left to be answered
+            self._transport.close()  # nobody is left to be answered
+            return
         except GatewrightError as error:
             frame = self._refusal_of(error, chain.key)
         except Exception as error:  # ours, not the plugin's: the gateway must have an answer, and not pass the request
@@ -195,7 +198,7 @@ class Connection(asyncio.Protocol):
         return cast("bytes | None", self._bridge.wait_for_resume(lambda: self._forget(strand)))
 
     def _put(self, call: Call, question: Question, waiter: _Waiter) -> None:
-        if self._closed:
+        if self._closed or self._half_closed:
             raise GatewayClosedError("the gateway closed the connection")
         if call is not self._call:
             raise NotAvailableError("the call has ended: the gateway can't be asked about it any more")

@@ -23,9 +23,10 @@ import structlog
 from gatewright.errors import ListenError
 from gatewright.settings import Address
 
-__all__ = ["Listener", "gateway_worker_uid"]
+__all__ = ["BACKLOG", "Listener", "gateway_worker_uid"]
 
-_BACKLOG = 2048
+BACKLOG = 2048
+"""Connections that may wait to be accepted; a gateway's workers may all dial at once."""
 
 
 class Listener:
@@ -80,7 +81,7 @@ def _bind_tcp(address: Address) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(name)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise ListenError(f"{address}: {error.strerror}; choose another address with --listen") from None
@@ -109,7 +110,7 @@ def _bind_unix(address: Address, mode: int, owner: str, group: str) -> socket.so
         if uid != -1 or gid != -1:
             os.chown(path, uid, gid)
         path.chmod(mode)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from gatewright._version import __version__
 from gatewright.gateways.events import Session
 from gatewright.runtime.discovery import Discovery
 from gatewright.server.connection import Connection
-from gatewright.server.listener import Listener
+from gatewright.server.listener import BACKLOG, Listener
 from gatewright.server.service import Service
 from gatewright.settings import Settings, parse_address
 
@@ -106,8 +106,8 @@ async def serve(
 async def _open(loop: asyncio.AbstractEventLoop, service: Service, listener: Listener) -> asyncio.Server:
     if listener.address.path:
         # Without the path the loop leaves the file alone: removing it is the listener's affair.
-        return await loop.create_unix_server(lambda: Connection(service), sock=listener.socket)
-    return await loop.create_server(lambda: Connection(service), sock=listener.socket)
+        return await loop.create_unix_server(lambda: Connection(service), sock=listener.socket, backlog=BACKLOG)
+    return await loop.create_server(lambda: Connection(service), sock=listener.socket, backlog=BACKLOG)
 
 
 async def _in_hub(loop: asyncio.AbstractEventLoop, make: Callable[[], Service]) -> Service:
