@@ -1,0 +1,262 @@
+/* Load for a plugin runner: N connections, each with one call under way at any time.
+ *
+ *   loadgen -s SOCKET -r REQUEST [options]
+ *
+ *   -s SOCKET    unix socket of the runner
+ *   -r FILE      a whole HTTPReqCall frame; its id and conf token are patched for each call
+ *   -p FILE      a whole PrepareConf frame, sent once for the token
+ *   -a FILE      a whole ExtraInfo answer frame, sent whenever the runner asks
+ *   -c N         connections (1)          -t SECONDS   measured time (2)
+ *   -w SECONDS   warm-up (0.5)            -P PID[,PID] charge these processes' CPU time to the calls
+ *   -n           don't look into answers (for the floor)
+ *
+ * Prints one line of JSON. Exit code 0: all answers were right; 3: some were not; 1: it could not go on; 2: usage.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { ROOM = 1 << 17, EVENTS = 512, MAX_PIDS = 64, BUCKETS = 1 << 14 };
+
+typedef struct { unsigned char *data; size_t size; } blob;
+typedef struct { int fd; uint32_t id; uint64_t sent; blob request; unsigned char *in; size_t filled; } client;
+
+static void stop(const char *form, ...) {
+    va_list list;
+    va_start(list, form);
+    fprintf(stderr, "loadgen: ");
+    vfprintf(stderr, form, list);
+    fprintf(stderr, "\n");
+    va_end(list);
+    exit(1);
+}
+
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint32_t get32(const unsigned char *at) { uint32_t v; memcpy(&v, at, 4); return v; }
+static size_t frame_size(const unsigned char *head) { return 4 + ((size_t)head[1] << 16 | head[2] << 8 | head[3]); }
+
+/* Where a field of the payload's root table stands in the frame; 0 if it's absent. */
+static size_t field(const unsigned char *frame, size_t size, unsigned slot) {
+    if (size < 12) return 0;
+    const unsigned char *payload = frame + 4;
+    size_t limit = size - 4, table = get32(payload);
+    if (table + 4 > limit) return 0;
+    int64_t vtable = (int64_t)table - (int32_t)get32(payload + table);
+    if (vtable < 0 || (size_t)vtable + 4 + 2 * slot + 2 > limit) return 0;
+    uint16_t length, offset;
+    memcpy(&length, payload + vtable, 2);
+    if (4 + 2 * slot + 2 > length) return 0;
+    memcpy(&offset, payload + vtable + 4 + 2 * slot, 2);
+    return offset && table + offset < limit ? 4 + table + offset : 0;
+}
+
+static blob read_file(const char *name) {
+    FILE *file = fopen(name, "rb");
+    if (!file) stop("%s: %s", name, strerror(errno));
+    blob b = {malloc(ROOM), 0};
+    b.size = fread(b.data, 1, ROOM, file);
+    fclose(file);
+    if (b.size < 8 || frame_size(b.data) != b.size) stop("%s is not one whole frame", name);
+    return b;
+}
+
+static int dial(const char *path) {
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    strncpy(name.sun_path, path, sizeof name.sun_path - 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (connect(fd, (struct sockaddr *)&name, sizeof name)) stop("%s: %s", path, strerror(errno));
+    return fd;
+}
+
+static void send_all(int fd, blob b) {
+    for (size_t done = 0; done < b.size;) {
+        ssize_t k = send(fd, b.data + done, b.size - done, MSG_NOSIGNAL);
+        if (k < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+        if (k < 0) stop("send: %s", strerror(errno));
+        done += (size_t)k;
+    }
+}
+
+static uint32_t prepare(const char *path, blob frame) {
+    unsigned char in[4096];
+    int fd = dial(path);
+    send_all(fd, frame);
+    size_t filled = 0;
+    while (filled < 4 || filled < frame_size(in)) {
+        ssize_t k = recv(fd, in + filled, sizeof in - filled, 0);
+        if (k <= 0) stop("no answer to PrepareConf");
+        filled += (size_t)k;
+    }
+    close(fd);
+    size_t at = field(in, filled, 0);
+    if (in[0] != 1 || !at) stop("PrepareConf was answered with a frame of type %d", in[0]);
+    return get32(in + at);
+}
+
+/* CPU time of all threads of some processes. */
+static uint64_t cpu_ns(const int *pids, int count) {
+    uint64_t total = 0;
+    for (int i = 0; i < count; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "/proc/%d/task", pids[i]);
+        DIR *directory = opendir(name);
+        if (!directory) stop("there is no process %d", pids[i]);
+        for (struct dirent *entry; (entry = readdir(directory));) {
+            if (entry->d_name[0] == '.') continue;
+            char stat[400];
+            snprintf(stat, sizeof stat, "%s/%s/schedstat", name, entry->d_name);
+            FILE *file = fopen(stat, "r");
+            unsigned long long spent;
+            if (file && fscanf(file, "%llu", &spent) == 1) total += spent;
+            if (file) fclose(file);
+        }
+        closedir(directory);
+    }
+    return total;
+}
+
+/* Latencies in buckets of about 1 %: 64 to each doubling. */
+static uint32_t histogram[BUCKETS];
+static unsigned bucket(uint64_t ns) {
+    if (ns < 64) return (unsigned)ns;
+    unsigned exponent = 63 - (unsigned)__builtin_clzll(ns);
+    return (exponent - 5) * 64 + (unsigned)((ns >> (exponent - 6)) & 63);
+}
+static double bucket_us(unsigned b) {
+    if (b < 64) return b / 1000.0;
+    unsigned exponent = b / 64 + 5;
+    return (double)((64ull + b % 64) << (exponent - 6)) / 1000.0;
+}
+static double percentile(uint64_t count, double share) {
+    uint64_t wanted = (uint64_t)(count * share), seen = 0;
+    for (unsigned b = 0; b < BUCKETS; b++)
+        if ((seen += histogram[b]) > wanted) return bucket_us(b);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    const char *path = NULL, *request_file = NULL, *prepare_file = NULL, *answer_file = NULL;
+    int connections = 1, check = 1, pids[MAX_PIDS], pid_count = 0, option;
+    double seconds = 2, warm_up = 0.5;
+    while ((option = getopt(argc, argv, "s:r:p:a:c:t:w:P:nh")) != -1) switch (option) {
+        case 's': path = optarg; break;
+        case 'r': request_file = optarg; break;
+        case 'p': prepare_file = optarg; break;
+        case 'a': answer_file = optarg; break;
+        case 'c': connections = atoi(optarg); break;
+        case 't': seconds = atof(optarg); break;
+        case 'w': warm_up = atof(optarg); break;
+        case 'n': check = 0; break;
+        case 'P':
+            for (char *part = strtok(optarg, ","); part && pid_count < MAX_PIDS; part = strtok(NULL, ","))
+                pids[pid_count++] = atoi(part);
+            break;
+        default: fprintf(stderr, "usage: loadgen -s SOCKET -r REQUEST [-p PREPARE] [-a ANSWER] [-c CONNECTIONS]\n"
+                                 "               [-t SECONDS] [-w SECONDS] [-P PID[,PID]] [-n]\n");
+                 return option == 'h' ? 0 : 2;
+    }
+    if (!path || !request_file || connections < 1) { fprintf(stderr, "loadgen: -s and -r are needed (-h)\n"); return 2; }
+
+    blob request = read_file(request_file), answer = {0};
+    if (answer_file) answer = read_file(answer_file);
+    size_t id_at = field(request.data, request.size, 0), token_at = field(request.data, request.size, 6);
+    if (!id_at || !token_at) stop("%s has no id or no conf token", request_file);
+    if (prepare_file) {
+        uint32_t token = prepare(path, read_file(prepare_file));
+        memcpy(request.data + token_at, &token, 4);
+    }
+    int poll = epoll_create1(0);
+    client *clients = calloc((size_t)connections, sizeof *clients);
+    for (int i = 0; i < connections; i++) {
+        client *c = &clients[i];
+        c->fd = dial(path);
+        fcntl(c->fd, F_SETFL, O_NONBLOCK);
+        c->id = (uint32_t)(i + 1) << 20;
+        c->request = (blob){malloc(request.size), request.size};
+        memcpy(c->request.data, request.data, request.size);
+        memcpy(c->request.data + id_at, &c->id, 4);
+        c->in = malloc(ROOM);
+        struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+        epoll_ctl(poll, EPOLL_CTL_ADD, c->fd, &event);
+    }
+    for (int i = 0; i < connections; i++) { clients[i].sent = now_ns(); send_all(clients[i].fd, clients[i].request); }
+
+    uint64_t begin = now_ns() + (uint64_t)(warm_up * 1e9), end = UINT64_MAX, calls = 0, wrong = 0, asked = 0, longest = 0;
+    uint64_t cpu = 0, actions[3] = {0};
+    int measuring = 0;
+    struct epoll_event events[EVENTS];
+    for (;;) {
+        int count = epoll_wait(poll, events, EVENTS, 2000);
+        uint64_t t = now_ns();
+        if (count == 0) stop("no answer for 2 seconds");
+        if (!measuring && t >= begin) {
+            measuring = 1;
+            memset(histogram, 0, sizeof histogram);
+            calls = wrong = asked = longest = 0;
+            memset(actions, 0, sizeof actions);
+            cpu = cpu_ns(pids, pid_count);
+            begin = now_ns();
+            end = begin + (uint64_t)(seconds * 1e9);
+        }
+        if (t >= end) break;
+        for (int i = 0; i < count; i++) {
+            client *c = events[i].data.ptr;
+            ssize_t got = recv(c->fd, c->in + c->filled, ROOM - c->filled, 0);
+            if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+            if (got <= 0) stop("the runner closed a connection");
+            c->filled += (size_t)got;
+            while (c->filled >= 4) {
+                size_t size = frame_size(c->in);
+                if (size > ROOM) stop("an answer of %zu bytes is longer than expected", size);
+                if (c->filled < size) break;
+                if (c->in[0] == 3 && answer.data) {
+                    asked++;
+                    send_all(c->fd, answer);
+                } else {
+                    uint64_t done = now_ns(), took = done - c->sent;
+                    unsigned b = bucket(took);
+                    histogram[b < BUCKETS ? b : BUCKETS - 1]++;
+                    if (took > longest) longest = took;
+                    calls++;
+                    if (check) {
+                        size_t at = field(c->in, size, 0), action = field(c->in, size, 1);
+                        if (c->in[0] != 2 || !at || get32(c->in + at) != c->id) wrong++;
+                        else actions[action && c->in[action] < 3 ? c->in[action] : 0]++;
+                        c->id++;
+                        memcpy(c->request.data + id_at, &c->id, 4);
+                    }
+                    c->sent = done;
+                    send_all(c->fd, c->request);
+                }
+                memmove(c->in, c->in + size, c->filled - size);
+                c->filled -= size;
+            }
+        }
+    }
+    double elapsed = (double)(now_ns() - begin) / 1e9;
+    double spent = pid_count ? (double)(cpu_ns(pids, pid_count) - cpu) / 1000.0 : 0;
+    printf("{\"connections\": %d, \"rps\": %.0f, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, "
+           "\"max_us\": %.0f, \"calls\": %llu, \"wrong\": %llu, \"asked\": %llu, \"no_action\": %llu, \"stop\": %llu, "
+           "\"rewrite\": %llu, \"cpu_us\": %.3f, \"busy\": %.3f}\n",
+           connections, (double)calls / elapsed, percentile(calls, .5), percentile(calls, .9), percentile(calls, .99),
+           percentile(calls, .999), (double)longest / 1000, (unsigned long long)calls, (unsigned long long)wrong,
+           (unsigned long long)asked, (unsigned long long)actions[0], (unsigned long long)actions[1],
+           (unsigned long long)actions[2], calls ? spent / (double)calls : 0, spent / 1e6 / elapsed);
+    return wrong ? 3 : 0;
+}
