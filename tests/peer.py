@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from gatewright.gateways.apisix import calls, replies
 from gatewright.gateways.apisix.frames import FrameType
 from gatewright.gateways.apisix.replies import InfoRequest, RespReply, Rewrite, Stop
 
-Conf = Sequence[tuple[str, str]]
+Answers = Mapping[str, "bytes | None"] | Callable[[InfoRequest], "bytes | None"]
 
 
 class Refused(Exception):
@@ -82,7 +83,7 @@ class Peer:
         args: Sequence[tuple[str, str | None]] = (),
         src_ip: bytes = b"\x7f\0\0\1",
         id: int = 0,
-        answers: Mapping[str, bytes | None] | Callable[[InfoRequest], bytes | None] = {},
+        answers: Answers = MappingProxyType({}),
     ) -> Stop | Rewrite | None:
         self.send(
             calls.encode_http_req_call(
@@ -101,14 +102,14 @@ class Peer:
         *,
         headers: Sequence[tuple[str, str | None]] = (("Content-Type", "text/plain"),),
         id: int = 0,
-        answers: Mapping[str, bytes | None] | Callable[[InfoRequest], bytes | None] = {},
+        answers: Answers = MappingProxyType({}),
     ) -> RespReply:
         self.send(calls.encode_http_resp_call(id=id, conf_token=token, status=status, headers=headers))
         got, reply = replies.decode_resp_reply(self._answer(FrameType.HTTP_RESP_CALL, answers))
         assert got == id
         return reply
 
-    def _answer(self, kind: int, answers: Mapping[str, bytes | None] | Callable[[InfoRequest], bytes | None]) -> bytes:
+    def _answer(self, kind: int, answers: Answers) -> bytes:
         while True:
             frame = self.receive()
             if frame[0] == FrameType.EXTRA_INFO:

@@ -24,16 +24,12 @@ Handler = Callable[[ClientRequest], Awaitable[Answer]]
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _CHARSET_TYPES = (
-    "text/html",
-    "text/xml",
-    "text/plain",
-    "text/vnd.wap.wml",
-    "application/javascript",
-    "application/rss+xml",
-)
+    "text/html", "text/xml", "text/plain", "text/vnd.wap.wml", "application/javascript", "application/rss+xml",
+)  # fmt: skip
 _REASONS = {
     200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 206: "Partial Content", 301: "Moved Permanently",
-    302: "Moved Temporarily", 303: "See Other", 304: "Not Modified", 307: "Temporary Redirect", 308: "Permanent Redirect",
+    302: "Moved Temporarily", 303: "See Other", 304: "Not Modified", 307: "Temporary Redirect",
+    308: "Permanent Redirect",
     400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden", 404: "Not Found",
     405: "Not Allowed", 406: "Not Acceptable", 408: "Request Time-out", 409: "Conflict", 410: "Gone",
     411: "Length Required", 412: "Precondition Failed", 413: "Request Entity Too Large", 414: "Request-URI Too Large",
@@ -50,7 +46,7 @@ _PAGE = (
 
 
 def reason_of(status: int) -> str:
-    """nginx's word for a status; nothing for one that it doesn't know."""
+    """Nginx's word for a status; nothing for one that it doesn't know."""
     return _REASONS.get(status, "")
 
 
@@ -109,8 +105,12 @@ class _RawResponse(web.StreamResponse):
     def __init__(self, data: bytes, *, close: bool) -> None:
         super().__init__()
         self._data = data
-        if close:
-            self.force_close()
+        self._stays_open = not close
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether aiohttp leaves the connection open."""
+        return self._stays_open
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write the answer in place of aiohttp's own."""

@@ -205,8 +205,8 @@ class DevGateway:
             return None
         if announced > came:
             log.warning(
-                "fault: content-length %d was set before the client's body of %d bytes was read: APISIX waits 60 s for the "
-                "rest and closes without an answer; read the body first", announced, came,
+                "fault: content-length %d was set before the client's body of %d bytes was read: APISIX waits 60 s for "
+                "the rest and closes without an answer; read the body first", announced, came,
             )  # fmt: skip
             return Answer(0)
         log.warning("fault: content-length %d was set before the body was read, which cuts it", announced)

@@ -174,6 +174,7 @@ def _print_banner(
     discovery: Discovery,
     gateway: DevGateway,
     host: str,
+    *,
     upstream: str | None,
     file: Path | None,
     left_out: dict[str, str],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -117,7 +116,7 @@ def test_the_guides_unit_test_passes(tmp_path: Path) -> None:
     seeds.write(tmp_path / "test_header_rewrite.py", guide(UNIT_TEST))
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "test_header_rewrite.py", "-p", "no:cacheprovider"],
-        cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:{tmp_path}"}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     assert "1 passed" in run.stdout
@@ -345,5 +344,5 @@ def test_plugins_dropped_into_the_working_directory_are_loaded(start_runner: Sta
 
 
 def test_every_make_target_of_the_documents_exists() -> None:
-    run = subprocess.run(["make", "-n", "install", "setup", "dev"], cwd=ROOT, capture_output=True, env=dict(os.environ))
+    run = subprocess.run(["make", "-n", "install", "setup", "dev"], cwd=ROOT, capture_output=True, check=False)
     assert run.returncode == 0, run.stderr

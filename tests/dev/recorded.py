@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -240,10 +241,8 @@ class ScriptedUpstream:
             writer.close()
             return
         writer.write(self._answer_bytes(line.split()[0], number))
-        try:
+        with contextlib.suppress(ConnectionError):
             await writer.drain()
-        except ConnectionError:
-            pass
         writer.close()
 
     def _answer_bytes(self, method: str, number: int) -> bytes:
@@ -328,8 +327,8 @@ async def send_http2(port: int, request: dict[str, Any], timeout: float) -> dict
     connection.send_headers(
         1,
         [
-            (":method", request["method"]), (":scheme", "http"), (":authority", authority), (":path", request["target"]),
-            *headers,
+            (":method", request["method"]), (":scheme", "http"), (":authority", authority),
+            (":path", request["target"]), *headers,
         ],
         end_stream=not body,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The development gateway does what a recorded Apache APISIX 3.9.1 did: same frames, same upstream requests, same answer.
+"""The development gateway does what a recorded Apache APISIX 3.9.1 did: same frames, upstream requests and answers.
 
 Not compared, since a recording can't fix it: ids and key versions; the order of headers and arguments with different
 names (Lua's `pairs`); the Date header; whether a body is framed by length or in chunks; the recorded gateway's port.
