@@ -1,1 +1,1 @@
-"""Benchmarks: see README.md."""
+"""The benchmarks: nothing here is part of the installed package."""

@@ -1,0 +1,342 @@
+"""The development gateway with a real runner process, a real upstream and a real client; no recordings needed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, web
+
+from gatewright.dev.gateway import DevGateway
+from gatewright.dev.routes import Upstream, build_routes, load_routes
+from gatewright.dev.rpc import Timeouts
+from gatewright.errors import ConfigError
+from tests.conftest import ROOT, RunnerProcess, StartRunner
+
+PLUGINS = """
+from gatewright import Plugin, Response
+class Tag(Plugin):
+    async def on_request(self, request):
+        request.headers["x-tag"] = self.config.get("tag", "none")
+        request.query["seen"] = "1"
+    async def on_response(self, request, response):
+        response.headers["x-done"] = "yes"
+        if self.config.get("upper"):
+            response.set_body((await response.body()).upper())
+class Deny(Plugin):
+    def on_request(self, request):
+        return Response(403, {"x-why": "because"}, "no\\n")
+class Boom(Plugin):
+    def on_request(self, request):
+        raise RuntimeError("boom")
+class Rewriter(Plugin):
+    def on_request(self, request):
+        request.path = "/new path"
+        request.set_body(request.body() + b" and more")
+"""
+
+
+@pytest.fixture
+def runner(start_runner: StartRunner, plugin_dir: Callable[..., Path]) -> RunnerProcess:
+    return start_runner("-p", plugin_dir(p=PLUGINS))
+
+
+@asynccontextmanager
+async def gateway_for(runner: RunnerProcess, plugins: dict[str, object]) -> AsyncIterator[tuple[str, list[dict]]]:
+    """A gateway with one route, before an upstream that notes what it gets and answers as asked."""
+    seen: list[dict] = []
+
+    async def upstream(request: web.BaseRequest) -> web.StreamResponse:
+        body = await request.read()
+        seen.append({"target": request.raw_path, "headers": dict(request.headers), "body": body})
+        if request.path.startswith("/204"):
+            return web.Response(status=204, headers={"x-up": "1"})
+        response = web.Response(body=b"answer", headers={"content-type": "text/x-up", "x-up": "1"})
+        response.headers.add("set-cookie", "a=1")
+        response.headers.add("set-cookie", "b=2")
+        return response
+
+    serving = web.ServerRunner(web.Server(upstream))
+    await serving.setup()
+    await web.TCPSite(serving, "127.0.0.1", 0).start()
+    target = Upstream("127.0.0.1", serving.addresses[0][1])
+    routes = build_routes({"routes": [{"uri": "/*", "plugins": plugins}]}, default_upstream=target)
+    gateway = DevGateway(routes, f"unix:{runner.socket}", timeouts=Timeouts(read=5))
+    await gateway.start()
+    try:
+        yield f"http://127.0.0.1:{gateway.port}", seen
+    finally:
+        await gateway.stop()
+        await serving.cleanup()
+
+
+def conf(*plugins: tuple[str, dict[str, object]], **more: object) -> dict[str, object]:
+    return {"conf": [{"name": name, "value": json.dumps(value)} for name, value in plugins], **more}
+
+
+async def test_a_request_goes_through_changed_and_the_answer_comes_back_changed(runner: RunnerProcess) -> None:
+    plugins = {
+        "ext-plugin-pre-req": conf(("tag", {"tag": "red"})),
+        "ext-plugin-post-resp": conf(("tag", {"upper": True})),
+    }
+    async with gateway_for(runner, plugins) as (url, seen), ClientSession() as client:
+        for _ in range(3):  # the connection is kept, the token cached
+            async with client.get(f"{url}/x?a=1") as answer:
+                assert answer.status == 200
+                assert await answer.read() == b"ANSWER"
+                assert answer.headers.getall("set-cookie") == ["a=1", "b=2"]
+                assert answer.headers["content-type"] == "text/x-up"
+                assert answer.headers["x-done"] == "yes"
+        assert [item["target"] for item in seen] == ["/x?a=1&seen=1"] * 3
+        assert seen[0]["headers"]["x-tag"] == "red"
+
+
+async def test_a_stop_answers_the_client_and_the_upstream_is_not_asked(runner: RunnerProcess) -> None:
+    async with (
+        gateway_for(runner, {"ext-plugin-pre-req": conf(("deny", {}))}) as (url, seen),
+        ClientSession() as client,
+    ):
+        async with client.get(url) as answer:
+            assert (answer.status, await answer.text(), answer.headers["x-why"]) == (403, "no\n", "because")
+        assert seen == []
+
+
+@pytest.mark.parametrize(("degrade", "status", "asked"), [(False, 503, 0), (True, 200, 1)])
+@pytest.mark.parametrize("plugin", ["boom", "unknown"])
+async def test_a_failure_is_503_unless_the_route_allows_degradation(
+    runner: RunnerProcess, plugin: str, degrade: bool, status: int, asked: int
+) -> None:
+    plugins = {"ext-plugin-pre-req": conf((plugin, {}), allow_degradation=degrade)}
+    async with gateway_for(runner, plugins) as (url, seen), ClientSession() as client:
+        async with client.get(url) as answer:
+            assert answer.status == status
+        assert len(seen) == asked
+
+
+async def test_path_and_body_are_rewritten_whole_even_before_a_response_phase(
+    runner: RunnerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugins = {"ext-plugin-pre-req": conf(("rewriter", {})), "ext-plugin-post-resp": conf(("tag", {}))}
+    async with gateway_for(runner, plugins) as (url, seen), ClientSession() as client:
+        async with client.post(f"{url}/old?q=1", data=b"body") as answer:
+            assert answer.status == 200
+        (request,) = seen
+        assert (request["target"], request["body"]) == ("/new%20path?q=1", b"body and more")
+    assert "fault" not in caplog.text
+
+
+async def test_the_runner_keeps_the_gateway_from_asking_the_upstream_twice(
+    runner: RunnerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugins = {"ext-plugin-post-resp": conf(("tag", {}))}
+    async with gateway_for(runner, plugins) as (url, seen), ClientSession() as client:
+        async with client.delete(f"{url}/204") as answer:
+            assert (answer.status, answer.headers["x-up"]) == (204, "1")
+        assert len(seen) == 1
+    assert "second time" not in caplog.text
+
+
+async def test_a_restarted_runner_is_given_the_configurations_again(
+    start_runner: StartRunner, plugin_dir: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = plugin_dir(p=PLUGINS)
+    first = start_runner("-p", directory)
+    async with (
+        gateway_for(first, {"ext-plugin-pre-req": conf(("deny", {}))}) as (url, _),
+        ClientSession() as client,
+    ):
+        async with client.get(url) as answer:
+            assert answer.status == 403
+        first.stop()
+        async with client.get(url) as answer:
+            assert answer.status == 503
+        second = start_runner("-p", directory, "--listen", f"unix:{first.socket}", socket=first.socket)
+        async with client.get(url) as answer:
+            assert answer.status == 403
+        assert second.process.poll() is None
+
+
+async def test_every_fault_is_a_warning_that_names_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def zero_length(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readexactly(4)
+        writer.write(bytes([head[0], 0, 0, 0]))
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_unix_server(zero_length, tmp_path / "r.sock")
+    routes = build_routes(
+        {"routes": [{"uri": "/*", "plugins": {"ext-plugin-pre-req": conf(("p", {}), allow_degradation=True)}}]},
+        default_upstream=Upstream("127.0.0.1", 1),
+    )
+    gateway = DevGateway(routes, f"unix:{tmp_path / 'r.sock'}")
+    await gateway.start()
+    with caplog.at_level(logging.WARNING, "gatewright.dev"):
+        async with ClientSession() as client, client.get(f"http://127.0.0.1:{gateway.port}/") as answer:
+            assert answer.status == 500
+            assert "500 Internal Server Error" in await answer.text()
+    await gateway.stop()
+    server.close()
+    assert "without a payload makes APISIX abort" in caplog.text
+    assert "leaves the lock held" in caplog.text
+
+
+# --- route files
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("routes: 5", "expected a list under `routes:`"), ("{", "not valid YAML"),
+        ("routes: [{id: 1}]", "route 1: needs `uri` or `uris`"),
+        ("routes: [{id: 7, uri: /a, vars: [x]}]", "route 7: `vars` is not supported"),
+        ("routes: [{uri: /a, service_id: 9}]", "there is no service 9"),
+        ("routes: [{uri: /a, upstream: {nodes: {}}}]", "needs `nodes`"),
+        ("routes: [{uri: /a, plugins: {ext-plugin-pre-req: {conf: [{name: x}]}}}]", "needs `name` and `value`"),
+        ("routes: [{uri: /a, plugins: {ext-plugin-pre-req: {conf: [{name: x, value: {a: 1}}]}}}]", "as JSON text"),
+    ],
+)  # fmt: skip
+def test_a_bad_route_file_says_where_and_why(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "apisix.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_routes(file)
+
+
+def test_routes_match_as_in_apisix(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "apisix.yaml"
+    file.write_text(
+        """
+routes:
+  - {id: all, uri: /*}
+  - {id: api, uris: [/api/*, /v1/*]}
+  - {id: exact, uri: /api/one}
+  - {id: post, uri: /api/two, methods: [POST]}
+  - {id: host, uri: /*, hosts: ["*.example.com"], priority: 1}
+  - {id: other, uri: /prometheus, plugins: {prometheus: {}}}
+#END
+"""
+    )
+    routes = load_routes(file)
+
+    def found(method: str, host: str, path: str) -> str:
+        route = routes.find(method, host, path)
+        assert route is not None
+        return route.id
+
+    assert found("GET", "h", "/api/one") == "exact"
+    assert found("GET", "h", "/api/two") == "api"
+    assert found("POST", "h", "/api/two") == "post"
+    assert found("GET", "h", "/v1/x") == "api"
+    assert found("GET", "a.example.com", "/x") == "host"
+    assert found("GET", "h", "/x") == "all"
+    assert "plugin prometheus is ignored" in caplog.text
+
+
+# --- the command
+
+
+@contextmanager
+def dev(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """`gatewright dev` until its banner is out; gives the process and the lines printed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gatewright", "dev", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.strip())
+        if line.strip().startswith("curl"):
+            break
+    try:
+        yield process, lines
+    finally:
+        process.terminate()
+        assert process.wait(15) == 0
+        process.stdout.close()
+
+
+def get(url: str) -> tuple[int, str, dict[str, str]]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode(), dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode(), dict(error.headers)
+
+
+def test_the_printed_curl_works_and_the_upstream_echoes() -> None:
+    with dev(ROOT / "examples" / "plugins", "--port", "0") as (_, lines):
+        url = lines[-1].split()[-1]
+        status, text, _ = get(url)
+        assert (status, text) == (401, "who are you? try again with ?user=ada\n")
+        status, text, headers = get(f"{url}?user=ada")
+        assert status == 200
+        assert ["x-greeting", "hello ada"] in json.loads(text)["headers"]
+        assert headers["x-served-by"] == "gatewright"
+        assert "not for production" in " ".join(lines)
+
+
+def test_a_route_file_and_an_upstream_are_used(tmp_path: Path) -> None:
+    file = tmp_path / "apisix.yaml"
+    value = json.dumps({"greeting": "hi"})
+    conf = {"conf": [{"name": "greet", "value": value}]}
+    file.write_text(json.dumps({"routes": [{"uri": "/only", "plugins": {"ext-plugin-pre-req": conf}}]}))
+    with dev(ROOT / "examples" / "plugins", "--port", "0", "--routes", file) as (_, lines):
+        base = lines[-1].split()[-1].removesuffix("/only")
+        assert ["x-greeting", "hi ada"] in json.loads(get(f"{base}/only?user=ada")[1])["headers"]
+        assert get(f"{base}/else")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{empty}", "--port", "0"], "no plugins found in"),
+        (["{plugins}", "--upstream", "ftp://x"], "--upstream is a URL"),
+        (["{plugins}", "--routes", "/nonexistent.yaml"], "No such file"),
+    ],
+)
+def test_dev_that_cannot_start_says_why(tmp_path: Path, arguments: list[str], message: str) -> None:
+    filled = [text.format(empty=tmp_path, plugins=ROOT / "examples" / "plugins") for text in arguments]
+    run = subprocess.run(
+        [sys.executable, "-m", "gatewright", "dev", *filled], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 2
+    assert message in run.stderr
+
+
+def test_a_taken_port_is_named_with_the_cure() -> None:
+    with dev(ROOT / "examples" / "plugins", "--port", "0") as (_, lines):
+        port = lines[-1].split(":")[-1].split("/")[0]
+        run = subprocess.run(
+            [sys.executable, "-m", "gatewright", "dev", str(ROOT / "examples" / "plugins"), "--port", port],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert run.returncode == 2
+    assert f"127.0.0.1:{port}: Address already in use; choose another one with --port" in run.stderr
+
+
+def test_a_runner_that_dies_ends_dev_with_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "die.py"
+    file.write_text(
+        "import os\nfrom gatewright import Plugin\nclass Die(Plugin):\n    def on_request(self, r): os._exit(7)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gatewright", "dev", str(file), "--port", "0"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    url = next(line.split()[-1] for line in process.stdout if line.strip().startswith("curl"))
+    assert get(url)[0] == 503
+    _, errors = process.communicate(timeout=15)
+    assert process.returncode == 1
+    assert "the runner ended with exit code 7" in errors

@@ -1,0 +1,133 @@
+"""Headers and Query: ordered, multi-valued, late to load, and exact about what was changed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatewright import Headers, Query
+
+
+def loaded_once(items: list[tuple[str, str | None]]):
+    count = []
+
+    def load() -> list[tuple[str, str | None]]:
+        count.append(1)
+        assert len(count) == 1, "loaded twice"
+        return items
+
+    return load
+
+
+def never() -> list[tuple[str, str | None]]:
+    raise AssertionError("nothing should have been loaded")
+
+
+def test_names_are_found_in_any_case_and_shown_in_lower_case() -> None:
+    headers = Headers.lazy(loaded_once([("X-A", "1"), ("x-a", "2"), ("Host", "h")]))
+    assert headers["x-A"] == "1"
+    assert headers.get_all("X-a") == ["1", "2"]
+    assert "HOST" in headers
+    assert list(headers) == ["x-a", "host"]
+    assert headers.multi_items() == [("x-a", "1"), ("x-a", "2"), ("host", "h")]
+    assert len(headers) == 2
+
+
+def test_writing_loads_nothing() -> None:
+    headers = Headers.lazy(never)
+    headers["X-A"] = "1"
+    headers.discard("x-b")
+    headers.set_all("x-c", ["1", "2"])
+    assert headers["x-a"] == "1"
+    assert "x-b" not in headers
+    assert headers.changes == {"x-a": ("1",), "x-b": None, "x-c": ("1", "2")}
+
+
+def test_a_membership_test_can_do_without_loading() -> None:
+    headers = Headers.lazy(never, has=lambda name: name == "x-there")
+    assert "X-There" in headers
+    assert "x-not" not in headers
+
+
+def test_changes_stand_where_the_name_first_stood() -> None:
+    headers = Headers([("a", "1"), ("b", "1"), ("a", "2"), ("c", "1")])
+    headers.add("a", "3")
+    del headers["b"]
+    headers["d"] = "4"
+    assert headers.multi_items() == [("a", "1"), ("a", "2"), ("a", "3"), ("c", "1"), ("d", "4")]
+    assert headers.changes == {"a": ("1", "2", "3"), "b": None, "d": ("4",)}
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "ä", "a\r\nb"])
+def test_what_is_no_header_name_is_refused(name: str) -> None:
+    headers = Headers()
+    with pytest.raises(ValueError, match="not a header name"):
+        headers[name] = "1"
+    assert name not in headers
+    assert 5 not in headers
+
+
+@pytest.mark.parametrize("value", ["a\r\nx: 1", "a\nb", "a\0b"])
+def test_a_value_that_would_break_out_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="CR, LF or NUL"):
+        Headers()["x"] = value
+    with pytest.raises(ValueError, match="CR, LF or NUL"):
+        Headers({"x": value})
+
+
+def test_values_are_text() -> None:
+    with pytest.raises(TypeError, match="must be str, not int"):
+        Headers()["x"] = 1  # type: ignore[assignment]
+
+
+def test_deleting_what_is_not_there_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        del Headers()["x"]
+
+
+def test_replace_touches_only_what_differs() -> None:
+    headers = Headers([("a", "1"), ("b", "1"), ("c", "1"), ("c", "2")])
+    headers.replace({"A": "1", "b": "2", "c": "1"})
+    assert headers.changes == {"b": ("2",), "c": ("1",)}
+
+
+def test_a_bare_argument_reads_as_empty_and_can_be_told_apart() -> None:
+    query = Query.lazy(lambda: [("z", None), ("y", "")])
+    assert (query["z"], query["y"]) == ("", "")
+    assert query.is_bare("z")
+    assert not query.is_bare("y")
+    assert not query.is_bare("nope")
+
+
+def test_arguments_keep_their_case() -> None:
+    query = Query([("A", "1")])
+    assert "a" not in query
+    assert query == {"A": "1"}
+
+
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(["set", "add", "discard"]), st.sampled_from("abc"), st.text("12", max_size=2)),
+    max_size=12,
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.text("12", max_size=2)), max_size=6), OPERATIONS)
+def test_behaves_as_a_dict_of_lists(items: list[tuple[str, str]], operations: list[tuple[str, str, str]]) -> None:
+    model: dict[str, list[str]] = {}
+    for name, value in items:
+        model.setdefault(name, []).append(value)
+    mapping = Headers.lazy(lambda: items)
+    for operation, name, value in operations:
+        if operation == "set":
+            mapping[name] = value
+            model[name] = [value]
+        elif operation == "add":
+            mapping.add(name, value)
+            model.setdefault(name, []).append(value)
+        else:
+            mapping.discard(name)
+            model.pop(name, None)
+    assert {name: mapping.get_all(name) for name in mapping} == model
+    assert set(mapping) == set(model)
+    assert sorted(mapping.multi_items()) == sorted((n, v) for n, values in model.items() for v in values)
