@@ -176,7 +176,8 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
     [
         ("threads: many", "threads"), ("nonsense: 1", "unknown setting 'nonsense'"), ("listen: nowhere", "listen is"),
         ("log_level: loud", "log_level is one of"), ("socket_mode: rw", "octal"), ("threads: 0", "at least 1"),
-        ("plugin_settings: {a: {on_error: maybe}}", "on_error"), ("[1]", "expected settings by name"), ("{", "not valid YAML"),
+        ("plugin_settings: {a: {on_error: maybe}}", "on_error"), ("{", "not valid YAML"),
+        ("[1]", "expected settings by name"),
         ("max_frame: 99999999", "three bytes"),
     ],
 )  # fmt: skip
