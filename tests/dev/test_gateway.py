@@ -166,11 +166,17 @@ async def test_a_restarted_runner_is_given_the_configurations_again(
 
 
 async def test_every_fault_is_a_warning_that_names_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ended: list[asyncio.Event] = []
+
     async def zero_length(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readexactly(4)
-        writer.write(bytes([head[0], 0, 0, 0]))
-        await reader.read()
+        ended.append(asyncio.Event())
+        mine = ended[-1]
+        if head := await reader.read(4):
+            writer.write(bytes([head[0], 0, 0, 0]))
+            await reader.read()
         writer.close()
+        await writer.wait_closed()
+        mine.set()
 
     server = await asyncio.start_unix_server(zero_length, tmp_path / "r.sock")
     routes = build_routes(
@@ -185,6 +191,8 @@ async def test_every_fault_is_a_warning_that_names_it(tmp_path: Path, caplog: py
             assert "500 Internal Server Error" in await answer.text()
     await gateway.stop()
     server.close()
+    for event in ended:
+        await event.wait()
     assert "without a payload makes APISIX abort" in caplog.text
     assert "leaves the lock held" in caplog.text
 
