@@ -1,13 +1,6 @@
 #!/bin/sh
-# Measure a gateway over HTTP; `./run.sh -h` tells more.
-set -e
-cd "$(dirname "$0")/.."
-python=.venv/bin/python
-if [ ! -x "$python" ]; then
-    python=python3
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
-        echo "run.sh: Python 3.11 or newer is needed: install it, or run 'make install' first" >&2
-        exit 1
-    }
-fi
-exec "$python" -m benchmarks.http_load "$@"
+# Drive a gateway over HTTP: ./run.sh -u http://127.0.0.1:9080/headers -c 100 -n 10000
+here=$(cd "$(dirname "$0")/.." && pwd)
+python="$here/.venv/bin/python"
+[ -x "$python" ] || python=python3
+exec "$python" "$here/benchmarks/http_load.py" "$@"

@@ -1,1 +1,1 @@
-"""The benchmarks: nothing here is part of the installed package."""
+"""Benchmarks: see README.md."""
