@@ -132,6 +132,9 @@ class MultiMapping(MutableMapping[str, str]):
 
     def multi_items(self) -> list[tuple[str, str]]:
         """Every name and value, repeats apart, in order; changed names where they first stood, new ones last."""
+        if not self.changes:
+            key_of = self._key_of_peer
+            return [(key_of(name), value or "") for name, value in self._entries()]
         return [(name, value or "") for name, value in self._current()]
 
     def _current(self) -> Iterator[tuple[str, str | None]]:

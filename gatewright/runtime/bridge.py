@@ -61,11 +61,12 @@ class Strand(greenlet):
     def run(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         """The greenlet's body: run jobs, and wait among the idle ones in between."""
         idle = self._bridge.idle
+        max_idle = self._bridge.max_idle
         hub = self._bridge.hub
         while True:
             job(self, argument)
             self.gr_context = None  # context variables that a handler set are not for the next call to see
-            if len(idle) >= self._bridge.max_idle:
+            if len(idle) >= max_idle:
                 return
             idle.append(self)
             job, argument = hub.switch()

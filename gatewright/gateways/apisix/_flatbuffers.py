@@ -187,52 +187,72 @@ def read_entries(buf: bytes, table: int, offset: int) -> list[Entry]:
     """
     if not offset:
         return []
-    out: list[Entry] = []
-    append = out.append
-    budget = 2 * len(buf) + 65536
-    seen_vtable = -1
-    name_at = value_at = 0
     try:
-        vector = table + offset
-        vector += _u32(buf, vector)[0]
-        count = _u32(buf, vector)[0]
-        slot = vector + 4
-        if slot + 4 * count > len(buf):
-            raise _malformed("vector longer than the buffer", vector)
-        for relative in struct.unpack_from(f"<{count}I", buf, slot):
-            entry = slot + relative
-            slot += 4
-            vtable = entry - _i32(buf, entry)[0]
-            if vtable != seen_vtable:  # builders share one vtable among all entries of a kind
-                name_at, value_at = layout_at(buf, entry)[:2]
-                seen_vtable = vtable
-            if not name_at:
-                raise _malformed("entry without a name", entry)
-            at = entry + name_at
-            at += _u32(buf, at)[0]
-            size = _u32(buf, at)[0]
-            at += 4
-            raw = buf[at : at + size]
-            if len(raw) != size:
-                raise _malformed("string longer than the buffer", at)
-            budget -= size
-            name = raw.decode("utf-8", "surrogateescape")
-            if not value_at:
-                append((name, None))
-            else:
-                at = entry + value_at
-                at += _u32(buf, at)[0]
-                size = _u32(buf, at)[0]
-                at += 4
-                raw = buf[at : at + size]
-                if len(raw) != size:
-                    raise _malformed("string longer than the buffer", at)
-                budget -= size
-                append((name, raw.decode("utf-8", "surrogateescape")))
-            if budget < 0:
-                raise _malformed("entries that repeat the same text too often", vector)
+        try:
+            return _read_entries(buf, table, offset, "strict")
+        except UnicodeDecodeError:
+            return _read_entries(buf, table, offset, "surrogateescape")
     except struct.error:
         raise _malformed("offset outside the buffer", table) from None
+
+
+def _vector_at(buf: bytes, table: int, offset: int) -> tuple[int, Sequence[int]]:
+    """Where a vector of references begins, and the references."""
+    vector = table + offset
+    vector += _u32(buf, vector)[0]
+    count = _u32(buf, vector)[0]
+    if vector + 4 + 4 * count > len(buf):
+        raise _malformed("vector longer than the buffer", vector)
+    offsets = _OFFSETS[count] if count < _SMALL else struct.Struct(f"<{count}I")
+    return vector + 4, offsets.unpack_from(buf, vector + 4)
+
+
+def _read_entries(buf: bytes, table: int, offset: int, errors: str) -> list[Entry]:
+    # The loop is written flat and reads as little as it can: it's most of what decoding a request costs.
+    u32 = _u32
+    limit = len(buf)
+    budget = 2 * limit + 65536
+    slot, references = _vector_at(buf, table, offset)
+    out: list[Entry] = []
+    seen = -1
+    name_at = value_at = 0
+    for reference in references:
+        entry = slot + reference
+        slot += 4
+        # Entries of one kind share a vtable; their first two fields come with it in one read.
+        back, first, second = _entry_head(buf, entry)
+        if entry - back != seen:
+            name_at, value_at = layout_at(buf, entry)[:2]
+            seen = entry - back
+        if value_at == 4 and name_at == 8:
+            at = entry + 8 + second
+            value_start = entry + 4 + first
+        elif name_at == 4 and value_at == 8:
+            at = entry + 4 + first
+            value_start = entry + 8 + second
+        elif name_at:
+            at = entry + name_at + u32(buf, entry + name_at)[0]
+            value_start = entry + value_at + u32(buf, entry + value_at)[0] if value_at else -1
+        else:
+            raise _malformed("entry without a name", entry)
+        size = u32(buf, at)[0]
+        at += 4
+        end = at + size
+        budget -= size
+        name = buf[at:end].decode("utf-8", errors)
+        value = None
+        if value_start >= 0:
+            size = u32(buf, value_start)[0]
+            value_start += 4
+            budget -= size
+            value = buf[value_start : value_start + size].decode("utf-8", errors)
+            if value_start + size > limit:
+                raise _malformed("string longer than the buffer", value_start)
+        if end > limit:
+            raise _malformed("string longer than the buffer", at)
+        if budget < 0:
+            raise _malformed("entries that repeat the same text too often", slot)
+        out.append((name, value))
     return out
 
 
@@ -242,7 +262,8 @@ def _name_needle(name: str) -> bytes:
     return _U32.pack(len(raw)) + raw
 
 
-_OFFSETS: Final = tuple(struct.Struct(f"<{count}I") for count in range(64))
+_SMALL: Final = 64
+_OFFSETS: Final = tuple(struct.Struct(f"<{count}I") for count in range(_SMALL))
 
 
 def has_entry(buf: bytes, table: int, offset: int, name: str) -> bool:
@@ -256,28 +277,28 @@ def has_entry(buf: bytes, table: int, offset: int, name: str) -> bool:
     found = buf.find(needle)
     if found < 0:
         return False
+    u32 = _u32
+    head = _entry_head
     try:
-        vector = table + offset
-        vector += _u32(buf, vector)[0]
-        count = _u32(buf, vector)[0]
-        slot = vector + 4
+        slot = table + offset
+        slot += u32(buf, slot)[0]
+        count = u32(buf, slot)[0]
+        slot += 4
         if slot + 4 * count > len(buf):
-            raise _malformed("vector longer than the buffer", vector)
-        offsets = _OFFSETS[count] if count < len(_OFFSETS) else struct.Struct(f"<{count}I")
-        seen = -1
-        name_at = 0
-        for relative in offsets.unpack_from(buf, slot):
-            entry = slot + relative
+            raise _malformed("vector longer than the buffer", slot)
+        offsets = _OFFSETS[count] if count < _SMALL else struct.Struct(f"<{count}I")
+        seen = name_at = -1
+        for reference in offsets.unpack_from(buf, slot):
+            entry = slot + reference
             slot += 4
-            # Entries of one kind share a vtable, and so tell their first two fields in one read.
-            back, first, second = _entry_head(buf, entry)
+            back, first, second = head(buf, entry)
             if entry - back != seen:
-                name_at = layout_at(buf, entry)[0]
                 seen = entry - back
-            if name_at == 4:
-                at = entry + 4 + first
-            elif name_at == 8:
+                name_at = layout_at(buf, entry)[0]
+            if name_at == 8:
                 at = entry + 8 + second
+            elif name_at == 4:
+                at = entry + 4 + first
             else:
                 at = entry + name_at + read_u32(buf, entry, name_at)
             if at == found or buf.startswith(needle, at):

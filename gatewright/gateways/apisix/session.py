@@ -42,6 +42,8 @@ class State(Enum):
     CALLED = "called"
 
 
+_IDLE: Final = State.IDLE
+_CALLED: Final = State.CALLED
 _HTTP_REQ_CALL: Final = int(FrameType.HTTP_REQ_CALL)  # a plain int compares four times as fast
 _ERROR_CODES: Final = {
     Refusal.BAD_REQUEST: ErrorCode.BAD_REQUEST,
@@ -87,6 +89,11 @@ class ApisixSession:
             and len(data) >= 8
             and len(data) - 4 == int.from_bytes(data[1:4], "big") <= self._max_payload
         ):
+            if data[0] == _HTTP_REQ_CALL:
+                self._state = _CALLED
+                self.busy = True
+                message = HttpReqCall(data)
+                return (RequestCall(message, message.conf_token),)
             return (self._event_of(data),)
         buffer = self._buffer
         buffer.feed(data)
@@ -142,7 +149,8 @@ class ApisixSession:
             frame = adapt.request_reply(call, response)
         else:
             frame = adapt.response_reply(call)
-        self._close()
+        self._state = _IDLE
+        self.busy = False
         return frame
 
     def refuse(self, refusal: Refusal) -> bytes:
