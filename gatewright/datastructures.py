@@ -80,7 +80,8 @@ class MultiMapping(MutableMapping[str, str]):
         if original is None:
             load = self._load
             assert load is not None  # noqa: S101 - one of the two is always given
-            original = self._original = list(load())
+            loaded = load()
+            original = self._original = loaded if type(loaded) is list else list(loaded)
         return original
 
     def _values(self, key: str) -> Sequence[str | None]:
@@ -133,9 +134,11 @@ class MultiMapping(MutableMapping[str, str]):
     def multi_items(self) -> list[tuple[str, str]]:
         """Every name and value, repeats apart, in order; changed names where they first stood, new ones last."""
         if not self.changes:
-            key_of = self._key_of_peer
-            return [(key_of(name), value or "") for name, value in self._entries()]
+            return self._all_entries()
         return [(name, value or "") for name, value in self._current()]
+
+    def _all_entries(self) -> list[tuple[str, str]]:
+        return [(name, value or "") for name, value in self._entries()]
 
     def _current(self) -> Iterator[tuple[str, str | None]]:
         changes = self.changes
@@ -218,6 +221,9 @@ class Headers(MultiMapping):
     @staticmethod
     def _key_of_peer(name: str) -> str:
         return name.lower()
+
+    def _all_entries(self) -> list[tuple[str, str]]:
+        return [(name.lower(), value or "") for name, value in self._entries()]
 
     @staticmethod
     def _check(name: str, value: str) -> str:

@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
         self._bridge = service.bridge
         self._start = service.bridge.start
         self._session = service.new_session()
+        self._receive = self._session.receive_data
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._call: Call | None = None
         self._strand: Strand | None = None
@@ -60,7 +61,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
         try:
-            for event in self._session.receive_data(data):
+            for event in self._receive(data):
                 kind = type(event)
                 if kind is RequestCall or kind is ResponseCall:
                     self._start(self._serve, event)
