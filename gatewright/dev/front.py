@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from typing import Any
 
 import h2.config
@@ -94,6 +95,7 @@ def response_head(answer: Answer, request: ClientRequest, server: str) -> tuple[
     if answer.status == 304:
         headers = [(n, v) for n, v in headers if not (n.lower() == "etag" and framing == "stop")]
     out += headers
+    out.append(("Date", formatdate(usegmt=True)))
     out.append(("Server", answer.server or server))
     reason = reason_of(answer.status) if answer.reason is None else answer.reason
     return f"HTTP/1.1 {answer.status} {reason}", out, body
@@ -168,6 +170,9 @@ class Front:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         client = await _client_request(request, self.port)
         answer = await self._handler(client)
+        answer.close = answer.close or any(
+            name.lower() == "connection" and "close" in value.lower() for name, value in client.headers
+        )
         line, headers, body = response_head(answer, client, self._server_header)
         if not answer.status:
             return _RawResponse(b"", close=True)
@@ -187,6 +192,8 @@ async def _never() -> web.StreamResponse:
 async def _client_request(request: web.BaseRequest, port: int) -> ClientRequest:
     message: Any = request._message
     headers = [(text_of(name), text_of(value)) for name, value in request.raw_headers]
+    if request.headers.get("expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     body = await request.content.read()  # `request.read()` has a limit of its own
     names = {name.lower(): value for name, value in headers}
     framing = "none"
@@ -236,7 +243,12 @@ class _Http2(asyncio.Protocol):
         self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
         self._streams: dict[int, tuple[list[tuple[str, str]], bytearray]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._window_grew = asyncio.Event()
         self._transport: asyncio.Transport
+
+    def connection_lost(self, _: Exception | None) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101
@@ -256,6 +268,8 @@ class _Http2(asyncio.Protocol):
                 task = asyncio.ensure_future(self._answer(event.stream_id or 0))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+            elif isinstance(event, h2.events.WindowUpdated | h2.events.RemoteSettingsChanged):
+                self._window_grew.set()
         self._transport.write(self._h2.data_to_send())
 
     async def _answer(self, stream: int) -> None:
@@ -280,6 +294,13 @@ class _Http2(asyncio.Protocol):
         _, out, data = response_head(answer, request, self._front.server_header)
         fields = [(":status", str(answer.status)), *((name.lower(), value) for name, value in out)]
         self._h2.send_headers(stream, [(raw(n), raw(v)) for n, v in fields], end_stream=not data)
-        if data:
-            self._h2.send_data(stream, data, end_stream=True)
+        while data:
+            self._transport.write(self._h2.data_to_send())
+            size = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size, len(data))
+            if not size:
+                self._window_grew.clear()
+                await self._window_grew.wait()
+                continue
+            self._h2.send_data(stream, data[:size], end_stream=size == len(data))
+            data = data[size:]
         self._transport.write(self._h2.data_to_send())

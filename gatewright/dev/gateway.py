@@ -50,6 +50,7 @@ _NOT_PASSED_BACK = frozenset(
     )
 )
 _UPSTREAM_TRIES = 2
+_NOT_REPEATED = ("POST", "LOCK", "PATCH")
 _RESTY_USER_AGENT = "lua-resty-http/0.16.1 (Lua) ngx_lua/10026"
 
 
@@ -382,10 +383,17 @@ class DevGateway:
             except UpstreamError as error:
                 log.error("%s while reading response header from upstream", error)
                 tries.append("502")
+                if request.method in _NOT_REPEATED:
+                    break
                 continue
             passed = [(n, v) for n, v in got.headers if n.lower() not in _NOT_PASSED_BACK]
             answer = Answer(got.status, [*exchange.response_headers, *passed], got.body, framing="proxied")
             answer.reason = got.reason
+            if not got.complete:
+                log.warning(
+                    "fault: the upstream broke its answer off; the client gets what came, and a closed connection"
+                )
+                answer.close = True
             if got.status >= 500:
                 answer.headers.append(("X-APISIX-Upstream-Status", str(got.status)))
             return answer

@@ -92,6 +92,16 @@ async def run_dev(
         GatewrightError: it could not be started; the message says why and what to do.
     """
     configure_logs(level="info")
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, lambda: task and task.cancel())
+    try:
+        return await _run_dev(paths, upstream=upstream, routes=routes, host=host, port=port)
+    except asyncio.CancelledError:
+        return 0  # at whatever point it was asked to stop, everything has been stopped on the way here
+
+
+async def _run_dev(paths: Sequence[Path], *, upstream: str | None, routes: Path | None, host: str, port: int) -> int:
     discovery = discover(paths, installed=True)
     for error in discovery.errors:
         print(f"plugin not loaded: {error}", file=sys.stderr)
@@ -113,27 +123,14 @@ async def run_dev(
                 raise ListenError(f"{host}:{port}: {reason}; choose another one with --port") from None
             try:
                 _print_banner(discovery, gateway, host, upstream=upstream, file=routes, left_out=left_out)
-                return await _until_stopped(process)
+                await process.wait()
+                print(f"the runner ended with exit code {process.returncode}", file=sys.stderr)
+                return 1
             finally:
                 await gateway.stop()
     finally:
         await echo.stop()
         shutil.rmtree(directory, ignore_errors=True)
-
-
-async def _until_stopped(process: asyncio.subprocess.Process) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(process.wait())]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-    if stop.is_set():
-        return 0
-    print(f"the runner ended with exit code {process.returncode}", file=sys.stderr)
-    return 1
 
 
 def _upstream_of(url: str) -> Upstream:

@@ -88,14 +88,14 @@ class Route:
     conf_id: str = ""
     version: str = ""
 
-    def matches(self, method: str, host: str, path: str) -> tuple[int, int] | None:
+    def matches(self, method: str, host: str, path: str) -> tuple[bool, int, int] | None:
         """How well a request matches, higher is better; `None` if it doesn't."""
         if self.methods and method not in self.methods:
             return None
         if self.hosts and not any(_host_matches(pattern, host) for pattern in self.hosts):
             return None
         best = max((_uri_score(pattern, path) for pattern in self.uris), default=-1)
-        return None if best < 0 else (best, self.priority)
+        return None if best < 0 else (bool(self.hosts), best, self.priority)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Routes:
     version: str = ""
 
     def find(self, method: str, host: str, path: str) -> Route | None:
-        """The route for a request: exact uris before prefixes, longer before shorter, then by priority."""
+        """The route for a request: by hosts, then exact uris before prefixes, longer before shorter, then priority."""
         scored = [(score, route) for route in self.routes if (score := route.matches(method, host, path)) is not None]
         return max(scored, key=lambda item: item[0])[1] if scored else None
 
@@ -151,7 +151,10 @@ def build_routes(
         ConfigError: as `load_routes`.
     """
     builder = _Builder(content, source, version or str(int(time.time())), default_upstream)
-    return builder.build()
+    try:
+        return builder.build()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{source}: not of APISIX's form: {type(error).__name__}: {error}") from error
 
 
 class _Builder:
@@ -179,6 +182,8 @@ class _Builder:
             unknown = sorted(set(item) - _ROUTE_FIELDS)
             if unknown:
                 raise self._fail(place, f"`{unknown[0]}` is not supported by the development gateway")
+            if item.get("status", 1) == 0:
+                continue  # disabled
             routes.append(self._route(item, str(item.get("id", number)), place, services, configs))
         rules = []
         for rule in self._content.get("global_rules") or []:
@@ -257,7 +262,7 @@ class _Builder:
         if "upstream_id" in item:
             upstream = self._by_id("upstreams").get(str(item["upstream_id"]))
             if upstream is None:
-                if self._default is not None:
+                if self._default is not None and not self._content.get("upstreams"):
                     return self._default
                 raise self._fail(place, f"there is no upstream {item['upstream_id']!r}")
             return self._upstream(upstream, place)

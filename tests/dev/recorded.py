@@ -346,6 +346,7 @@ async def send_http2(port: int, request: dict[str, Any], timeout: float) -> dict
                         answer["headers"] = [(n, v) for n, v in fields if n != ":status"]
                     elif isinstance(event, h2.events.DataReceived):
                         answer["body"] += event.data
+                        connection.acknowledge_received_data(event.flow_controlled_length, 1)
                     elif isinstance(event, h2.events.StreamEnded):
                         return answer
                 writer.write(connection.data_to_send())

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,6 +22,7 @@ from gatewright.dev.routes import Upstream, build_routes, load_routes
 from gatewright.dev.rpc import Timeouts
 from gatewright.errors import ConfigError
 from tests.conftest import ROOT, RunnerProcess, StartRunner
+from tests.dev.recorded import send_http2
 
 PLUGINS = """
 from gatewright import Plugin, Response
@@ -58,6 +60,8 @@ async def gateway_for(runner: RunnerProcess, plugins: dict[str, object]) -> Asyn
     async def upstream(request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         seen.append({"target": request.raw_path, "headers": dict(request.headers), "body": body})
+        if request.path == "/large":
+            return web.Response(body=b"x" * 300_000)
         if request.path.startswith("/204"):
             return web.Response(status=204, headers={"x-up": "1"})
         response = web.Response(body=b"answer", headers={"content-type": "text/x-up", "x-up": "1"})
@@ -195,6 +199,43 @@ async def test_every_fault_is_a_warning_that_names_it(tmp_path: Path, caplog: py
         await event.wait()
     assert "without a payload makes APISIX abort" in caplog.text
     assert "leaves the lock held" in caplog.text
+
+
+async def test_large_answers_pass_over_http2_and_connections_are_closed_as_asked(
+    runner: RunnerProcess, plugin_dir: Callable[..., Path]
+) -> None:
+    async with gateway_for(runner, {}) as (url, seen):
+        port = int(url.rsplit(":", 1)[1])
+        request = {"method": "POST", "target": "/big", "sent_by": "curl-h2", "headers": [["Host", "h"]]}
+        answer = await send_http2(port, {**request, "body": {"repeat_b64": "eHg=", "count": 3}}, 10)
+        assert answer["line"] == "HTTP/2 200"
+        assert seen[0]["body"] == b"xxxxxx"
+        answer = await send_http2(port, {**request, "target": "/large"}, 10)
+        assert len(answer["body"]) == 300_000
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
+        assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
+        writer.write(b"ok")
+        rest = await reader.read()  # to the end: the gateway closes
+        assert b"Connection: close" in rest
+        assert b"Date: " in rest
+        writer.close()
+        await writer.wait_closed()
+
+
+def test_dev_that_is_stopped_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("gatewright-*"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gatewright", "dev", str(ROOT / "examples" / "plugins"), "--port", "0"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not set(Path(tempfile.gettempdir()).glob("gatewright-*")) - before:
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait(15) == 0
+    assert not set(Path(tempfile.gettempdir()).glob("gatewright-*")) - before
 
 
 # --- route files

@@ -1,0 +1,74 @@
+"""What the documentation shows is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gatewright.dev.routes import build_routes
+from gatewright.gateways.apisix.replies import Rewrite, Stop
+from gatewright.settings import load_settings
+from tests.conftest import ROOT, StartRunner
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_first_plugin_of_the_readme_runs(start_runner: StartRunner, tmp_path: Path) -> None:
+    (source,) = blocks(README, "python")
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "greet.py").write_text(source)
+    runner = start_runner("--plugins", "plugins")
+    route = next(block for block in blocks(README, "yaml") if "routes:" in block)
+    plugins = build_routes(yaml.safe_load(route)).routes[0].plugins
+    with runner.peer() as peer:
+        token = peer.prepare(*(plugins["ext-plugin-pre-req"].entries or []))
+        assert peer.request(token) == Stop(401, [("content-type", "text/plain; charset=utf-8")], b"who are you?")
+        assert peer.request(token, headers=[("x-user", "ada")]) == Rewrite(headers=[("x-greeting", "hi")])
+        token = peer.prepare(*(plugins["ext-plugin-post-resp"].entries or []))
+        assert ("x-served-by", "gatewright") in peer.response(token).headers
+
+
+def commands() -> list[str]:
+    lines = [line.split("  #")[0].strip() for block in blocks(README, "sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith(".venv/bin/gatewright")]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_readmes_commands_and_flags_exist(line: str) -> None:
+    command, *arguments = shlex.split(line)[1:]
+    run = subprocess.run(
+        [sys.executable, "-m", "gatewright", command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0
+    for flag in (argument for argument in arguments if argument.startswith("--")):
+        assert flag in run.stdout, f"{command} has no {flag}"
+
+
+@pytest.mark.parametrize("target", ["dev", "test", "install", "setup", "lint", "bench", "docs", "clean", "help"])
+def test_make_targets_exist(target: str) -> None:
+    run = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_settings_example_is_valid(tmp_path: Path) -> None:
+    (example,) = blocks((ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), "yaml")
+    file = tmp_path / "gatewright.yaml"
+    file.write_text(example)
+    settings = load_settings(flags={}, environ={}, file=file).settings
+    assert settings.plugin_settings["audit"].on_error == "skip"
