@@ -17,6 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 
+MEASURING = {name: value for name, value in os.environ.items() if name.startswith("COV")}
+"""What the coverage measurement wants to find in an otherwise empty environment."""
+
+
 class RunnerProcess:
     """A runner in a process of its own, listening on a unix socket."""
 
@@ -74,9 +78,10 @@ def start_runner(tmp_path: Path) -> Iterator[StartRunner]:
         socket = socket or tmp_path / f"runner-{number}.sock"
         log = tmp_path / f"runner-{number}.log"
         environ = {"APISIX_LISTEN_ADDRESS": f"unix:{socket}"} if environ is None else environ
+        environ = {**environ, **MEASURING}
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [*command, *map(str, arguments)], stdout=file, stderr=file, env=dict(environ), cwd=cwd or tmp_path
+                [*command, *map(str, arguments)], stdout=file, stderr=file, env=environ, cwd=cwd or tmp_path
             )
         runner = RunnerProcess(process, socket, log)
         started.append(runner)

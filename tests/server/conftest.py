@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunnerProcess
+from tests.conftest import MEASURING, RunnerProcess
 from tests.peer import Peer
 
 PLUGINS = """
@@ -72,7 +72,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunnerProcess]:
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "gatewright", "run", "-p", str(directory / "do.py"), "--no-installed-plugins"],
-            env={"APISIX_LISTEN_ADDRESS": f"unix:{socket}"}, stdout=file, stderr=file, cwd=directory,
+            env={"APISIX_LISTEN_ADDRESS": f"unix:{socket}", **MEASURING}, stdout=file, stderr=file, cwd=directory,
         )  # fmt: skip
     started = RunnerProcess(process, socket, log)
     started.wait_until_listening()
