@@ -50,9 +50,10 @@ class Strand(greenlet):
         deadline: loop time at which waiting ends with `DeadlineExceededError`; 0 until the first wait.
     """
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, *, pooled: bool = True) -> None:
         super().__init__(parent=bridge.hub)
         self._bridge = bridge
+        self._pooled = pooled
         self.began = 0.0
         self.timeout = 0.0
         self.deadline = 0.0
@@ -66,7 +67,7 @@ class Strand(greenlet):
         while True:
             job(self, argument)
             self.gr_context = None  # context variables that a handler set are not for the next call to see
-            if len(idle) >= max_idle:
+            if not self._pooled or len(idle) >= max_idle:
                 return
             idle.append(self)
             job, argument = hub.switch()
@@ -153,6 +154,17 @@ class Bridge:
     def start(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         """Run `job(strand, argument)` in a strand until it ends or first waits. The job must not raise."""
         strand = self.idle.pop() if self.idle else Strand(self)
+        strand.began = perf_counter()
+        strand.switch(job, argument)
+
+    def start_apart(self, job: Callable[[Strand, Any], None], argument: object) -> None:
+        """As `start`, in a strand of its own: for work that is begun by a timer or by `call_soon`.
+
+        A greenlet's stack begins where it was first switched to, and each switch saves what of the loop's own stack lies
+        deeper. A strand that was made near the loop's top would have 12 KiB (libuv's array of events) saved and
+        restored for every call that it served later from a read callback.
+        """
+        strand = Strand(self, pooled=False)
         strand.began = perf_counter()
         strand.switch(job, argument)
 

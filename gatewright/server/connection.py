@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
             # The token goes out first: APISIX holds one lock over all routes until it has it.
             self._write(self._session.token(token))
             if new:
-                self._service.loop.call_soon(self._bridge.start, chain.build, None)
+                self._service.loop.call_soon(self._bridge.start_apart, chain.build, None)
 
     def _end_for_protocol_error(self, error: ProtocolError) -> None:
         self._service.failures.report("connection closed: the peer broke the protocol", error=error)

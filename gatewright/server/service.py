@@ -60,7 +60,7 @@ class Service:
         self.confs = ConfStore(
             lambda key, conf: Chain(key, conf, self.builder),
             expire=settings.conf_expire,
-            on_evict=lambda chain: self.bridge.start(chain.teardown, None),
+            on_evict=lambda chain: self.bridge.start_apart(chain.teardown, None),
         )
         self.connections: set[Connection] = set()
         self.calls = 0
@@ -120,7 +120,7 @@ class Service:
                 done.set_result(None)
 
         if chains:
-            self.loop.call_soon(self.bridge.start, tear_all_down, None)
+            self.loop.call_soon(self.bridge.start_apart, tear_all_down, None)
             try:
                 await asyncio.wait_for(done, seconds)
             except TimeoutError:
