@@ -1,16 +1,9 @@
 /* Load for a plugin runner: N connections, each with one call under way at any time.
  *
- *   loadgen -s SOCKET -r REQUEST [options]
- *
- *   -s SOCKET    unix socket of the runner
- *   -r FILE      a whole HTTPReqCall frame; its id and conf token are patched for each call
- *   -p FILE      a whole PrepareConf frame, sent once for the token
- *   -a FILE      a whole ExtraInfo answer frame, sent whenever the runner asks
- *   -c N         connections (1)          -t SECONDS   measured time (2)
- *   -w SECONDS   warm-up (0.5)            -P PID[,PID] charge these processes' CPU time to the calls
- *   -n           don't look into answers (for the floor)
- *
- * Prints one line of JSON. Exit code 0: all answers were right; 3: some were not; 1: it could not go on; 2: usage.
+ * It plays the gateway: sends a request frame, answers what the runner asks in between, takes the answer and sends the
+ * next. Nothing is built in the loop; ids and the conf token are written into a frame that was read from a file.
+ * `loadgen -h` tells the options. It prints one line of JSON: times are in microseconds, `cpu_us` is the charged
+ * processes' CPU time per call and `busy` the share of one core that they used.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -27,7 +20,23 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ROOM = 1 << 17, EVENTS = 512, MAX_PIDS = 64, BUCKETS = 1 << 14 };
+enum { ROOM = 1 << 17, EVENTS = 512, MAX_PIDS = 64, BUCKETS = 1 << 14, PATIENCE = 2 };
+enum { REFUSED = 0, PREPARE_CONF = 1, REQUEST_CALL = 2, EXTRA_INFO = 3 };
+
+static const char *const HELP =
+    "usage: loadgen -s SOCKET -r FILE [options]\n"
+    "\n"
+    "  -s SOCKET     unix socket of the runner\n"
+    "  -r FILE       a whole HTTPReqCall frame; its id and conf token are patched for each call\n"
+    "  -p FILE       a whole PrepareConf frame, sent once for the token\n"
+    "  -a FILE       a whole ExtraInfo answer frame, sent whenever the runner asks\n"
+    "  -c N          connections [1]\n"
+    "  -t SECONDS    measured time [2]\n"
+    "  -w SECONDS    warm-up, not measured [0.5]\n"
+    "  -P PID[,PID]  charge these processes' CPU time to the calls\n"
+    "  -n            don't look into answers (for the floor)\n"
+    "\n"
+    "Exit code: 0 all answers were right, 3 some were not, 1 it could not go on, 2 wrong command line.\n";
 
 typedef struct { unsigned char *data; size_t size; } blob;
 typedef struct { int fd; uint32_t id; uint64_t sent; blob request; unsigned char *in; size_t filled; } client;
@@ -42,6 +51,16 @@ static void stop(const char *form, ...) {
     exit(1);
 }
 
+static double number(char option, const char *text, double least, double most) {
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end || !(value >= least && value <= most)) {
+        fprintf(stderr, "loadgen: -%c: not a number from %g to %g: %s\n", option, least, most, text);
+        exit(2);
+    }
+    return value;
+}
+
 static uint64_t now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -51,8 +70,8 @@ static uint64_t now_ns(void) {
 static uint32_t get32(const unsigned char *at) { uint32_t v; memcpy(&v, at, 4); return v; }
 static size_t frame_size(const unsigned char *head) { return 4 + ((size_t)head[1] << 16 | head[2] << 8 | head[3]); }
 
-/* Where a field of the payload's root table stands in the frame; 0 if it's absent. */
-static size_t field(const unsigned char *frame, size_t size, unsigned slot) {
+/* Where a field of the payload's root table stands in the frame; 0 if it's absent. `width` is its size in bytes. */
+static size_t field(const unsigned char *frame, size_t size, unsigned slot, size_t width) {
     if (size < 12) return 0;
     const unsigned char *payload = frame + 4;
     size_t limit = size - 4, table = get32(payload);
@@ -63,23 +82,26 @@ static size_t field(const unsigned char *frame, size_t size, unsigned slot) {
     memcpy(&length, payload + vtable, 2);
     if (4 + 2 * slot + 2 > length) return 0;
     memcpy(&offset, payload + vtable + 4 + 2 * slot, 2);
-    return offset && table + offset < limit ? 4 + table + offset : 0;
+    return offset && table + offset + width <= limit ? 4 + table + offset : 0;
 }
 
-static blob read_file(const char *name) {
+static blob read_frame(const char *name, int type) {
     FILE *file = fopen(name, "rb");
     if (!file) stop("%s: %s", name, strerror(errno));
     blob b = {malloc(ROOM), 0};
     b.size = fread(b.data, 1, ROOM, file);
     fclose(file);
     if (b.size < 8 || frame_size(b.data) != b.size) stop("%s is not one whole frame", name);
+    if (b.data[0] != type) stop("%s is a frame of type %d, not %d", name, b.data[0], type);
     return b;
 }
 
 static int dial(const char *path) {
     struct sockaddr_un name = {.sun_family = AF_UNIX};
-    strncpy(name.sun_path, path, sizeof name.sun_path - 1);
+    if (strlen(path) >= sizeof name.sun_path) stop("the path is too long for a unix socket: %s", path);
+    strcpy(name.sun_path, path);
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0) stop("socket: %s", strerror(errno));
     if (connect(fd, (struct sockaddr *)&name, sizeof name)) stop("%s: %s", path, strerror(errno));
     return fd;
 }
@@ -96,16 +118,20 @@ static void send_all(int fd, blob b) {
 static uint32_t prepare(const char *path, blob frame) {
     unsigned char in[4096];
     int fd = dial(path);
+    struct timeval patience = {.tv_sec = PATIENCE};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     send_all(fd, frame);
     size_t filled = 0;
     while (filled < 4 || filled < frame_size(in)) {
         ssize_t k = recv(fd, in + filled, sizeof in - filled, 0);
-        if (k <= 0) stop("no answer to PrepareConf");
+        if (k < 0) stop("no answer to PrepareConf within %d seconds", PATIENCE);
+        if (k == 0) stop("the runner closed the connection, or sent too much, instead of answering PrepareConf");
         filled += (size_t)k;
     }
     close(fd);
-    size_t at = field(in, filled, 0);
-    if (in[0] != 1 || !at) stop("PrepareConf was answered with a frame of type %d", in[0]);
+    size_t at = field(in, filled, 0, 4);
+    if (in[0] == REFUSED) stop("the runner refused PrepareConf; its log may say why");
+    if (in[0] != PREPARE_CONF || !at) stop("PrepareConf was answered with a frame of type %d", in[0]);
     return get32(in + at);
 }
 
@@ -159,26 +185,29 @@ int main(int argc, char **argv) {
         case 'r': request_file = optarg; break;
         case 'p': prepare_file = optarg; break;
         case 'a': answer_file = optarg; break;
-        case 'c': connections = atoi(optarg); break;
-        case 't': seconds = atof(optarg); break;
-        case 'w': warm_up = atof(optarg); break;
+        case 'c': connections = (int)number('c', optarg, 1, 16000); break;
+        case 't': seconds = number('t', optarg, 0.01, 86400); break;
+        case 'w': warm_up = number('w', optarg, 0, 86400); break;
         case 'n': check = 0; break;
         case 'P':
             for (char *part = strtok(optarg, ","); part && pid_count < MAX_PIDS; part = strtok(NULL, ","))
-                pids[pid_count++] = atoi(part);
+                pids[pid_count++] = (int)number('P', part, 1, 1 << 30);
             break;
-        default: fprintf(stderr, "usage: loadgen -s SOCKET -r REQUEST [-p PREPARE] [-a ANSWER] [-c CONNECTIONS]\n"
-                                 "               [-t SECONDS] [-w SECONDS] [-P PID[,PID]] [-n]\n");
-                 return option == 'h' ? 0 : 2;
+        case 'h': fputs(HELP, stdout); return 0;
+        default: fprintf(stderr, "loadgen -h tells the options\n"); return 2;
     }
-    if (!path || !request_file || connections < 1) { fprintf(stderr, "loadgen: -s and -r are needed (-h)\n"); return 2; }
+    if (!path || !request_file || optind != argc) {
+        fprintf(stderr, optind != argc ? "loadgen: unexpected argument: %s\n" : "loadgen: -s and -r are needed (-h)\n",
+                argv[optind]);
+        return 2;
+    }
 
-    blob request = read_file(request_file), answer = {0};
-    if (answer_file) answer = read_file(answer_file);
-    size_t id_at = field(request.data, request.size, 0), token_at = field(request.data, request.size, 6);
+    blob request = read_frame(request_file, REQUEST_CALL), answer = {0};
+    if (answer_file) answer = read_frame(answer_file, EXTRA_INFO);
+    size_t id_at = field(request.data, request.size, 0, 4), token_at = field(request.data, request.size, 6, 4);
     if (!id_at || !token_at) stop("%s has no id or no conf token", request_file);
     if (prepare_file) {
-        uint32_t token = prepare(path, read_file(prepare_file));
+        uint32_t token = prepare(path, read_frame(prepare_file, PREPARE_CONF));
         memcpy(request.data + token_at, &token, 4);
     }
     int poll = epoll_create1(0);
@@ -197,18 +226,18 @@ int main(int argc, char **argv) {
     }
     for (int i = 0; i < connections; i++) { clients[i].sent = now_ns(); send_all(clients[i].fd, clients[i].request); }
 
-    uint64_t begin = now_ns() + (uint64_t)(warm_up * 1e9), end = UINT64_MAX, calls = 0, wrong = 0, asked = 0, longest = 0;
-    uint64_t cpu = 0, actions[3] = {0};
+    uint64_t begin = now_ns() + (uint64_t)(warm_up * 1e9), end = UINT64_MAX, calls = 0, asked = 0, longest = 0;
+    uint64_t refused = 0, wrong_type = 0, wrong_id = 0, cpu = 0, actions[3] = {0};
     int measuring = 0;
     struct epoll_event events[EVENTS];
     for (;;) {
-        int count = epoll_wait(poll, events, EVENTS, 2000);
+        int count = epoll_wait(poll, events, EVENTS, PATIENCE * 1000);
         uint64_t t = now_ns();
-        if (count == 0) stop("no answer for 2 seconds");
+        if (count == 0) stop("no answer for %d seconds", PATIENCE);
         if (!measuring && t >= begin) {
             measuring = 1;
             memset(histogram, 0, sizeof histogram);
-            calls = wrong = asked = longest = 0;
+            calls = asked = longest = refused = wrong_type = wrong_id = 0;
             memset(actions, 0, sizeof actions);
             cpu = cpu_ns(pids, pid_count);
             begin = now_ns();
@@ -219,13 +248,16 @@ int main(int argc, char **argv) {
             client *c = events[i].data.ptr;
             ssize_t got = recv(c->fd, c->in + c->filled, ROOM - c->filled, 0);
             if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-            if (got <= 0) stop("the runner closed a connection");
+            if (got <= 0)
+                stop("the runner closed a connection after %llu answers, %llu of them refusals",
+                     (unsigned long long)calls, (unsigned long long)refused);
             c->filled += (size_t)got;
             while (c->filled >= 4) {
                 size_t size = frame_size(c->in);
                 if (size > ROOM) stop("an answer of %zu bytes is longer than expected", size);
                 if (c->filled < size) break;
-                if (c->in[0] == 3 && answer.data) {
+                if (c->in[0] == EXTRA_INFO && check) {
+                    if (!answer.data) stop("the runner asks for information (frame type 3): give the answer with -a");
                     asked++;
                     send_all(c->fd, answer);
                 } else {
@@ -235,9 +267,12 @@ int main(int argc, char **argv) {
                     if (took > longest) longest = took;
                     calls++;
                     if (check) {
-                        size_t at = field(c->in, size, 0), action = field(c->in, size, 1);
-                        if (c->in[0] != 2 || !at || get32(c->in + at) != c->id) wrong++;
-                        else actions[action && c->in[action] < 3 ? c->in[action] : 0]++;
+                        size_t at = field(c->in, size, 0, 4), action_at = field(c->in, size, 1, 1);
+                        int action = action_at ? c->in[action_at] : 0;
+                        if (c->in[0] == REFUSED) refused++;
+                        else if (c->in[0] != REQUEST_CALL || action > 2) wrong_type++;
+                        else if (!at || get32(c->in + at) != c->id) wrong_id++;
+                        else actions[action]++;
                         c->id++;
                         memcpy(c->request.data + id_at, &c->id, 4);
                     }
@@ -251,12 +286,18 @@ int main(int argc, char **argv) {
     }
     double elapsed = (double)(now_ns() - begin) / 1e9;
     double spent = pid_count ? (double)(cpu_ns(pids, pid_count) - cpu) / 1000.0 : 0;
+    uint64_t wrong = refused + wrong_type + wrong_id;
     printf("{\"connections\": %d, \"rps\": %.0f, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, "
-           "\"max_us\": %.0f, \"calls\": %llu, \"wrong\": %llu, \"asked\": %llu, \"no_action\": %llu, \"stop\": %llu, "
+           "\"max_us\": %.0f, \"calls\": %llu, \"wrong\": %llu, \"refused\": %llu, \"wrong_type\": %llu, "
+           "\"wrong_id\": %llu, \"asked\": %llu, \"no_action\": %llu, \"stop\": %llu, "
            "\"rewrite\": %llu, \"cpu_us\": %.3f, \"busy\": %.3f}\n",
            connections, (double)calls / elapsed, percentile(calls, .5), percentile(calls, .9), percentile(calls, .99),
            percentile(calls, .999), (double)longest / 1000, (unsigned long long)calls, (unsigned long long)wrong,
-           (unsigned long long)asked, (unsigned long long)actions[0], (unsigned long long)actions[1],
+           (unsigned long long)refused, (unsigned long long)wrong_type, (unsigned long long)wrong_id, (unsigned long long)asked, (unsigned long long)actions[0], (unsigned long long)actions[1],
            (unsigned long long)actions[2], calls ? spent / (double)calls : 0, spent / 1e6 / elapsed);
+    if (wrong)
+        fprintf(stderr, "loadgen: of %llu answers %llu were refusals (type 0), %llu of a wrong type, %llu for another id\n",
+                (unsigned long long)calls, (unsigned long long)refused, (unsigned long long)wrong_type,
+                (unsigned long long)wrong_id);
     return wrong ? 3 : 0;
 }

@@ -160,8 +160,8 @@ class Bridge:
     def start_apart(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         """As `start`, in a strand of its own: for work that is begun by a timer or by `call_soon`.
 
-        A greenlet's stack begins where it was first switched to, and each switch saves what of the loop's own stack lies
-        deeper. A strand that was made near the loop's top would have 12 KiB (libuv's array of events) saved and
+        A greenlet's stack begins where it was first switched to, and each switch saves what of the loop's own stack
+        lies deeper. A strand that was made near the loop's top would have 12 KiB (libuv's array of events) saved and
         restored for every call that it served later from a read callback.
         """
         strand = Strand(self, pooled=False)
