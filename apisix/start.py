@@ -17,7 +17,8 @@ from gatewright.errors import ConfigError, GatewrightError
 from gatewright.gateways.apisix.session import ApisixSession
 from gatewright.observe.logs import configure_logs
 from gatewright.runtime.discovery import Discovery, discover
-from gatewright.server.worker import run_worker
+from gatewright.server.plan import Plan
+from gatewright.server.run import run_runner
 from gatewright.settings import load_settings
 
 __all__ = ["main", "read_legacy_config", "start_runner"]
@@ -79,22 +80,28 @@ def start_runner(
         loop: a loop that plugins were already bound to.
 
     Returns:
-        The exit code: 0, 1 if calls were cut off, 2 if the runner could not start.
+        The exit code: 0, 1 if calls were cut off, 2 if the runner could not start, 3 if its workers could not.
     """
-    try:
-        effective = load_settings(
+
+    def load() -> Plan:
+        settings = load_settings(
             flags=flags,
             environ=os.environ,
             defaults={"listen": default_socket},
             file=config,
             file_values=None if config is None else read_legacy_config(config, os.environ),
+        ).settings
+        places = [*plugin_directories(), *settings.plugins]
+        return Plan(
+            settings,
+            lambda: discover(places, installed=settings.installed_plugins) if discovery is None else discovery,
+            lambda: ApisixSession(max_payload=settings.max_frame),
         )
-        settings = effective.settings
+
+    try:
+        settings = load().settings
         configure_logs(level=settings.log_level, format=settings.log_format, file=settings.log_file)
-        if discovery is None:
-            places = [*plugin_directories(), *settings.plugins]
-            discovery = discover(places, installed=settings.installed_plugins)
-        return run_worker(settings, discovery, lambda: ApisixSession(max_payload=settings.max_frame), loop=loop)
+        return run_runner(load, loop=loop)
     except GatewrightError as error:
         click.echo(f"apisix: {error}", err=True)
         return 2

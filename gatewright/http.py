@@ -97,7 +97,7 @@ class Call:
     """One run of a chain: what came in, what plugins changed, and how to ask the gateway for more.
 
     Fields have class-level defaults, so making one costs an allocation and two stores. The `seen_` fields are the
-    headers and the query if a plugin ever looked at them.
+    headers and the query if a plugin ever looked at them; `route` is the gateway's key of the configuration.
     """
 
     response_status: int = 0
@@ -110,6 +110,8 @@ class Call:
     body_was_read: bool = False
     warning: str = ""
     read_response_body: bytes | None = None
+    route: str = ""
+    trace: Any = None
     seen_headers: Headers | None = None
     seen_query: Query | None = None
     seen_response_headers: Headers | None = None

@@ -37,6 +37,8 @@ class Plugin:
             refuses it, `"skip"` goes on without this plugin. Settings can override it.
         timeout: seconds that a handler may take, waiting included; `None` leaves it to the settings.
         blocking: a `def` handler that sleeps, computes or does blocking I/O says so here and runs in a thread.
+        max_concurrent: how many calls may be in this plugin at once, in each worker; more are refused at once. Settings
+            can override it.
         abstract: a base class for other plugins, not a plugin itself; not inherited.
         config: this instance's parsed configuration.
         log: a logger that carries the plugin's name.
@@ -47,6 +49,7 @@ class Plugin:
     on_error: ClassVar[Literal["fail", "skip"]] = "fail"
     timeout: ClassVar[float | None] = None
     blocking: ClassVar[bool] = False
+    max_concurrent: ClassVar[int | None] = None
     abstract: ClassVar[bool] = True
 
     config: Any

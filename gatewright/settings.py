@@ -6,6 +6,7 @@ The environment may be empty: APISIX clears it for the runner it starts. `APISIX
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -17,11 +18,15 @@ import yaml
 
 from gatewright.errors import ConfigError
 
-__all__ = ["DEFAULT_FILE", "Address", "PluginSettings", "Settings", "load_settings", "parse_address"]
+__all__ = [
+    "DEFAULT_FILE", "LOG_LEVELS", "Address", "PluginSettings", "Settings", "control_address", "load_settings",
+    "parse_address", "worker_count",
+]  # fmt: skip
 
 DEFAULT_FILE = "gatewright.yaml"
 
 MAX_FRAME = (1 << 24) - 1
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class PluginSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,6 +35,7 @@ class PluginSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_error: Literal["fail", "skip"] | None = None
     timeout: float | None = None
     blocking: bool | None = None
+    max_concurrent: int | None = None
 
 
 def _setting(default: Any, text: str, *, env: str | None = None) -> Any:
@@ -46,6 +52,9 @@ class Settings:
         "where to listen: unix:/path or tcp://host:port",
         env="APISIX_LISTEN_ADDRESS",
     )
+    workers: str = _setting(
+        "1", "worker processes: a number, or auto for one a core; 0: no supervisor, all in one process (to debug)"
+    )
     plugins: tuple[str, ...] = _setting((), "directories, files or modules that hold plugins")
     installed_plugins: bool = _setting(True, "also use plugins that installed packages announce")
     conf_expire: float = _setting(3600.0, "the gateway's conf token cache time, seconds", env="APISIX_CONF_EXPIRE_TIME")
@@ -54,19 +63,42 @@ class Settings:
     socket_group: str = _setting("", "group of the socket, name or number; empty: the owner's")
     timeout: float = _setting(55.0, "seconds a handler may take, waiting included (APISIX gives up after 60)")
     hold_limit: float = _setting(0.1, "seconds a `def` handler may hold the loop before it is moved to a thread")
-    threads: int = _setting(16, "threads for blocking handlers")
+    threads: int = _setting(16, "threads for blocking handlers, in each worker")
+    thread_queue: int = _setting(256, "blocking calls that may wait for a thread, in each worker; more are refused")
     max_frame: int = _setting(MAX_FRAME, "longest payload accepted, bytes")
-    max_connections: int = _setting(8192, "connections at once; more are closed")
-    max_calls: int = _setting(4096, "calls under way at once; more are refused")
+    max_connections: int = _setting(8192, "connections at once, in each worker; more are closed")
+    max_calls: int = _setting(4096, "calls under way at once, in each worker; more are refused")
+    max_lag: float = _setting(0.0, "seconds that the loop may lag before requests are refused; 0: any")
+    max_requests: int = _setting(0, "calls after which a worker is replaced, up to a fifth more; 0: never")
+    max_memory: int = _setting(0, "resident MiB beyond which a worker is replaced; 0: any")
+    block_limit: float = _setting(1.0, "seconds that the loop may be blocked before the log shows where")
+    stuck_limit: float = _setting(60.0, "seconds that the loop may be blocked before the worker is replaced; 0: any")
     stall_timeout: float = _setting(60.0, "seconds for the rest of a frame to come, or an answer to be taken")
     drain: float = _setting(0.8, "seconds that calls under way get at shutdown (APISIX kills after 1)")
+    control: str = _setting(
+        "auto", "unix socket for `gatewright status` and the like: unix:/path, auto: beside the listening one, or off"
+    )
+    metrics: str = _setting("", "where to serve /metrics, /healthz, /readyz and /status: host:port or unix:/path")
+    die_with_parent: str = _setting(
+        "auto", "end when the process that started us ends: yes, no, or auto: if a gateway started us"
+    )
+    tracing: str = _setting("", "OTLP endpoint to send spans to, e.g. http://localhost:4318; empty: none")
+    tracing_sample: float = _setting(1.0, "share of the traces that begin here to be recorded")
     log_level: str = _setting("info", "debug, info, warning or error")
     log_format: str = _setting("auto", "console, json, or auto: console on a terminal")
     log_file: str = _setting("", "file to log to instead of stderr")
-    plugin_settings: Mapping[str, PluginSettings] = _setting({}, "by plugin name: on_error, timeout, blocking")
+    plugin_settings: Mapping[str, PluginSettings] = _setting(
+        {}, "by plugin name: on_error, timeout, blocking, max_concurrent"
+    )
 
     def __post_init__(self) -> None:
         parse_address(self.listen)
+        _check_workers(self.workers)
+        if self.metrics:
+            parse_address(self.metrics)
+        control = self.control not in ("auto", "off") and parse_address(self.control)
+        if control and not control.path:
+            raise ConfigError(f"control is a unix socket, since it can change things: unix:/path, not {self.control!r}")
         _check_octal(self.socket_mode)
         for name, low in _LOWEST.items():
             if getattr(self, name) < low:
@@ -80,18 +112,43 @@ class Settings:
 
 _LOWEST: Mapping[str, float] = {
     "conf_expire": 1, "timeout": 0.01, "hold_limit": 0.001, "threads": 1, "max_frame": 1024,
-    "max_connections": 1, "max_calls": 1, "stall_timeout": 0.1, "drain": 0,
+    "max_connections": 1, "max_calls": 1, "stall_timeout": 0.1, "drain": 0, "thread_queue": 0, "max_lag": 0,
+    "max_requests": 0, "max_memory": 0, "block_limit": 0.01, "stuck_limit": 0, "tracing_sample": 0,
 }  # fmt: skip
 _CHOICES: Mapping[str, tuple[str, ...]] = {
-    "log_level": ("debug", "info", "warning", "error"),
+    "log_level": LOG_LEVELS,
     "log_format": ("auto", "console", "json"),
+    "die_with_parent": ("auto", "yes", "no"),
 }
+_MAX_WORKERS = 512
 _LEVEL_ALIASES = {"warn": "warning", "critical": "error", "fatal": "error"}
+
+
+def _check_workers(workers: str) -> None:
+    if workers != "auto" and not (workers.isdecimal() and int(workers) <= _MAX_WORKERS):
+        raise ConfigError(f"workers is auto or a number from 0 to {_MAX_WORKERS}, not {workers!r}")
 
 
 def _check_octal(mode: str) -> None:
     if not re.fullmatch(r"0?[0-7]{3}", mode):
         raise ConfigError(f"socket_mode is an octal number such as 0660, not {mode!r}")
+
+
+def worker_count(settings: Settings) -> int:
+    """How many workers: what is set, or one for each core that this process may use."""
+    if settings.workers != "auto":
+        return int(settings.workers)
+    return max(len(os.sched_getaffinity(0)), 1) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def control_address(settings: Settings) -> Address | None:
+    """Where the control socket is; `None` for nowhere (it's off, or there is no listening socket to be beside of)."""
+    if settings.control == "off":
+        return None
+    if settings.control != "auto":
+        return parse_address(settings.control)
+    path = parse_address(settings.listen).path
+    return Address(path=path + ".control") if path else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +275,10 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         return msgspec.json.decode(value, type=dict[str, PluginSettings])
     if name == "plugin_settings":
         return msgspec.convert(value, type=dict[str, PluginSettings])
+    if name == "die_with_parent" and isinstance(value, bool):  # YAML reads yes and no as booleans
+        return "yes" if value else "no"
+    if name == "control" and value is False:  # and off
+        return "off"
     if kind is str:
         return str(value)
     return msgspec.convert(value, type=kind, strict=False)

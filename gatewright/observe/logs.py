@@ -2,60 +2,115 @@
 
 Everything goes to stderr or a file. Nothing is ever written to stdout, which is the gateway's log pipe when the gateway
 started us: plugins that `print` are the only ones to be seen there.
+
+What is logged while a plugin handles a call carries the plugin, the route and the request's id by itself. Secrets are
+blacked out, by the name of the field and by their look in text.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import IO, Any, cast
 
 import structlog
 
 from gatewright.errors import ConfigError
+from gatewright.http import RequestCall
+from gatewright.runtime.bridge import current_work
 
-__all__ = ["configure_logs"]
+__all__ = ["configure_logs", "level", "redact", "reopen", "set_level"]
+
+REDACTED = "[redacted]"
+
+_NAME = r"(?:pass(?:word|wd|phrase)|secret|credential|api[-_]?key|access[-_]?key|private[-_]?key|authorization|cookie)"
+_SECRET_NAME = re.compile(rf"(?i){_NAME}|^(?:[\w-]*[-_])?token$")
+_SECRETS_IN_TEXT = (
+    (re.compile(r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)(?:\w+\s+)?[^\s\"',;]+"), rf"\1{REDACTED}"),
+    (re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]{8,}"), rf"\1{REDACTED}"),
+    (re.compile(r"(://[^/\s:@]*:)[^@/\s]+(?=@)"), rf"\1{REDACTED}"),
+    (
+        re.compile(rf"(?i)(\b[\w-]*(?:{_NAME}|token)[\"']?\s*[:=]\s*)(?:\"[^\"]*\"|'[^']*'|[^\s,;&}}\"'\[]+)"),
+        rf"\1{REDACTED}",
+    ),
+)
 
 
-def configure_logs(*, level: str = "info", format: str = "auto", file: str = "") -> None:
+class _Handler(logging.StreamHandler[IO[str]]):
+    """Writes to stderr or a file, and opens the file anew when asked to."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        super().__init__(_open(file) if file else sys.stderr)
+
+    def reopen(self) -> None:
+        if self._file:
+            fresh = _open(self._file)
+            self.acquire()
+            try:
+                old, self.stream = self.stream, fresh
+                old.close()
+            finally:
+                self.release()
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Blacks secrets out of the finished line, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def configure_logs(
+    *, level: str = "info", format: str = "auto", file: str = "", fields: Mapping[str, Any] | None = None
+) -> None:
     """Send all logs of this process to stderr or a file.
 
     Args:
         level: debug, info, warning or error.
         format: `console`, `json`, or `auto`: console, coloured on a terminal.
         file: a path, appended to; empty for stderr.
+        fields: what every line of this process carries.
 
     Raises:
         ConfigError: the file can't be opened.
     """
-    stream: IO[str] = sys.stderr
-    if file:
-        try:
-            stream = Path(file).open("a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - lives as long as we
-        except OSError as error:
-            raise ConfigError(f"log_file {file}: {error.strerror}") from None
+    handler = _Handler(file)
+
+    def add_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        for name, value in (fields or {}).items():
+            event.setdefault(name, value)
+        return event
+
     shared = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_call,
+        add_fields,
+        _redact_fields,
     ]
     final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if format == "json":
-        final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     else:
-        colors = not file and stream.isatty()
+        colors = not file and handler.stream.isatty()
         final.append(
             structlog.dev.ConsoleRenderer(
                 colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0, sort_keys=False
             )
         )
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=cast("Any", shared), processors=cast("Any", final))
-    )
+    extra = [structlog.stdlib.ExtraAdder(), *shared]
+    handler.setFormatter(_Formatter(foreign_pre_chain=cast("Any", extra), processors=cast("Any", final)))
     root = logging.getLogger()
+    for old in root.handlers:
+        if isinstance(old, _Handler) and old.stream is not sys.stderr:
+            old.close()
+            old.stream.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
@@ -68,3 +123,71 @@ def configure_logs(*, level: str = "info", format: str = "auto", file: str = "")
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def level() -> str:
+    """The level in force, in lower case."""
+    return logging.getLevelName(logging.getLogger().level).lower()
+
+
+def set_level(level: str) -> None:
+    """Log at another level from now on."""
+    logging.getLogger().setLevel(level.upper())
+    structlog.get_logger("gatewright.logs").info("log level set", level=level)
+
+
+def reopen() -> None:
+    """Open the log file anew, after somebody moved it away. If that fails, the old one stays in use."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            try:
+                handler.reopen()
+            except ConfigError as error:
+                structlog.get_logger("gatewright.logs").error("the log file stays as it is", error=str(error))
+
+
+def redact(text: str) -> str:
+    """The text with what looks like a secret blacked out."""
+    for pattern, replacement in _SECRETS_IN_TEXT:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _open(file: str) -> IO[str]:
+    try:
+        return Path(file).open("a", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigError(f"log_file {file}: {error.strerror}") from None
+
+
+def _add_call(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    under = current_work()
+    if under is None:
+        return event
+    call, work = under
+    if work is not None:
+        event.setdefault("plugin", work.name)
+        event.setdefault("route", work.route)
+    if call is not None:
+        event.setdefault("call", call.source.id)
+        if isinstance(call, RequestCall) and (request_id := call.headers.get("x-request-id")):
+            event.setdefault("request_id", request_id)
+    return event
+
+
+def _redact_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if name == "event":
+            continue
+        if _SECRET_NAME.search(name):
+            event[name] = REDACTED
+        elif isinstance(value, Mapping):
+            event[name] = _redacted(value)
+    return event
+
+
+def _redacted(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {
+        name: REDACTED if _SECRET_NAME.search(str(name)) else _redacted(value) if isinstance(value, Mapping) else value
+        for name, value in mapping.items()
+    }

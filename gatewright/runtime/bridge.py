@@ -21,19 +21,20 @@ Deadlines are kept by one periodic sweep over the strands that wait, not by a ti
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import contextvars
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from greenlet import getcurrent, greenlet
 
 from gatewright.errors import DeadlineExceededError, OverloadedError, PluginError
 
-__all__ = ["SWEEP_INTERVAL", "Bridge", "Strand"]
+__all__ = ["CURRENT", "SWEEP_INTERVAL", "Bridge", "Strand", "Work", "current_work"]
 
 T = TypeVar("T")
 
@@ -41,12 +42,21 @@ SWEEP_INTERVAL: Final = 0.05
 """Seconds between two looks at the deadlines."""
 
 
+class Work(Protocol):
+    """What a strand is busy with: a plugin's step."""
+
+    name: str
+    route: str
+    timeout: float
+
+
 class Strand(greenlet):
     """A pooled greenlet that runs one job after another.
 
     Attributes:
         began: `perf_counter` when the loop last gave way to this strand.
-        timeout: seconds that what runs now may wait; the clock starts with its first wait.
+        work: what runs now, which may wait for `work.timeout` seconds; the clock starts with its first wait.
+        call: the call that is served, for whoever wants to know it (logs).
         deadline: loop time at which waiting ends with `DeadlineExceededError`; 0 until the first wait.
     """
 
@@ -55,7 +65,8 @@ class Strand(greenlet):
         self._bridge = bridge
         self._pooled = pooled
         self.began = 0.0
-        self.timeout = 0.0
+        self.work: Work | None = None
+        self.call: Any = None
         self.deadline = 0.0
         self.on_expiry: Callable[[], object] | None = None
 
@@ -66,11 +77,22 @@ class Strand(greenlet):
         hub = self._bridge.hub
         while True:
             job(self, argument)
+            self.work = self.call = None
             self.gr_context = None  # context variables that a handler set are not for the next call to see
             if not self._pooled or len(idle) >= max_idle:
                 return
             idle.append(self)
             job, argument = hub.switch()
+
+
+CURRENT: contextvars.ContextVar[tuple[Any, Work | None] | None] = contextvars.ContextVar("gatewright", default=None)
+"""Call and work of code that runs in no strand: the rest of an async handler, a thread."""
+
+
+def current_work() -> tuple[Any, Work | None] | None:
+    """The call and the work that the caller runs for; `None` outside of calls."""
+    running = getcurrent()
+    return (running.call, running.work) if isinstance(running, Strand) else CURRENT.get()
 
 
 class _SpareTask:
@@ -146,8 +168,11 @@ class Bridge:
         self._spare: _SpareTask | None = None
         self._waiting: set[Strand] = set()
         self._sweep: asyncio.TimerHandle | None = None
-        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="gatewright-plugin")
-        self._pool_room = threads + thread_queue
+        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="gatewright-plugin")
+        self.threads = threads
+        self.pool_size = self.pool_room = threads + thread_queue
+        self.abandoned: dict[concurrent.futures.Future[Any], str] = {}
+        """Thread jobs that go on past their deadline, with the plugin's name."""
 
     # --- from the loop
 
@@ -192,6 +217,11 @@ class Bridge:
             self._spare = None
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def waiting(self) -> int:
+        """How many strands wait for something."""
+        return len(self._waiting)
+
     # --- from inside a strand
 
     def current(self) -> Strand:
@@ -211,8 +241,8 @@ class Bridge:
             DeadlineExceededError: the deadline passed first.
         """
         strand = self.current()
-        if not strand.deadline and strand.timeout:
-            strand.deadline = self.loop.time() + strand.timeout
+        if not strand.deadline and strand.work is not None:
+            strand.deadline = self.loop.time() + strand.work.timeout
         strand.on_expiry = on_expiry
         self._waiting.add(strand)
         if self._sweep is None:
@@ -263,6 +293,8 @@ class Bridge:
         finally:
             asyncio._leave_task(self.loop, task)
         self._spare = None
+        strand = self.current()
+        spare.context.run(CURRENT.set, (strand.call, strand.work))
         spare.activation.set_result((coroutine, waits_for))
         try:
             carried: T = self.wait_future(task)
@@ -281,21 +313,29 @@ class Bridge:
         Raises:
             OverloadedError: all threads are busy and the queue is full.
         """
-        if self._pool_room <= 0:
+        if self.pool_room <= 0:
             raise OverloadedError("all plugin threads are busy and their queue is full (settings: threads)")
-        self._pool_room -= 1
+        self.pool_room -= 1
+        strand = self.current()
         context = contextvars.copy_context()
-        work = self._pool.submit(context.run, function)
-        future = asyncio.wrap_future(work, loop=self.loop)
-        work.add_done_callback(lambda _: self._thread_done())
-        return self.wait_future(future)
+        context.run(CURRENT.set, (strand.call, strand.work))
+        job = self._pool.submit(context.run, function)
+        future = asyncio.wrap_future(job, loop=self.loop)
+        job.add_done_callback(self._thread_done)
+        try:
+            return self.wait_future(future)
+        except DeadlineExceededError:
+            if not job.done() and strand.work is not None:
+                self.abandoned[job] = strand.work.name
+            raise
 
-    def _thread_done(self) -> None:
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._free_thread)
+    def _thread_done(self, job: concurrent.futures.Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            self.loop.call_soon_threadsafe(self._free_thread, job)
 
-    def _free_thread(self) -> None:
-        self._pool_room += 1
+    def _free_thread(self, job: concurrent.futures.Future[Any]) -> None:
+        self.pool_room += 1
+        self.abandoned.pop(job, None)
 
     # --- deadlines
 
@@ -305,7 +345,8 @@ class Bridge:
         for strand in [strand for strand in self._waiting if 0 < strand.deadline <= now]:
             if strand.on_expiry is not None:
                 strand.on_expiry()
-            self.throw(strand, DeadlineExceededError(f"took longer than its timeout of {strand.timeout:g} s"))
+            limit = strand.work.timeout if strand.work is not None else 0.0
+            self.throw(strand, DeadlineExceededError(f"took longer than its timeout of {limit:g} s"))
         if self._waiting and self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._look_at_deadlines)
 

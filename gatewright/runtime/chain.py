@@ -11,89 +11,29 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from bisect import bisect_left as bisect
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from gatewright.errors import (
     CallRefusedError,
     ConfigError,
     DeadlineExceededError,
     GatewayClosedError,
-    GatewrightError,
     OverloadedError,
     PluginError,
     UnknownPluginError,
 )
 from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
-from gatewright.plugin import Plugin
-from gatewright.runtime.bridge import Bridge, Strand
-from gatewright.runtime.failures import FailureLog
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.stats import BOUNDS, Tally
+from gatewright.runtime.steps import ChainBuilder, Mode, State, Step, awaited
 
-__all__ = ["Chain", "ChainBuilder", "Policy", "Step"]
-
-OnError = Literal["fail", "skip"]
-
-_SETUP_RETRY: Final = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between tries of a setup() that failed
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Settings for one plugin; `None` leaves a value to the plugin's class."""
-
-    on_error: OnError | None = None
-    timeout: float | None = None
-    blocking: bool | None = None
-
-
-class Mode(Enum):
-    """How a handler is run."""
-
-    DIRECT = "direct"
-    COROUTINE = "coroutine"
-    THREAD = "thread"
-
+__all__ = ["Chain"]
 
 _DIRECT: Final = Mode.DIRECT
 _COROUTINE: Final = Mode.COROUTINE
-
-
-class State(Enum):
-    """Whether a step can be used."""
-
-    NEW = "new"
-    READY = "ready"
-    BROKEN = "broken"
-    SETUP_FAILED = "setup failed"
-
-
-@dataclass(slots=True, eq=False)
-class Step:
-    """One plugin of a chain, with its configuration."""
-
-    name: str
-    route: str
-    on_error: OnError
-    timeout: float
-    plugin: Plugin | None = None
-    on_request: Callable[[Any], Any] | None = None
-    on_response: Callable[[Any, Any], Any] | None = None
-    request_mode: Mode = Mode.DIRECT
-    response_mode: Mode = Mode.DIRECT
-    state: State = State.NEW
-    error: GatewrightError | None = None
-    setup_tries: int = 0
-    next_setup: float = 0.0
-    setup_running: asyncio.Future[None] | None = field(default=None, repr=False)
-
-    def move_to_thread(self) -> None:
-        """Run `def` handlers in a thread from now on."""
-        if self.request_mode is Mode.DIRECT:
-            self.request_mode = Mode.THREAD
-        if self.response_mode is Mode.DIRECT:
-            self.response_mode = Mode.THREAD
 
 
 class Chain:
@@ -163,8 +103,9 @@ class Chain:
         ready = self.ready
         bridge = self._bridge
         hold_limit = self._hold_limit
+        started = strand.began
         for step in self.request_steps:
-            strand.timeout = step.timeout
+            strand.work = step
             strand.deadline = 0.0
             try:
                 if not ready and step.state is not State.READY:
@@ -176,20 +117,22 @@ class Chain:
                 elif mode is _COROUTINE:
                     result = bridge.run_coroutine(handler(Request(call)))  # type: ignore[misc]
                 else:
-                    result = bridge.run_blocking(lambda handler=handler: handler(SyncRequest(call)))  # type: ignore[misc]
+                    result = self._run_apart(step, "request", call, mode)
+                if result is not None:
+                    result = self._response_of(result)
                 now = perf_counter()
                 if now - strand.began > hold_limit:
                     self._held_the_loop(step, now - strand.began)
-                strand.began = now
+                tally = step.request_tally
+                tally.counts[bisect(BOUNDS, now - started)] += 1
+                tally.seconds += now - started
+                started = strand.began = now
                 if result is None:
                     continue
-                response = self._response_of(result)
-                if response is None:
-                    continue
             except (Exception, SystemExit) as error:
-                self._failed(step, error)
+                started = self._failed(step, error, strand, step.request_tally, started)
                 continue
-            return _with_earlier_headers(response, call)
+            return _with_earlier_headers(result, call)
         return None
 
     def run_response(self, call: Call, strand: Strand) -> Response | None:
@@ -207,8 +150,9 @@ class Chain:
         ready = self.ready
         bridge = self._bridge
         hold_limit = self._hold_limit
+        started = strand.began
         for step in self.response_steps:
-            strand.timeout = step.timeout
+            strand.work = step
             strand.deadline = 0.0
             try:
                 if not ready and step.state is not State.READY:
@@ -218,30 +162,69 @@ class Chain:
                 mode = step.response_mode
                 if mode is _COROUTINE:
                     result = bridge.run_coroutine(handler(Request(call), Response.of_call(call)))
+                elif mode is _DIRECT:
+                    result = handler(SyncRequest(call), SyncResponse.of_call(call))
                 else:
-                    arguments = SyncRequest(call), SyncResponse.of_call(call)
-                    if mode is _DIRECT:
-                        result = handler(*arguments)
-                    else:
-                        result = bridge.run_blocking(lambda h=handler, a=arguments: h(*a))  # type: ignore[misc]
+                    result = self._run_apart(step, "response", call, mode)
+                if result is not None:
+                    result = self._response_of(result)
                 now = perf_counter()
                 if now - strand.began > hold_limit:
                     self._held_the_loop(step, now - strand.began)
-                strand.began = now
-                if result is None:
-                    continue
-                response = self._response_of(result)
-                if response is not None:
-                    _replace_response(call, response)
+                tally = step.response_tally
+                tally.counts[bisect(BOUNDS, now - started)] += 1
+                tally.seconds += now - started
+                started = strand.began = now
+                if result is not None:
+                    _replace_response(call, result)
             except (Exception, SystemExit) as error:
-                self._failed(step, error)
+                started = self._failed(step, error, strand, step.response_tally, started)
         return None
+
+    # --- off the hot path
+
+    def _run_apart(self, step: Step, phase: str, call: Call, mode: Mode) -> Any:
+        """Run a handler in a thread, or one that is guarded by a limit or has something around it."""
+        if mode is Mode.THREAD:
+            function = self._bound(step, phase, call, is_async=False)
+            return self._bridge.run_blocking(function)
+        limit = step.limit
+        if limit is None:
+            return self._run_guarded(step, phase, call)
+        if limit.running >= limit.most:
+            raise OverloadedError(f"{limit.most} calls are in this plugin already (max_concurrent)")
+        limit.running += 1
+        try:
+            return self._run_guarded(step, phase, call)
+        finally:
+            limit.running -= 1
+
+    def _run_guarded(self, step: Step, phase: str, call: Call) -> Any:
+        mode, around = step.own_mode[phase], step.around
+        run = self._bound(step, phase, call, is_async=mode is _COROUTINE)
+        if mode is _COROUTINE:
+            coroutine = run()
+            return self._bridge.run_coroutine(
+                around.coroutine(step, phase, call, coroutine) if around is not None else coroutine
+            )
+        if around is not None:
+            inner = run
+            run = lambda: around.function(step, phase, call, inner)  # noqa: E731
+        return run() if mode is _DIRECT else self._bridge.run_blocking(run)
+
+    @staticmethod
+    def _bound(step: Step, phase: str, call: Call, *, is_async: bool) -> Callable[[], Any]:
+        handler: Any = step.on_request if phase == "request" else step.on_response
+        arguments: tuple[Any, ...] = (Request(call),) if is_async else (SyncRequest(call),)
+        if phase == "response":
+            arguments += (Response.of_call(call),) if is_async else (SyncResponse.of_call(call),)
+        return lambda: handler(*arguments)
 
     # --- what a result or a failure means
 
     def _response_of(self, result: Any) -> Response | None:
         if inspect.isawaitable(result):  # a `def` that wraps an `async def`
-            result = self._bridge.run_coroutine(_awaited(result))
+            result = self._bridge.run_coroutine(awaited(result))
             if result is None:
                 return None
         if isinstance(result, Response):
@@ -250,45 +233,65 @@ class Chain:
 
     def _held_the_loop(self, step: Step, seconds: float) -> None:
         """A handler kept everybody waiting: say so, and keep a `def` handler from doing it again."""
-        if Mode.DIRECT in (step.request_mode, step.response_mode):
+        if Mode.DIRECT in (step.request_mode, step.response_mode, *step.own_mode.values()):
             step.move_to_thread()
             cure = "it runs in a thread from now on; declare `blocking = True`"
         else:
             cure = "an `async def` handler must not block: await, or use a `def` handler with `blocking = True`"
         self._builder.failures.report(
-            "plugin held the loop", plugin=step.name, route=self.key, seconds=round(seconds, 3), cure=cure
+            "plugin held the loop",
+            kind="held_loop",
+            plugin=step.name,
+            route=self.key,
+            seconds=round(seconds, 3),
+            cure=cure,
         )
         if seconds > step.timeout:
             raise DeadlineExceededError(f"took {seconds:.3g} s, its timeout is {step.timeout:g} s")
 
-    def _failed(self, step: Step, error: BaseException) -> None:
+    def _failed(self, step: Step, error: BaseException, strand: Strand, tally: Tally, started: float) -> float:
+        """What a failure of a step means; gives the time if the chain goes on without it."""
         if isinstance(error, GatewayClosedError):
             raise error
+        now = strand.began = perf_counter()
+        tally.counts[bisect(BOUNDS, now - started)] += 1
+        tally.seconds += now - started
         refused = step.on_error == "fail"
-        expected = isinstance(error, UnknownPluginError | ConfigError | DeadlineExceededError | OverloadedError)
-        if isinstance(error, DeadlineExceededError):
-            what = "plugin missed its deadline"
-        elif isinstance(error, UnknownPluginError):
-            what = "plugin not found"
-        elif isinstance(error, ConfigError):
-            what = "plugin configuration is invalid"
-        elif step.state is State.SETUP_FAILED:
-            what = "plugin set-up failed"
-        else:
-            what = "plugin failed"
+        kind = _kind_of(step, error)
+        what = _WHAT[kind]
         self._builder.failures.report(
             f"{what}: request {'refused' if refused else 'goes on without it (on_error = skip)'}",
+            kind=kind,
             plugin=step.name,
             route=self.key,
             error=error,
-            traceback=not expected,
+            traceback=kind in {"setup_failed", "plugin_error"},
         )
         if refused:
             raise CallRefusedError(f"{what}: {step.name}") from error
+        return now
 
 
-async def _awaited(value: Awaitable[Any]) -> Any:
-    return await value
+_WHAT: Final = {
+    "deadline": "plugin missed its deadline",
+    "unknown_plugin": "plugin not found",
+    "invalid_config": "plugin configuration is invalid",
+    "overloaded": "plugin is overloaded",
+    "setup_failed": "plugin set-up failed",
+    "plugin_error": "plugin failed",
+}
+
+
+def _kind_of(step: Step, error: BaseException) -> str:
+    if isinstance(error, DeadlineExceededError):
+        return "deadline"
+    if isinstance(error, UnknownPluginError):
+        return "unknown_plugin"
+    if isinstance(error, ConfigError):
+        return "invalid_config"
+    if isinstance(error, OverloadedError):
+        return "overloaded"
+    return "setup_failed" if step.state is State.SETUP_FAILED else "plugin_error"
 
 
 def _with_earlier_headers(response: Response, call: Call) -> Response:
@@ -308,135 +311,3 @@ def _replace_response(call: Call, response: Response) -> None:
     for name in response.headers:
         call.response_headers.set_all(name, response.headers.get_all(name))
     call.response_body = response.content
-
-
-class ChainBuilder:
-    """Makes chains out of configurations: looks plugins up, parses their configuration, sets them up."""
-
-    def __init__(
-        self,
-        plugins: Mapping[str, type[Plugin]],
-        bridge: Bridge,
-        failures: FailureLog,
-        *,
-        policies: Mapping[str, Policy] | None = None,
-        timeout: float = 55.0,
-        hold_limit: float = 0.1,
-    ) -> None:
-        """Make a builder.
-
-        Args:
-            plugins: the plugin classes by name.
-            bridge: where handlers run.
-            failures: where failures are told.
-            policies: settings by plugin name.
-            timeout: seconds for plugins that don't say. APISIX itself gives up after 60.
-            hold_limit: seconds that a handler may hold the loop before it's moved to a thread.
-        """
-        self.plugins = plugins
-        self.bridge = bridge
-        self.failures = failures
-        self.hold_limit = hold_limit
-        self._policies = policies or {}
-        self._timeout = timeout
-
-    def make_step(self, route: str, name: str, text: str) -> Step:
-        """The step for one entry of a configuration; broken, with the reason, where it can't be used."""
-        policy = self._policies.get(name, Policy())
-        plugin_class = self.plugins.get(name)
-        step = Step(
-            name=name,
-            route=route,
-            on_error=policy.on_error or (plugin_class.on_error if plugin_class else "fail"),
-            timeout=policy.timeout or (plugin_class and plugin_class.timeout) or self._timeout,
-        )
-        if plugin_class is None:
-            known = ", ".join(sorted(self.plugins)) or "none"
-            step.state = State.BROKEN
-            step.error = UnknownPluginError(f"no plugin is called {name!r}; known plugins: {known}")
-            self.failures.report("configuration names an unknown plugin", plugin=name, route=route, error=step.error)
-            return step
-        try:
-            plugin = plugin_class(text)
-        except Exception as error:
-            step.state = State.BROKEN
-            step.error = error if isinstance(error, ConfigError) else ConfigError(f"{type(error).__name__}: {error}")
-            step.error.__cause__ = None if isinstance(error, ConfigError) else error
-            self.failures.report(
-                "plugin configuration is invalid",
-                plugin=name,
-                route=route,
-                error=step.error,
-                traceback=not isinstance(error, ConfigError),
-            )
-            return step
-        blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
-        step.plugin = plugin
-        step.on_request = getattr(plugin, "on_request", None)
-        step.on_response = getattr(plugin, "on_response", None)
-        step.request_mode = _mode(step.on_request, blocking)
-        step.response_mode = _mode(step.on_response, blocking)
-        if plugin_class.setup is Plugin.setup:
-            step.state = State.READY
-        return step
-
-    def set_up(self, step: Step) -> None:
-        """Run a step's `setup()` if it is due; a failure is kept and tried again later."""
-        loop = self.bridge.loop
-        if step.setup_running is not None:
-            self.bridge.wait_future(asyncio.shield(step.setup_running))
-            return
-        if step.state is State.SETUP_FAILED and loop.time() < step.next_setup:
-            return
-        assert step.plugin is not None  # noqa: S101 - only steps with one are NEW
-        strand = self.bridge.current()
-        before = strand.timeout, strand.deadline
-        strand.timeout, strand.deadline = step.timeout, 0.0
-        step.setup_running = loop.create_future()
-        try:
-            self._call_hook(step.plugin.setup)
-            step.state, step.error = State.READY, None
-        except Exception as error:
-            pause = _SETUP_RETRY[min(step.setup_tries, len(_SETUP_RETRY) - 1)]
-            step.setup_tries += 1
-            step.next_setup = loop.time() + pause
-            step.state = State.SETUP_FAILED
-            step.error = PluginError(f"setup() failed: {type(error).__name__}: {error}")
-            step.error.__cause__ = error
-            self.failures.report(
-                f"plugin set-up failed, next try in {pause:g} s at the earliest",
-                plugin=step.name,
-                route=step.route,
-                error=error,
-                traceback=True,
-            )
-        finally:
-            strand.timeout, strand.deadline = before
-            step.setup_running.set_result(None)
-            step.setup_running = None
-
-    def tear_down(self, step: Step) -> None:
-        """Run a step's `teardown()`; a failure is only told."""
-        assert step.plugin is not None  # noqa: S101
-        strand = self.bridge.current()
-        strand.timeout, strand.deadline = step.timeout, 0.0
-        step.state = State.NEW
-        try:
-            self._call_hook(step.plugin.teardown)
-        except Exception as error:
-            self.failures.report(
-                "plugin teardown failed", plugin=step.name, route=step.route, error=error, traceback=True
-            )
-
-    def _call_hook(self, hook: Callable[[], Any]) -> None:
-        result = hook()
-        if inspect.isawaitable(result):
-            self.bridge.run_coroutine(_awaited(result))
-
-
-def _mode(handler: Callable[..., Any] | None, blocking: bool) -> Mode:
-    if handler is None:
-        return Mode.DIRECT
-    if inspect.iscoroutinefunction(handler):
-        return Mode.COROUTINE
-    return Mode.THREAD if blocking else Mode.DIRECT

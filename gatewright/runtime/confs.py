@@ -2,7 +2,8 @@
 
 A token is the hash of key and configuration, so that every worker, and the same runner after a restart, gives the same
 token to the same configuration, and a token of another configuration is unknown rather than taken for this one. Two
-configurations whose tokens collide get different ones: the store compares whole digests, and tries the next hash.
+configurations whose tokens collide get different ones: the table compares whole digests, and tries the next hash. With
+several workers one table, the supervisor's, gives all tokens out.
 
 A gateway keeps a token for up to 1.9 times its cache time without ever calling (0.9 in its shared memory, then another
 1.0 in a worker's own cache), so a configuration lives for at least twice that time after its last use.
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from gatewright.runtime.chain import Chain
 
-__all__ = ["ConfStore", "conf_digest", "token_of"]
+__all__ = ["Conf", "ConfStore", "TokenTable", "conf_digest", "token_of"]
 
 Conf = Sequence[tuple[str, str]]
 
@@ -38,8 +40,104 @@ def token_of(digest: bytes, attempt: int = 0) -> int:
     return int.from_bytes(hashlib.blake2b(digest, digest_size=4, salt=salt).digest(), "big")
 
 
-class ConfStore:
-    """The configurations in use, by token."""
+class _Used(Protocol):
+    last_used: int
+
+
+T = TypeVar("T", bound=_Used)
+
+
+class TokenTable(Generic[T]):
+    """Things by token, each forgotten a while after its last use."""
+
+    def __init__(
+        self,
+        *,
+        expire: float = 3600.0,
+        keep_ticks: int = 2 * _TICKS + 1,
+        on_evict: Callable[[T], None] | None = None,
+        hash_token: Callable[[bytes, int], int] = token_of,
+    ) -> None:
+        """Make an empty table.
+
+        Args:
+            expire: the gateway's cache time in seconds (`APISIX_CONF_EXPIRE_TIME`).
+            keep_ticks: how many ticks (eighths of the cache time) a thing is kept after its last use.
+            on_evict: told of each thing that is dropped.
+            hash_token: digest and attempt to token.
+        """
+        self._on_evict = on_evict
+        self._hash_token = hash_token
+        self._keep_ticks = keep_ticks
+        self.tick_seconds = expire / _TICKS
+        """How often `tick` is to be called."""
+        self.by_token: dict[int, T] = {}
+        """For the hot path; whoever uses a thing sets its `last_used` to `now`."""
+        self._digests: dict[int, bytes] = {}
+        self._tokens: dict[bytes, int] = {}
+        self.now = 0
+
+    def __len__(self) -> int:
+        return len(self.by_token)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.by_token.values())
+
+    def items(self) -> Iterator[tuple[int, T]]:
+        """Tokens and things."""
+        return iter(self.by_token.items())
+
+    def find(self, digest: bytes) -> int | None:
+        """The token that a configuration has, if it is here."""
+        token = self._tokens.get(digest)
+        if token is not None:
+            self.by_token[token].last_used = self.now
+        return token
+
+    def assign(self, digest: bytes, thing: T) -> int:
+        """Take a new thing in and give it the first token of its digest that is free."""
+        attempt = 0
+        while (token := self._hash_token(digest, attempt)) in self._digests:
+            attempt += 1
+        self.put(token, digest, thing)
+        return token
+
+    def put(self, token: int, digest: bytes, thing: T) -> None:
+        """Take a thing in under a token that was assigned elsewhere; what had that token before is dropped."""
+        thing.last_used = self.now
+        if token in self._digests:
+            self._drop(token)
+        self.by_token[token] = thing
+        self._digests[token] = digest
+        self._tokens[digest] = token
+
+    def get(self, token: int) -> T | None:
+        """The thing of a token, `None` for an unknown one."""
+        thing = self.by_token.get(token)
+        if thing is not None:
+            thing.last_used = self.now
+        return thing
+
+    def used_since(self, tick: int) -> list[int]:
+        """The tokens used at `tick` or later."""
+        return [token for token, thing in self.by_token.items() if thing.last_used >= tick]
+
+    def tick(self) -> None:
+        """Let time pass: drop what was last used more than twice the cache time ago."""
+        self.now += 1
+        oldest = self.now - self._keep_ticks
+        for token in [token for token, thing in self.by_token.items() if thing.last_used < oldest]:
+            self._drop(token)
+
+    def _drop(self, token: int) -> None:
+        thing = self.by_token.pop(token)
+        del self._tokens[self._digests.pop(token)]
+        if self._on_evict is not None:
+            self._on_evict(thing)
+
+
+class ConfStore(TokenTable[Chain]):
+    """The chains in use, by token."""
 
     def __init__(
         self,
@@ -53,58 +151,26 @@ class ConfStore:
 
         Args:
             make_chain: makes a (not yet built) chain of a key and a configuration.
-            expire: the gateway's cache time in seconds (`APISIX_CONF_EXPIRE_TIME`).
-            on_evict: told of each chain that is dropped.
-            hash_token: digest and attempt to token.
+            expire: see `TokenTable`.
+            on_evict: see `TokenTable`.
+            hash_token: see `TokenTable`.
         """
+        super().__init__(expire=expire, on_evict=on_evict, hash_token=hash_token)
         self._make_chain = make_chain
-        self._on_evict = on_evict
-        self._hash_token = hash_token
-        self.tick_seconds = expire / _TICKS
-        """How often `tick` is to be called."""
-        self.chains: dict[int, Chain] = {}
-        """The chains by token, for the hot path; whoever uses one sets its `last_used` to `now`."""
-        self._digests: dict[int, bytes] = {}
-        self.now = 0
-
-    def __len__(self) -> int:
-        return len(self.chains)
-
-    def __iter__(self) -> Iterator[Chain]:
-        return iter(self.chains.values())
 
     def prepare(self, key: str, conf: Conf) -> tuple[int, Chain, bool]:
         """The token for a configuration, its chain, and whether it's new (and so has to be built)."""
         digest = conf_digest(key, conf)
-        attempt = 0
-        while True:
-            token = self._hash_token(digest, attempt)
-            present = self._digests.get(token)
-            if present is None:
-                chain = self._make_chain(key, conf)
-                chain.last_used = self.now
-                self.chains[token] = chain
-                self._digests[token] = digest
-                return token, chain, True
-            if present == digest:
-                chain = self.chains[token]
-                chain.last_used = self.now
-                return token, chain, False
-            attempt += 1
+        token = self.find(digest)
+        if token is not None:
+            return token, self.by_token[token], False
+        chain = self._make_chain(key, conf)
+        return self.assign(digest, chain), chain, True
 
-    def get(self, token: int) -> Chain | None:
-        """The chain of a token, `None` for an unknown one."""
-        chain = self.chains.get(token)
-        if chain is not None:
-            chain.last_used = self.now
-        return chain
-
-    def tick(self) -> None:
-        """Let time pass: drop what was last used more than twice the cache time ago."""
-        self.now += 1
-        oldest = self.now - 2 * _TICKS - 1
-        for token in [token for token, chain in self.chains.items() if chain.last_used < oldest]:
-            chain = self.chains.pop(token)
-            del self._digests[token]
-            if self._on_evict is not None:
-                self._on_evict(chain)
+    def take(self, token: int, digest: bytes, key: str, conf: Conf) -> tuple[Chain, bool]:
+        """The chain of a configuration whose token another table assigned, and whether it's new."""
+        if self.find(digest) == token:
+            return self.by_token[token], False
+        chain = self._make_chain(key, conf)
+        self.put(token, digest, chain)
+        return chain, True

@@ -36,6 +36,7 @@ class Found:
 
     plugin: type[Plugin]
     source: str
+    version: str = ""
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class Discovery:
         """Take a plugin in; a second one of the same name is an error and the first stays."""
         present = self.found.get(plugin.name)
         if present is None:
-            self.found[plugin.name] = Found(plugin, source)
+            self.found[plugin.name] = Found(plugin, source, version_of(plugin))
         elif present.plugin is not plugin:
             self.errors.append(
                 DiscoveryError(
@@ -81,6 +82,12 @@ def discover(sources: Iterable[str | Path], *, installed: bool = False) -> Disco
     if installed:
         _discover_installed(discovery)
     return discovery
+
+
+def version_of(plugin: type[Plugin]) -> str:
+    """A plugin's version: its attribute `version`, or its module's `__version__`; empty where neither is there."""
+    module = sys.modules.get(plugin.__module__)
+    return str(getattr(plugin, "version", "") or getattr(module, "__version__", ""))
 
 
 def plugins_of_module(module: ModuleType) -> list[type[Plugin]]:
@@ -117,7 +124,7 @@ def _discover_source(source: str | Path, discovery: Discovery) -> None:
             if error.name is not None and (source == error.name or source.startswith(error.name + ".")):
                 raise DiscoveryError(f"{source}: no such directory, file or module") from None
             raise _import_failure(source, error) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _import_failure(source, error) from error
         _take_module(module, getattr(module, "__file__", None) or source, discovery)
     else:
@@ -140,7 +147,7 @@ def _discover_file(file: Path, discovery: Discovery, directory: Path) -> None:
         sys.path.append(place)
     try:
         module = _load_file(file.resolve())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _import_failure(str(file), error) from error
     _take_module(module, str(file), discovery)
 
@@ -199,7 +206,7 @@ def _discover_installed(discovery: Discovery) -> None:
         source = f"entry point {entry_point.name} = {entry_point.value}"
         try:
             loaded = entry_point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             discovery.errors.append(_import_failure(source, error))
             continue
         if isinstance(loaded, ModuleType):

@@ -5,8 +5,9 @@ The same failure (plugin, route, kind) is logged in full a few times, then once 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ __all__ = ["FailureLog"]
 
 _BURST = 5
 _MAX_KINDS = 1024
+_LAST = 20
 
 
 class FailureLog:
@@ -23,12 +25,17 @@ class FailureLog:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._log = structlog.get_logger("gatewright.runtime")
+        self.counts: dict[tuple[str, str], int] = {}
+        """How many, by kind and plugin."""
+        self.last: deque[dict[str, Any]] = deque(maxlen=_LAST)
+        """The latest ones, left out of the log or not."""
         self._seen: dict[tuple[str, ...], list[float]] = {}  # -> [burst left, next time, suppressed]
 
     def report(
         self,
         event: str,
         *,
+        kind: str = "other",
         plugin: str = "",
         route: str = "",
         error: BaseException | None = None,
@@ -39,12 +46,18 @@ class FailureLog:
 
         Args:
             event: what happened and what it meant for the request.
+            kind: under which it's counted.
             plugin: the plugin's name.
             route: the gateway's key of the configuration.
             error: the cause; its message is logged.
             traceback: log the traceback too.
             more: further fields.
         """
+        counted = kind, plugin
+        self.counts[counted] = self.counts.get(counted, 0) + 1
+        if error is not None:
+            more["error"] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self.last.append({"time": time(), "event": event, "plugin": plugin, "route": route, **more})
         key = (event, plugin, route, type(error).__name__)
         state = self._seen.get(key)
         if state is None:
@@ -67,6 +80,4 @@ class FailureLog:
             more["plugin"] = plugin
         if route:
             more["route"] = route
-        if error is not None:
-            more["error"] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         self._log.error(event, exc_info=error if traceback else None, **more)

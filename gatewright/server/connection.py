@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
+import socket
 from collections import deque
-from collections.abc import Awaitable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightError, NotAvailableError, ProtocolError
 from gatewright.gateways.events import Answer, Event, Prepare, Refusal
 from gatewright.http import Call, Question, RequestCall, ResponseCall
+from gatewright.observe.tracing import Tracing
 from gatewright.runtime.bridge import Strand
+from gatewright.runtime.chain import Chain
 from gatewright.server.service import Service
 
-__all__ = ["Connection"]
+if TYPE_CHECKING:
+    from gatewright.server.link import Link
+
+__all__ = ["Connection", "TracedConnection", "connection_factory"]
 
 _Waiter = Strand | asyncio.Future["bytes | None"] | concurrent.futures.Future["bytes | None"]
 
@@ -29,7 +37,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._confs = service.confs
-        self._chains = service.confs.chains
+        self._chains = service.confs.by_token
         self._bridge = service.bridge
         self._start = service.bridge.start
         self._session = service.new_session()
@@ -51,15 +59,22 @@ class Connection(asyncio.Protocol):
         if service.draining or len(service.connections) >= service.settings.max_connections:
             if not service.draining:
                 service.failures.report(
-                    "too many connections, one more was closed", limit=service.settings.max_connections
+                    "too many connections, one more was closed",
+                    kind="too_many_connections",
+                    limit=service.settings.max_connections,
                 )
             self._closed = True
+            service.connection_ended()
             transport.close()
             return
         service.connections.add(self)
+        service.connections_total += 1
+        if service.leaving:
+            service.loop.call_soon(self.give_back)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
+        self._service.bytes_in += len(data)
         try:
             for event in self._receive(data):
                 kind = type(event)
@@ -76,13 +91,17 @@ class Connection(asyncio.Protocol):
         if self._waiters:
             return False
         if self._session.buffered and not self._session.busy:
-            self._service.failures.report("connection closed in the middle of a frame", bytes=self._session.buffered)
+            self._service.failures.report(
+                "connection closed in the middle of a frame", kind="protocol", bytes=self._session.buffered
+            )
         return self._session.busy
 
     def connection_lost(self, _: Exception | None) -> None:
         """End what still waits for this gateway."""
         self._closed = True
-        self._service.connections.discard(self)
+        if self in self._service.connections:
+            self._service.connections.discard(self)
+            self._service.connection_ended()
         waiters, self._waiters = self._waiters, deque()
         for waiter in waiters:
             if waiter is not None and not isinstance(waiter, Strand) and not waiter.done():
@@ -97,56 +116,86 @@ class Connection(asyncio.Protocol):
         service = self._service
         session = self._session
         chain = self._chains.get(call.conf_token)
+        if chain is None and service.link is not None:
+            chain = self._chain_of_others(strand, call)
+            if self._closed:
+                return
         if chain is None:
-            self._write(session.refuse(Refusal.UNKNOWN_CONF))
+            self._refuse(Refusal.UNKNOWN_CONF)
             return
-        if service.calls >= service.max_calls:
+        if service.started - service.ended >= service.max_calls:
             service.failures.report(
-                "too many calls under way, request refused", route=chain.key, limit=service.max_calls
+                "too many calls under way, request refused", kind="overloaded", route=chain.key, limit=service.max_calls
             )
-            self._write(session.refuse(Refusal.UNAVAILABLE))
+            self._refuse(Refusal.UNAVAILABLE)
             return
         chain.last_used = self._confs.now
         call.asker = self
-        self._call = call
+        call.route = chain.key
+        self._call = strand.call = call
         self._strand = strand
-        service.calls += 1
+        service.started += 1
         try:
             if type(call) is RequestCall:
                 response = chain.run_request(call, strand)
-                if response is None and call.body is not None:
+                if response is not None:
+                    service.answered += 1
+                elif call.body is not None:
                     for question in session.questions_before_reply(call):
                         call.read_body = self.ask_sync(call, question)
             else:
+                service.responses += 1
                 response = chain.run_response(call, strand)
             frame = session.reply(call, response)
             if call.warning:
-                service.failures.report(call.warning, route=chain.key)
+                service.failures.report(call.warning, kind="warning", route=chain.key)
         except GatewayClosedError:
+            service.count_refused("gateway_closed")
             self._transport.close()  # nobody is left to be answered
             return
         except GatewrightError as error:
-            frame = self._refusal_of(error, chain.key)
+            frame = self._refusal_of(error, call)
         except Exception as error:  # ours, not the plugin's: the gateway must have an answer, and not pass the request
-            service.failures.report("request refused: internal error", route=chain.key, error=error, traceback=True)
+            service.failures.report(
+                "request refused: internal error", kind="internal", route=chain.key, error=error, traceback=True
+            )
+            service.count_refused(Refusal.UNAVAILABLE.value)
             frame = session.refuse(Refusal.UNAVAILABLE)
         finally:
             self._call = self._strand = None
-            service.calls -= 1
+            service.ended += 1
             if service.draining:
                 service.call_ended()
         self._transport.write(frame)
-        if session.buffered or self._half_closed or service.draining:
+        service.bytes_out += len(frame)
+        if session.buffered or self._half_closed or service.leaving:
             self._after_write()
 
-    def _refusal_of(self, error: GatewrightError, route: str) -> bytes:
+    def _chain_of_others(self, strand: Strand, call: Call) -> Chain | None:
+        """The chain of a token that another worker may have given out."""
+        self._strand = strand
+        try:
+            return cast("Link", self._service.link).lookup(call.conf_token, strand)
+        except GatewayClosedError:
+            return None
+        finally:
+            self._strand = None
+
+    def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
+        route = call.route
         if not isinstance(error, CallRefusedError):
-            self._service.failures.report("request refused", route=route, error=error)
+            self._service.failures.report("request refused", kind="inexpressible", route=route, error=error)
         refusal = Refusal.BAD_REQUEST if isinstance(error, ProtocolError) else Refusal.UNAVAILABLE
+        self._service.count_refused(refusal.value)
         return self._session.refuse(refusal)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._service.count_refused(refusal.value)
+        self._write(self._session.refuse(refusal))
 
     def _write(self, frame: bytes) -> None:
         self._transport.write(frame)
+        self._service.bytes_out += len(frame)
         self._after_write()
 
     def _after_write(self) -> None:
@@ -154,6 +203,8 @@ class Connection(asyncio.Protocol):
             self._service.loop.call_soon(self._look_again)
         elif self._half_closed or self._service.draining:
             self._transport.close()
+        elif self._service.leaving:
+            self._service.loop.call_soon(self.give_back)
 
     def _look_again(self) -> None:
         if not self._closed:
@@ -167,14 +218,15 @@ class Connection(asyncio.Protocol):
             elif waiter is not None and not waiter.done():
                 waiter.set_result(event.value)
         elif isinstance(event, Prepare):
-            token, chain, new = self._confs.prepare(event.key, event.conf)
-            # The token goes out first: APISIX holds one lock over all routes until it has it.
-            self._write(self._session.token(token))
-            if new:
-                self._service.loop.call_soon(self._bridge.start_apart, chain.build, None)
+            self._service.prepare(event.key, event.conf, self._answer_prepare)
+
+    def _answer_prepare(self, token: int | None) -> None:
+        if self._closed:
+            return
+        self._write(self._session.refuse(Refusal.UNAVAILABLE) if token is None else self._session.token(token))
 
     def _end_for_protocol_error(self, error: ProtocolError) -> None:
-        self._service.failures.report("connection closed: the peer broke the protocol", error=error)
+        self._service.failures.report("connection closed: the peer broke the protocol", kind="protocol", error=error)
         if not self._closed:
             self._closed = True
             self._transport.write(self._session.refuse(Refusal.BAD_REQUEST))
@@ -204,6 +256,9 @@ class Connection(asyncio.Protocol):
         if call is not self._call:
             raise NotAvailableError("the call has ended: the gateway can't be asked about it any more")
         frame = self._session.ask(question)
+        questions = self._service.questions
+        questions[question.kind] = questions.get(question.kind, 0) + 1
+        self._service.bytes_out += len(frame)
         self._waiters.append(waiter)
         self._transport.write(frame)
 
@@ -229,7 +284,7 @@ class Connection(asyncio.Protocol):
             self._stalled_since = now
         elif now - self._stalled_since >= limit:
             what = "an answer was not taken" if untaken else "a frame stayed incomplete"
-            self._service.failures.report(f"connection closed: {what} for {limit:g} s")
+            self._service.failures.report(f"connection closed: {what} for {limit:g} s", kind="stalled")
             self._transport.abort()
 
     def close_if_idle(self) -> None:
@@ -237,6 +292,58 @@ class Connection(asyncio.Protocol):
         if not self._session.busy:
             self._transport.close()
 
+    def give_back(self) -> bool:
+        """Let another worker serve this connection, if nothing is under way on it; tells whether that was so.
+
+        The peer notices nothing: what it sends from now on stays in the kernel until the other worker reads it.
+        """
+        session, transport, link = self._session, self._transport, self._service.link
+        if self._closed or self._half_closed or link is None:
+            return False
+        if session.busy or session.buffered or self._waiters or transport.get_write_buffer_size():
+            return False
+        transport.pause_reading()
+        self._closed = True
+        self._service.connections.discard(self)
+        link.give_back(socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())))
+        transport.abort()  # closes only our descriptor
+        return True
+
     def abort(self) -> None:
         """Close the connection now; what was written is still sent, a call under way is lost."""
         self._transport.close()
+
+
+class TracedConnection(Connection):
+    """A connection whose calls are traced."""
+
+    def __init__(self, service: Service, tracing: Tracing) -> None:
+        super().__init__(service)
+        self._tracing = tracing
+
+    def _serve(self, strand: Strand, call: Call) -> None:
+        if type(call) is RequestCall:
+            self._tracing.begin(call, call.headers.get("traceparent"), call.headers.get("tracestate"))
+        else:
+            self._call, self._strand = call, strand  # the response phase doesn't tell the request's headers
+            try:
+                parent = self.ask_sync(call, Question("var", "http_traceparent"))
+            except GatewayClosedError:
+                return
+            finally:
+                self._call = self._strand = None
+            self._tracing.begin(call, parent.decode("latin-1") if parent else None)
+        try:
+            super()._serve(strand, call)
+        finally:
+            self._tracing.end(call)
+
+    def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
+        self._tracing.refused(call, error)
+        return super()._refusal_of(error, call)
+
+
+def connection_factory(service: Service) -> Callable[[], Connection]:
+    """What makes the driver of a new connection."""
+    tracing = service.tracing
+    return partial(Connection, service) if tracing is None else partial(TracedConnection, service, tracing)

@@ -21,10 +21,11 @@ from pathlib import Path
 import structlog
 
 from gatewright.errors import ListenError
-from gatewright.settings import Address
+from gatewright.settings import Address, Settings, parse_address
 
-__all__ = ["BACKLOG", "Listener", "gateway_worker_uid"]
+__all__ = ["BACKLOG", "Listener", "gateway_parent", "gateway_worker_uid", "passed_socket"]
 
+_FIRST_PASSED = 3
 BACKLOG = 2048
 """Connections that may wait to be accepted; a gateway's workers may all dial at once."""
 
@@ -32,10 +33,19 @@ BACKLOG = 2048
 class Listener:
     """A bound, listening socket."""
 
-    def __init__(self, sock: socket.socket, address: Address) -> None:
+    def __init__(self, sock: socket.socket, address: Address, *, ours: bool = True) -> None:
+        """Take a socket.
+
+        Args:
+            sock: the socket.
+            address: where it listens.
+            ours: the file is ours to remove.
+        """
         self.socket = sock
         self.address = address
         self._inode: tuple[int, int] | None = None
+        if address.path and not ours:
+            return
         if address.path:
             found = Path(address.path).lstat()
             self._inode = found.st_dev, found.st_ino
@@ -44,7 +54,9 @@ class Listener:
             self.address = Address(host=host, port=port)
 
     @classmethod
-    def bind(cls, address: Address, *, mode: int = 0o660, owner: str = "", group: str = "") -> Listener:
+    def bind(
+        cls, address: Address, *, mode: int = 0o660, owner: str = "", group: str = "", keep_owner: bool = False
+    ) -> Listener:
         """Bind and listen.
 
         Args:
@@ -52,13 +64,32 @@ class Listener:
             mode: permissions of a unix socket.
             owner: user for a unix socket, name or number; empty to find the gateway's.
             group: its group; empty for the owner's.
+            keep_owner: the file stays ours, whoever the gateway's user is.
 
         Raises:
             ListenError: the address is taken or not ours to take; the message says by whom and what to do.
         """
         if address.path:
-            return cls(_bind_unix(address, mode, owner, group), address)
+            ids = (-1, -1) if keep_owner else _owner_ids(Path(address.path), mode, owner, group)
+            return cls(_bind_unix(address, mode, *ids), address)
         return cls(_bind_tcp(address), address)
+
+    @classmethod
+    def obtain(cls, settings: Settings) -> Listener:
+        """The socket that systemd passed to us, or else one bound as the settings say.
+
+        Raises:
+            ListenError: see `bind`.
+        """
+        passed = passed_socket()
+        if passed is not None:
+            return passed
+        return cls.bind(
+            parse_address(settings.listen),
+            mode=int(settings.socket_mode, 8),
+            owner=settings.socket_owner,
+            group=settings.socket_group,
+        )
 
     def close(self) -> None:
         """Stop listening and remove the socket's file, if it is still ours."""
@@ -70,6 +101,28 @@ class Listener:
             found = path.lstat()
             if (found.st_dev, found.st_ino) == self._inode:
                 path.unlink()
+
+
+def passed_socket() -> Listener | None:
+    """The listening socket passed by systemd (sd_listen_fds(3)): descriptor 3, if it's meant for this process.
+
+    Raises:
+        ListenError: more than one was passed, or it doesn't listen.
+    """
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
+        return None
+    count = os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if count != "1":
+        raise ListenError(f"systemd passed {count or 'no'} sockets; one ListenStream= is needed, since one is served")
+    sock = socket.socket(fileno=_FIRST_PASSED)
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ListenError("the socket that systemd passed does not listen for streams: use ListenStream=")
+    sock.setblocking(False)
+    os.set_inheritable(sock.fileno(), False)
+    name = sock.getsockname()
+    address = Address(path=name) if isinstance(name, str) else Address(host=name[0], port=name[1])
+    return Listener(sock, address, ours=False)
 
 
 def _bind_tcp(address: Address) -> socket.socket:
@@ -89,10 +142,9 @@ def _bind_tcp(address: Address) -> socket.socket:
     return sock
 
 
-def _bind_unix(address: Address, mode: int, owner: str, group: str) -> socket.socket:
+def _bind_unix(address: Address, mode: int, uid: int, gid: int) -> socket.socket:
     path = Path(address.path)
     _clear_the_way(path)
-    uid, gid = _owner_ids(path, mode, owner, group)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o777)
     try:
@@ -201,6 +253,19 @@ def gateway_worker_uid(pid: int | None = None, proc: Path = Path("/proc")) -> in
         if len(workers) == 1:
             return workers.pop()
     return None
+
+
+def gateway_parent(proc: Path = Path("/proc")) -> bool:
+    """Whether a gateway started this process: its parent is an nginx, or gave the environment that APISIX gives.
+
+    APISIX clears the environment and sets its own two variables (init.lua, `spawn_proc`).
+    """
+    pid = os.getppid()
+    if pid <= 1:
+        return False
+    if {"APISIX_LISTEN_ADDRESS", "APISIX_CONF_EXPIRE_TIME"} <= os.environ.keys() and "HOME" not in os.environ:
+        return True
+    return "nginx" in _processes(proc).get(pid, (0, 0, ""))[2]
 
 
 def _processes(proc: Path) -> dict[int, tuple[int, int, str]]:

@@ -1,4 +1,4 @@
-"""What all connections of a process share: the chains, the limits, and the count of what is under way."""
+"""What all connections of a process share: the chains, the limits, the counts, and the link to the supervisor."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from gatewright.gateways.events import Session
+from gatewright.observe.tracing import Tracing
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Bridge
-from gatewright.runtime.chain import Chain, ChainBuilder, Policy
-from gatewright.runtime.confs import ConfStore
+from gatewright.runtime.chain import Chain
+from gatewright.runtime.confs import Conf, ConfStore
 from gatewright.runtime.failures import FailureLog
+from gatewright.runtime.steps import ChainBuilder, Policy
+from gatewright.server.lag import LagMeter
 from gatewright.settings import Settings
 
 if TYPE_CHECKING:
     from gatewright.server.connection import Connection
+    from gatewright.server.link import Link
 
 __all__ = ["Service"]
 
 SWEEP_SECONDS = 1.0
+RETRY_SECONDS = 0.01
 
 
 class Service:
@@ -32,6 +37,8 @@ class Service:
         settings: Settings,
         plugins: Mapping[str, type[Plugin]],
         new_session: Callable[[], Session],
+        *,
+        tracing: Tracing | None = None,
     ) -> None:
         """Make a service; to be called in the loop's thread.
 
@@ -40,22 +47,30 @@ class Service:
             settings: the effective settings.
             plugins: the plugin classes by name.
             new_session: makes the protocol state of a new connection.
+            tracing: makes a span of every call and handler.
         """
+        self.tracing = tracing
         self.loop = loop
         self.settings = settings
         self.new_session = new_session
         self.failures = FailureLog()
-        self.bridge = Bridge(loop, threads=settings.threads)
+        self.bridge = Bridge(loop, threads=settings.threads, thread_queue=settings.thread_queue)
         self.builder = ChainBuilder(
             plugins,
             self.bridge,
             self.failures,
             policies={
-                name: Policy(on_error=own.on_error, timeout=own.timeout, blocking=own.blocking)
+                name: Policy(
+                    on_error=own.on_error,
+                    timeout=own.timeout,
+                    blocking=own.blocking,
+                    max_concurrent=own.max_concurrent,
+                )
                 for name, own in settings.plugin_settings.items()
             },
             timeout=settings.timeout,
             hold_limit=settings.hold_limit,
+            around=tracing,
         )
         self.confs = ConfStore(
             lambda key, conf: Chain(key, conf, self.builder),
@@ -63,18 +78,70 @@ class Service:
             on_evict=lambda chain: self.bridge.start_apart(chain.teardown, None),
         )
         self.connections: set[Connection] = set()
-        self.calls = 0
         self.max_calls = settings.max_calls
+        self.link: Link | None = None
+        """The way to the supervisor; `None` where there is none."""
         self.draining = False
+        """The process is about to end: connections are closed after their answer."""
+        self.leaving = False
+        """Connections have to go, by being closed or to another worker."""
+        self.started = self.ended = self.responses = self.answered = 0
+        self.bytes_in = self.bytes_out = self.connections_total = self.tokens_prepared = 0
+        self.refused: dict[str, int] = {}
+        self.questions: dict[str, int] = {}
+        self.began = loop.time()
+        self.lag = LagMeter(loop, settings.max_lag, self._shed)
         self._idle = asyncio.Event()
         self._timers: list[asyncio.TimerHandle] = []
 
     def start(self) -> None:
-        """Start the periodic work: expiry of configurations, ending of stalled connections."""
-        self._every(self.confs.tick_seconds, self.confs.tick)
-        self._every(min(SWEEP_SECONDS, self.settings.stall_timeout / 2), self._end_stalled)
+        """Start the periodic work: expiry of configurations, ending of stalled connections, measuring of lag."""
+        self.every(self.confs.tick_seconds, self.confs.tick)
+        self.every(min(SWEEP_SECONDS, self.settings.stall_timeout / 2), self._end_stalled)
+        self.every(LagMeter.INTERVAL, self.lag.measure)
 
-    def _every(self, seconds: float, work: Callable[[], None]) -> None:
+    @property
+    def calls(self) -> int:
+        """Calls under way."""
+        return self.started - self.ended
+
+    def count_refused(self, reason: str) -> None:
+        """Count a refused call."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def connection_ended(self) -> None:
+        """A connection has gone."""
+        if self.link is not None:
+            self.link.connection_ended()
+
+    def prepare(self, key: str, conf: Conf, answer: Callable[[int | None], None]) -> None:
+        """Take a configuration in; `answer` gets its token, or `None` if none can be had."""
+        self.tokens_prepared += 1
+        if self.link is not None:
+            self.link.prepare(key, conf, answer)
+            return
+        token, chain, new = self.confs.prepare(key, conf)
+        # The token goes out first: APISIX holds one lock over all routes until it has it.
+        answer(token)
+        if new:
+            self.build(chain)
+
+    def build(self, chain: Chain) -> None:
+        """Build a new chain soon."""
+        self.loop.call_soon(self.bridge.start_apart, chain.build, None)
+
+    def _shed(self, overloaded: bool) -> None:
+        self.max_calls = 0 if overloaded else self.settings.max_calls
+        if overloaded:
+            self.failures.report(
+                "the loop lags: requests are refused until it has caught up",
+                kind="lag",
+                lag=round(self.lag.last, 3),
+                limit=self.settings.max_lag,
+            )
+
+    def every(self, seconds: float, work: Callable[[], None]) -> None:
+        """Do something periodically until the process ends."""
         slot = len(self._timers)
 
         def run() -> None:
@@ -95,7 +162,7 @@ class Service:
 
     async def drain(self) -> int:
         """Close idle connections, let calls under way end, then close all. Gives the number of calls cut off."""
-        self.draining = True
+        self.draining = self.leaving = True
         for connection in list(self.connections):
             connection.close_if_idle()
         if self.calls:
@@ -107,6 +174,22 @@ class Service:
         for connection in list(self.connections):
             connection.abort()
         return cut_off
+
+    async def retire(self, seconds: float) -> int:
+        """Give all connections to other workers, each as soon as it's idle. Gives the number left after `seconds`."""
+        self.leaving = True
+        deadline = self.loop.time() + seconds
+        while self.connections and self.loop.time() < deadline:
+            self.give_back(len(self.connections))
+            await asyncio.sleep(RETRY_SECONDS)
+        return len(self.connections)
+
+    def give_back(self, count: int) -> None:
+        """Give so many connections back that are idle now."""
+        for connection in list(self.connections):
+            if count <= 0:
+                break
+            count -= connection.give_back()
 
     async def close(self, seconds: float) -> None:
         """Tear all chains down, for as long as `seconds`, and stop the threads."""
@@ -124,5 +207,7 @@ class Service:
             try:
                 await asyncio.wait_for(done, seconds)
             except TimeoutError:
-                self.failures.report("plugins took too long to tear down; left as they are")
+                self.failures.report("plugins took too long to tear down; left as they are", kind="teardown")
         self.bridge.close()
+        if self.tracing is not None:
+            self.tracing.close(seconds)

@@ -1,26 +1,38 @@
-"""One process's life: bind, serve, drain, leave."""
+"""A worker process's life: load the plugins, get ready, serve what the supervisor hands over, leave."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import resource
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 
 import structlog
 
-from gatewright._version import __version__
-from gatewright.gateways.events import Session
+from gatewright.observe.tracing import Tracing
+from gatewright.runtime.chain import Chain
 from gatewright.runtime.discovery import Discovery
-from gatewright.server.connection import Connection
-from gatewright.server.listener import BACKLOG, Listener
+from gatewright.server import messages
+from gatewright.server.link import Link
+from gatewright.server.plan import Plan
+from gatewright.server.reporting import resident_memory
 from gatewright.server.service import Service
-from gatewright.settings import Settings, parse_address
+from gatewright.server.watchdog import Watchdog
+from gatewright.settings import Settings
 
-__all__ = ["new_event_loop", "run_worker", "serve"]
+__all__ = [
+    "TEARDOWN_SECONDS", "log_plugins", "make_service", "new_event_loop", "plugins_told",
+    "raise_file_limit", "work",
+]  # fmt: skip
 
-_TEARDOWN_SHARE = 0.15  # seconds: what is left of APISIX's one second after draining
+TEARDOWN_SECONDS = 0.12
+"""For plugins at shutdown: what is left of APISIX's one second after draining."""
+_RETIRED_TEARDOWN_SECONDS = 10.0
+_PRELOAD_SECONDS = 10.0
+_RETIRE_MARGIN = 5.0
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -33,90 +45,102 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def run_worker(
-    settings: Settings,
-    discovery: Discovery,
-    new_session: Callable[[], Session],
-    *,
-    loop: asyncio.AbstractEventLoop | None = None,
-) -> int:
-    """Serve until SIGTERM or SIGINT.
+def work(plan: Plan, sock: socket.socket) -> int:
+    """Be a worker until the supervisor says to end, or is gone.
 
     Args:
-        settings: the effective settings.
-        discovery: the plugins, and what could not be loaded (which is logged).
-        new_session: makes the protocol state of a new connection.
-        loop: a loop that plugins were already bound to; by default a new one.
+        plan: what to run.
+        sock: the worker's end of the channel.
 
     Returns:
         The exit code: 0, or 1 if calls under way had to be cut off.
-
-    Raises:
-        ListenError: the address can't be bound.
     """
-    _log_plugins(discovery)
-    _raise_file_limit()
-    with asyncio.Runner(loop_factory=new_event_loop if loop is None else lambda: loop) as runner:
-        return runner.run(serve(settings, discovery, new_session))
+    discovery = plan.discover()
+    raise_file_limit()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_work(plan, discovery, sock))
 
 
-async def serve(
-    settings: Settings,
-    discovery: Discovery,
-    new_session: Callable[[], Session],
-    *,
-    stop: asyncio.Event | None = None,
-    ready: Callable[[Listener], None] | None = None,
-) -> int:
-    """Serve until `stop` is set or a signal comes; see `run_worker`."""
-    log = structlog.get_logger("gatewright.server")
+async def _work(plan: Plan, discovery: Discovery, sock: socket.socket) -> int:
     loop = asyncio.get_running_loop()
-    stop = stop or asyncio.Event()
-    listener = Listener.bind(
-        parse_address(settings.listen),
-        mode=int(settings.socket_mode, 8),
-        owner=settings.socket_owner,
-        group=settings.socket_group,
-    )
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever runs us stops us
-                loop.add_signal_handler(number, stop.set)
-        # Whether a call is waited for is decided before the hub greenlet of the bridge is fixed: in the loop itself.
-        service = await _in_hub(loop, lambda: Service(loop, settings, discovery.plugins, new_session))
-        service.start()
-        server = await _open(loop, service, listener)
-        log.info("listening", address=str(listener.address), plugins=len(discovery.plugins), version=__version__)
-        if ready is not None:
-            ready(listener)
-        await stop.wait()
-        server.close()
-        listener.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
-        cut_off = await service.drain()
-        await service.close(_TEARDOWN_SHARE)
-        if cut_off:
-            log.warning("stopped; calls under way were cut off", calls=cut_off)
-        else:
-            log.info("stopped")
-        return 1 if cut_off else 0
-    finally:
-        listener.close()
+    settings = plan.settings
+    service = await make_service(plan, discovery)
+    link = service.link = Link(service, sock)
+    link.send(messages.Loaded(plugins_told(discovery), [str(error) for error in discovery.errors]))
+    loop.add_signal_handler(signal.SIGTERM, lambda: link.retire("SIGTERM"))
+    await link.preloaded
+    await _build_all(service, list(service.confs))
+    service.start()
+    watchdog = Watchdog(service.loop, block_limit=settings.block_limit, stuck_limit=settings.stuck_limit)
+    service.every(watchdog.INTERVAL, watchdog.beat)
+    watchdog.start()
+    _watch_limits(service, link, settings)
+    link.start()
+    ending = await link.ending
+    if ending == "retire":
+        left = await service.retire(settings.timeout + _RETIRE_MARGIN)
+        if left:
+            service.failures.report("retired with calls under way", kind="cut_off", connections=left)
+    cut_off = await service.drain()
+    link.close()
+    await service.close(_RETIRED_TEARDOWN_SECONDS if ending == "retire" else TEARDOWN_SECONDS)
+    watchdog.stop()
+    return 1 if cut_off else 0
 
 
-async def _open(loop: asyncio.AbstractEventLoop, service: Service, listener: Listener) -> asyncio.Server:
-    if listener.address.path:
-        # Without the path the loop leaves the file alone: removing it is the listener's affair.
-        return await loop.create_unix_server(lambda: Connection(service), sock=listener.socket, backlog=BACKLOG)
-    return await loop.create_server(lambda: Connection(service), sock=listener.socket, backlog=BACKLOG)
+async def make_service(plan: Plan, discovery: Discovery) -> Service:
+    """A service on the running loop."""
+    loop = asyncio.get_running_loop()
+    tracing = Tracing.start(plan.settings.tracing, plan.settings.tracing_sample) if plan.settings.tracing else None
 
+    def make() -> Service:
+        return Service(loop, plan.settings, discovery.plugins, plan.new_session, tracing=tracing)
 
-async def _in_hub(loop: asyncio.AbstractEventLoop, make: Callable[[], Service]) -> Service:
+    # The hub greenlet of the bridge has to be the one that callbacks run in: hence a callback.
     made: asyncio.Future[Service] = loop.create_future()
     loop.call_soon(lambda: made.set_result(make()))
     return await made
 
 
-def _raise_file_limit() -> None:
+async def _build_all(service: Service, chains: list[Chain]) -> None:
+    """Build the chains of before, so that the first calls don't wait; a set-up that takes long goes on meanwhile."""
+    done = asyncio.get_running_loop().create_future()
+    left = len(chains)
+
+    def build(chain: Chain) -> Callable[..., None]:
+        def run(*_: object) -> None:
+            nonlocal left
+            try:
+                chain.build()
+            finally:
+                left -= 1
+                if not left and not done.done():
+                    done.set_result(None)
+
+        return run
+
+    for chain in chains:
+        service.loop.call_soon(service.bridge.start_apart, build(chain), None)
+    if chains:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done, _PRELOAD_SECONDS)
+
+
+def _watch_limits(service: Service, link: Link, settings: Settings) -> None:
+    most = settings.max_requests and settings.max_requests + random.randrange(settings.max_requests // 5 + 1)  # noqa: S311
+    memory = settings.max_memory << 20
+
+    def look() -> None:
+        if most and service.started >= most:
+            link.retire(f"{service.started} calls served (max_requests)")
+        elif memory and resident_memory() > memory:
+            link.retire(f"uses more than {settings.max_memory} MiB (max_memory)")
+
+    if most or memory:
+        service.every(0.5, look)
+
+
+def raise_file_limit() -> None:
     """Use all the file descriptors allowed: the usual soft limit of 1,024 is less than a busy gateway's connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
@@ -124,13 +148,29 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _log_plugins(discovery: Discovery) -> None:
+def _told(discovery: Discovery) -> list[messages.PluginInfo]:
+    return [
+        messages.PluginInfo(name, list(found.plugin.phases()), found.source, found.version)
+        for name, found in sorted(discovery.found.items())
+    ]
+
+
+def plugins_told(discovery: Discovery) -> list[messages.PluginInfo]:
+    """The plugins found, in the words of the channel."""
+    return [
+        messages.PluginInfo(name, list(found.plugin.phases()), found.source, found.version)
+        for name, found in sorted(discovery.found.items())
+    ]
+
+
+def log_plugins(plugins: Sequence[messages.PluginInfo], errors: Sequence[str]) -> None:
+    """Say which plugins there are, and what could not be loaded."""
     log = structlog.get_logger("gatewright.server")
-    for error in discovery.errors:
-        log.error("plugin not loaded; routes that use it are refused", error=str(error))
-    for name, found in sorted(discovery.found.items()):
-        log.info("plugin", name=name, phases=list(found.plugin.phases()), source=found.source)
-        if not found.plugin.phases():
-            log.warning("plugin has no handler: define on_request or on_response", name=name, source=found.source)
-    if not discovery.found:
+    for error in errors:
+        log.error("plugin not loaded; routes that use it are refused", error=error)
+    for plugin in plugins:
+        log.info("plugin", name=plugin.name, phases=plugin.phases, source=plugin.source)
+        if not plugin.phases:
+            log.warning("plugin has no handler: define on_request or on_response", name=plugin.name)
+    if not plugins:
         log.warning("no plugins found: every route that names one is refused", cure="--plugins DIRECTORY")

@@ -18,15 +18,13 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="worker processes")
+@click.option("--workers", metavar="N", help="worker processes, or auto for one a core  [default: 1]")
 @click.option("--debug", is_flag=True, help="log at level debug")
 @click.option("--plugins", "-p", multiple=True, metavar="PATH", help="more plugins (repeatable)")
 @click.option("--listen", default=None, help=f"where to listen  [default: {DEFAULT_SOCKET}]")
-def start(workers: int, debug: bool, plugins: tuple[str, ...], listen: str | None) -> None:
+def start(workers: str | None, debug: bool, plugins: tuple[str, ...], listen: str | None) -> None:
     """Start the runner with the plugins in apisix/plugins."""
-    if workers > 1:
-        click.echo(f"--workers {workers}: this version runs one worker process; going on with one", err=True)
-    flags = {"log_level": "debug" if debug else None, "plugins": plugins, "listen": listen}
+    flags = {"workers": workers, "log_level": "debug" if debug else None, "plugins": plugins, "listen": listen}
     sys.exit(start_runner(flags=flags, default_socket=DEFAULT_SOCKET))
 
 

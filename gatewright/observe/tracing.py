@@ -1,0 +1,139 @@
+"""OpenTelemetry spans: one a call, one a plugin in it, children of the request's `traceparent`.
+
+Off means free: without an endpoint nothing of this is imported, and the hot path doesn't know of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from gatewright._version import __version__
+from gatewright.errors import ConfigError
+from gatewright.http import Call, RequestCall
+
+if TYPE_CHECKING:
+    from gatewright.runtime.steps import Step
+
+__all__ = ["Tracing", "check_tracing"]
+
+
+def check_tracing() -> None:
+    """Make sure that spans can be made.
+
+    Raises:
+        ConfigError: the extra is not installed.
+    """
+    for package in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
+        try:
+            found = find_spec(package)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise ConfigError(f"tracing needs {package}: pip install 'gatewright[tracing]'")
+
+
+class Tracing:
+    """Makes spans and sends them to a collector, in batches, from a thread of its own."""
+
+    def __init__(self, provider: Any, propagator: Any) -> None:
+        from opentelemetry import trace
+
+        self._provider = provider
+        self._propagator = propagator
+        self._tracer = provider.get_tracer("gatewright", __version__)
+        self._set_span_in_context = trace.set_span_in_context
+        self._kind = trace.SpanKind.SERVER
+        self._error = trace.StatusCode.ERROR
+
+    @classmethod
+    def start(cls, endpoint: str, sample: float) -> Tracing:
+        """Start to trace.
+
+        Args:
+            endpoint: of an OTLP collector over HTTP, without `/v1/traces`.
+            sample: share of the traces that begin here to be recorded; others are as their parent says.
+        """
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        provider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(sample)),
+            resource=Resource.create({"service.name": "gatewright", "service.version": __version__}),
+            shutdown_on_exit=False,
+        )
+        url = endpoint.rstrip("/")
+        exporter = OTLPSpanExporter(endpoint=url if url.endswith("/v1/traces") else f"{url}/v1/traces")
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+        return cls(provider, TraceContextTextMapPropagator())
+
+    def begin(self, call: Call, parent: str | None, state: str | None = None) -> None:
+        """Begin the span of a call.
+
+        Args:
+            call: the call.
+            parent: the request's `traceparent` header.
+            state: its `tracestate` header.
+        """
+        headers = {name: value for name, value in (("traceparent", parent), ("tracestate", state)) if value}
+        span = self._tracer.start_span(
+            "gatewright request" if isinstance(call, RequestCall) else "gatewright response",
+            context=self._propagator.extract(headers),
+            kind=self._kind,
+            attributes=_attributes(call),
+        )
+        call.trace = span, self._set_span_in_context(span)
+
+    def refused(self, call: Call, error: BaseException) -> None:
+        """Tell that a call is refused."""
+        call.trace[0].record_exception(error)
+        call.trace[0].set_status(self._error, f"refused: {error}")
+
+    def end(self, call: Call) -> None:
+        """End the span of a call."""
+        span = call.trace[0]
+        if call.route:
+            span.set_attribute("gatewright.route", call.route)
+        span.end()
+
+    def function(self, step: Step, phase: str, call: Call, run: Callable[[], Any]) -> Any:
+        """Run a `def` handler in a span."""
+        with self._span(step, phase, call):
+            return run()
+
+    async def coroutine(self, step: Step, phase: str, call: Call, run: Coroutine[Any, Any, Any]) -> Any:
+        """Run an `async def` handler in a span."""
+        with self._span(step, phase, call):
+            return await run
+
+    def _span(self, step: Step, phase: str, call: Call) -> Any:
+        return self._tracer.start_as_current_span(
+            f"{step.name} on_{phase}",
+            context=call.trace[1],
+            attributes={"gatewright.plugin": step.name, "gatewright.phase": phase},
+        )
+
+    def close(self, seconds: float) -> None:
+        """Send what is left, for as long as `seconds`."""
+        sending = threading.Thread(target=self._provider.shutdown, name="gatewright-spans", daemon=True)
+        sending.start()
+        sending.join(seconds)
+
+
+def _attributes(call: Call) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"gatewright.call": call.source.id}
+    if isinstance(call, RequestCall):
+        attributes["http.request.method"] = call.source.method
+        attributes["url.path"] = call.source.path
+        request_id = call.headers.get("x-request-id")
+        if request_id:
+            attributes["http.request.header.x-request-id"] = request_id
+    else:
+        attributes["http.response.status_code"] = call.response_status
+    return attributes

@@ -1,0 +1,267 @@
+"""A step: one plugin of a chain with its configuration, and how it is made, set up and torn down."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Literal, Protocol
+
+from gatewright.errors import ConfigError, GatewrightError, PluginError, UnknownPluginError
+from gatewright.http import Call
+from gatewright.plugin import Plugin
+from gatewright.runtime.bridge import Bridge
+from gatewright.runtime.failures import FailureLog
+from gatewright.runtime.stats import Tallies, Tally
+
+__all__ = ["Around", "ChainBuilder", "Limit", "Mode", "Policy", "State", "Step", "awaited"]
+
+OnError = Literal["fail", "skip"]
+
+_SETUP_RETRY: Final = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between tries of a setup() that failed
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Settings for one plugin; `None` leaves a value to the plugin's class."""
+
+    on_error: OnError | None = None
+    timeout: float | None = None
+    blocking: bool | None = None
+    max_concurrent: int | None = None
+
+
+class Mode(Enum):
+    """How a handler is run."""
+
+    DIRECT = "direct"
+    COROUTINE = "coroutine"
+    THREAD = "thread"
+    GUARDED = "guarded"
+    """One of the others (`Step.own_mode`), with a limit on concurrency or something around it."""
+
+
+class State(Enum):
+    """Whether a step can be used."""
+
+    NEW = "new"
+    READY = "ready"
+    BROKEN = "broken"
+    SETUP_FAILED = "setup failed"
+
+
+@dataclass(slots=True, eq=False)
+class Limit:
+    """How many calls may be in a plugin at once, in one worker."""
+
+    most: int
+    running: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One plugin of a chain, with its configuration."""
+
+    name: str
+    route: str
+    on_error: OnError
+    timeout: float
+    plugin: Plugin | None = None
+    on_request: Callable[[Any], Any] | None = None
+    on_response: Callable[[Any, Any], Any] | None = None
+    request_mode: Mode = Mode.DIRECT
+    response_mode: Mode = Mode.DIRECT
+    limit: Limit | None = None
+    around: Around | None = None
+    own_mode: dict[str, Mode] = field(default_factory=dict, repr=False)
+    state: State = State.NEW
+    error: GatewrightError | None = None
+    setup_tries: int = 0
+    next_setup: float = 0.0
+    setup_running: asyncio.Future[None] | None = field(default=None, repr=False)
+    request_tally: Tally = field(default_factory=Tally, repr=False)
+    response_tally: Tally = field(default_factory=Tally, repr=False)
+
+    def move_to_thread(self) -> None:
+        """Run `def` handlers in a thread from now on."""
+        for phase, mode in self.own_mode.items():
+            if mode is Mode.DIRECT:
+                self.own_mode[phase] = Mode.THREAD
+        if self.request_mode is Mode.DIRECT:
+            self.request_mode = Mode.THREAD
+        if self.response_mode is Mode.DIRECT:
+            self.response_mode = Mode.THREAD
+
+
+class Around(Protocol):
+    """Something that wants to be around every handler: tracing."""
+
+    def function(self, step: Step, phase: str, call: Call, run: Callable[[], Any]) -> Any:
+        """Run a `def` handler."""
+
+    def coroutine(self, step: Step, phase: str, call: Call, run: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """A coroutine that runs an `async def` handler."""
+
+
+async def awaited(value: Awaitable[Any]) -> Any:
+    """A coroutine for anything that can be awaited."""
+    return await value
+
+
+class ChainBuilder:
+    """Makes chains out of configurations: looks plugins up, parses their configuration, sets them up."""
+
+    def __init__(
+        self,
+        plugins: Mapping[str, type[Plugin]],
+        bridge: Bridge,
+        failures: FailureLog,
+        *,
+        policies: Mapping[str, Policy] | None = None,
+        timeout: float = 55.0,
+        hold_limit: float = 0.1,
+        around: Around | None = None,
+    ) -> None:
+        """Make a builder.
+
+        Args:
+            plugins: the plugin classes by name.
+            bridge: where handlers run.
+            failures: where failures are told.
+            policies: settings by plugin name.
+            timeout: seconds for plugins that don't say. APISIX itself gives up after 60.
+            hold_limit: seconds that a handler may hold the loop before it's moved to a thread.
+            around: what wants to be around every handler.
+        """
+        self.plugins = plugins
+        self.bridge = bridge
+        self.failures = failures
+        self.hold_limit = hold_limit
+        self.tallies = Tallies()
+        self._around = around
+        self._limits: dict[str, Limit] = {}
+        self._policies = policies or {}
+        self._timeout = timeout
+
+    def make_step(self, route: str, name: str, text: str) -> Step:
+        """The step for one entry of a configuration; broken, with the reason, where it can't be used."""
+        policy = self._policies.get(name, Policy())
+        plugin_class = self.plugins.get(name)
+        step = Step(
+            name=name,
+            route=route,
+            on_error=policy.on_error or (plugin_class.on_error if plugin_class else "fail"),
+            timeout=policy.timeout or (plugin_class and plugin_class.timeout) or self._timeout,
+        )
+        if plugin_class is None:
+            known = ", ".join(sorted(self.plugins)) or "none"
+            step.state = State.BROKEN
+            step.error = UnknownPluginError(f"no plugin is called {name!r}; known plugins: {known}")
+            self.failures.report(
+                "configuration names an unknown plugin", kind="conf", plugin=name, route=route, error=step.error
+            )
+            return step
+        try:
+            plugin = plugin_class(text)
+        except Exception as error:
+            step.state = State.BROKEN
+            step.error = error if isinstance(error, ConfigError) else ConfigError(f"{type(error).__name__}: {error}")
+            step.error.__cause__ = None if isinstance(error, ConfigError) else error
+            self.failures.report(
+                "plugin configuration is invalid",
+                kind="conf",
+                plugin=name,
+                route=route,
+                error=step.error,
+                traceback=not isinstance(error, ConfigError),
+            )
+            return step
+        blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
+        step.plugin = plugin
+        step.on_request = getattr(plugin, "on_request", None)
+        step.on_response = getattr(plugin, "on_response", None)
+        step.request_mode = _mode(step.on_request, blocking)
+        step.response_mode = _mode(step.on_response, blocking)
+        step.request_tally = self.tallies.of(name, "request", route)
+        step.response_tally = self.tallies.of(name, "response", route)
+        self._guard(step, policy.max_concurrent or plugin_class.max_concurrent)
+        if plugin_class.setup is Plugin.setup:
+            step.state = State.READY
+        return step
+
+    def _guard(self, step: Step, most: int | None) -> None:
+        step.around = self._around
+        if most:
+            step.limit = self._limits.setdefault(step.name, Limit(most))
+        if step.around is not None or step.limit is not None:
+            step.own_mode = {"request": step.request_mode, "response": step.response_mode}
+            step.request_mode = step.response_mode = Mode.GUARDED
+
+    def set_up(self, step: Step) -> None:
+        """Run a step's `setup()` if it is due; a failure is kept and tried again later."""
+        loop = self.bridge.loop
+        if step.setup_running is not None:
+            self.bridge.wait_future(asyncio.shield(step.setup_running))
+            return
+        if step.state is State.SETUP_FAILED and loop.time() < step.next_setup:
+            return
+        assert step.plugin is not None  # noqa: S101 - only steps with one are NEW
+        strand = self.bridge.current()
+        before = strand.work, strand.deadline
+        strand.work, strand.deadline = step, 0.0
+        step.setup_running = loop.create_future()
+        try:
+            self._call_hook(step.plugin.setup)
+            step.state, step.error = State.READY, None
+        except Exception as error:
+            pause = _SETUP_RETRY[min(step.setup_tries, len(_SETUP_RETRY) - 1)]
+            step.setup_tries += 1
+            step.next_setup = loop.time() + pause
+            step.state = State.SETUP_FAILED
+            step.error = PluginError(f"setup() failed: {type(error).__name__}: {error}")
+            step.error.__cause__ = error
+            self.failures.report(
+                f"plugin set-up failed, next try in {pause:g} s at the earliest",
+                kind="setup",
+                plugin=step.name,
+                route=step.route,
+                error=error,
+                traceback=True,
+            )
+        finally:
+            strand.work, strand.deadline = before
+            step.setup_running.set_result(None)
+            step.setup_running = None
+
+    def tear_down(self, step: Step) -> None:
+        """Run a step's `teardown()`; a failure is only told."""
+        assert step.plugin is not None  # noqa: S101
+        strand = self.bridge.current()
+        strand.work, strand.deadline = step, 0.0
+        step.state = State.NEW
+        try:
+            self._call_hook(step.plugin.teardown)
+        except Exception as error:
+            self.failures.report(
+                "plugin teardown failed",
+                kind="teardown",
+                plugin=step.name,
+                route=step.route,
+                error=error,
+                traceback=True,
+            )
+
+    def _call_hook(self, hook: Callable[[], Any]) -> None:
+        result = hook()
+        if inspect.isawaitable(result):
+            self.bridge.run_coroutine(awaited(result))
+
+
+def _mode(handler: Callable[..., Any] | None, blocking: bool) -> Mode:
+    if handler is None:
+        return Mode.DIRECT
+    if inspect.iscoroutinefunction(handler):
+        return Mode.COROUTINE
+    return Mode.THREAD if blocking else Mode.DIRECT

@@ -1,0 +1,163 @@
+"""The socket pair between supervisor and worker: messages, and connections beside them."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from gatewright.server.messages import Return, Take
+
+__all__ = ["Channel"]
+
+_READ = 1 << 18
+_MAX_FDS = 64
+
+M = TypeVar("M")
+
+
+class Channel(Generic[M]):
+    """One end. Messages are written at once or, where the other end is slow, kept in order until they can be."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        incoming: Any,
+        on_message: Callable[[M, socket.socket | None], None],
+        on_close: Callable[[], None],
+    ) -> None:
+        """Start to read.
+
+        Args:
+            loop: the loop to read and write on.
+            sock: a connected stream socket.
+            incoming: the union of messages that come in.
+            on_message: told of each message, and the connection that came with it.
+            on_close: told once that the other end is gone.
+        """
+        sock.setblocking(False)
+        self._loop = loop
+        self._sock = sock
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(incoming)
+        self._on_message = on_message
+        self._on_close = on_close
+        self._received = bytearray()
+        self._fds: deque[int] = deque()
+        self._outbox: deque[tuple[memoryview, socket.socket | None]] = deque()
+        self.closed = False
+        loop.add_reader(sock, self.read)
+
+    @property
+    def unsent(self) -> int:
+        """Messages that wait because the other end doesn't read."""
+        return len(self._outbox)
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    # --- out
+
+    def send(self, message: object, connection: socket.socket | None = None) -> None:
+        """Send a message, with a connection; ours is closed once it's on its way."""
+        if self.closed:
+            if connection is not None:
+                connection.close()
+            return
+        body = self._encoder.encode(message)
+        self._outbox.append((memoryview(len(body).to_bytes(4, "big") + body), connection))
+        if len(self._outbox) == 1:
+            self._write()
+
+    def _write(self) -> None:
+        outbox = self._outbox
+        while outbox:
+            data, connection = outbox[0]
+            try:
+                if connection is None:
+                    sent = self._sock.send(data)
+                else:
+                    sent = socket.send_fds(self._sock, [data], [connection.fileno()])
+                    connection.close()
+            except (BlockingIOError, InterruptedError):
+                self._loop.add_writer(self._sock, self._write)
+                return
+            except OSError:
+                self.close()
+                return
+            if sent == len(data):
+                outbox.popleft()
+            else:
+                outbox[0] = data[sent:], None
+        self._loop.remove_writer(self._sock)
+
+    # --- in
+
+    def read(self) -> None:
+        """Take in what is there, without waiting."""
+        while not self.closed:
+            try:
+                data, ancillary, _, _ = self._sock.recvmsg(
+                    _READ, socket.CMSG_LEN(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+                )
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data, ancillary = b"", []
+            for level, kind, content in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds = array.array("i")
+                    fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+                    self._fds.extend(fds)
+            if not data:
+                self.close()
+                return
+            self._received += data
+            self._handle_received()
+
+    def _handle_received(self) -> None:
+        received = self._received
+        start = 0
+        messages = []
+        while len(received) - start >= 4:
+            end = start + 4 + int.from_bytes(received[start : start + 4], "big")
+            if end > len(received):
+                break
+            messages.append(self._decoder.decode(memoryview(received)[start + 4 : end]))
+            start = end
+        del received[:start]
+        for message in messages:
+            connection = None
+            if isinstance(message, Take | Return):
+                connection = socket.socket(fileno=self._fds.popleft())
+            if self.closed and connection is not None:
+                connection.close()
+            else:
+                self._on_message(message, connection)
+
+    def close(self) -> None:
+        """Close this end; connections that were not sent are closed, too."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        for _, connection in self._outbox:
+            if connection is not None:
+                connection.close()
+        self._outbox.clear()
+        for fd in self._fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._fds.clear()
+        self._sock.close()
+        self._on_close()

@@ -1,0 +1,213 @@
+"""A worker's side of the channel to its supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from gatewright.observe import logs
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.chain import Chain
+from gatewright.runtime.confs import Conf, conf_digest
+from gatewright.server import messages
+from gatewright.server.channel import Channel
+from gatewright.server.connection import connection_factory
+from gatewright.server.reporting import make_report
+
+if TYPE_CHECKING:
+    from gatewright.server.service import Service
+
+__all__ = ["Ending", "Link"]
+
+ALIVE_SECONDS = 0.5
+REPORT_SECONDS = 5.0
+
+Ending = str
+"""Why a worker ends: "stop", "retire", or "orphaned" where the supervisor is gone."""
+
+
+class Link:
+    """Gets connections and configurations, gives connections back, asks for tokens, tells how the worker is."""
+
+    def __init__(self, service: Service, sock: socket.socket) -> None:
+        """Join a service and a supervisor; to be called in the loop.
+
+        Args:
+            service: the worker's service.
+            sock: the worker's end of the socket pair.
+        """
+        self._service = service
+        self._loop = service.loop
+        self._preparing: dict[bytes, tuple[str, Conf, list[Callable[[int | None], None]]]] = {}
+        self._looking_up: dict[int, list[Strand]] = {}
+        self._adopting: set[asyncio.Task[Any]] = set()
+        self._new_connection = connection_factory(service)
+        self._ended = 0
+        self._wants_retirement = False
+        self.lookups = 0
+        self.misses = 0
+        self.preloaded = self._loop.create_future()
+        """Done when all configurations of before have come."""
+        self.ending: asyncio.Future[Ending] = self._loop.create_future()
+        self._channel: Channel[messages.FromSupervisor] = Channel(
+            self._loop, sock, messages.FromSupervisor, self._on_message, self._on_close
+        )
+
+    def start(self) -> None:
+        """Say that connections can come, and start to tell how things are."""
+        service = self._service
+        self.send(messages.Ready())
+        service.every(ALIVE_SECONDS, self._alive)
+        service.every(REPORT_SECONDS, lambda: self._report(0))
+        service.every(service.confs.tick_seconds, self._tell_used)
+
+    def send(self, message: messages.FromWorker) -> None:
+        """Tell the supervisor something."""
+        self._channel.send(message)
+
+    def close(self) -> None:
+        """Close the channel; the last report goes first."""
+        self._report(0)
+        self._channel.close()
+
+    # --- what the service wants
+
+    def prepare(self, key: str, conf: Conf, answer: Callable[[int | None], None]) -> None:
+        """Get a token for a configuration. The supervisor gives it out, so it's valid in all workers at once."""
+        digest = conf_digest(key, conf)
+        token = self._service.confs.find(digest)
+        if token is not None:
+            answer(token)
+            return
+        waiting = self._preparing.get(digest)
+        if waiting is not None:
+            waiting[2].append(answer)
+            return
+        self._preparing[digest] = key, conf, [answer]
+        packed = [(_raw(name), _raw(text)) for name, text in conf]
+        self.send(messages.Register(digest, messages.Conf(_raw(key), packed)))
+
+    def lookup(self, token: int, strand: Strand) -> Chain | None:
+        """The chain of a token that isn't known here, or `None` if nobody knows it. To be called in a strand."""
+        waiting = self._looking_up.setdefault(token, [])
+        waiting.append(strand)
+        if len(waiting) == 1:
+            self.lookups += 1
+            self.send(messages.Lookup(token))
+        try:
+            return cast("Chain | None", self._service.bridge.wait_for_resume())
+        finally:
+            if strand in waiting:
+                waiting.remove(strand)
+
+    def give_back(self, connection: socket.socket) -> None:
+        """Hand a connection over."""
+        self._channel.send(messages.Return(), connection)
+
+    def connection_ended(self) -> None:
+        """A connection has gone; the supervisor is told soon, of all at once."""
+        if not self._ended:
+            self._loop.call_soon(self._tell_ended)
+        self._ended += 1
+
+    def retire(self, reason: str) -> None:
+        """Ask for a successor."""
+        if not self._wants_retirement:
+            self._wants_retirement = True
+            self.send(messages.WantsRetirement(reason))
+
+    # --- what the supervisor says
+
+    def _on_message(self, message: messages.FromSupervisor, connection: socket.socket | None) -> None:
+        service = self._service
+        match message:
+            case messages.Take():
+                self._adopt(cast("socket.socket", connection))
+            case messages.Known(token, digest, conf):
+                self._on_known(token, digest, conf)
+            case messages.Unknown(token):
+                self.misses += 1
+                self._wake(token, None)
+            case messages.Assigned(digest, token):
+                self._on_assigned(digest, token)
+            case messages.Preloaded():
+                self.preloaded.set_result(None)
+            case messages.Rebalance(count):
+                service.give_back(count)
+            case messages.Retire():
+                self._end("retire")
+            case messages.Stop():
+                self._end("stop")
+            case messages.Report(number):
+                self._report(number)
+            case messages.Level(level):
+                logs.set_level(level)
+            case messages.Reopen():
+                logs.reopen()
+
+    def _on_assigned(self, digest: bytes, token: int) -> None:
+        key, conf, answers = self._preparing.pop(digest)
+        chain, new = self._service.confs.take(token, digest, key, conf)
+        # The token goes out first: APISIX holds one lock over all routes until it has it.
+        for answer in answers:
+            answer(token)
+        if new:
+            self._service.build(chain)
+
+    def _on_known(self, token: int, digest: bytes, conf: messages.Conf) -> None:
+        plugins = [(_text(name), _text(text)) for name, text in conf.plugins]
+        chain, new = self._service.confs.take(token, digest, _text(conf.key), plugins)
+        if new and self.preloaded.done():
+            self._service.build(chain)
+        self._wake(token, chain)
+
+    def _wake(self, token: int, chain: Chain | None) -> None:
+        for strand in self._looking_up.pop(token, ()):
+            self._service.bridge.resume(strand, chain)
+
+    def _adopt(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        task = self._loop.create_task(self._loop.connect_accepted_socket(self._new_connection, connection))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    def _end(self, ending: Ending) -> None:
+        if not self.ending.done():
+            self.ending.set_result(ending)
+
+    def _on_close(self) -> None:
+        for token in list(self._looking_up):
+            self._wake(token, None)
+        preparing, self._preparing = self._preparing, {}
+        for _, _, answers in preparing.values():
+            for answer in answers:
+                answer(None)
+        if not self.preloaded.done():
+            self.preloaded.set_result(None)
+        self._end("orphaned")
+
+    # --- telling
+
+    def _alive(self) -> None:
+        self.send(messages.Alive())
+
+    def _report(self, number: int) -> None:
+        self.send(messages.Reported(number, make_report(self._service, detailed=number > 0)))
+
+    def _tell_used(self) -> None:
+        confs = self._service.confs
+        self.send(messages.Used(confs.used_since(confs.now - 1)))
+
+    def _tell_ended(self) -> None:
+        ended, self._ended = self._ended, 0
+        self.send(messages.Closed(ended))
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")

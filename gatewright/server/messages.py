@@ -1,0 +1,164 @@
+"""What supervisor and workers say to each other over a socket pair.
+
+Each message is a length (four bytes, big-endian) and a MessagePack array whose first item is the message's name. A
+connection travels beside its `Take` or `Return` as a file descriptor. Text of configurations travels as bytes, since it
+need not be valid UTF-8.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gatewright.observe.report import WorkerReport
+
+__all__ = [
+    "Alive", "Assigned", "Closed", "Conf", "FromSupervisor", "FromWorker", "Known", "Level", "Loaded", "Lookup",
+    "PluginInfo", "Preloaded", "Ready", "Rebalance", "Register", "Reopen", "Report", "Reported", "Retire", "Return",
+    "Stop", "Take", "Unknown", "Used", "WantsRetirement",
+]  # fmt: skip
+
+
+class Message(msgspec.Struct, array_like=True):
+    """Base of all messages."""
+
+
+class Conf(Message):
+    """A configuration: the gateway's key, and plugin names with their configuration's text."""
+
+    key: bytes
+    plugins: list[tuple[bytes, bytes]]
+
+
+class PluginInfo(Message):
+    """A plugin that a worker found."""
+
+    name: str
+    phases: list[str]
+    source: str
+    version: str
+
+
+# --- from the supervisor
+
+
+class Take(Message, tag=True):
+    """A connection to serve; its descriptor comes with this message."""
+
+
+class Known(Message, tag=True):
+    """A configuration that has a token."""
+
+    token: int
+    digest: bytes
+    conf: Conf
+
+
+class Unknown(Message, tag=True):
+    """No configuration has this token."""
+
+    token: int
+
+
+class Preloaded(Message, tag=True):
+    """All configurations have been told: build the chains, then say `Ready`."""
+
+
+class Assigned(Message, tag=True):
+    """The answer to `Register`."""
+
+    digest: bytes
+    token: int
+
+
+class Rebalance(Message, tag=True):
+    """Give so many idle connections back."""
+
+    count: int
+
+
+class Retire(Message, tag=True):
+    """Give all connections back, each as soon as it's idle, and end."""
+
+
+class Stop(Message, tag=True):
+    """Drain and end."""
+
+
+class Report(Message, tag=True):
+    """Say how you are."""
+
+    number: int
+
+
+class Level(Message, tag=True):
+    """Log at this level from now on."""
+
+    level: str
+
+
+class Reopen(Message, tag=True):
+    """Open the log file anew."""
+
+
+# --- from a worker
+
+
+class Loaded(Message, tag=True):
+    """The plugins have been imported, or not."""
+
+    plugins: list[PluginInfo]
+    errors: list[str]
+
+
+class Ready(Message, tag=True):
+    """Connections can come."""
+
+
+class Register(Message, tag=True):
+    """A gateway handed this configuration over: it needs a token."""
+
+    digest: bytes
+    conf: Conf
+
+
+class Lookup(Message, tag=True):
+    """A gateway presented this token, which is not known here."""
+
+    token: int
+
+
+class Used(Message, tag=True):
+    """These tokens were used lately."""
+
+    tokens: list[int]
+
+
+class Alive(Message, tag=True):
+    """The loop goes round."""
+
+
+class Closed(Message, tag=True):
+    """So many connections ended."""
+
+    count: int
+
+
+class Return(Message, tag=True):
+    """A connection for another worker; its descriptor comes with this message."""
+
+
+class WantsRetirement(Message, tag=True):
+    """Please put another worker in my place."""
+
+    reason: str
+
+
+class Reported(Message, tag=True):
+    """The answer to `Report`; 0 for a report that nobody asked for."""
+
+    number: int
+    report: WorkerReport
+
+
+FromSupervisor = Take | Known | Unknown | Preloaded | Assigned | Rebalance | Retire | Stop | Report | Level | Reopen
+FromWorker = Loaded | Ready | Register | Lookup | Used | Alive | Closed | Return | WantsRetirement | Reported

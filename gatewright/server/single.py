@@ -1,0 +1,87 @@
+"""Everything in one process, without a supervisor: for debuggers, profilers and plugins that are bound to a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+
+import structlog
+
+from gatewright._version import __version__
+from gatewright.runtime.discovery import Discovery
+from gatewright.server.connection import connection_factory
+from gatewright.server.listener import BACKLOG, Listener
+from gatewright.server.plan import Plan
+from gatewright.server.service import Service
+from gatewright.server.watchdog import Watchdog
+from gatewright.server.worker import (
+    TEARDOWN_SECONDS,
+    log_plugins,
+    make_service,
+    new_event_loop,
+    plugins_told,
+    raise_file_limit,
+)
+
+__all__ = ["run_single"]
+
+
+def run_single(plan: Plan, *, loop: asyncio.AbstractEventLoop | None = None) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        plan: what to run.
+        loop: a loop that plugins were already bound to; by default a new one.
+
+    Returns:
+        The exit code: 0, or 1 if calls under way had to be cut off.
+
+    Raises:
+        ListenError: the address can't be bound.
+    """
+    discovery = plan.discover()
+    log_plugins(plugins_told(discovery), [str(error) for error in discovery.errors])
+    raise_file_limit()
+    with asyncio.Runner(loop_factory=new_event_loop if loop is None else lambda: loop) as runner:
+        return runner.run(_serve(plan, discovery))
+
+
+async def _serve(plan: Plan, discovery: Discovery) -> int:
+    log = structlog.get_logger("gatewright.server")
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    settings = plan.settings
+    listener = Listener.obtain(settings)
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever runs us stops us
+                loop.add_signal_handler(number, stop.set)
+        service = await make_service(plan, discovery)
+        service.start()
+        watchdog = Watchdog(loop, block_limit=settings.block_limit, stuck_limit=0)
+        service.every(watchdog.INTERVAL, watchdog.beat)
+        watchdog.start()
+        server = await _open(loop, service, listener)
+        log.info("listening", address=str(listener.address), workers=0, version=__version__)
+        await stop.wait()
+        server.close()
+        listener.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
+        cut_off = await service.drain()
+        await service.close(TEARDOWN_SECONDS)
+        watchdog.stop()
+        if cut_off:
+            log.warning("stopped; calls under way were cut off", calls=cut_off)
+        else:
+            log.info("stopped")
+        return 1 if cut_off else 0
+    finally:
+        listener.close()
+
+
+async def _open(loop: asyncio.AbstractEventLoop, service: Service, listener: Listener) -> asyncio.Server:
+    new_connection = connection_factory(service)
+    if listener.address.path:
+        # Without the path the loop leaves the file alone: removing it is the listener's affair.
+        return await loop.create_unix_server(new_connection, sock=listener.socket, backlog=BACKLOG)
+    return await loop.create_server(new_connection, sock=listener.socket, backlog=BACKLOG)
