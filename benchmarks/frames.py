@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import flatbuffers  # type: ignore[import-untyped]
+
 from tests.gateways import oracle
 
 HEADERS = [
@@ -28,10 +30,33 @@ def request() -> bytes:
     )
 
 
+def floor_answer() -> bytes:
+    """What the floor answers: as much as a runner says that sets one header."""
+    builder = flatbuffers.Builder(128)
+    name, value = builder.CreateString("x-runner"), builder.CreateString("python")
+    builder.StartObject(2)  # TextEntry: name, value
+    builder.PrependUOffsetTRelativeSlot(0, name, 0)
+    builder.PrependUOffsetTRelativeSlot(1, value, 0)
+    entry = builder.EndObject()
+    builder.StartVector(4, 1, 4)
+    builder.PrependUOffsetTRelative(entry)
+    headers = builder.EndVector()
+    builder.StartObject(5)  # Rewrite: path, headers, args, resp_headers, body
+    builder.PrependUOffsetTRelativeSlot(1, headers, 0)
+    rewrite = builder.EndObject()
+    builder.StartObject(3)  # HTTPReqCall.Resp: id, action's type, action
+    builder.PrependUint32Slot(0, 1, 0)
+    builder.PrependUOffsetTRelativeSlot(2, rewrite, 0)
+    builder.PrependUint8Slot(1, 2, 0)
+    builder.Finish(builder.EndObject())
+    payload = bytes(builder.Output())
+    return b"\x02" + len(payload).to_bytes(3, "big") + payload
+
+
 def write(directory: Path, plugins: list[str]) -> dict[str, Path]:
-    """Write the request, an ExtraInfo answer, and a PrepareConf for each plugin."""
+    """Write the request, an ExtraInfo answer, the floor's answer, and a PrepareConf for each plugin."""
     directory.mkdir(parents=True, exist_ok=True)
-    frames = {"request": request(), "answer": oracle.extra_info_result(b"192.0.2.7")}
+    frames = {"request": request(), "answer": oracle.extra_info_result(b"192.0.2.7"), "floor": floor_answer()}
     for plugin in plugins:
         frames[plugin] = oracle.prepare_conf(f"route#{plugin}#ext-plugin-pre-req#1", [(plugin, "{}")])
     paths = {}

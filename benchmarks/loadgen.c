@@ -35,6 +35,7 @@ static const char *const HELP =
     "  -w SECONDS    warm-up, not measured [0.5]\n"
     "  -P PID[,PID]  charge these processes' CPU time to the calls\n"
     "  -n            don't look into answers (for the floor)\n"
+    "  -k            keep going: a connection that the runner closes is counted as lost and dialled again\n"
     "\n"
     "Exit code: 0 all answers were right, 3 some were not, 1 it could not go on, 2 wrong command line.\n";
 
@@ -96,22 +97,55 @@ static blob read_frame(const char *name, int type) {
     return b;
 }
 
-static int dial(const char *path) {
+static int try_dial(const char *path) {
     struct sockaddr_un name = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof name.sun_path) stop("the path is too long for a unix socket: %s", path);
     strcpy(name.sun_path, path);
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     if (fd < 0) stop("socket: %s", strerror(errno));
-    if (connect(fd, (struct sockaddr *)&name, sizeof name)) stop("%s: %s", path, strerror(errno));
+    if (!connect(fd, (struct sockaddr *)&name, sizeof name)) return fd;
+    int reason = errno;
+    close(fd);
+    errno = reason;
+    return -1;
+}
+
+static int dial(const char *path) {
+    int fd = try_dial(path);
+    if (fd < 0) stop("%s: %s", path, strerror(errno));
     return fd;
 }
 
-static void send_all(int fd, blob b) {
+static int try_send(int fd, blob b) {
     for (size_t done = 0; done < b.size;) {
         ssize_t k = send(fd, b.data + done, b.size - done, MSG_NOSIGNAL);
         if (k < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-        if (k < 0) stop("send: %s", strerror(errno));
+        if (k < 0) return 0;
         done += (size_t)k;
+    }
+    return 1;
+}
+
+static void send_all(int fd, blob b) {
+    if (!try_send(fd, b)) stop("send: %s", strerror(errno));
+}
+
+/* Dial anew and send the request again, for as long as it's worth while. */
+static void redial(const char *path, int poll, client *c) {
+    uint64_t give_up = now_ns() + PATIENCE * 1000000000ull;
+    for (;;) {
+        if (c->fd >= 0) close(c->fd);
+        c->fd = try_dial(path);
+        c->filled = 0;
+        if (c->fd >= 0) {
+            fcntl(c->fd, F_SETFL, O_NONBLOCK);
+            struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+            epoll_ctl(poll, EPOLL_CTL_ADD, c->fd, &event);
+            c->sent = now_ns();
+            if (try_send(c->fd, c->request)) return;
+        }
+        if (now_ns() > give_up) stop("%s: %s", path, strerror(errno));
+        usleep(1000);
     }
 }
 
@@ -178,9 +212,9 @@ static double percentile(uint64_t count, double share) {
 
 int main(int argc, char **argv) {
     const char *path = NULL, *request_file = NULL, *prepare_file = NULL, *answer_file = NULL;
-    int connections = 1, check = 1, pids[MAX_PIDS], pid_count = 0, option;
+    int connections = 1, check = 1, keep_going = 0, pids[MAX_PIDS], pid_count = 0, option;
     double seconds = 2, warm_up = 0.5;
-    while ((option = getopt(argc, argv, "s:r:p:a:c:t:w:P:nh")) != -1) switch (option) {
+    while ((option = getopt(argc, argv, "s:r:p:a:c:t:w:P:nkh")) != -1) switch (option) {
         case 's': path = optarg; break;
         case 'r': request_file = optarg; break;
         case 'p': prepare_file = optarg; break;
@@ -189,6 +223,7 @@ int main(int argc, char **argv) {
         case 't': seconds = number('t', optarg, 0.01, 86400); break;
         case 'w': warm_up = number('w', optarg, 0, 86400); break;
         case 'n': check = 0; break;
+        case 'k': keep_going = 1; break;
         case 'P':
             for (char *part = strtok(optarg, ","); part && pid_count < MAX_PIDS; part = strtok(NULL, ","))
                 pids[pid_count++] = (int)number('P', part, 1, 1 << 30);
@@ -227,7 +262,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < connections; i++) { clients[i].sent = now_ns(); send_all(clients[i].fd, clients[i].request); }
 
     uint64_t begin = now_ns() + (uint64_t)(warm_up * 1e9), end = UINT64_MAX, calls = 0, asked = 0, longest = 0;
-    uint64_t refused = 0, wrong_type = 0, wrong_id = 0, cpu = 0, actions[3] = {0};
+    uint64_t lost = 0, refused = 0, wrong_type = 0, wrong_id = 0, cpu = 0, actions[3] = {0};
     int measuring = 0;
     struct epoll_event events[EVENTS];
     for (;;) {
@@ -237,7 +272,7 @@ int main(int argc, char **argv) {
         if (!measuring && t >= begin) {
             measuring = 1;
             memset(histogram, 0, sizeof histogram);
-            calls = asked = longest = refused = wrong_type = wrong_id = 0;
+            calls = asked = longest = lost = refused = wrong_type = wrong_id = 0;
             memset(actions, 0, sizeof actions);
             cpu = cpu_ns(pids, pid_count);
             begin = now_ns();
@@ -248,6 +283,11 @@ int main(int argc, char **argv) {
             client *c = events[i].data.ptr;
             ssize_t got = recv(c->fd, c->in + c->filled, ROOM - c->filled, 0);
             if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+            if (got <= 0 && keep_going) {
+                lost++;
+                redial(path, poll, c);
+                continue;
+            }
             if (got <= 0)
                 stop("the runner closed a connection after %llu answers, %llu of them refusals",
                      (unsigned long long)calls, (unsigned long long)refused);
@@ -257,7 +297,7 @@ int main(int argc, char **argv) {
                 if (size > ROOM) stop("an answer of %zu bytes is longer than expected", size);
                 if (c->filled < size) break;
                 if (c->in[0] == EXTRA_INFO && check) {
-                    if (!answer.data) stop("the runner asks for information (frame type 3): give the answer with -a");
+                    if (!answer.data) stop("the runner asks something (frame type 3): give the answer with -a");
                     asked++;
                     send_all(c->fd, answer);
                 } else {
@@ -277,27 +317,40 @@ int main(int argc, char **argv) {
                         memcpy(c->request.data + id_at, &c->id, 4);
                     }
                     c->sent = done;
-                    send_all(c->fd, c->request);
+                    if (!keep_going) send_all(c->fd, c->request);
+                    else if (!try_send(c->fd, c->request)) {
+                        lost++;
+                        redial(path, poll, c);
+                        break;
+                    }
                 }
                 memmove(c->in, c->in + size, c->filled - size);
                 c->filled -= size;
             }
         }
     }
+    uint64_t stuck = 0;
+    for (int i = 0; i < connections; i++) stuck += now_ns() - clients[i].sent > PATIENCE * 1000000000ull / 2;
     double elapsed = (double)(now_ns() - begin) / 1e9;
     double spent = pid_count ? (double)(cpu_ns(pids, pid_count) - cpu) / 1000.0 : 0;
     uint64_t wrong = refused + wrong_type + wrong_id;
-    printf("{\"connections\": %d, \"rps\": %.0f, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, "
-           "\"max_us\": %.0f, \"calls\": %llu, \"wrong\": %llu, \"refused\": %llu, \"wrong_type\": %llu, "
-           "\"wrong_id\": %llu, \"asked\": %llu, \"no_action\": %llu, \"stop\": %llu, "
-           "\"rewrite\": %llu, \"cpu_us\": %.3f, \"busy\": %.3f}\n",
+    printf("{\"connections\": %d, \"rps\": %.0f, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, "
+           "\"p999_us\": %.1f, \"max_us\": %.0f, ",
            connections, (double)calls / elapsed, percentile(calls, .5), percentile(calls, .9), percentile(calls, .99),
-           percentile(calls, .999), (double)longest / 1000, (unsigned long long)calls, (unsigned long long)wrong,
-           (unsigned long long)refused, (unsigned long long)wrong_type, (unsigned long long)wrong_id, (unsigned long long)asked, (unsigned long long)actions[0], (unsigned long long)actions[1],
-           (unsigned long long)actions[2], calls ? spent / (double)calls : 0, spent / 1e6 / elapsed);
-    if (wrong)
-        fprintf(stderr, "loadgen: of %llu answers %llu were refusals (type 0), %llu of a wrong type, %llu for another id\n",
-                (unsigned long long)calls, (unsigned long long)refused, (unsigned long long)wrong_type,
-                (unsigned long long)wrong_id);
-    return wrong ? 3 : 0;
+           percentile(calls, .999), (double)longest / 1000);
+    const struct { const char *name; uint64_t value; } counts[] = {
+        {"calls", calls}, {"lost", lost}, {"stuck", stuck}, {"asked", asked}, {"wrong", wrong}, {"refused", refused}, {"wrong_type", wrong_type},
+        {"wrong_id", wrong_id}, {"no_action", actions[0]}, {"stop", actions[1]}, {"rewrite", actions[2]},
+    };
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        printf("\"%s\": %llu, ", counts[i].name, (unsigned long long)counts[i].value);
+    printf("\"cpu_us\": %.3f, \"busy\": %.3f}\n", calls ? spent / (double)calls : 0, spent / 1e6 / elapsed);
+    if (!calls) stop("no answer within the measured time");
+    if (stuck) stop("%llu connections have waited for more than %d second for an answer", (unsigned long long)stuck, PATIENCE / 2);
+    if (!wrong) return 0;
+    fprintf(stderr, "loadgen: %llu of %llu answers were wrong: %llu refusals (type 0), %llu of another type, "
+                    "%llu with another id\n",
+            (unsigned long long)wrong, (unsigned long long)calls, (unsigned long long)refused,
+            (unsigned long long)wrong_type, (unsigned long long)wrong_id);
+    return 3;
 }

@@ -7,18 +7,22 @@ hit all of them; medians are shown.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
 import shutil
+import signal
+import socket as socketlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +38,15 @@ CONTESTANTS = {
     "ask-async": "ExtraInfo round trip, async def",
 }
 
+MEASURES = ("rps", "cpu_us", "busy", "p50_us", "p90_us", "p99_us", "p999_us", "max_us")
+
 
 @dataclass
 class Contestant:
     name: str
     text: str
     socket: Path
-    pid: int
+    pids: tuple[int, ...]
     prepare: Path | None
     results: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -60,37 +66,75 @@ def compile_tools() -> tuple[Path, Path]:
     return tools[0], tools[1]
 
 
+def on_core(core: int) -> Callable[[], None]:
+    """What a child does before it runs: stay on a core, and not outlive this process, however that ends."""
+    prctl = ctypes.CDLL(None).prctl
+    set_parent_death_signal = 1
+
+    def prepare_child() -> None:
+        os.sched_setaffinity(0, {core})
+        prctl(set_parent_death_signal, signal.SIGTERM)
+
+    return prepare_child
+
+
 @contextmanager
-def server(command: list[str], socket: Path, core: int) -> Iterator[int]:
-    """A server process on one core, until it is no longer needed."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+def server(command: list[str], socket: Path, core: int) -> Iterator[tuple[int, ...]]:
+    """A server on one core, until it is no longer needed; gives the ids of its processes."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=on_core(core),  # noqa: PLW1509 - there are no threads here
+    )
     try:
-        os.sched_setaffinity(process.pid, {core})
         deadline = time.monotonic() + 20
-        while not socket.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"{' '.join(command)} did not start")
+        while not accepts(socket):
+            if process.poll() is not None:
+                sys.exit(f"{' '.join(command)} ended with exit code {process.returncode}")
+            if time.monotonic() > deadline:
+                sys.exit(f"{' '.join(command)} did not listen within 20 seconds")
             time.sleep(0.02)
-        time.sleep(0.1)
-        yield process.pid
+        yield process.pid, *children(process.pid)
     finally:
         process.terminate()
-        process.wait(10)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def accepts(path: Path) -> bool:
+    """Whether somebody answers on the unix socket: a runner refuses a frame of no known type, the floor answers it."""
+    with socketlib.socket(socketlib.AF_UNIX) as client:
+        client.settimeout(2)
+        try:
+            client.connect(str(path))
+            client.sendall(b"\x7f\0\0\0")
+            return bool(client.recv(1))
+        except OSError:
+            return False
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def measure(loadgen: Path, contestant: Contestant, files: dict[str, Path], connections: int, args: Any) -> None:
     """One turn of one contestant."""
     command = [loadgen, "-s", contestant.socket, "-r", files["request"], "-a", files["answer"], "-c", connections]
     command += ["-t", args.seconds, "-w", 0.2]
-    if contestant.pid:
-        command += ["-P", contestant.pid]
+    if contestant.pids:
+        command += ["-P", ",".join(map(str, contestant.pids))]
     command += ["-n"] if contestant.prepare is None else ["-p", contestant.prepare]
     run = subprocess.run(
         [str(part) for part in command],
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: os.sched_setaffinity(0, {args.cores[0]}),
+        preexec_fn=on_core(args.cores[0]),
     )
     if run.returncode:
         sys.exit(f"{contestant.name}: {run.stderr.strip() or run.stdout.strip()}")
@@ -112,22 +156,45 @@ def report(contestants: list[Contestant], connections: list[int]) -> list[dict[s
                 "contestant": contestant.name,
                 "connections": count,
                 "ratio": statistics.median(ratios),
-                **{key: statistics.median(r[key] for r in results) for key in ("rps", "cpu_us", "p50_us", "p99_us")},
+                **{key: statistics.median(result[key] for result in results) for key in MEASURES},
             }
             rows.append(row)
+            cpu = f"{row['cpu_us']:.2f}" if contestant.pids else "-"
             print(
-                f"  {contestant.text:<{width}}  {row['rps']:>9,.0f}  {row['ratio']:>8.3f}  {row['cpu_us']:>7.2f}"
+                f"  {contestant.text:<{width}}  {row['rps']:>9,.0f}  {row['ratio']:>8.3f}  {cpu:>7}"
                 f"  {row['p50_us']:>8.0f}  {row['p99_us']:>8.0f}"
             )
     return rows
 
 
+def runner_command(socket: Path, module: str = "gatewright") -> list[str]:
+    """The command that starts a runner with the plugins that are measured."""
+    return [
+        *(sys.executable, "-m", module, "run", "--listen", f"unix:{socket}", "--log-level", "critical"),
+        *("--plugins", str(HERE / "plugins"), "--no-installed-plugins"),
+    ]
+
+
+def positive_int(text: str) -> int:
+    """A number above 0."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time that is long enough to measure."""
+    if not 0.01 <= float(text) <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0.01 to 3600")
+    return float(text)
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.0, help="measured time of each turn")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64, 128])
+    parser.add_argument("--seconds", type=seconds, default=1.0, help="measured time of each turn")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="turns of each contestant")
+    parser.add_argument("--connections", type=positive_int, nargs="+", default=[1, 16, 64, 128])
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
     parser.add_argument("--other", metavar="unix:/PATH", help="one more runner, already listening")
     parser.add_argument("--other-pid", type=int, default=0, help="its process, to charge its CPU time")
@@ -145,42 +212,45 @@ def parse_arguments() -> argparse.Namespace:
 def versions() -> str:
     """What is measured with what."""
     try:
-        import uvloop
-
-        loop = f"uvloop {uvloop.__version__}"
-    except ImportError:
+        loop = f"uvloop {version('uvloop')}"
+    except PackageNotFoundError:
         loop = "stock asyncio loop"
-    return f"{platform.python_implementation()} {platform.python_version()}, {loop}, {os.cpu_count()} cores"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {loop}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable"
 
 
 def main() -> None:
-    """Run all turns and print the results."""
+    """The command."""
     args = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        sys.exit("\nstopped")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Start the contestants, let them take turns, and print the results."""
     floor_tool, loadgen = compile_tools()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatewright-bench-")))
         names = [*args.only, *([args.other_plugin] if args.other else [])]
         files = frames.write(directory / "frames", names)
         floor_socket, runner_socket = directory / "floor.sock", directory / "runner.sock"
-        floor_pid = stack.enter_context(server([str(floor_tool), str(floor_socket)], floor_socket, args.cores[1]))
-        command = [
-            sys.executable,
-            "-m",
-            "gatewright",
-            "run",
-            "--listen",
-            f"unix:{runner_socket}",
-            "--log-level",
-            "error",
-        ]
-        command += ["--plugins", str(HERE / "plugins"), "--no-installed-plugins"]
-        runner_pid = stack.enter_context(server(command, runner_socket, args.cores[1]))
-        contestants = [Contestant("floor", "C floor", floor_socket, floor_pid, None)]
-        contestants += [Contestant(n, CONTESTANTS[n], runner_socket, runner_pid, files[n]) for n in args.only]
+        floor = [str(floor_tool), str(floor_socket), str(files["floor"])]
+        floor_pids = stack.enter_context(server(floor, floor_socket, args.cores[1]))
+        command = runner_command(runner_socket)
+        runner_pids = stack.enter_context(server(command, runner_socket, args.cores[1]))
+        contestants = [Contestant("floor", "C floor", floor_socket, floor_pids, None)]
+        contestants += [Contestant(n, CONTESTANTS[n], runner_socket, runner_pids, files[n]) for n in args.only]
         if args.other:
             socket = Path(args.other.removeprefix("unix:"))
-            contestants.append(Contestant("other", args.other, socket, args.other_pid, files[args.other_plugin]))
+            pids = (args.other_pid, *children(args.other_pid)) if args.other_pid else ()
+            contestants.append(Contestant("other", args.other, socket, pids, files[args.other_plugin]))
         print(versions())
+        if args.cores[0] == args.cores[1]:
+            print("only one core: server and generator share it, so the ratios to the floor mean little")
         turns = len(args.connections) * args.rounds * len(contestants)
         done = 0
         for connections in args.connections:

@@ -52,7 +52,7 @@ class Channel(Generic[M]):
         self._on_close = on_close
         self._received = bytearray()
         self._fds: deque[int] = deque()
-        self._outbox: deque[tuple[memoryview, socket.socket | None]] = deque()
+        self._outbox: deque[tuple[memoryview, socket.socket | None, bool]] = deque()
         self.closed = False
         loop.add_reader(sock, self.read)
 
@@ -67,27 +67,28 @@ class Channel(Generic[M]):
 
     # --- out
 
-    def send(self, message: object, connection: socket.socket | None = None) -> None:
-        """Send a message, with a connection; ours is closed once it's on its way."""
+    def send(self, message: object, connection: socket.socket | None = None, *, keep: bool = False) -> None:
+        """Send a message, with a connection; ours is closed once it's on its way, unless it's to be kept."""
         if self.closed:
-            if connection is not None:
+            if connection is not None and not keep:
                 connection.close()
             return
         body = self._encoder.encode(message)
-        self._outbox.append((memoryview(len(body).to_bytes(4, "big") + body), connection))
+        self._outbox.append((memoryview(len(body).to_bytes(4, "big") + body), connection, keep))
         if len(self._outbox) == 1:
             self._write()
 
     def _write(self) -> None:
         outbox = self._outbox
         while outbox:
-            data, connection = outbox[0]
+            data, connection, keep = outbox[0]
             try:
                 if connection is None:
                     sent = self._sock.send(data)
                 else:
                     sent = socket.send_fds(self._sock, [data], [connection.fileno()])
-                    connection.close()
+                    if not keep:
+                        connection.close()
             except (BlockingIOError, InterruptedError):
                 self._loop.add_writer(self._sock, self._write)
                 return
@@ -97,7 +98,7 @@ class Channel(Generic[M]):
             if sent == len(data):
                 outbox.popleft()
             else:
-                outbox[0] = data[sent:], None
+                outbox[0] = data[sent:], None, False
         self._loop.remove_writer(self._sock)
 
     # --- in
@@ -151,8 +152,8 @@ class Channel(Generic[M]):
         self.closed = True
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
-        for _, connection in self._outbox:
-            if connection is not None:
+        for _, connection, keep in self._outbox:
+            if connection is not None and not keep:
                 connection.close()
         self._outbox.clear()
         for fd in self._fds:

@@ -23,6 +23,7 @@ __all__ = ["Ending", "Link"]
 
 ALIVE_SECONDS = 0.5
 REPORT_SECONDS = 5.0
+_TRIES = 10
 
 Ending = str
 """Why a worker ends: "stop", "retire", or "orphaned" where the supervisor is gone."""
@@ -99,7 +100,7 @@ class Link:
         try:
             return cast("Chain | None", self._service.bridge.wait_for_resume())
         finally:
-            if strand in waiting:
+            if strand in waiting:  # it goes on because its connection was lost
                 waiting.remove(strand)
 
     def give_back(self, connection: socket.socket) -> None:
@@ -135,7 +136,7 @@ class Link:
             case messages.Preloaded():
                 self.preloaded.set_result(None)
             case messages.Rebalance(count):
-                service.give_back(count)
+                service.give_back(count, _TRIES)
             case messages.Retire():
                 self._end("retire")
             case messages.Stop():
@@ -164,11 +165,13 @@ class Link:
         self._wake(token, chain)
 
     def _wake(self, token: int, chain: Chain | None) -> None:
-        for strand in self._looking_up.pop(token, ()):
-            self._service.bridge.resume(strand, chain)
+        waiting = self._looking_up.pop(token, [])
+        while waiting:
+            self._service.bridge.resume(waiting.pop(0), chain)
 
     def _adopt(self, connection: socket.socket) -> None:
         connection.setblocking(False)
+        self.send(messages.Taken())  # before anything is read, so that it can still be given to another if we die
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._new_connection, connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)

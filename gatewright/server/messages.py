@@ -14,7 +14,7 @@ from gatewright.observe.report import WorkerReport
 __all__ = [
     "Alive", "Assigned", "Closed", "Conf", "FromSupervisor", "FromWorker", "Known", "Level", "Loaded", "Lookup",
     "PluginInfo", "Preloaded", "Ready", "Rebalance", "Register", "Reopen", "Report", "Reported", "Retire", "Return",
-    "Stop", "Take", "Unknown", "Used", "WantsRetirement",
+    "Stop", "Take", "Taken", "Unknown", "Used", "WantsRetirement",
 ]  # fmt: skip
 
 
@@ -137,6 +137,10 @@ class Alive(Message, tag=True):
     """The loop goes round."""
 
 
+class Taken(Message, tag=True):
+    """The oldest connection on its way has come; it was not read from yet."""
+
+
 class Closed(Message, tag=True):
     """So many connections ended."""
 
@@ -161,4 +165,4 @@ class Reported(Message, tag=True):
 
 
 FromSupervisor = Take | Known | Unknown | Preloaded | Assigned | Rebalance | Retire | Stop | Report | Level | Reopen
-FromWorker = Loaded | Ready | Register | Lookup | Used | Alive | Closed | Return | WantsRetirement | Reported
+FromWorker = Loaded | Ready | Register | Lookup | Used | Alive | Taken | Closed | Return | WantsRetirement | Reported

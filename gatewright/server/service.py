@@ -184,12 +184,14 @@ class Service:
             await asyncio.sleep(RETRY_SECONDS)
         return len(self.connections)
 
-    def give_back(self, count: int) -> None:
-        """Give so many connections back that are idle now."""
+    def give_back(self, count: int, tries: int = 1) -> None:
+        """Give so many connections back that are idle now, or soon."""
         for connection in list(self.connections):
             if count <= 0:
-                break
+                return
             count -= connection.give_back()
+        if count > 0 and tries > 1 and not self.leaving:
+            self.loop.call_later(RETRY_SECONDS, self.give_back, count, tries - 1)
 
     async def close(self, seconds: float) -> None:
         """Tear all chains down, for as long as `seconds`, and stop the threads."""

@@ -54,7 +54,7 @@ EXIT_WORKERS_FAIL: Final = 3
 
 _LOOK_SECONDS = 0.25
 _START_SECONDS = 60.0
-_QUICK_DEATH = 10.0
+_QUICK_DEATH = 3.0
 _LONGEST_PAUSE = 30.0
 _TRIES_BEFORE_GIVING_UP = 5
 _ACCEPTS_AT_ONCE = 64
@@ -148,6 +148,8 @@ class Supervisor:
             with contextlib.suppress(AttributeError):
                 self._admin.unlink()
             self._loop.close()
+            for number in _SIGNALS[:-1]:  # one that comes from now on is too late to mean anything
+                signal.signal(number, signal.SIG_IGN)
         if self._exit_code == 0:
             self._log.info("stopped")
         return self._exit_code
@@ -306,6 +308,8 @@ class Supervisor:
             if not asked.done():
                 asked.set_result(worker.report)
         self._workers.remove(worker)
+        while worker.in_transit:
+            self._place(worker.in_transit.popleft())
         self._gone = add_up([], gone=[self._gone, worker.report])
         lived = monotonic() - worker.began
         reloading = self._reload is not None and worker in self._reload.workers
@@ -357,6 +361,8 @@ class Supervisor:
         match message:
             case messages.Alive():
                 pass
+            case messages.Taken():
+                worker.taken()
             case messages.Closed(count):
                 worker.connections -= count
             case messages.Return() if connection is not None:
@@ -543,9 +549,8 @@ class Supervisor:
 
     def _place(self, connection: socket.socket) -> None:
         worker = least_loaded(self._workers, monotonic())
-        if worker is not None and worker.channel is not None:
-            worker.connections += 1
-            worker.channel.send(messages.Take(), connection)
+        if worker is not None:
+            worker.hand_over(connection)
         elif self._stopping or self._crashes >= _TRIES_BEFORE_GIVING_UP:
             connection.close()  # the gateway answers 503 at once, rather than after its timeout
         else:

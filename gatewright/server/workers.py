@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -60,7 +62,20 @@ class Worker:
     plugins: list[messages.PluginInfo] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     report: WorkerReport = field(default_factory=WorkerReport)
+    in_transit: deque[socket.socket] = field(default_factory=deque)
+    """Connections sent to it that it has not said to have taken; if it dies, another one gets them."""
     asked: dict[int, asyncio.Future[WorkerReport]] = field(default_factory=dict)
+
+    def hand_over(self, connection: socket.socket) -> None:
+        """Give it a connection."""
+        self.connections += 1
+        self.in_transit.append(connection)
+        if self.channel is not None:
+            self.channel.send(messages.Take(), connection, keep=True)
+
+    def taken(self) -> None:
+        """It has the oldest connection that was on its way."""
+        self.in_transit.popleft().close()
 
     def send(self, message: messages.FromSupervisor) -> None:
         """Tell it something."""
