@@ -230,10 +230,10 @@ def test_a_used_configuration_lives_and_an_unused_one_is_dropped_after_twice_the
     for _ in range(16):
         confs.tick()
         confs.get(used)
-        assert confs.chains.keys() == {used, unused}
+        assert confs.by_token.keys() == {used, unused}
     confs.tick()
     confs.tick()
-    assert confs.chains.keys() == {used}
+    assert confs.by_token.keys() == {used}
     assert len(evicted) == 1
 
 

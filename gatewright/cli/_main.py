@@ -9,7 +9,10 @@ from gatewright.cli.check import check
 from gatewright.cli.completion import completion
 from gatewright.cli.config import config
 from gatewright.cli.dev import dev
+from gatewright.cli.doctor import doctor
+from gatewright.cli.profile import profile
 from gatewright.cli.run import run
+from gatewright.cli.status import log_level, reload, status
 
 __all__ = ["main"]
 
@@ -23,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (dev, run, check, config, completion):
+for command in (dev, run, check, config, status, reload, log_level, doctor, profile, completion):
     main.add_command(command)

@@ -7,8 +7,9 @@ import sys
 
 import click
 
-from gatewright.config import config_schema
+from gatewright.config import config_schema, parse_config
 from gatewright.errors import ConfigError
+from gatewright.plugin import Plugin
 from gatewright.runtime.discovery import discover
 
 __all__ = ["check"]
@@ -32,7 +33,14 @@ def check(paths: tuple[str, ...], installed: bool, as_json: bool) -> None:
             errors.append(f"{found.source}: {name}: no handler; define on_request or on_response")
     if as_json:
         plugins = [
-            {"name": name, "phases": found.plugin.phases(), "source": found.source, "config": schemas.get(name)}
+            {
+                "name": name,
+                "phases": found.plugin.phases(),
+                "source": found.source,
+                "version": found.version,
+                "config": schemas.get(name),
+                "needs": _needs(found.plugin),
+            }
             for name, found in sorted(discovery.found.items())
         ]
         click.echo(json.dumps({"plugins": plugins, "errors": errors}, indent=2))
@@ -45,3 +53,12 @@ def check(paths: tuple[str, ...], installed: bool, as_json: bool) -> None:
         if not discovery.found and not errors:
             click.echo("no plugins found", err=True)
     sys.exit(1 if errors or not discovery.found else 0)
+
+
+def _needs(plugin: type[Plugin]) -> str | None:
+    """Why an empty configuration won't do; `None` if it does."""
+    try:
+        parse_config(plugin.Config, "{}")
+    except ConfigError as error:
+        return str(error)
+    return None

@@ -1,9 +1,10 @@
-"""`gatewright dev`: a real runner process, the gateway before it, an upstream behind, started and stopped together."""
+"""`gatewright dev`: a real runner, the gateway before it, an upstream behind, started and stopped together."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -11,16 +12,18 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gatewright.config import parse_config
 from gatewright.dev.echo import EchoUpstream
 from gatewright.dev.gateway import DevGateway
+from gatewright.dev.reload import watch
 from gatewright.dev.routes import Routes, Upstream, build_routes, load_routes
+from gatewright.dev.survey import Survey, survey
 from gatewright.errors import ConfigError, GatewrightError, ListenError
+from gatewright.observe.control import ask_json
 from gatewright.observe.logs import configure_logs
-from gatewright.runtime.discovery import Discovery, discover
 
 __all__ = ["run_dev", "runner_process"]
 
@@ -92,6 +95,7 @@ async def run_dev(
         GatewrightError: it could not be started; the message says why and what to do.
     """
     configure_logs(level="info")
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, lambda: task and task.cancel())
@@ -102,10 +106,10 @@ async def run_dev(
 
 
 async def _run_dev(paths: Sequence[Path], *, upstream: str | None, routes: Path | None, host: str, port: int) -> int:
-    discovery = discover(paths, installed=True)
-    for error in discovery.errors:
+    found = await survey(paths)
+    for error in found.errors:
         print(f"plugin not loaded: {error}", file=sys.stderr)
-    if not discovery.found:
+    if not found.plugins:
         raise ConfigError(f"no plugins found in {', '.join(map(str, paths))}: name a directory or file that holds some")
     echo = EchoUpstream()
     directory = tempfile.mkdtemp(prefix="gatewright-")
@@ -113,7 +117,7 @@ async def _run_dev(paths: Sequence[Path], *, upstream: str | None, routes: Path 
     try:
         await echo.start()
         target = _upstream_of(upstream) if upstream else Upstream("127.0.0.1", echo.port)
-        table, left_out = _routes(discovery, routes, target)
+        table, left_out = _routes(found, routes, target)
         async with runner_process(paths, listen) as process:
             gateway = DevGateway(table, listen)
             try:
@@ -121,16 +125,51 @@ async def _run_dev(paths: Sequence[Path], *, upstream: str | None, routes: Path 
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 raise ListenError(f"{host}:{port}: {reason}; choose another one with --port") from None
+            control = f"{directory}/runner.sock.control"
+            reloader = _Reloader(paths, routes, target, gateway, control, found.errors)
+            watched = [*paths, *([routes] if routes is not None else [])]
+            watching = asyncio.create_task(watch(watched, reloader.reload))
             try:
-                _print_banner(discovery, gateway, host, upstream=upstream, file=routes, left_out=left_out)
+                _print_banner(found, gateway, host, upstream=upstream, file=routes, left_out=left_out)
                 await process.wait()
                 print(f"the runner ended with exit code {process.returncode}", file=sys.stderr)
                 return 1
             finally:
+                watching.cancel()
                 await gateway.stop()
     finally:
         await echo.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class _Reloader:
+    """Takes the files as they are now, or leaves all as it was."""
+
+    paths: Sequence[Path]
+    routes: Path | None
+    upstream: Upstream
+    gateway: DevGateway
+    control: str
+    known_errors: list[str]
+
+    async def reload(self) -> str:
+        """Reload; gives what to tell.
+
+        Raises:
+            GatewrightError: what is wrong with the files.
+        """
+        status, result = await asyncio.to_thread(ask_json, self.control, "/reload", method="POST", timeout=100.0)
+        if status != 200:
+            raise GatewrightError(result.get("reason") or f"the runner answered {status}")
+        found = await survey(self.paths)
+        for error in found.errors:
+            if error not in self.known_errors:  # the file has changed again since the runner read it
+                raise GatewrightError(error)
+        self.known_errors = found.errors
+        table, _ = _routes(found, self.routes, self.upstream)
+        self.gateway.replace_routes(table)
+        return f"reloaded: {', '.join(plugin['name'] for plugin in found.plugins) or 'no plugins'}"
 
 
 def _upstream_of(url: str) -> Upstream:
@@ -144,23 +183,21 @@ def _upstream_of(url: str) -> Upstream:
     return Upstream(parts.hostname, port, parts.scheme, pass_host="node")
 
 
-def _routes(discovery: Discovery, file: Path | None, upstream: Upstream) -> tuple[Routes, dict[str, str]]:
+def _routes(found: Survey, file: Path | None, upstream: Upstream) -> tuple[Routes, dict[str, str]]:
     """The routes, and the plugins that could not be put on the route that is made up where there is no file."""
     if file is not None:
         return load_routes(file, upstream), {}
     left_out: dict[str, str] = {}
     phases: dict[str, list[dict[str, str]]] = {"on_request": [], "on_response": []}
-    for name, found in sorted(discovery.found.items()):
-        try:
-            parse_config(found.plugin.Config, "{}")
-        except ConfigError as error:
-            left_out[name] = str(error)
+    for plugin in found.plugins:
+        if plugin["needs"]:
+            left_out[plugin["name"]] = plugin["needs"]
             continue
-        for phase in found.plugin.phases():
-            phases[phase].append({"name": name, "value": "{}"})
+        for phase in plugin["phases"]:
+            phases[phase].append({"name": plugin["name"], "value": "{}"})
     plugins = {
-        plugin: {"conf": phases[phase]}
-        for plugin, phase in (("ext-plugin-pre-req", "on_request"), ("ext-plugin-post-resp", "on_response"))
+        name: {"conf": phases[phase]}
+        for name, phase in (("ext-plugin-pre-req", "on_request"), ("ext-plugin-post-resp", "on_response"))
         if phases[phase]
     }
     content = {"routes": [{"id": "dev", "uri": "/*", "plugins": plugins}]}
@@ -168,7 +205,7 @@ def _routes(discovery: Discovery, file: Path | None, upstream: Upstream) -> tupl
 
 
 def _print_banner(
-    discovery: Discovery,
+    found: Survey,
     gateway: DevGateway,
     host: str,
     *,
@@ -176,15 +213,16 @@ def _print_banner(
     file: Path | None,
     left_out: dict[str, str],
 ) -> None:
-    width = max(len(name) for name in discovery.found)
+    width = max(len(plugin["name"]) for plugin in found.plugins)
     where = f"[{host}]" if ":" in host else host
     lines = ["", "Gatewright development gateway (behaves as Apache APISIX does; not for production)", ""]
-    for name, found in sorted(discovery.found.items()):
+    for plugin in found.plugins:
+        name = plugin["name"]
         note = f"needs a configuration, so a route file: {left_out[name]}" if name in left_out else ""
-        lines.append(f"  plugin    {name:<{width}}  {note or ', '.join(found.plugin.phases())}")
+        lines.append(f"  plugin    {name:<{width}}  {note or ', '.join(plugin['phases'])}")
     lines.append(f"  routes    {file or 'every plugin on every path, in the order above'}")
     lines.append(f"  upstream  {upstream or 'built in: echoes the request'}")
-    lines += ["", f"Listening on http://{where}:{gateway.port}, stop with Ctrl-C. Try:", ""]
+    lines += ["", f"Listening on http://{where}:{gateway.port}, reloads when files change, stop with Ctrl-C. Try:", ""]
     lines += [f"  curl -i http://{where}:{gateway.port}{_try_path(gateway)}", ""]
     print("\n".join(lines), flush=True)
 

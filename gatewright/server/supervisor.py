@@ -150,7 +150,9 @@ class Supervisor:
             self._loop.close()
             for number in _SIGNALS[:-1]:  # one that comes from now on is too late to mean anything
                 signal.signal(number, signal.SIG_IGN)
-        if self._exit_code == 0:
+        if self._exit_code == EXIT_CUT_OFF:
+            self._log.warning("stopped; calls under way were cut off")
+        elif self._exit_code == 0:
             self._log.info("stopped")
         return self._exit_code
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -294,7 +297,7 @@ routes:
 
 
 @contextmanager
-def dev(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def dev(*arguments: str | Path, code: int = 0) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """`gatewright dev` until its banner is out; gives the process and the lines printed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "gatewright", "dev", *map(str, arguments)],
@@ -310,7 +313,7 @@ def dev(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], list[st
         yield process, lines
     finally:
         process.terminate()
-        assert process.wait(15) == 0
+        assert process.wait(15) == code
         process.stdout.close()
 
 
@@ -374,18 +377,52 @@ def test_a_taken_port_is_named_with_the_cure() -> None:
     assert f"127.0.0.1:{port}: Address already in use; choose another one with --port" in run.stderr
 
 
-def test_a_runner_that_dies_ends_dev_with_an_error(tmp_path: Path) -> None:
+def test_a_plugin_that_ends_its_worker_costs_its_own_request_only(tmp_path: Path) -> None:
     file = tmp_path / "die.py"
     file.write_text(
-        "import os\nfrom gatewright import Plugin\nclass Die(Plugin):\n    def on_request(self, r): os._exit(7)\n"
+        "import os\nfrom gatewright import Plugin\nclass Die(Plugin):\n"
+        "    def on_request(self, r):\n        if r.path == '/die': os._exit(7)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gatewright", "dev", str(file), "--port", "0"], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    url = next(line.split()[-1] for line in process.stdout if line.strip().startswith("curl"))
-    assert get(url)[0] == 503
-    _, errors = process.communicate(timeout=15)
-    assert process.returncode == 1
-    assert "the runner ended with exit code 7" in errors
+    with dev(file, "--port", "0") as (_, lines):
+        url = lines[-1].split()[-1]
+        assert get(url)[0] == 200
+        assert get(url.replace("/hello", "/die"))[0] == 503
+        assert get(url)[0] == 200
+
+
+def test_a_runner_that_ends_ends_dev_with_an_error() -> None:
+    with dev(ROOT / "examples" / "plugins", "--port", "0", code=1) as (process, _):
+        runner = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+        os.kill(int(runner), signal.SIGKILL)
+        assert process.wait(15) == 1
+
+
+GREETING = """
+from gatewright import Plugin
+class Greet(Plugin):
+    def on_request(self, request):
+        request.response_headers["x-greeting"] = "{greeting}"
+"""
+
+
+def wait_for_greeting(url: str, wanted: str) -> None:
+    deadline = time.monotonic() + 15
+    while (seen := get(url)[2].get("x-greeting")) != wanted:
+        assert time.monotonic() < deadline, f"still {seen!r}"
+        time.sleep(0.05)
+
+
+def test_dev_reloads_by_itself_and_keeps_what_worked(tmp_path: Path) -> None:
+    file = tmp_path / "greet.py"
+    file.write_text(GREETING.format(greeting="one"))
+    with dev(tmp_path, "--port", "0") as (_, lines):
+        url = lines[-1].split()[-1]
+        wait_for_greeting(url, "one")
+        file.write_text(GREETING.format(greeting="two"))
+        wait_for_greeting(url, "two")
+        file.write_text("def broken(:\n")
+        time.sleep(1.5)
+        assert get(url)[2]["x-greeting"] == "two"
+        (tmp_path / "more.py").write_text(GREETING.format(greeting="more").replace("Greet", "More"))
+        file.write_text(GREETING.format(greeting="three"))
+        wait_for_greeting(url, "more")

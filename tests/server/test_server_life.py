@@ -452,6 +452,8 @@ def test_logs_go_to_stderr_or_a_file(
 ) -> None:
     file = tmp_path / "own.log"
     runner = start_runner("-p", plugin_dir(body=BODY), "--log-file", str(file), *shown)
+    with runner.peer() as peer:
+        peer.prepare(("plain", "{}"))
     runner.stop()
     assert "listening" in file.read_text()
     assert runner.log == ""
@@ -473,5 +475,6 @@ def test_an_expired_configuration_is_torn_down_and_unknown(
             assert time.monotonic() - began < 10
             time.sleep(0.02)
         assert time.monotonic() - began >= 2, "at least twice the expiry time"
+        time.sleep(1)  # the supervisor keeps it a little longer, so that it knows all that a worker has
         with pytest.raises(Refused, match="CONF_TOKEN_NOT_FOUND"):
             peer.request(token)

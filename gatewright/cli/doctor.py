@@ -1,0 +1,110 @@
+"""`gatewright doctor`: why the gateway answers 503."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from gatewright.doctor.apisix import (
+    check_apisix_config,
+    check_routes,
+    check_timeouts,
+    check_version,
+    installed_version,
+)
+from gatewright.doctor.findings import Finding, problem
+from gatewright.doctor.plugins import check_environment, check_plugins
+from gatewright.doctor.sockets import check_control, check_socket
+from gatewright.errors import GatewrightError
+from gatewright.runtime.discovery import discover
+from gatewright.settings import Settings, control_address, load_settings, parse_address
+
+__all__ = ["doctor"]
+
+_MARKS = {"good": "ok      ", "note": "note    ", "warning": "warning ", "problem": "PROBLEM "}
+
+
+@click.command()
+@click.option("--listen", default=None, help="where the runner should listen")
+@click.option("--plugins", "-p", multiple=True, metavar="PATH", help="where its plugins are (repeatable)")
+@click.option("--config", "-c", "config_file", type=click.Path(path_type=Path), help="its YAML file of settings")
+@click.option("--apisix-config", type=click.Path(path_type=Path), help="APISIX's config.yaml")
+@click.option("--routes", type=click.Path(path_type=Path), help="APISIX's apisix.yaml (standalone mode)")
+@click.option("--gateway-user", default="", help="who the gateway's workers run as  [default: found by itself]")
+@click.option("--gateway-version", default="", help="APISIX's version  [default: found if installed here]")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def doctor(
+    listen: str | None,
+    plugins: tuple[str, ...],
+    config_file: Path | None,
+    apisix_config: Path | None,
+    routes: Path | None,
+    gateway_user: str,
+    gateway_version: str,
+    as_json: bool,
+) -> None:
+    """Find out why a gateway answers 503: settings, plugins, socket, rights, the runner, the gateway's configuration.
+
+    Give the settings that `gatewright run` gets. Exits with 1 if there is a problem.
+    """
+    findings = []
+    for finding in _all(
+        {"listen": listen, "plugins": plugins},
+        config_file,
+        apisix_config=apisix_config,
+        routes=routes,
+        gateway_user=gateway_user,
+        gateway_version=gateway_version,
+    ):
+        findings.append(finding)
+        if not as_json:
+            click.echo(_MARKS[finding.level] + finding.text)
+            if finding.cure:
+                click.echo(" " * len(_MARKS["good"]) + f"-> {finding.cure}")
+    problems = sum(finding.level == "problem" for finding in findings)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        click.echo(f"\n{problems or 'no'} problem{'' if problems == 1 else 's'} found")
+    sys.exit(1 if problems else 0)
+
+
+def _all(
+    flags: dict[str, object],
+    config_file: Path | None,
+    *,
+    apisix_config: Path | None,
+    routes: Path | None,
+    gateway_user: str,
+    gateway_version: str,
+) -> Iterator[Finding]:
+    yield from check_environment()
+    try:
+        settings = load_settings(flags=flags, environ=os.environ, file=config_file).settings
+    except GatewrightError as error:
+        yield problem(f"the settings are invalid: {error}", "mend them; `gatewright config` shows them all")
+        return
+    discovery = discover(settings.plugins, installed=settings.installed_plugins)
+    yield from check_plugins(discovery)
+    yield from _runner(settings, gateway_user)
+    yield from check_timeouts(settings)
+    if apisix_config is not None:
+        yield from check_apisix_config(apisix_config, settings)
+    if routes is not None:
+        yield from check_routes(routes, set(discovery.found))
+    version = gateway_version or installed_version()
+    if version:
+        yield from check_version(version)
+
+
+def _runner(settings: Settings, gateway_user: str) -> Iterable[Finding]:
+    yield from check_socket(parse_address(settings.listen), gateway_user)
+    control = control_address(settings)
+    if control is not None and Path(control.path).exists():
+        yield from check_control(control.path)

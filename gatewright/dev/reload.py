@@ -1,0 +1,43 @@
+"""Reloading when files change."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from watchfiles import Change, DefaultFilter, awatch
+
+from gatewright.errors import GatewrightError
+
+__all__ = ["watch"]
+
+
+class _Sources(DefaultFilter):
+    """Python files, and files that were named themselves."""
+
+    def __init__(self, named: Sequence[Path]) -> None:
+        super().__init__()
+        self._named = {str(path.resolve()) for path in named}
+
+    def __call__(self, change: Change, path: str) -> bool:
+        return super().__call__(change, path) and (path.endswith(".py") or path in self._named)
+
+
+async def watch(paths: Sequence[Path], reload: Callable[[], Awaitable[str]]) -> None:
+    """Call `reload` whenever something in `paths` has changed, and tell what came of it."""
+    files = [path for path in paths if path.is_file()]
+    # An editor may put a new file in a file's place: so its directory is watched.
+    places = {path.resolve() if path.is_dir() else path.resolve().parent for path in paths if path.exists()}
+    only = {str(path.resolve()) for path in files}
+    directories = [str(path.resolve()) + "/" for path in paths if path.is_dir()]
+    async for changes in awatch(*places, watch_filter=_Sources(files), debounce=200, step=50):
+        changed = sorted({Path(path) for _, path in changes})
+        ours = [path for path in changed if str(path) in only or any(str(path).startswith(d) for d in directories)]
+        if not ours:
+            continue
+        print(f"changed: {', '.join(path.name for path in ours)}", flush=True)
+        try:
+            print(await reload(), flush=True)
+        except GatewrightError as error:
+            print(f"not reloaded, all stays as it was: {error}", file=sys.stderr, flush=True)

@@ -1,0 +1,43 @@
+"""What a check finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Finding", "good", "note", "problem", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the diagnosis.
+
+    Attributes:
+        level: `problem` keeps requests from being served, `warning` may do so, `note` couldn't be checked.
+        text: what is so.
+        cure: what to do.
+    """
+
+    level: Literal["good", "note", "warning", "problem"]
+    text: str
+    cure: str = ""
+
+
+def good(text: str) -> Finding:
+    """All is well."""
+    return Finding("good", text)
+
+
+def note(text: str, cure: str = "") -> Finding:
+    """This could not be checked."""
+    return Finding("note", text, cure)
+
+
+def warning(text: str, cure: str) -> Finding:
+    """This may lead to trouble."""
+    return Finding("warning", text, cure)
+
+
+def problem(text: str, cure: str) -> Finding:
+    """This is why requests fail."""
+    return Finding("problem", text, cure)

@@ -1,0 +1,49 @@
+"""The plugins, and what they run on."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from gatewright._version import __version__
+from gatewright.doctor.findings import Finding, good, problem, warning
+from gatewright.runtime.discovery import Discovery
+
+__all__ = ["check_environment", "check_plugins"]
+
+
+def check_environment() -> Iterator[Finding]:
+    """Look at Python and what is installed."""
+    yield good(f"gatewright {__version__}, Python {platform.python_version()} ({sys.executable})")
+    if importlib.util.find_spec("uvloop") is None:
+        yield warning("uvloop is not installed: the runner is a fifth slower", "pip install uvloop")
+    for package, rival in (("apisix", "apisix-runner"), ("kong_pdk", "kong-pdk")):
+        if _is_installed(rival):
+            yield problem(
+                f"{rival} is installed, too: which `{package}` is imported is a matter of luck",
+                f"pip uninstall {rival}",
+            )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def check_plugins(discovery: Discovery) -> Iterator[Finding]:
+    """Look whether plugins load."""
+    for error in discovery.errors:
+        yield problem(f"plugin not loaded: {error}", "mend it; routes that use it are refused with 503")
+    for name, found in sorted(discovery.found.items()):
+        if found.plugin.phases():
+            yield good(f"plugin {name} ({', '.join(found.plugin.phases())}) from {found.source}")
+        else:
+            yield warning(f"plugin {name} from {found.source} has no handler", "define on_request or on_response")
+    if not discovery.found and not discovery.errors:
+        yield problem("no plugins were found", "--plugins DIRECTORY, or `plugins:` in the settings file")
