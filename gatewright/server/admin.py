@@ -142,7 +142,7 @@ class Admin:
                 "refused": total.refused,
                 "last_errors": total.last_failures[-20:],
                 "worker_exits": list(supervisor.exits),
-                "last_reload": supervisor.last_reload,
+                "last_reload": supervisor.reloads.last,
             }
         )
 
@@ -150,15 +150,15 @@ class Admin:
 
     async def _reload(self, _: Ask) -> Answer:
         supervisor = self._supervisor
-        before = sum(supervisor.counts.reloads.values())
+        before = sum(supervisor.reloads.counts.values())
         supervisor.reload()
         for _attempt in range(int(_RELOAD_SECONDS / 0.05)):
-            if sum(supervisor.counts.reloads.values()) > before:
+            if sum(supervisor.reloads.counts.values()) > before:
                 break
             await asyncio.sleep(0.05)
         else:
             return json_answer({"result": "under way"}, 202)
-        result = supervisor.last_reload or {}
+        result = supervisor.reloads.last or {}
         return json_answer(result, 200 if result.get("result") == "ok" else 409)
 
     async def _log_level(self, ask: Ask) -> Answer:

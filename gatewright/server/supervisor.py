@@ -1,8 +1,7 @@
 """The supervisor: owns the listening socket, the workers and the conf tokens; runs no plugin and speaks no protocol.
 
-- It accepts connections and hands each to the worker that has the fewest. (With an inherited listening socket, two
-  workers were found to share 32 connections 32:0 or 29:3, for as long as the connections lived.)
-- It gives out conf tokens, so that a token is valid in all workers before the gateway has it.
+- It accepts connections and hands each to the worker that has the fewest (`dispatcher`).
+- It gives out conf tokens, so that a token is valid in all workers before the gateway has it (`registry`).
 - Retired workers give connections back between two calls; they go on to another worker, and the gateway sees nothing of
   it. A reload therefore loses nothing and closes nothing.
 - Workers are forked while the loop stands still, from a process that has imported no plugin: so each has the code and
@@ -13,37 +12,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
-import gc
-import logging
 import os
 import selectors
 import signal
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import structlog
 
 from gatewright._version import __version__
-from gatewright.errors import GatewrightError
 from gatewright.observe import logs
 from gatewright.observe.metrics import RunnerCounts
 from gatewright.observe.report import WorkerReport, add_up
-from gatewright.runtime.confs import TokenTable
 from gatewright.server import messages
 from gatewright.server.admin import Admin
 from gatewright.server.channel import Channel
+from gatewright.server.dispatcher import Dispatcher
+from gatewright.server.forking import fork_worker
 from gatewright.server.listener import Listener, gateway_parent
 from gatewright.server.notify import Notifier
 from gatewright.server.plan import Plan
-from gatewright.server.worker import TEARDOWN_SECONDS, log_plugins, raise_file_limit, work
-from gatewright.server.workers import Stage, Worker, describe_exit, least_loaded, to_give_back
+from gatewright.server.registry import Registry
+from gatewright.server.reloading import Reloads
+from gatewright.server.worker import TEARDOWN_SECONDS, log_plugins, raise_file_limit
+from gatewright.server.workers import Stage, Worker, describe_exit
 from gatewright.settings import Settings, worker_count
 
 __all__ = ["EXIT_CANNOT_START", "EXIT_CUT_OFF", "EXIT_WORKERS_FAIL", "Supervisor"]
@@ -57,31 +53,7 @@ _START_SECONDS = 60.0
 _QUICK_DEATH = 3.0
 _LONGEST_PAUSE = 30.0
 _TRIES_BEFORE_GIVING_UP = 5
-_ACCEPTS_AT_ONCE = 64
-_NO_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-_KEEP_TICKS = 20  # longer than a worker keeps a chain, so that what a worker has is always known here
-_FIXED = ("listen", "socket_mode", "socket_owner", "socket_group", "control", "metrics", "die_with_parent")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
-
-_ancestry: list[object] = []  # what a worker inherits must not be collected there: it would close others' descriptors
-
-
-@dataclass(slots=True, eq=False)
-class _StoredConf:
-    """A configuration; it holds secrets, so it's kept in memory only."""
-
-    digest: bytes
-    conf: messages.Conf
-    last_used: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Reload:
-    """A reload under way."""
-
-    plan: Plan
-    workers: list[Worker] = field(default_factory=list)
-    again: bool = False
 
 
 class Supervisor:
@@ -97,14 +69,11 @@ class Supervisor:
         self._load = load
         self._plan = plan
         self._log = structlog.get_logger("gatewright.server")
-        self._confs: TokenTable[_StoredConf] = TokenTable(expire=plan.settings.conf_expire, keep_ticks=_KEEP_TICKS)
+        self._registry = Registry(plan.settings.conf_expire)
         self._workers: list[Worker] = []
-        self._homeless: deque[socket.socket] = deque()
         self._to_fork: deque[Worker] = deque()
         self._wake: asyncio.Event = asyncio.Event()
-        self._reload: _Reload | None = None
-        self._generation = 1
-        self._accepting = False
+        self.generation = 1
         self._stopping = False
         self._finished = False
         self._exit_code = 0
@@ -113,10 +82,10 @@ class Supervisor:
         self._was_ready = False
         self._gone = WorkerReport()
         self._numbers = 0
+        self._told_alive = 0.0
         self._parent = os.getppid()
         self._began = monotonic()
         self.counts = RunnerCounts(version=__version__)
-        self.last_reload: dict[str, Any] | None = None
         self.exits: deque[dict[str, Any]] = deque(maxlen=10)
 
     # --- life
@@ -138,6 +107,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
         try:
+            self._dispatcher = Dispatcher(self._loop, self._listener, self._workers)
+            self.reloads = Reloads(self, self._load, self._notifier)
             self._admin = Admin(self, settings)
             self._loop.run_until_complete(self._start())
             while (worker := self._loop.run_until_complete(self._next_fork())) is not None:
@@ -170,7 +141,7 @@ class Supervisor:
         for _ in range(worker_count(self._plan.settings)):
             self._order(self._plan, len(self._workers) + 1)
         loop.call_later(_LOOK_SECONDS, self._look_after)
-        loop.call_later(self._confs.tick_seconds, self._tick)
+        loop.call_later(self._registry.tick_seconds, self._tick)
 
     async def _next_fork(self) -> Worker | None:
         """Let the loop run until a worker has to be forked, or all is over (`None`)."""
@@ -182,23 +153,12 @@ class Supervisor:
         return None
 
     def _fork(self, worker: Worker) -> None:
-        ours, theirs = socket.socketpair()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        gc.freeze()  # what parent and child share stays shared
         try:
-            worker.pid = os.fork()
+            ours = fork_worker(worker, self._selector, self._dispatcher.descriptors(), self)
         except OSError as error:
-            ours.close()
-            theirs.close()
             self._log.error("can't fork a worker", error=error.strerror)
             self._ended(worker, "can't fork")
             return
-        if not worker.pid:
-            ours.close()
-            self._become_worker(worker, theirs)
-        gc.unfreeze()
-        theirs.close()
         worker.began = worker.heard = monotonic()
         worker.channel = Channel(
             self._loop,
@@ -208,38 +168,6 @@ class Supervisor:
             lambda: None,  # the process's end is what counts
         )
 
-    def _become_worker(self, worker: Worker, sock: socket.socket) -> NoReturn:
-        code = 70
-        try:
-            _ancestry.append(self)
-            signal.set_wakeup_fd(-1)
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_IGN if number != signal.SIGCHLD else signal.SIG_DFL)
-            inherited = {
-                self._selector.fileno(),
-                self._listener.socket.fileno(),
-                *(key.fd for key in self._selector.get_map().values()),
-            }
-            for fd in inherited:
-                os.close(fd)
-            for connection in self._homeless:
-                os.close(connection.fileno())
-            settings = worker.plan.settings
-            logs.configure_logs(
-                level=logs.level(),
-                format=settings.log_format,
-                file=settings.log_file,
-                fields={"worker": worker.number},
-            )
-            code = work(worker.plan, sock)
-        except BaseException as error:
-            structlog.get_logger("gatewright.server").critical("worker failed", exc_info=error)
-        finally:
-            logging.shutdown()
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-            os._exit(code)
-
     def stop(self) -> None:
         """Stop: take no more connections, let calls under way end, end the workers. A second time: at once."""
         if self._stopping:
@@ -248,17 +176,14 @@ class Supervisor:
             return
         self._stopping = True
         self._notifier.stopping()
-        self._accept(False)
-        self._listener.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
+        self._dispatcher.close()
         self._to_fork.clear()
-        while self._homeless:
-            self._homeless.popleft().close()
         for worker in self._workers:
             if worker.stage is Stage.STARTING:
                 self._kill(worker)
             else:
                 worker.send(messages.Stop())
-        self._workers = [worker for worker in self._workers if worker.pid]
+        self._workers[:] = [worker for worker in self._workers if worker.pid]
         self._loop.call_later(self._plan.settings.drain + TEARDOWN_SECONDS + 0.03, self._end_all)
         self._finish_if_over()
 
@@ -281,7 +206,7 @@ class Supervisor:
     # --- workers
 
     def _order(self, plan: Plan, number: int, instead_of: Worker | None = None) -> Worker:
-        worker = Worker(number, self._generation, plan, instead_of)
+        worker = Worker(number, self.generation, plan, instead_of)
         self._workers.append(worker)
         self._to_fork.append(worker)
         self._wake.set()
@@ -311,10 +236,9 @@ class Supervisor:
                 asked.set_result(worker.report)
         self._workers.remove(worker)
         while worker.in_transit:
-            self._place(worker.in_transit.popleft())
+            self._dispatcher.place(worker.in_transit.popleft())
         self._gone = add_up([], gone=[self._gone, worker.report])
         lived = monotonic() - worker.began
-        reloading = self._reload is not None and worker in self._reload.workers
         expected = was is Stage.RETIRING or self._stopping
         reason = "retired" if was is Stage.RETIRING else "stopped" if self._stopping else "crashed"
         self.counts.worker_exits[reason] = self.counts.worker_exits.get(reason, 0) + 1
@@ -322,9 +246,8 @@ class Supervisor:
             self._log.info("worker ended", worker=worker.number, pid=worker.pid, how=how)
         else:
             self.exits.append({"worker": worker.number, "pid": worker.pid, "how": how, "lived": round(lived, 1)})
-            if reloading:
-                self._log.error("worker ended", worker=worker.number, pid=worker.pid, how=how)
-                self._abort_reload(f"a new worker ended: {how}")
+            if self.reloads.concerns(worker):
+                self.reloads.abort(f"a new worker ended: {how}")
             else:
                 self._replace(worker, how, lived)
         self._finish_if_over()
@@ -352,10 +275,13 @@ class Supervisor:
         self._paused_until = monotonic() + pause
         instead_of = worker.instead_of if worker.instead_of in self._workers else None
         self._loop.call_later(pause, self._order_again, worker.number, instead_of)
-        self._accept(self._serves)
+        self._dispatcher.hopeless = self._crashes >= _TRIES_BEFORE_GIVING_UP
+        if self._dispatcher.hopeless:
+            self._dispatcher.settle()
 
     def _order_again(self, number: int, instead_of: Worker | None) -> None:
-        if not self._stopping:
+        there = any(worker.number == number and worker.generation == self.generation for worker in self._workers)
+        if not self._stopping and (instead_of is not None or not there):
             self._order(self._plan, number, instead_of)
 
     def _on_message(self, worker: Worker, message: messages.FromWorker, connection: socket.socket | None) -> None:
@@ -369,19 +295,13 @@ class Supervisor:
                 worker.connections -= count
             case messages.Return() if connection is not None:
                 worker.connections -= 1
-                self._place(connection)
+                self._dispatcher.place(connection)
             case messages.Register(digest, conf):
-                token = self._confs.find(digest)
-                if token is None:
-                    token = self._confs.assign(digest, _StoredConf(digest, conf))
-                worker.send(messages.Assigned(digest, token))
+                self._registry.register(worker, digest, conf)
             case messages.Lookup(token):
-                stored = self._confs.get(token)
-                known = messages.Unknown(token) if stored is None else messages.Known(token, stored.digest, stored.conf)
-                worker.send(known)
+                self._registry.look_up(worker, token)
             case messages.Used(tokens):
-                for token in tokens:
-                    self._confs.get(token)
+                self._registry.used(tokens)
             case messages.Reported(number, report):
                 worker.report = report
                 if number in worker.asked:
@@ -395,26 +315,16 @@ class Supervisor:
 
     def _on_loaded(self, worker: Worker, plugins: list[messages.PluginInfo], errors: list[str]) -> None:
         worker.plugins, worker.errors = plugins, errors
-        if self._reload is not None and worker in self._reload.workers:
-            before = next((w for w in self._workers if w.stage is Stage.READY), None)
-            new = [error for error in errors if before is None or error not in before.errors]
-            if new:
-                for error in new:
-                    self._log.error("plugin can't be loaded", error=error)
-                self._abort_reload(new[0])
-                return
+        if self.reloads.concerns(worker) and not self.reloads.accepts(worker):
+            return
         if worker.number == 1:
             log_plugins(plugins, errors)
-        for token, stored in self._confs.items():
-            worker.send(messages.Known(token, stored.digest, stored.conf))
-        worker.send(messages.Preloaded())
+        self._registry.tell_all(worker)
 
     def _on_ready(self, worker: Worker) -> None:
         self._log.debug("worker is ready", worker=worker.number, pid=worker.pid)
-        if self._reload is not None and worker in self._reload.workers:
-            worker.stage = Stage.STANDBY
-            if all(w.stage is Stage.STANDBY for w in self._reload.workers):
-                self._finish_reload(self._reload)
+        if self.reloads.concerns(worker):
+            self.reloads.worker_ready(worker)
             return
         worker.stage = Stage.READY
         if worker.instead_of is not None and worker.instead_of.stage is Stage.READY:
@@ -430,15 +340,13 @@ class Supervisor:
                 "listening", address=str(self._listener.address), workers=len(self._workers), version=__version__
             )
             self._notifier.ready(f"{len(self._workers)} workers")
-        self._accept(True)
-        while self._homeless and least_loaded(self._workers, monotonic()) is not None:
-            self._place(self._homeless.popleft())
-        self._spread()
+        self._dispatcher.hopeless = False
+        self._dispatcher.settle()
 
     def _retire(self, worker: Worker, reason: str) -> None:
         if self._stopping or worker.stage is not Stage.READY:
             return
-        if any(other.instead_of is worker for other in self._workers) or self._reload is not None:
+        if any(other.instead_of is worker for other in self._workers) or self.reloads.under_way:
             return
         self._log.info("worker retires", worker=worker.number, pid=worker.pid, reason=reason)
         self._order(self._plan, worker.number, worker)
@@ -452,115 +360,37 @@ class Supervisor:
 
     def reload(self) -> None:
         """Put new workers, with the code and settings of now, in all places; if they can't start, keep the old."""
-        if self._stopping:
-            return
-        if self._reload is not None:
-            self._reload.again = True
-            return
-        self._log.info("reloading")
-        self._notifier.reloading()
-        try:
-            plan = self._load()
-        except GatewrightError as error:
-            self._reload_failed(str(error))
-            return
-        for name in _FIXED:
-            if getattr(plan.settings, name) != getattr(self._plan.settings, name):
-                self._log.warning("a changed setting needs a restart; it stays as it was", setting=name)
-        self._generation += 1
-        self._reload = _Reload(plan)
-        for number in range(1, worker_count(plan.settings) + 1):
-            self._reload.workers.append(self._order(plan, number))
+        if not self._stopping:
+            self.reloads.begin()
 
-    def _finish_reload(self, reload: _Reload) -> None:
-        self._reload = None
-        self._plan = reload.plan
-        settings = reload.plan.settings
+    def order_generation(self, plan: Plan) -> list[Worker]:
+        """Order all workers of a new generation."""
+        self.generation += 1
+        return [self._order(plan, number) for number in range(1, worker_count(plan.settings) + 1)]
+
+    def change_generation(self, plan: Plan, workers: list[Worker]) -> None:
+        """Let these workers serve, and the others retire."""
+        self._plan = plan
+        settings = plan.settings
         logs.configure_logs(level=settings.log_level, format=settings.log_format, file=settings.log_file)
-        for worker in reload.workers:
+        for worker in workers:
             worker.stage = Stage.READY
-        for worker in self._workers:
-            if worker not in reload.workers and worker.stage is Stage.READY:
+        for worker in list(self._workers):
+            if worker not in workers and worker.stage is Stage.READY:
                 self._send_into_retirement(worker)
-            elif worker not in reload.workers and worker.stage is Stage.STARTING:
-                worker.stage = Stage.RETIRING
-                self._kill(worker)
+            elif worker not in workers and worker.stage is Stage.STARTING:
+                self.drop(worker)
         self._crashes = 0
-        self._count_reload("ok", None)
-        self._log.info("reloaded", workers=len(reload.workers), generation=self._generation)
-        self._notifier.ready(f"{len(reload.workers)} workers")
         self._settle()
-        if reload.again:
-            self.reload()
 
-    def _abort_reload(self, reason: str) -> None:
-        reload, self._reload = self._reload, None
-        if reload is None:
-            return
-        for worker in reload.workers:
-            if worker in self._to_fork:
-                self._to_fork.remove(worker)
-                self._workers.remove(worker)
-            elif worker.stage is not Stage.ENDED:
-                worker.stage = Stage.RETIRING
-                self._kill(worker)
-        self._reload_failed(reason)
-        if reload.again:
-            self.reload()
-
-    def _reload_failed(self, reason: str) -> None:
-        self._log.error("reload failed: the workers of before go on", reason=reason)
-        self._count_reload("failed", reason)
-        self._notifier.ready(f"the last reload failed: {reason}")
-
-    def _count_reload(self, result: str, reason: str | None) -> None:
-        self.counts.reloads[result] = self.counts.reloads.get(result, 0) + 1
-        self.last_reload = {"result": result, "reason": reason, "generation": self._generation, "at": _now()}
-
-    # --- connections
-
-    def _accept(self, accepting: bool) -> None:
-        """Accept from now on, or let new connections wait in the kernel."""
-        accepting = accepting and not self._stopping
-        if accepting == self._accepting:
-            return
-        self._accepting = accepting
-        if accepting:
-            self._loop.add_reader(self._listener.socket, self._take_connections)
-        else:
-            self._loop.remove_reader(self._listener.socket)
-
-    @property
-    def _serves(self) -> bool:
-        """Connections can be served, or have waited long enough to be closed."""
-        return any(w.stage is Stage.READY for w in self._workers) or self._crashes >= _TRIES_BEFORE_GIVING_UP
-
-    def _take_connections(self) -> None:
-        for _ in range(_ACCEPTS_AT_ONCE):
-            try:
-                connection, _ = self._listener.socket.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._log.error("can't accept connections for now", error=error.strerror)
-                if error.errno in _NO_FILES:
-                    self._accept(False)
-                    self._loop.call_later(0.2, lambda: self._accept(self._serves))
-                return
-            self._place(connection)
-
-    def _place(self, connection: socket.socket) -> None:
-        worker = least_loaded(self._workers, monotonic())
-        if worker is not None:
-            worker.hand_over(connection)
-        elif self._stopping or self._crashes >= _TRIES_BEFORE_GIVING_UP:
-            connection.close()  # the gateway answers 503 at once, rather than after its timeout
-        else:
-            self._homeless.append(connection)
-
-    def _spread(self) -> None:
-        for worker, count in to_give_back(self._workers):
-            worker.send(messages.Rebalance(count))
+    def drop(self, worker: Worker) -> None:
+        """Do without a worker that does not serve yet."""
+        if worker in self._to_fork:
+            self._to_fork.remove(worker)
+            self._workers.remove(worker)
+        elif worker.stage is not Stage.ENDED:
+            worker.stage = Stage.RETIRING
+            self._kill(worker)
 
     # --- periodic work
 
@@ -586,7 +416,7 @@ class Supervisor:
             elif worker.stage is Stage.STARTING and worker.pid and now - worker.began > _START_SECONDS:
                 self._log.error("worker does not get ready; killed", worker=worker.number, pid=worker.pid)
                 self._kill(worker)
-        self._spread()
+        self._dispatcher.spread()
         every = self._notifier.watchdog_seconds / 2
         if (
             every
@@ -596,11 +426,9 @@ class Supervisor:
             self._told_alive = now
             self._notifier.alive()
 
-    _told_alive = 0.0
-
     def _tick(self) -> None:
-        self._confs.tick()
-        self._loop.call_later(self._confs.tick_seconds, self._tick)
+        self._registry.tick()
+        self._loop.call_later(self._registry.tick_seconds, self._tick)
 
     # --- what others want to know or have done
 
@@ -650,7 +478,8 @@ class Supervisor:
         counts = self.counts
         counts.workers = sum(worker.stage is Stage.READY for worker in self._workers)
         counts.workers_wanted = worker_count(self._plan.settings)
-        counts.configurations = len(self._confs)
+        counts.reloads = self.reloads.counts
+        counts.configurations = len(self._registry)
         each = [(worker, worker.report) for worker in self._workers if worker.stage is not Stage.STARTING]
         return each, add_up([report for _, report in each], gone=[self._gone])
 
@@ -671,9 +500,3 @@ def _watches_parent(settings: Settings) -> bool:
     if settings.die_with_parent == "auto":
         return gateway_parent()
     return settings.die_with_parent == "yes" and os.getppid() > 1
-
-
-def _now() -> str:
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC).isoformat(timespec="seconds")

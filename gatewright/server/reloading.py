@@ -1,0 +1,123 @@
+"""Reloads: a new generation of workers is made ready beside the old one, and takes over at once or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from gatewright.errors import GatewrightError
+from gatewright.server.notify import Notifier
+from gatewright.server.plan import Plan
+from gatewright.server.workers import Stage, Worker
+
+if TYPE_CHECKING:
+    from gatewright.server.supervisor import Supervisor
+
+__all__ = ["Reloads"]
+
+_FIXED = ("listen", "socket_mode", "socket_owner", "socket_group", "control", "metrics", "die_with_parent")
+
+
+class Reloads:
+    """Runs one reload after the other.
+
+    Attributes:
+        counts: how many, by result.
+        last: the latest one's result, reason, generation and time.
+    """
+
+    def __init__(self, supervisor: Supervisor, load: Callable[[], Plan], notifier: Notifier) -> None:
+        """Make what runs reloads.
+
+        Args:
+            supervisor: whose workers are replaced.
+            load: reads the settings anew; raises `GatewrightError` if they are invalid.
+            notifier: is told of each beginning and end.
+        """
+        self._supervisor = supervisor
+        self._load = load
+        self._notifier = notifier
+        self._log = structlog.get_logger("gatewright.server")
+        self._plan: Plan | None = None
+        self._new: list[Worker] = []
+        self._again = False
+        self.counts: dict[str, int] = {}
+        self.last: dict[str, Any] | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """A reload is under way."""
+        return self._plan is not None
+
+    def concerns(self, worker: Worker) -> bool:
+        """Whether a worker belongs to the reload under way."""
+        return worker in self._new
+
+    def begin(self) -> None:
+        """Begin a reload; if one is under way, begin another after it."""
+        if self.under_way:
+            self._again = True
+            return
+        self._again = False
+        self._log.info("reloading")
+        self._notifier.reloading()
+        try:
+            plan = self._load()
+        except GatewrightError as error:
+            self._failed(str(error))
+            return
+        before = self._supervisor.settings
+        for name in _FIXED:
+            if getattr(plan.settings, name) != getattr(before, name):
+                self._log.warning("a changed setting needs a restart; it stays as it was", setting=name)
+        self._plan = plan
+        self._new = self._supervisor.order_generation(plan)
+
+    def accepts(self, worker: Worker) -> bool:
+        """Whether a new worker could load all that the old ones could; if not, the reload has been aborted."""
+        before = next((w for w in self._supervisor.workers if w.stage is Stage.READY), None)
+        new = [error for error in worker.errors if before is None or error not in before.errors]
+        for error in new:
+            self._log.error("plugin can't be loaded", error=error)
+        if new:
+            self.abort(new[0])
+        return not new
+
+    def worker_ready(self, worker: Worker) -> None:
+        """A new worker is ready; once all are, they take over."""
+        worker.stage = Stage.STANDBY
+        if self._plan is None or not all(w.stage is Stage.STANDBY for w in self._new):
+            return
+        plan, self._plan = self._plan, None
+        new, self._new = self._new, []
+        self._supervisor.change_generation(plan, new)
+        self._count("ok", None)
+        self._log.info("reloaded", workers=len(new), generation=self._supervisor.generation)
+        self._notifier.ready(f"{len(new)} workers")
+        self._next()
+
+    def abort(self, reason: str) -> None:
+        """Do without the new workers."""
+        self._plan = None
+        new, self._new = self._new, []
+        for worker in new:
+            self._supervisor.drop(worker)
+        self._failed(reason)
+
+    def _failed(self, reason: str) -> None:
+        self._log.error("reload failed: the workers of before go on", reason=reason)
+        self._count("failed", reason)
+        self._notifier.ready(f"the last reload failed: {reason}")
+        self._next()
+
+    def _count(self, result: str, reason: str | None) -> None:
+        self.counts[result] = self.counts.get(result, 0) + 1
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.last = {"result": result, "reason": reason, "generation": self._supervisor.generation, "at": at}
+
+    def _next(self) -> None:
+        if self._again:
+            self.begin()
