@@ -54,7 +54,7 @@ class Endured:
         command = [self.loadgen, "-s", self.socket, "-r", self.files["request"], "-p", self.files[plugin], "-k"]
         command += ["-a", self.files["answer"], "-c", connections, "-t", seconds, "-w", 0]
         return subprocess.Popen(
-            [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
 
@@ -109,9 +109,12 @@ def under_load(kind: str, seconds: float, every: float, connections: int = 64) -
                 outcome.lost_at_most += killed["connections"]
                 os.kill(killed["pid"], signal.SIGKILL)
             outcome.done += 1
-        outcome.result = json.loads(load.communicate()[0])
+        output, errors = load.communicate()
         if load.returncode:
-            outcome.faults.append(f"loadgen ended with {load.returncode}")
+            outcome.faults.append(errors.strip())
+        if not output:
+            return outcome
+        outcome.result = json.loads(output)
         if outcome.result["lost"] > outcome.lost_at_most:
             outcome.faults.append(f"{outcome.result['lost']} calls lost, at most {outcome.lost_at_most} may be")
         if kind == "reload" and endured.status()["last_reload"]["result"] != "ok":

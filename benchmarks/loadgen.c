@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ROOM = 1 << 17, EVENTS = 512, MAX_PIDS = 64, BUCKETS = 1 << 14, PATIENCE = 2 };
+enum { ROOM = 1 << 17, EVENTS = 512, MAX_PIDS = 64, BUCKETS = 1 << 14, PATIENCE = 5 };
 enum { REFUSED = 0, PREPARE_CONF = 1, REQUEST_CALL = 2, EXTRA_INFO = 3 };
 
 static const char *const HELP =
@@ -346,7 +346,7 @@ int main(int argc, char **argv) {
         printf("\"%s\": %llu, ", counts[i].name, (unsigned long long)counts[i].value);
     printf("\"cpu_us\": %.3f, \"busy\": %.3f}\n", calls ? spent / (double)calls : 0, spent / 1e6 / elapsed);
     if (!calls) stop("no answer within the measured time");
-    if (stuck) stop("%llu connections have waited for more than %d second for an answer", (unsigned long long)stuck, PATIENCE / 2);
+    if (stuck) stop("%llu connections have waited for more than %d seconds for an answer", (unsigned long long)stuck, PATIENCE / 2);
     if (!wrong) return 0;
     fprintf(stderr, "loadgen: %llu of %llu answers were wrong: %llu refusals (type 0), %llu of another type, "
                     "%llu with another id\n",

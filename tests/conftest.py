@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gatewright.observe.control import ask_json
 from tests.peer import Peer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +37,19 @@ class RunnerProcess:
 
     def peer(self) -> Peer:
         return Peer.connect(self.socket)
+
+    def status(self) -> dict[str, Any]:
+        return ask_json(f"{self.socket}.control", "/status")[1]
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers that serve."""
+        return [worker for worker in self.status()["workers"] if worker["stage"] == "ready"]
+
+    def wait_for(self, what: Callable[[], object], seconds: float = 15.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < deadline, f"it didn't come true:\n{self.log}"
+            time.sleep(0.02)
 
     def wait_for_log(self, text: str, seconds: float = 10.0) -> None:
         deadline = time.monotonic() + seconds

@@ -203,7 +203,9 @@ class Connection(asyncio.Protocol):
             self._service.loop.call_soon(self._look_again)
         elif self._half_closed or self._service.draining:
             self._transport.close()
-        elif self._service.leaving:
+        elif self._service.leaving and not self._closed:
+            if self._transport.is_reading():
+                self._transport.pause_reading()  # the next call is another worker's
             self._service.loop.call_soon(self.give_back)
 
     def _look_again(self) -> None:
@@ -302,7 +304,8 @@ class Connection(asyncio.Protocol):
             return False
         if session.busy or session.buffered or self._waiters or transport.get_write_buffer_size():
             return False
-        transport.pause_reading()
+        if transport.is_reading():
+            transport.pause_reading()
         self._closed = True
         self._service.connections.discard(self)
         link.give_back(socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())))
