@@ -33,8 +33,8 @@ _SECRETS_IN_TEXT = (
     (re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]{8,}"), rf"\1{REDACTED}"),
     (re.compile(r"(://[^/\s:@]*:)[^@/\s]+(?=@)"), rf"\1{REDACTED}"),
     (
-        re.compile(rf"(?i)(\b[\w-]*(?:{_NAME}|token)[\"']?\s*[:=]\s*)(?:\"[^\"]*\"|'[^']*'|[^\s,;&}}\"'\[]+)"),
-        rf"\1{REDACTED}",
+        re.compile(rf"(?i)(\b[\w-]*(?:{_NAME}|token)[\"']?\s*[:=]\s*)(?:([\"'])[^\"']*\2|[^\s,;&}}\"'\[]+)"),
+        rf"\1\2{REDACTED}\2",
     ),
 )
 
@@ -57,7 +57,7 @@ class _Handler(logging.StreamHandler[IO[str]]):
                 self.release()
 
 
-class _Formatter(structlog.stdlib.ProcessorFormatter):
+class _ConsoleFormatter(structlog.stdlib.ProcessorFormatter):
     """Blacks secrets out of the finished line, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -96,8 +96,14 @@ def configure_logs(
     ]
     final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if format == "json":
-        final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        formatter = structlog.stdlib.ProcessorFormatter
+        final += [
+            structlog.processors.format_exc_info,
+            _redact_texts,
+            structlog.processors.JSONRenderer(default=str),
+        ]
     else:
+        formatter = _ConsoleFormatter
         colors = not file and handler.stream.isatty()
         final.append(
             structlog.dev.ConsoleRenderer(
@@ -105,7 +111,7 @@ def configure_logs(
             )
         )
     extra = [structlog.stdlib.ExtraAdder(), *shared]
-    handler.setFormatter(_Formatter(foreign_pre_chain=cast("Any", extra), processors=cast("Any", final)))
+    handler.setFormatter(formatter(foreign_pre_chain=cast("Any", extra), processors=cast("Any", final)))
     root = logging.getLogger()
     for old in root.handlers:
         if isinstance(old, _Handler) and old.stream is not sys.stderr:
@@ -183,6 +189,13 @@ def _redact_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableM
             event[name] = REDACTED
         elif isinstance(value, Mapping):
             event[name] = _redacted(value)
+    return event
+
+
+def _redact_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = redact(value)
     return event
 
 
