@@ -1,0 +1,259 @@
+"""`gatewright doctor` finds each usual cause of a 503, and says the cure."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatewright.doctor.sockets import may_connect, worker_users
+from tests.conftest import MEASURING, StartRunner
+from tests.peer import Refused
+
+WriteFiles = Callable[..., Path]
+
+PLUGIN = "from gatewright import Plugin\nclass Good(Plugin):\n    def on_request(self, request): pass\n"
+
+
+class Diagnosis:
+    def __init__(self, run: subprocess.CompletedProcess[str]) -> None:
+        assert run.stdout, run.stderr
+        self.findings: list[dict[str, Any]] = json.loads(run.stdout)
+        self.code = run.returncode
+
+    def of(self, level: str) -> str:
+        return "\n".join(f"{f['text']} -> {f['cure']}" for f in self.findings if f["level"] == level)
+
+
+def doctor(*arguments: object, cwd: Path | None = None) -> Diagnosis:
+    return Diagnosis(run("doctor", "--json", *arguments, cwd=cwd))
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gatewright", *map(str, arguments)], capture_output=True, text=True, timeout=60,
+        check=False, cwd=cwd, env={"PATH": os.environ["PATH"], **MEASURING},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def plugins(plugin_dir: WriteFiles) -> Path:
+    return plugin_dir(good=PLUGIN)
+
+
+def test_a_healthy_runner(start_runner: StartRunner, plugins: Path) -> None:
+    runner = start_runner("-p", plugins, "--workers", "2")
+    runner.wait_for_log("listening")
+    found = doctor("-p", plugins, "--listen", f"unix:{runner.socket}", "--gateway-user", "root")
+    assert found.of("problem") == ""
+    assert found.code == 0
+    good = found.of("good")
+    assert f"{runner.socket}: a runner answers" in good
+    assert "plugin good (on_request)" in good
+    assert "the runner is ready: 2 workers" in good
+    assert "the gateway's user root may connect" in good
+
+
+def test_a_missing_socket_and_one_nearby(start_runner: StartRunner, plugins: Path) -> None:
+    runner = start_runner("-p", plugins)
+    found = doctor("-p", plugins, "--listen", f"unix:{runner.socket}x")
+    assert f"{runner.socket}x is not there" in found.of("problem")
+    assert f"there is {runner.socket}: is the path misspelt?" in found.of("problem")
+    assert found.code == 1
+
+
+def test_a_stale_socket(plugins: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "stale.sock"))
+    found = doctor("-p", plugins, "--listen", f"unix:{tmp_path}/stale.sock")
+    assert "is stale: nobody listens" in found.of("problem")
+
+
+def test_a_file_that_is_no_socket(plugins: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "is not a socket" in doctor("-p", plugins, "--listen", f"unix:{tmp_path}/file").of("problem")
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_a_foreign_socket(plugins: Path, tmp_path: Path, answer: bytes) -> None:
+    path = tmp_path / "foreign.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+
+        def serve() -> None:
+            connection, _ = sock.accept()
+            connection.recv(1000)
+            connection.sendall(answer)
+            connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        found = doctor("-p", plugins, "--listen", f"unix:{path}")
+        thread.join()
+    assert "what listens there is no plugin runner" in found.of("problem")
+
+
+def test_a_runner_whose_workers_do_not_serve(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
+    runner = start_runner("-p", plugin_dir(slow="import time\ntime.sleep(30)\n"))
+    found = doctor("-p", "json", "--listen", f"unix:{runner.socket}")
+    assert "somebody listens but doesn't answer within 3 s" in found.of("problem")
+    assert "the runner is not ready" in found.of("problem")
+    os.kill(runner.process.pid, signal.SIGKILL)
+
+
+def test_rights(start_runner: StartRunner, plugins: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can look at another user's rights here")
+    runner = start_runner("-p", plugins)
+    arguments = ("-p", plugins, "--listen", f"unix:{runner.socket}", "--gateway-user")
+    nobody = pwd.getpwnam("nobody")
+    closed = may_connect(runner.socket, nobody)
+    assert closed is not None
+    assert str(closed) in doctor(*arguments, "nobody").of("problem")
+    assert "there is no user 'nosuchuser'" in doctor(*arguments, "nosuchuser").of("problem")
+    place = Path("/tmp") / f"gatewright-doctor-{os.getpid()}"
+    place.mkdir(mode=0o755)
+    try:
+        path = place / "r.sock"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+            path.chmod(0o660)
+            assert may_connect(path, nobody) == path
+            path.chmod(0o666)
+            assert may_connect(path, nobody) is None
+            os.chown(path, nobody.pw_uid, 0)
+            path.chmod(0o400)
+            assert may_connect(path, nobody) == path
+            os.chown(path, 0, nobody.pw_gid)
+            path.chmod(0o660)
+            assert may_connect(path, nobody) is None
+            place.chmod(0o700)
+            assert may_connect(path, nobody) == place
+    finally:
+        for entry in place.iterdir():
+            entry.unlink()
+        place.rmdir()
+
+
+def test_users_of_running_gateways(tmp_path: Path) -> None:
+    for pid, title in (("10", b"nginx: worker process\0"), ("11", b"bash\0"), ("x", b"")):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "cmdline").write_bytes(title)
+    assert worker_users(tmp_path) == {pwd.getpwuid(os.getuid()).pw_name}
+
+
+def test_plugins_that_do_not_load_or_do_not_exist(plugin_dir: WriteFiles, tmp_path: Path) -> None:
+    found = doctor("-p", plugin_dir(broken="def x(:\n"), "--listen", f"unix:{tmp_path}/r.sock")
+    assert "broken.py:1: SyntaxError" in found.of("problem")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no plugins were found" in doctor("-p", empty, "--listen", f"unix:{tmp_path}/r.sock").of("problem")
+
+
+def test_failures_of_a_running_runner(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
+    plugins = plugin_dir(good=PLUGIN, broken="import nothing_of_this_name\n")
+    runner = start_runner("-p", plugins)
+    with runner.peer() as peer:
+        token = peer.prepare(("gone", "{}"), key="route#7")
+        with pytest.raises(Refused):
+            peer.request(token)
+    os.kill(runner.workers()[0]["pid"], signal.SIGKILL)
+    runner.wait_for(lambda: runner.status()["ready"])
+    with runner.peer() as peer, pytest.raises(Refused):
+        peer.request(token)
+    found = doctor("-p", plugins, "--listen", f"unix:{runner.socket}")
+    assert "nothing_of_this_name" in found.of("problem")
+    assert "route#7: plugin gone is broken: no plugin is called 'gone'" in found.of("problem")
+    assert "killed by SIGKILL" in found.of("warning")
+    assert "lately: plugin not found" in found.of("warning")
+
+
+@pytest.mark.parametrize(
+    ("config", "level", "words"),
+    [
+        ("apisix: {}", "problem", "has no ext-plugin section"),
+        ("ext_plugin: {cmd: [ls]}", "problem", "is called ext-plugin, not ext_plugin"),
+        ("ext-plugin: {path_for_test: /other.sock}", "problem", "APISIX dials /other.sock"),
+        ("ext-plugin: {path_for_test: 'unix:SOCKET'}", "problem", "without unix:"),
+        ("ext-plugin: {path_for_test: SOCKET}", "good", "APISIX dials SOCKET, where the runner listens"),
+        ("ext-plugin: {cmd: [/no/such/program]}", "problem", "there is no program '/no/such/program'"),
+        ("ext-plugin: {cmd: gatewright run}", "problem", "cmd is a list of words"),
+        ("ext-plugin: {cmd: [/bin/sh, /no/such.py]}", "problem", "there is no file /no/such.py"),
+        ("ext-plugin: {cmd: [/bin/sh]}", "good", "APISIX starts /bin/sh"),
+        ("ext-plugin: {cmd: [sh]}", "warning", "APISIX clears the environment"),
+        ("ext-plugin: {cmd: [sh, --listen, x]}", "warning", "leave --listen out"),
+        ("ext-plugin: {cmd: [sh], path_for_test: /x}", "warning", "both ext-plugin.cmd and path_for_test"),
+        ("ext-plugin: {cmd: [/bin/sh]}\nplugins: [cors]", "problem", "lacks ext-plugin-pre-req"),
+        ("a: [", "problem", "is not valid YAML"),
+        ("- a", "problem", "holds no settings"),
+    ],
+)
+def test_gateway_settings(plugins: Path, tmp_path: Path, config: str, level: str, words: str) -> None:
+    path = f"{tmp_path}/r.sock"
+    (tmp_path / "config.yaml").write_text(config.replace("SOCKET", path))
+    found = doctor("-p", plugins, "--listen", f"unix:{path}", "--apisix-config", tmp_path / "config.yaml")
+    assert words.replace("SOCKET", path) in found.of(level)
+
+
+def test_a_missing_gateway_file_is_a_problem(plugins: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "none.yaml"
+    found = doctor("-p", plugins, "--apisix-config", missing, "--routes", missing)
+    assert found.of("problem").count(str(missing)) >= 2
+
+
+def test_routes_that_name_what_is_not_there(plugins: Path, tmp_path: Path) -> None:
+    file = tmp_path / "apisix.yaml"
+    file.write_text(
+        "routes:\n- id: 7\n  plugins:\n    ext-plugin-pre-req: {conf: [{name: good}, {name: godo}]}\n"
+        "global_rules:\n- id: 1\n  plugins:\n    ext-plugin-post-resp: {conf: [{name: other}]}\n#END\n"
+    )
+    found = doctor("-p", plugins, "--routes", file)
+    assert "route 7 names plugin 'godo', which was not found; found: good" in found.of("problem")
+    assert "names plugin 'other'" in found.of("problem")
+    assert "plugin good is there" in found.of("good")
+
+
+@pytest.mark.parametrize(
+    ("version", "level", "words"),
+    [
+        ("2.6.0", "problem", "has no plugin runners"),
+        ("2.15.3", "warning", "on_response is never called"),
+        ("3.9.1", "good", "runs plugins in both phases"),
+        ("new", "note", "is no version"),
+    ],
+)
+def test_gateway_versions(plugins: Path, version: str, level: str, words: str) -> None:
+    assert words in doctor("-p", plugins, "--gateway-version", version).of(level)
+
+
+def test_timeouts_longer_than_the_gateways(plugins: Path, tmp_path: Path) -> None:
+    (tmp_path / "gatewright.yaml").write_text("timeout: 90\nplugin_settings: {slow: {timeout: 61}}\nconf_expire: 60\n")
+    found = doctor("-p", plugins, cwd=tmp_path)
+    assert "timeout is 90 s, but APISIX waits for 60 s only" in found.of("warning")
+    assert "timeout of slow is 61 s" in found.of("warning")
+    assert "conf_expire is 60 s" in found.of("warning")
+
+
+def test_invalid_settings(tmp_path: Path) -> None:
+    (tmp_path / "gatewright.yaml").write_text("workers: some\n")
+    assert "the settings are invalid: workers is auto or a number" in doctor(cwd=tmp_path).of("problem")
+
+
+def test_as_text(plugins: Path, tmp_path: Path) -> None:
+    shown = run("doctor", "-p", plugins, "--listen", f"unix:{tmp_path}/none.sock")
+    assert shown.returncode == 1
+    assert "ok      plugin good" in shown.stdout
+    assert "PROBLEM " in shown.stdout
+    assert "        -> start the runner" in shown.stdout
+    assert "1 problem found" in shown.stdout
