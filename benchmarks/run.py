@@ -196,6 +196,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive_int, default=5, help="turns of each contestant")
     parser.add_argument("--connections", type=positive_int, nargs="+", default=[1, 16, 64, 128])
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
+    parser.add_argument("--uncounted", action="store_true", help="also a runner without metrics, to see their cost")
     parser.add_argument("--other", metavar="unix:/PATH", help="one more runner, already listening")
     parser.add_argument("--other-pid", type=int, default=0, help="its process, to charge its CPU time")
     parser.add_argument("--other-plugin", default="one-header-sync", help="what its plugin is called")
@@ -235,7 +236,7 @@ def run(args: argparse.Namespace) -> None:
     floor_tool, loadgen = compile_tools()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatewright-bench-")))
-        names = [*args.only, *([args.other_plugin] if args.other else [])]
+        names = [*args.only, "one-header-sync", *([args.other_plugin] if args.other else [])]
         files = frames.write(directory / "frames", names)
         floor_socket, runner_socket = directory / "floor.sock", directory / "runner.sock"
         floor = [str(floor_tool), str(floor_socket), str(files["floor"])]
@@ -244,6 +245,11 @@ def run(args: argparse.Namespace) -> None:
         runner_pids = stack.enter_context(server(command, runner_socket, args.cores[1]))
         contestants = [Contestant("floor", "C floor", floor_socket, floor_pids, None)]
         contestants += [Contestant(n, CONTESTANTS[n], runner_socket, runner_pids, files[n]) for n in args.only]
+        if args.uncounted:
+            socket = directory / "uncounted.sock"
+            pids = stack.enter_context(server(runner_command(socket, "benchmarks.uncounted"), socket, args.cores[1]))
+            text = "one header set, def, nothing counted"
+            contestants.append(Contestant("uncounted", text, socket, pids, files["one-header-sync"]))
         if args.other:
             socket = Path(args.other.removeprefix("unix:"))
             pids = (args.other_pid, *children(args.other_pid)) if args.other_pid else ()
