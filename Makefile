@@ -56,6 +56,13 @@ bench: $(VENV)/.tests ## Measure the runner against the C floor
 	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
+.PHONY: endure
+endure: $(VENV)/.tests ## Reload, kill and soak the runner under full load, some twelve minutes
+	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
+	$(BIN)/python -m benchmarks.endure reload $(ARGS)
+	$(BIN)/python -m benchmarks.endure kill $(ARGS)
+	$(BIN)/python -m benchmarks.endure soak --seconds 600
+
 .PHONY: docs
 docs: $(VENV)/.tests ## Run every command and snippet of the documentation
 	$(BIN)/python -m pytest tests/docs $(ARGS)

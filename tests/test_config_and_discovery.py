@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import py_compile
 import subprocess
 import sys
 from collections.abc import Callable
@@ -286,3 +288,23 @@ def test_help_version_and_completion(arguments: list[str]) -> None:
 def test_the_examples_load() -> None:
     assert command("check", str(ROOT / "examples" / "plugins")).returncode == 0
     assert command("check", str(ROOT / "apisix" / "plugins")).returncode == 0
+
+
+def test_a_file_is_read_anew_however_fast_it_changed(tmp_path: Path) -> None:
+    """Bytecode caches are told fresh from stale by seconds and size: two edits in a second would be one."""
+    file = tmp_path / "quick.py"
+    command = (
+        "import sys; from gatewright.runtime.discovery import discover;"
+        f"print(discover([{str(file)!r}]).plugins['quick'].word)"
+    )
+    py_compile.compile(str(write_quick(file, "one")))
+    stamp = file.stat()
+    write_quick(file, "two")
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert run.stdout == "two\n"
+
+
+def write_quick(file: Path, word: str) -> Path:
+    file.write_text(f"from gatewright import Plugin\nclass Quick(Plugin):\n    word = '{word}'\n")
+    return file

@@ -11,11 +11,13 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from gatewright.errors import DiscoveryError
@@ -74,14 +76,33 @@ def discover(sources: Iterable[str | Path], *, installed: bool = False) -> Disco
         installed: also look at the entry points of installed distributions.
     """
     discovery = Discovery()
-    for source in sources:
-        try:
-            _discover_source(source, discovery)
-        except DiscoveryError as error:
-            discovery.errors.append(error)
-    if installed:
-        _discover_installed(discovery)
+    with _no_bytecode():
+        for source in sources:
+            try:
+                _discover_source(source, discovery)
+            except DiscoveryError as error:
+                discovery.errors.append(error)
+        if installed:
+            _discover_installed(discovery)
     return discovery
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Leave no `__pycache__` of plugins: it's told fresh from stale by seconds and size, and files may change faster."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+class _SourceLoader(SourceFileLoader):
+    """Compiles a file anew, whatever `__pycache__` holds."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
 
 
 def version_of(plugin: type[Plugin]) -> str:
@@ -162,7 +183,8 @@ def _load_file(file: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     locations = [str(file.parent)] if file.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=locations)
+    loader = _SourceLoader(name, str(file))
+    spec = importlib.util.spec_from_file_location(name, file, loader=loader, submodule_search_locations=locations)
     if spec is None or spec.loader is None:
         raise ImportError(f"not a Python file: {file}")
     module = importlib.util.module_from_spec(spec)

@@ -313,6 +313,8 @@ def test_the_guides_start_commands(containing: str, start_runner: StartRunner, t
     )
     with runner.peer() as peer:
         assert isinstance(peer.request(peer.prepare(("stop", "{}"))), Stop)
+    wanted = int(command[-1]) if "--workers" in command else 1
+    runner.wait_for(lambda: len(runner.workers()) == wanted)
 
 
 def test_the_guides_profile_recipe_writes_a_profile(start_runner: StartRunner, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import yaml
 
 from gatewright.dev.routes import build_routes
 from gatewright.gateways.apisix.replies import Rewrite, Stop
-from gatewright.settings import load_settings
+from gatewright.observe.control import ask
+from gatewright.settings import Settings, load_settings
 from tests.conftest import ROOT, StartRunner
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,7 +41,9 @@ def test_the_first_plugin_of_the_readme_runs(start_runner: StartRunner, tmp_path
 
 
 def commands() -> list[str]:
-    lines = [line.split("  #")[0].strip() for block in blocks(README, "sh") for line in block.splitlines()]
+    pages = (README, (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"))
+    shown = [block for page in pages for block in blocks(page, "sh")]
+    lines = [line.split("  #")[0].strip() for block in shown for line in block.splitlines()]
     return [line for line in lines if line.startswith(".venv/bin/gatewright")]
 
 
@@ -54,14 +58,16 @@ def test_the_readmes_commands_and_flags_exist(line: str) -> None:
         assert flag in run.stdout, f"{command} has no {flag}"
 
 
-@pytest.mark.parametrize("target", ["dev", "test", "install", "setup", "lint", "bench", "docs", "clean", "help"])
+@pytest.mark.parametrize(
+    "target", ["dev", "test", "install", "setup", "lint", "bench", "endure", "docs", "clean", "help"]
+)
 def test_make_targets_exist(target: str) -> None:
     run = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=False)
     assert run.returncode == 0, run.stderr
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", ROOT / "deploy" / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
@@ -72,3 +78,20 @@ def test_the_settings_example_is_valid(tmp_path: Path) -> None:
     file.write_text(example)
     settings = load_settings(flags={}, environ={}, file=file).settings
     assert settings.plugin_settings["audit"].on_error == "skip"
+
+
+def test_the_metrics_are_all_documented(start_runner: StartRunner) -> None:
+    runner = start_runner("-p", ROOT / "examples" / "plugins")
+    runner.wait_for_log("listening")
+    text = ask(f"{runner.socket}.control", "/metrics")[1].decode()
+    names = {name for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE) if name != "gatewright_info"}
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert {name for name in names if f"`{name}`" not in page} == set()
+    assert set(re.findall(r"`(gatewright_\w+)`", page)) <= names
+
+
+def test_every_setting_of_the_documents_exists() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    flags = set(re.findall(r"--([a-z][a-z-]+)", page))
+    known = {item.name for item in fields(Settings)} | {"seconds", "output", "apisix_config", "json", "config"}
+    assert {flag for flag in flags if flag.replace("-", "_") not in known} == set()
