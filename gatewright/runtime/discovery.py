@@ -89,7 +89,7 @@ def discover(sources: Iterable[str | Path], *, installed: bool = False) -> Disco
 
 @contextmanager
 def _no_bytecode() -> Iterator[None]:
-    """Leave no `__pycache__` of plugins: it's told fresh from stale by seconds and size, and files may change faster."""
+    """Leave no `__pycache__` of plugins: stale ones are known by second and size only, and files may change faster."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

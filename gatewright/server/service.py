@@ -16,6 +16,7 @@ from gatewright.runtime.confs import Conf, ConfStore
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.steps import ChainBuilder, Policy
 from gatewright.server.lag import LagMeter
+from gatewright.server.leaks import LeakWatch
 from gatewright.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Service:
         self.every(self.confs.tick_seconds, self.confs.tick)
         self.every(min(SWEEP_SECONDS, self.settings.stall_timeout / 2), self._end_stalled)
         self.every(LagMeter.INTERVAL, self.lag.measure)
+        self.every(LeakWatch.INTERVAL, LeakWatch(self.loop, self.bridge, self.failures).look)
 
     @property
     def calls(self) -> int:
