@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from gatewright.config import parse_config
 
-__all__ = ["PHASES", "Plugin", "kebab_case"]
+__all__ = ["KONG_PHASES", "PHASES", "Plugin", "kebab_case"]
 
 PHASES = ("on_request", "on_response")
 """Handler names, in the order in which a request meets them."""
+
+KONG_PHASES = ("certificate", "rewrite", "access", "response", "preread", "log")
+"""Phases of Kong that a plugin server may have handlers for; `on_request` is `access`, `on_response` is `response`."""
 
 
 def kebab_case(name: str) -> str:
@@ -30,6 +34,9 @@ class Plugin:
     - `on_response(self, request, response)`: change the upstream's answer in place, or return a `Response` to
       replace it. `def` handlers get a `SyncRequest` and a `SyncResponse`.
 
+    On Kong `on_request` runs in the phase access and `on_response` in response. `on_certificate`, `on_rewrite`,
+    `on_preread` and `on_log` are for its other phases: they are given the `kong` object, and never called by APISIX.
+
     Attributes:
         name: what routes call the plugin; by default the class name in kebab-case.
         Config: the configuration's model (msgspec Struct, dataclass, TypedDict, pydantic model); none -> dict.
@@ -40,6 +47,8 @@ class Plugin:
         max_concurrent: how many calls may be in this plugin at once, in each worker; more are refused at once. Settings
             can override it.
         abstract: a base class for other plugins, not a plugin itself; not inherited.
+        version: shown to operators; Kong wants one.
+        priority: on Kong, plugins of a higher priority run first.
         config: this instance's parsed configuration.
         log: a logger that carries the plugin's name.
     """
@@ -51,6 +60,8 @@ class Plugin:
     blocking: ClassVar[bool] = False
     max_concurrent: ClassVar[int | None] = None
     abstract: ClassVar[bool] = True
+    version: ClassVar[str] = ""
+    priority: ClassVar[int] = 0
 
     config: Any
     log: logging.Logger
@@ -79,6 +90,22 @@ class Plugin:
 
     async def teardown(self) -> None:
         """Release what `setup` made. Runs when the configuration is no longer used and at shutdown."""
+
+    def phase_handlers(self) -> Mapping[str, Callable[[Any], Any]]:
+        """Handlers of Kong's other phases, by phase; each is given the `kong` object, as is usual there."""
+        return {
+            phase: handler
+            for phase in KONG_PHASES
+            if phase not in ("access", "response") and callable(handler := getattr(self, f"on_{phase}", None))
+        }
+
+    @classmethod
+    def kong_phases(cls) -> tuple[str, ...]:
+        """The phases of Kong that this class has a handler for."""
+        handlers = {"access": "on_request"}
+        return tuple(
+            phase for phase in KONG_PHASES if inspect.isfunction(getattr(cls, handlers.get(phase, f"on_{phase}"), None))
+        )
 
     @classmethod
     def phases(cls) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ class Settings:
     max_requests: int = _setting(0, "calls after which a worker is replaced, up to a fifth more; 0: never")
     max_memory: int = _setting(0, "resident MiB beyond which a worker is replaced; 0: any")
     block_limit: float = _setting(1.0, "seconds that the loop may be blocked before the log shows where")
+    start_timeout: float = _setting(60.0, "seconds that a worker may take to import plugins and set up configurations")
     stuck_limit: float = _setting(60.0, "seconds that the loop may be blocked before the worker is replaced; 0: any")
     stall_timeout: float = _setting(60.0, "seconds for the rest of a frame to come, or an answer to be taken")
     drain: float = _setting(0.8, "seconds that calls under way get at shutdown (APISIX kills after 1)")
@@ -113,7 +114,7 @@ class Settings:
 _LOWEST: Mapping[str, float] = {
     "conf_expire": 1, "timeout": 0.01, "hold_limit": 0.001, "threads": 1, "max_frame": 1024,
     "max_connections": 1, "max_calls": 1, "stall_timeout": 0.1, "drain": 0, "thread_queue": 0, "max_lag": 0,
-    "max_requests": 0, "max_memory": 0, "block_limit": 0.01, "stuck_limit": 0, "tracing_sample": 0,
+    "max_requests": 0, "max_memory": 0, "block_limit": 0.01, "start_timeout": 1, "stuck_limit": 0, "tracing_sample": 0,
 }  # fmt: skip
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "log_level": LOG_LEVELS,

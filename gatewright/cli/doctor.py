@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -17,13 +17,14 @@ from gatewright.doctor.apisix import (
     check_timeouts,
     check_version,
     installed_version,
+    starts_runner,
 )
-from gatewright.doctor.findings import Finding, problem
+from gatewright.doctor.findings import Finding, note, problem
 from gatewright.doctor.plugins import check_environment, check_plugins
 from gatewright.doctor.sockets import check_control, check_socket
 from gatewright.errors import GatewrightError
 from gatewright.runtime.discovery import discover
-from gatewright.settings import Settings, control_address, load_settings, parse_address
+from gatewright.settings import Address, Settings, control_address, load_settings, parse_address
 
 __all__ = ["doctor"]
 
@@ -92,7 +93,8 @@ def _all(
         return
     discovery = discover(settings.plugins, installed=settings.installed_plugins)
     yield from check_plugins(discovery)
-    yield from _runner(settings, gateway_user)
+    managed = flags["listen"] is None and apisix_config is not None and starts_runner(apisix_config)
+    yield from _runner(settings, gateway_user, apisix_config if managed else None)
     yield from check_timeouts(settings)
     if apisix_config is not None:
         yield from check_apisix_config(apisix_config, settings)
@@ -103,8 +105,15 @@ def _all(
         yield from check_version(version)
 
 
-def _runner(settings: Settings, gateway_user: str) -> Iterable[Finding]:
-    yield from check_socket(parse_address(settings.listen), gateway_user)
-    control = control_address(settings)
+def _runner(settings: Settings, gateway_user: str, managed_by: Path | None) -> Iterable[Finding]:
+    address = parse_address(settings.listen)
+    if managed_by is not None:  # APISIX says where to listen: beside its configuration, with its master's number
+        sockets = sorted(managed_by.resolve().parent.glob("apisix-*.sock"))
+        if not sockets:
+            yield note("APISIX starts the runner, and doesn't seem to run: there is no conf/apisix-*.sock")
+            return
+        address = Address(path=str(sockets[-1]))
+    yield from check_socket(address, gateway_user)
+    control = control_address(replace(settings, listen=str(address)))
     if control is not None and Path(control.path).exists():
         yield from check_control(control.path)

@@ -14,7 +14,14 @@ import yaml
 from gatewright.doctor.findings import Finding, good, note, problem, warning
 from gatewright.settings import Settings, parse_address
 
-__all__ = ["check_apisix_config", "check_routes", "check_timeouts", "check_version", "installed_version"]
+__all__ = [
+    "check_apisix_config",
+    "check_routes",
+    "check_timeouts",
+    "check_version",
+    "installed_version",
+    "starts_runner",
+]
 
 EXT_PLUGINS = ("ext-plugin-pre-req", "ext-plugin-post-req", "ext-plugin-post-resp")
 _VERSION_FILES = (Path("/usr/local/apisix/apisix/core/version.lua"), Path("/usr/share/lua/5.1/apisix/core/version.lua"))
@@ -57,6 +64,16 @@ def check_apisix_config(file: Path, settings: Settings) -> Iterator[Finding]:
             f"{file}: APISIX clears the environment of what it starts, PATH too, and cmd is no absolute path",
             "write the whole path of the program, or add PATH under nginx_config.envs",
         )
+
+
+def starts_runner(file: Path) -> bool:
+    """Whether a `config.yaml` lets APISIX start the runner."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return False  # `check_apisix_config` says so
+    ext = content.get("ext-plugin") if isinstance(content, Mapping) else None
+    return isinstance(ext, Mapping) and bool(ext.get("cmd"))
 
 
 def _check_ext_plugin(file: Path, ext: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,6 +17,7 @@ __all__ = ["Answer", "Ask", "Handler", "HttpServer", "json_answer"]
 
 _IDLE_SECONDS = 30.0
 _MAX_BODY = 1 << 16
+_MAX_CONNECTIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +78,26 @@ class HttpServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in one
+        if len(self._tasks) >= _MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
         self._tasks.add(task)
         connection = h11.Connection(h11.SERVER)
         try:
             while await self._serve_one(connection, reader, writer):
                 connection.start_next_cycle()
         except (OSError, TimeoutError, asyncio.CancelledError):
-            pass  # the client went away or slept, or we are ending
+            writer.transport.abort()  # the client went away or slept, or we are ending
         finally:
             self._tasks.discard(task)
             writer.close()
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                await writer.wait_closed()
 
     async def _serve_one(
         self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         """Answer one request; tells whether another may follow."""
         try:
-            ask = await _read(connection, reader)
+            ask = await asyncio.wait_for(_read(connection, reader), _IDLE_SECONDS)
             if ask is None:
                 return False
             answer = await self._answer(ask)
@@ -113,7 +114,7 @@ class HttpServer:
             data += connection.send(h11.Data(answer.body)) or b""
         data += connection.send(h11.EndOfMessage()) or b""
         writer.write(data)
-        await writer.drain()
+        await asyncio.wait_for(writer.drain(), _IDLE_SECONDS)
         return connection.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
     async def _answer(self, ask: Ask) -> Answer:
@@ -136,9 +137,12 @@ async def _read(connection: h11.Connection, reader: asyncio.StreamReader) -> Ask
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(await asyncio.wait_for(reader.read(1 << 16), _IDLE_SECONDS))
+            connection.receive_data(await reader.read(1 << 16))
         elif isinstance(event, h11.Request):
-            target = urlsplit(event.target.decode("latin-1"))
+            try:
+                target = urlsplit(event.target.decode("latin-1"))
+            except ValueError as error:
+                raise h11.RemoteProtocolError(f"not a target: {error}") from None
             accept = next((v.decode("latin-1") for n, v in event.headers if n == b"accept"), "")
             ask = Ask(event.method.decode("ascii"), target.path, dict(parse_qsl(target.query)), accept)
         elif isinstance(event, h11.Data):

@@ -10,7 +10,6 @@ blacked out, by the name of the field and by their look in text.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -20,23 +19,12 @@ import structlog
 
 from gatewright.errors import ConfigError
 from gatewright.http import RequestCall
+from gatewright.redaction import redact, redact_fields
 from gatewright.runtime.bridge import current_work
 
-__all__ = ["configure_logs", "level", "redact", "reopen", "set_level"]
+__all__ = ["configure_logs", "level", "reopen", "set_level"]
 
-REDACTED = "[redacted]"
-
-_NAME = r"(?:pass(?:word|wd|phrase)|secret|credential|api[-_]?key|access[-_]?key|private[-_]?key|authorization|cookie)"
-_SECRET_NAME = re.compile(rf"(?i){_NAME}|^(?:[\w-]*[-_])?token$")
-_SECRETS_IN_TEXT = (
-    (re.compile(r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)(?:\w+\s+)?[^\s\"',;]+"), rf"\1{REDACTED}"),
-    (re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]{8,}"), rf"\1{REDACTED}"),
-    (re.compile(r"(://[^/\s:@]*:)[^@/\s]+(?=@)"), rf"\1{REDACTED}"),
-    (
-        re.compile(rf"(?i)(\b[\w-]*(?:{_NAME}|token)[\"']?\s*[:=]\s*)(?:([\"'])[^\"']*\2|[^\s,;&}}\"'\[]+)"),
-        rf"\1\2{REDACTED}\2",
-    ),
-)
+_OWN = frozenset(("event", "exc_info", "stack_info", "_record", "_from_structlog"))
 
 
 class _Handler(logging.StreamHandler[IO[str]]):
@@ -152,13 +140,6 @@ def reopen() -> None:
                 structlog.get_logger("gatewright.logs").error("the log file stays as it is", error=str(error))
 
 
-def redact(text: str) -> str:
-    """The text with what looks like a secret blacked out."""
-    for pattern, replacement in _SECRETS_IN_TEXT:
-        text = pattern.sub(replacement, text)
-    return text
-
-
 def _open(file: str) -> IO[str]:
     try:
         return Path(file).open("a", encoding="utf-8", errors="backslashreplace")
@@ -183,12 +164,8 @@ def _add_call(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
 
 def _redact_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
-        if name == "event":
-            continue
-        if _SECRET_NAME.search(name):
-            event[name] = REDACTED
-        elif isinstance(value, Mapping):
-            event[name] = _redacted(value)
+        if name not in _OWN:
+            event[name] = redact_fields(value, name)
     return event
 
 
@@ -197,10 +174,3 @@ def _redact_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
         if isinstance(value, str):
             event[name] = redact(value)
     return event
-
-
-def _redacted(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {
-        name: REDACTED if _SECRET_NAME.search(str(name)) else _redacted(value) if isinstance(value, Mapping) else value
-        for name, value in mapping.items()
-    }

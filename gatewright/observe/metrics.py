@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -46,7 +46,32 @@ def exposition(
     encode, content_type = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(runner, total, workers))
-    return encode(registry), content_type
+    body = encode(registry)
+    end = b"# EOF\n" if body.endswith(b"# EOF\n") else b""
+    return body.removesuffix(end) + _histogram(total) + end, content_type
+
+
+def _histogram(total: WorkerReport) -> bytes:
+    """The one family that may have tens of thousands of samples, which the library takes most of a second for."""
+    name = f"{_PREFIX}plugin_seconds"
+    lines = [
+        f"# HELP {name} Time that a plugin took, waiting included, by phase and route.",
+        f"# TYPE {name} histogram",
+    ]
+    bounds = (*map(str, BOUNDS), "+Inf")
+    for tally in total.tallies:
+        labels = f'plugin="{_escaped(tally.plugin)}",phase="{tally.phase}",route="{_escaped(tally.route)}"'
+        running = 0
+        for bound, count in zip(bounds, tally.counts, strict=True):
+            running += count
+            lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {running}')
+        lines.append(f"{name}_count{{{labels}}} {running}")
+        lines.append(f"{name}_sum{{{labels}}} {tally.seconds}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 class _Families(Collector):
@@ -59,7 +84,6 @@ class _Families(Collector):
         yield from self._runner_families()
         yield from self._counters()
         yield from self._gauges()
-        yield self._histogram()
         yield from self._of_plugins()
 
     def _runner_families(self) -> Iterator[Metric]:
@@ -114,26 +138,12 @@ class _Families(Collector):
             ("connections", "Open connections.", "connections"),
             ("chains", "Plugin chains in use.", "chains"),
             ("chains_not_ready", "Plugin chains that can't serve: set-up under way or failed.", "chains_not_ready"),
-            ("loop_lag_seconds", "Longest delay of the event loop since the last report.", "loop_lag"),
+            ("loop_lag_seconds", "Longest delay of the event loop in the last quarter to half minute.", "loop_lag"),
             ("memory_bytes", "Resident memory.", "memory"),
             ("descriptors", "Open file descriptors.", "descriptors"),
         ):
             samples = [([str(number)], getattr(report, attribute)) for number, report in self._workers]
             yield _gauge(name, text, ["worker"], samples)
-
-    def _histogram(self) -> Metric:
-        family = HistogramMetricFamily(
-            f"{_PREFIX}plugin_seconds",
-            "Time that a plugin took, waiting included, by phase and route.",
-            labels=["plugin", "phase", "route"],
-        )
-        for tally in self._total.tallies:
-            buckets, running = [], 0
-            for bound, count in zip((*map(str, BOUNDS), "+Inf"), tally.counts, strict=True):
-                running += count
-                buckets.append((bound, running))
-            family.add_metric([tally.plugin, tally.phase, tally.route], buckets, tally.seconds)
-        return family
 
     def _of_plugins(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}

@@ -48,7 +48,7 @@ class WorkerReport(msgspec.Struct):
     threads_abandoned: int = 0
     strands_waiting: int = 0
     loop_lag: float = 0.0
-    """The longest delay of a timer in the last seconds, seconds."""
+    """The longest delay of a timer in the last quarter to half minute, seconds."""
     memory: int = 0
     """Resident bytes."""
     descriptors: int = 0

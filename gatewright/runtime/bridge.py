@@ -28,7 +28,7 @@ import threading
 import types
 from collections.abc import Callable, Coroutine, Generator
 from time import perf_counter
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from greenlet import getcurrent, greenlet
 
@@ -164,6 +164,9 @@ class Bridge:
         self.hub = getcurrent()
         self.idle: list[Strand] = []
         self.max_idle = max_idle
+        self.hold_limit = float("inf")
+        self.on_hold: Callable[[Any, float], None] = lambda _work, _seconds: None
+        """Told of work that held the loop for longer than `hold_limit` seconds before it waits."""
         self._thread_id = threading.get_ident()
         self._spare: _SpareTask | None = None
         self._waiting: set[Strand] = set()
@@ -243,6 +246,9 @@ class Bridge:
         strand = self.current()
         if not strand.deadline and strand.work is not None:
             strand.deadline = self.loop.time() + strand.work.timeout
+        held = perf_counter() - strand.began
+        if held > self.hold_limit and strand.work is not None:
+            self.on_hold(strand.work, held)
         strand.on_expiry = on_expiry
         self._waiting.add(strand)
         if self._sweep is None:
@@ -256,11 +262,15 @@ class Bridge:
         """Wait for a future of this loop. At the deadline the future is cancelled."""
         if not future.done():
             strand = self.current()
+            waiting = True
 
             def wake(_: object) -> None:
-                self.resume(strand)
+                if waiting:  # it may have been thrown into since this was called for
+                    self.resume(strand)
 
             def give_up() -> None:
+                nonlocal waiting
+                waiting = False
                 future.remove_done_callback(wake)
                 future.add_done_callback(_swallow)
                 future.cancel()
@@ -271,6 +281,7 @@ class Bridge:
             except BaseException:
                 give_up()
                 raise
+            waiting = False
         return future.result()
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -319,15 +330,18 @@ class Bridge:
         strand = self.current()
         context = contextvars.copy_context()
         context.run(CURRENT.set, (strand.call, strand.work))
-        job = self._pool.submit(context.run, function)
+        job = self._pool.submit(context.run, _outcome, function)
         future = asyncio.wrap_future(job, loop=self.loop)
         job.add_done_callback(self._thread_done)
         try:
-            return self.wait_future(future)
+            result, error = self.wait_future(future)
         except DeadlineExceededError:
             if not job.done() and strand.work is not None:
                 self.abandoned[job] = strand.work.name
             raise
+        if error is not None:
+            raise error
+        return cast("T", result)
 
     def _thread_done(self, job: concurrent.futures.Future[Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
@@ -343,12 +357,22 @@ class Bridge:
         self._sweep = None
         now = self.loop.time()
         for strand in [strand for strand in self._waiting if 0 < strand.deadline <= now]:
+            if strand not in self._waiting or not 0 < strand.deadline <= now:
+                continue  # what was thrown into another has let this one go on
             if strand.on_expiry is not None:
                 strand.on_expiry()
             limit = strand.work.timeout if strand.work is not None else 0.0
             self.throw(strand, DeadlineExceededError(f"took longer than its timeout of {limit:g} s"))
         if self._waiting and self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._look_at_deadlines)
+
+
+def _outcome(function: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    # Not as the future's own exception: a CancelledError, say, would be taken for the future's.
+    try:
+        return function(), None
+    except BaseException as error:
+        return None, error
 
 
 def _swallow(future: asyncio.Future[Any]) -> None:

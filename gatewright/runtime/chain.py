@@ -13,8 +13,11 @@ import asyncio
 import inspect
 from bisect import bisect_left as bisect
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+from greenlet import GreenletExit
 
 from gatewright.errors import (
     CallRefusedError,
@@ -27,13 +30,21 @@ from gatewright.errors import (
 )
 from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.runtime.bridge import Strand
+from gatewright.runtime.pdk import AsyncPdk, PhaseExit, SyncPdk
 from gatewright.runtime.stats import BOUNDS, Tally
 from gatewright.runtime.steps import ChainBuilder, Mode, State, Step, awaited
 
-__all__ = ["Chain"]
+__all__ = ["Chain", "PhaseCaller"]
 
 _DIRECT: Final = Mode.DIRECT
 _COROUTINE: Final = Mode.COROUTINE
+
+
+class PhaseCaller(Protocol):
+    """Gives the `kong` objects of one event."""
+
+    sync_pdk: SyncPdk
+    async_pdk: AsyncPdk
 
 
 class Chain:
@@ -73,6 +84,14 @@ class Chain:
             finally:
                 self._built.set_result(None)
         self._set_up()
+
+    def quarantine(self) -> None:
+        """Refuse all calls, and don't build: building this configuration has ended whole processes."""
+        conf, self._conf = self._conf or (), None
+        self.steps = [self._builder.quarantined_step(self.key, name) for name, _ in conf]
+        self.request_steps = self.response_steps = self.steps
+        self._built = self._bridge.loop.create_future()
+        self._built.set_result(None)
 
     def _set_up(self) -> None:
         for step in self.steps:
@@ -129,7 +148,7 @@ class Chain:
                 started = strand.began = now
                 if result is None:
                     continue
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 started = self._failed(step, error, strand, step.request_tally, started)
                 continue
             return _with_earlier_headers(result, call)
@@ -177,9 +196,51 @@ class Chain:
                 started = strand.began = now
                 if result is not None:
                     _replace_response(call, result)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 started = self._failed(step, error, strand, step.response_tally, started)
         return None
+
+    def run_phase(self, phase: str, caller: PhaseCaller, strand: Strand) -> None:
+        """Run one of Kong's phases.
+
+        Args:
+            phase: which one.
+            caller: gives the `kong` objects that handlers get.
+            strand: the strand that this runs in.
+
+        Raises:
+            CallRefusedError: a step failed and its policy is to refuse the request; it has been logged.
+            PhaseExit: a handler has answered the request.
+        """
+        if not self.ready:
+            self.build()
+        started = strand.began
+        for step in self.steps:
+            handler = step.phases.get(phase)
+            if handler is None and step.state is not State.BROKEN:
+                continue
+            strand.work = step
+            strand.deadline = 0.0
+            try:
+                if step.state is not State.READY or handler is None:
+                    raise step.error or PluginError("not set up yet")
+                if handler.mode is _DIRECT:
+                    result = handler.run(caller.sync_pdk)
+                    if inspect.isawaitable(result):
+                        self._bridge.run_coroutine(awaited(result))
+                elif handler.mode is _COROUTINE:
+                    self._bridge.run_coroutine(handler.run(caller.async_pdk))
+                else:
+                    self._bridge.run_blocking(partial(handler.run, caller.sync_pdk))
+                now = perf_counter()
+                if now - strand.began > self._hold_limit:
+                    self._held_the_loop(step, now - strand.began)
+                handler.tally.counts[bisect(BOUNDS, now - started)] += 1
+                handler.tally.seconds += now - started
+                started = strand.began = now
+            except BaseException as error:
+                tally = handler.tally if handler is not None else Tally()
+                started = self._failed(step, error, strand, tally, started)
 
     # --- off the hot path
 
@@ -232,26 +293,14 @@ class Chain:
         raise PluginError(f"the handler returned {type(result).__name__}: return a Response, or None to go on")
 
     def _held_the_loop(self, step: Step, seconds: float) -> None:
-        """A handler kept everybody waiting: say so, and keep a `def` handler from doing it again."""
-        if Mode.DIRECT in (step.request_mode, step.response_mode, *step.own_mode.values()):
-            step.move_to_thread()
-            cure = "it runs in a thread from now on; declare `blocking = True`"
-        else:
-            cure = "an `async def` handler must not block: await, or use a `def` handler with `blocking = True`"
-        self._builder.failures.report(
-            "plugin held the loop",
-            kind="held_loop",
-            plugin=step.name,
-            route=self.key,
-            seconds=round(seconds, 3),
-            cure=cure,
-        )
+        """A handler kept everybody waiting."""
+        self._builder.held_the_loop(step, seconds)
         if seconds > step.timeout:
             raise DeadlineExceededError(f"took {seconds:.3g} s, its timeout is {step.timeout:g} s")
 
     def _failed(self, step: Step, error: BaseException, strand: Strand, tally: Tally, started: float) -> float:
         """What a failure of a step means; gives the time if the chain goes on without it."""
-        if isinstance(error, GatewayClosedError):
+        if isinstance(error, GatewayClosedError | PhaseExit | GreenletExit):
             raise error
         now = strand.began = perf_counter()
         tally.counts[bisect(BOUNDS, now - started)] += 1

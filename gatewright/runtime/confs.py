@@ -118,6 +118,10 @@ class TokenTable(Generic[T]):
             thing.last_used = self.now
         return thing
 
+    def token_of(self, thing: T) -> int | None:
+        """A thing's token, `None` if it isn't here."""
+        return next((token for token, each in self.by_token.items() if each is thing), None)
+
     def used_since(self, tick: int) -> list[int]:
         """The tokens used at `tick` or later."""
         return [token for token, thing in self.by_token.items() if thing.last_used >= tick]

@@ -23,7 +23,16 @@ from typing import Any
 from gatewright.errors import DiscoveryError
 from gatewright.plugin import Plugin
 
-__all__ = ["ADAPTER_HOOK", "ENTRY_POINT_GROUP", "Discovery", "Found", "discover", "plugins_of_module"]
+__all__ = [
+    "ADAPTER_HOOK",
+    "ENTRY_POINT_GROUP",
+    "Discovery",
+    "Found",
+    "discover",
+    "import_failure",
+    "load_file",
+    "plugins_of_module",
+]
 
 ENTRY_POINT_GROUP = "gatewright.plugins"
 """Distributions announce plugins under this entry point group: a `Plugin` class, or a module holding some."""
@@ -144,9 +153,9 @@ def _discover_source(source: str | Path, discovery: Discovery) -> None:
         except ModuleNotFoundError as error:
             if error.name is not None and (source == error.name or source.startswith(error.name + ".")):
                 raise DiscoveryError(f"{source}: no such directory, file or module") from None
-            raise _import_failure(source, error) from error
+            raise import_failure(source, error) from error
         except (Exception, SystemExit) as error:
-            raise _import_failure(source, error) from error
+            raise import_failure(source, error) from error
         _take_module(module, getattr(module, "__file__", None) or source, discovery)
     else:
         raise DiscoveryError(f"{source}: no such directory or file")
@@ -167,13 +176,14 @@ def _discover_file(file: Path, discovery: Discovery, directory: Path) -> None:
     if (place := str(directory.resolve())) not in sys.path:
         sys.path.append(place)
     try:
-        module = _load_file(file.resolve())
+        module = load_file(file.resolve())
     except (Exception, SystemExit) as error:
-        raise _import_failure(str(file), error) from error
+        raise import_failure(str(file), error) from error
     _take_module(module, str(file), discovery)
 
 
-def _load_file(file: Path) -> ModuleType:
+def load_file(file: Path) -> ModuleType:
+    """Import a file, or the package that an `__init__.py` makes."""
     dotted = _dotted_name(file)
     if dotted is not None:
         return importlib.import_module(dotted)
@@ -229,7 +239,7 @@ def _discover_installed(discovery: Discovery) -> None:
         try:
             loaded = entry_point.load()
         except (Exception, SystemExit) as error:
-            discovery.errors.append(_import_failure(source, error))
+            discovery.errors.append(import_failure(source, error))
             continue
         if isinstance(loaded, ModuleType):
             _take_module(loaded, source, discovery)
@@ -241,7 +251,8 @@ def _discover_installed(discovery: Discovery) -> None:
             discovery.add(plugin, source)
 
 
-def _import_failure(source: str, error: BaseException) -> DiscoveryError:
+def import_failure(source: str, error: BaseException) -> DiscoveryError:
+    """What went wrong, with the author's own file and line."""
     place = source
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{error.filename}:{error.lineno}"

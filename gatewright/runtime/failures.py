@@ -12,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from gatewright.redaction import redact
+
 __all__ = ["FailureLog"]
 
 _BURST = 5
@@ -56,7 +58,7 @@ class FailureLog:
         counted = kind, plugin
         self.counts[counted] = self.counts.get(counted, 0) + 1
         if error is not None:
-            more["error"] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            more["error"] = redact(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         self.last.append({"time": time(), "event": event, "plugin": plugin, "route": route, **more})
         key = (event, plugin, route, type(error).__name__)
         state = self._seen.get(key)

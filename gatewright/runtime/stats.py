@@ -19,7 +19,7 @@ BOUNDS: Final = (
 OTHER_ROUTES: Final = "(other routes)"
 """Stands for routes beyond the limit on their number."""
 
-_MAX_TALLIES = 4096
+_MAX_TALLIES = 2048
 
 
 class Tally:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal, Protocol
 
-from gatewright.errors import ConfigError, GatewrightError, PluginError, UnknownPluginError
+from gatewright.errors import ConfigError, GatewayClosedError, GatewrightError, PluginError, UnknownPluginError
 from gatewright.http import Call
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.stats import Tallies, Tally
 
-__all__ = ["Around", "ChainBuilder", "Limit", "Mode", "Policy", "State", "Step", "awaited"]
+__all__ = ["Around", "ChainBuilder", "Limit", "Mode", "PhaseHandler", "Policy", "State", "Step", "awaited"]
 
 OnError = Literal["fail", "skip"]
 
@@ -61,6 +61,15 @@ class Limit:
 
 
 @dataclass(slots=True, eq=False)
+class PhaseHandler:
+    """A handler of one of Kong's phases."""
+
+    run: Callable[[Any], Any]
+    mode: Mode
+    tally: Tally
+
+
+@dataclass(slots=True, eq=False)
 class Step:
     """One plugin of a chain, with its configuration."""
 
@@ -73,6 +82,7 @@ class Step:
     on_response: Callable[[Any, Any], Any] | None = None
     request_mode: Mode = Mode.DIRECT
     response_mode: Mode = Mode.DIRECT
+    phases: dict[str, PhaseHandler] = field(default_factory=dict, repr=False)
     limit: Limit | None = None
     around: Around | None = None
     own_mode: dict[str, Mode] = field(default_factory=dict, repr=False)
@@ -86,6 +96,9 @@ class Step:
 
     def move_to_thread(self) -> None:
         """Run `def` handlers in a thread from now on."""
+        for handler in self.phases.values():
+            if handler.mode is Mode.DIRECT:
+                handler.mode = Mode.THREAD
         for phase, mode in self.own_mode.items():
             if mode is Mode.DIRECT:
                 self.own_mode[phase] = Mode.THREAD
@@ -139,6 +152,7 @@ class ChainBuilder:
         self.bridge = bridge
         self.failures = failures
         self.hold_limit = hold_limit
+        bridge.hold_limit, bridge.on_hold = hold_limit, self.held_the_loop
         self.tallies = Tallies()
         self._around = around
         self._limits: dict[str, Limit] = {}
@@ -165,7 +179,7 @@ class ChainBuilder:
             return step
         try:
             plugin = plugin_class(text)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             step.state = State.BROKEN
             step.error = error if isinstance(error, ConfigError) else ConfigError(f"{type(error).__name__}: {error}")
             step.error.__cause__ = None if isinstance(error, ConfigError) else error
@@ -186,9 +200,19 @@ class ChainBuilder:
         step.response_mode = _mode(step.on_response, blocking)
         step.request_tally = self.tallies.of(name, "request", route)
         step.response_tally = self.tallies.of(name, "response", route)
+        step.phases = {
+            phase: PhaseHandler(handler, _mode(handler, blocking), self.tallies.of(name, phase, route))
+            for phase, handler in plugin.phase_handlers().items()
+        }
         self._guard(step, policy.max_concurrent or plugin_class.max_concurrent)
         if plugin_class.setup is Plugin.setup:
             step.state = State.READY
+        return step
+
+    def quarantined_step(self, route: str, name: str) -> Step:
+        """A step that refuses all, because making it has ended processes."""
+        step = Step(name=name, route=route, on_error="fail", timeout=self._timeout, state=State.BROKEN)
+        step.error = PluginError("setting this configuration up has ended several workers; it is no longer tried")
         return step
 
     def _guard(self, step: Step, most: int | None) -> None:
@@ -198,6 +222,23 @@ class ChainBuilder:
         if step.around is not None or step.limit is not None:
             step.own_mode = {"request": step.request_mode, "response": step.response_mode}
             step.request_mode = step.response_mode = Mode.GUARDED
+
+    def held_the_loop(self, step: Step, seconds: float) -> None:
+        """A handler kept everybody waiting: say so, and keep a `def` handler from doing it again."""
+        modes = (step.request_mode, step.response_mode, *step.own_mode.values())
+        if Mode.DIRECT in (*modes, *(handler.mode for handler in step.phases.values())):
+            step.move_to_thread()
+            cure = "it runs in a thread from now on; declare `blocking = True`"
+        else:
+            cure = "an `async def` handler must not block: await, or use a `def` handler with `blocking = True`"
+        self.failures.report(
+            "plugin held the loop",
+            kind="held_loop",
+            plugin=step.name,
+            route=step.route,
+            seconds=round(seconds, 3),
+            cure=cure,
+        )
 
     def set_up(self, step: Step) -> None:
         """Run a step's `setup()` if it is due; a failure is kept and tried again later."""
@@ -215,7 +256,10 @@ class ChainBuilder:
         try:
             self._call_hook(step.plugin.setup)
             step.state, step.error = State.READY, None
-        except Exception as error:
+        except GatewayClosedError:  # of the call that happened to try: it says nothing about the set-up
+            step.next_setup = loop.time()
+            raise
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
             pause = _SETUP_RETRY[min(step.setup_tries, len(_SETUP_RETRY) - 1)]
             step.setup_tries += 1
             step.next_setup = loop.time() + pause
@@ -243,7 +287,7 @@ class ChainBuilder:
         step.state = State.NEW
         try:
             self._call_hook(step.plugin.teardown)
-        except Exception as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
             self.failures.report(
                 "plugin teardown failed",
                 kind="teardown",
@@ -261,7 +305,7 @@ class ChainBuilder:
 
 def _mode(handler: Callable[..., Any] | None, blocking: bool) -> Mode:
     if handler is None:
-        return Mode.DIRECT
+        return Mode.THREAD  # never run, and so never moved there
     if inspect.iscoroutinefunction(handler):
         return Mode.COROUTINE
     return Mode.THREAD if blocking else Mode.DIRECT

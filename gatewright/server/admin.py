@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Admin"]
 
 _RELOAD_SECONDS = 90.0
+_PRIVATE = ("chains", "last_errors", "last_reload", "plugin_errors")
+"""What may quote requests, configurations or code: for the control socket only."""
 
 
 class Admin:
@@ -41,10 +43,11 @@ class Admin:
         shows: dict[tuple[str, str], Handler] = {
             ("GET", "/healthz"): self._healthz,
             ("GET", "/readyz"): self._readyz,
-            ("GET", "/status"): self._status,
+            ("GET", "/status"): self._public_status,
             ("GET", "/metrics"): self._metrics,
         }
         acts: dict[tuple[str, str], Handler] = {
+            ("GET", "/status"): self._status,
             ("POST", "/reload"): self._reload,
             ("POST", "/log-level"): self._log_level,
             ("POST", "/reopen-logs"): self._reopen_logs,
@@ -98,7 +101,16 @@ class Admin:
         body, content_type = exposition(ask.accept, self._supervisor.counts, total, numbered)
         return Answer(200, body, content_type)
 
+    async def _public_status(self, _: Ask) -> Answer:
+        content = await self._all()
+        for name in _PRIVATE:
+            del content[name]
+        return json_answer(content)
+
     async def _status(self, _: Ask) -> Answer:
+        return json_answer(await self._all())
+
+    async def _all(self) -> dict[str, Any]:
         supervisor = self._supervisor
         each, total = await supervisor.reports()
         current = next((worker for worker, _ in each if worker.stage is Stage.READY), None)
@@ -108,57 +120,49 @@ class Admin:
                 present = routes.get(route["key"])
                 if present is None or not route["ready"]:
                     routes[route["key"]] = route
-        return json_answer(
-            {
-                "version": __version__,
-                "ready": supervisor.ready,
-                "address": supervisor.address,
-                "uptime": round(supervisor.uptime, 1),
-                "next_start_in": round(supervisor.paused_for, 1),
-                "workers": [
-                    {
-                        "number": worker.number,
-                        "pid": worker.pid,
-                        "stage": worker.stage.value,
-                        "generation": worker.generation,
-                        "uptime": round(report.uptime, 1),
-                        "connections": report.connections,
-                        "calls": report.requests + report.responses,
-                        "calls_under_way": report.calls_under_way,
-                        "chains": report.chains,
-                        "memory": report.memory,
-                        "descriptors": report.descriptors,
-                        "loop_lag": round(report.loop_lag, 4),
-                    }
-                    for worker, report in sorted(each, key=lambda item: (item[0].number, item[0].generation))
-                ],
-                "plugins": [
-                    {"name": p.name, "phases": p.phases, "source": p.source, "version": p.version}
-                    for p in (current.plugins if current else [])
-                ],
-                "plugin_errors": current.errors if current else [],
-                "configurations": supervisor.counts.configurations,
-                "chains": sorted(routes.values(), key=lambda route: str(route["key"])),
-                "refused": total.refused,
-                "last_errors": total.last_failures[-20:],
-                "worker_exits": list(supervisor.exits),
-                "last_reload": supervisor.reloads.last,
-            }
-        )
+        return {
+            "version": __version__,
+            "ready": supervisor.ready,
+            "address": supervisor.address,
+            "uptime": round(supervisor.uptime, 1),
+            "next_start_in": round(supervisor.paused_for, 1),
+            "workers": [
+                {
+                    "number": worker.number,
+                    "pid": worker.pid,
+                    "stage": worker.stage.value,
+                    "generation": worker.generation,
+                    "uptime": round(report.uptime, 1),
+                    "connections": report.connections,
+                    "calls": report.requests + report.responses,
+                    "calls_under_way": report.calls_under_way,
+                    "chains": report.chains,
+                    "memory": report.memory,
+                    "descriptors": report.descriptors,
+                    "loop_lag": round(report.loop_lag, 4),
+                }
+                for worker, report in sorted(each, key=lambda item: (item[0].number, item[0].generation))
+            ],
+            "plugins": [
+                {"name": p.name, "phases": p.phases, "source": p.source, "version": p.version}
+                for p in (current.plugins if current else [])
+            ],
+            "plugin_errors": current.errors if current else [],
+            "configurations": supervisor.counts.configurations,
+            "chains": sorted(routes.values(), key=lambda route: str(route["key"])),
+            "refused": total.refused,
+            "last_errors": total.last_failures[-20:],
+            "worker_exits": list(supervisor.exits),
+            "last_reload": supervisor.reloads.last,
+        }
 
     # --- acts
 
     async def _reload(self, _: Ask) -> Answer:
-        supervisor = self._supervisor
-        before = sum(supervisor.reloads.counts.values())
-        supervisor.reload()
-        for _attempt in range(int(_RELOAD_SECONDS / 0.05)):
-            if sum(supervisor.reloads.counts.values()) > before:
-                break
-            await asyncio.sleep(0.05)
-        else:
+        try:
+            result = await asyncio.wait_for(self._supervisor.reloads.ask(), _RELOAD_SECONDS)
+        except TimeoutError:
             return json_answer({"result": "under way"}, 202)
-        result = supervisor.reloads.last or {}
         return json_answer(result, 200 if result.get("result") == "ok" else 409)
 
     async def _log_level(self, ask: Ask) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import structlog
 
 from gatewright.server.messages import Return, Take
 
@@ -19,6 +21,9 @@ __all__ = ["Channel"]
 
 _READ = 1 << 18
 _MAX_FDS = 64
+_LOST = -1
+_LATER = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS))
+_PAUSE_SECONDS = 0.05
 
 M = TypeVar("M")
 
@@ -73,7 +78,10 @@ class Channel(Generic[M]):
             if connection is not None and not keep:
                 connection.close()
             return
-        body = self._encoder.encode(message)
+        try:
+            body = self._encoder.encode(message)
+        except UnicodeEncodeError:  # text of a client's that is not UTF-8, in a report
+            body = self._encoder.encode(_clean(msgspec.to_builtins(message)))
         self._outbox.append((memoryview(len(body).to_bytes(4, "big") + body), connection, keep))
         if len(self._outbox) == 1:
             self._write()
@@ -92,8 +100,11 @@ class Channel(Generic[M]):
             except (BlockingIOError, InterruptedError):
                 self._loop.add_writer(self._sock, self._write)
                 return
-            except OSError:
-                self.close()
+            except OSError as error:
+                if error.errno in _LATER:
+                    self._loop.call_later(_PAUSE_SECONDS, self._write)
+                else:
+                    self.close()
                 return
             if sent == len(data):
                 outbox.popleft()
@@ -107,18 +118,20 @@ class Channel(Generic[M]):
         """Take in what is there, without waiting."""
         while not self.closed:
             try:
-                data, ancillary, _, _ = self._sock.recvmsg(
+                data, ancillary, flags, _ = self._sock.recvmsg(
                     _READ, socket.CMSG_LEN(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
                 )
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
-                data, ancillary = b"", []
+                data, ancillary, flags = b"", [], 0
             for level, kind, content in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     fds = array.array("i")
                     fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
                     self._fds.extend(fds)
+            if flags & socket.MSG_CTRUNC and not ancillary:
+                self._fds.append(_LOST)  # we have no room for another descriptor; there is one with each read at most
             if not data:
                 self.close()
                 return
@@ -139,11 +152,18 @@ class Channel(Generic[M]):
         for message in messages:
             connection = None
             if isinstance(message, Take | Return):
-                connection = socket.socket(fileno=self._fds.popleft())
-            if self.closed and connection is not None:
-                connection.close()
-            else:
+                fd = self._fds.popleft() if self._fds else _LOST
+                connection = None if fd == _LOST else socket.socket(fileno=fd)
+            if self.closed:
+                if connection is not None:
+                    connection.close()
+                continue
+            try:
                 self._on_message(message, connection)
+            except Exception as error:  # one message's trouble must not cost the others
+                structlog.get_logger("gatewright.server").error(
+                    "a message between supervisor and worker failed", message=type(message).__name__, exc_info=error
+                )
 
     def close(self) -> None:
         """Close this end; connections that were not sent are closed, too."""
@@ -157,8 +177,19 @@ class Channel(Generic[M]):
                 connection.close()
         self._outbox.clear()
         for fd in self._fds:
+            if fd == _LOST:
+                continue
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._fds.clear()
         self._sock.close()
         self._on_close()
+
+
+def _clean(value: Any) -> Any:
+    """The same with every text fit for UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value

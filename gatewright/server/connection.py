@@ -15,8 +15,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from greenlet import GreenletExit
+
 from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightError, NotAvailableError, ProtocolError
-from gatewright.gateways.events import Answer, Event, Prepare, Refusal
+from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
 from gatewright.http import Call, Question, RequestCall, ResponseCall
 from gatewright.observe.tracing import Tracing
 from gatewright.runtime.bridge import Strand
@@ -40,7 +42,7 @@ class Connection(asyncio.Protocol):
         self._chains = service.confs.by_token
         self._bridge = service.bridge
         self._start = service.bridge.start
-        self._session = service.new_session()
+        self._session: Session = service.new_session()
         self._receive = self._session.receive_data
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._call: Call | None = None
@@ -56,20 +58,10 @@ class Connection(asyncio.Protocol):
         """Take the connection in, or turn it away if there are too many."""
         service = self._service
         self._transport = cast("asyncio.Transport", transport)
-        if service.draining or len(service.connections) >= service.settings.max_connections:
-            if not service.draining:
-                service.failures.report(
-                    "too many connections, one more was closed",
-                    kind="too_many_connections",
-                    limit=service.settings.max_connections,
-                )
+        if not service.take_in(self):
             self._closed = True
-            service.connection_ended()
             transport.close()
-            return
-        service.connections.add(self)
-        service.connections_total += 1
-        if service.leaving:
+        elif service.leaving:
             service.loop.call_soon(self.give_back)
 
     def data_received(self, data: bytes) -> None:
@@ -99,9 +91,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         """End what still waits for this gateway."""
         self._closed = True
-        if self in self._service.connections:
-            self._service.connections.discard(self)
-            self._service.connection_ended()
+        self._service.let_go(self)
         waiters, self._waiters = self._waiters, deque()
         for waiter in waiters:
             if waiter is not None and not isinstance(waiter, Strand) and not waiter.done():
@@ -155,7 +145,9 @@ class Connection(asyncio.Protocol):
             return
         except GatewrightError as error:
             frame = self._refusal_of(error, call)
-        except Exception as error:  # ours, not the plugin's: the gateway must have an answer, and not pass the request
+        except GreenletExit:
+            raise
+        except BaseException as error:  # ours, not the plugin's: the gateway must have an answer, and not pass
             service.failures.report(
                 "request refused: internal error", kind="internal", route=chain.key, error=error, traceback=True
             )
@@ -304,11 +296,15 @@ class Connection(asyncio.Protocol):
             return False
         if session.busy or session.buffered or self._waiters or transport.get_write_buffer_size():
             return False
+        try:
+            fd = os.dup(transport.get_extra_info("socket").fileno())
+        except OSError:  # no descriptor is free: some time later
+            return False
         if transport.is_reading():
             transport.pause_reading()
         self._closed = True
         self._service.connections.discard(self)
-        link.give_back(socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())))
+        link.give_back(socket.socket(fileno=fd))
         transport.abort()  # closes only our descriptor
         return True
 

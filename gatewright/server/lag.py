@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 __all__ = ["LagMeter"]
 
+_TURN_SECONDS = 15.0
+
 
 class LagMeter:
     """Measures how much later than due a timer runs, and says when that passes a limit.
 
     Attributes:
         last: the latest lag, seconds.
-        highest: the highest one since `take_highest`, seconds.
     """
 
     INTERVAL = 0.1
@@ -32,21 +33,25 @@ class LagMeter:
         self._due = 0.0
         self._over = False
         self.last = 0.0
-        self.highest = 0.0
+        self._highest = self._highest_before = 0.0
+        self._turn = 0.0
 
     def measure(self) -> None:
         """To be called every `INTERVAL` seconds."""
         now = self._loop.time()
         if self._due:
             self.last = max(now - self._due, 0.0)
-            self.highest = max(self.highest, self.last)
+            self._highest = max(self._highest, self.last)
+        if now >= self._turn:
+            self._turn = now + _TURN_SECONDS
+            self._highest_before, self._highest = self._highest, self.last
         self._due = now + self.INTERVAL
         over = 0 < self._limit < self.last
         if over != self._over:
             self._over = over
             self._on_change(over)
 
-    def take_highest(self) -> float:
-        """The highest lag since the last call."""
-        highest, self.highest = self.highest, 0.0
-        return highest
+    @property
+    def highest(self) -> float:
+        """The highest lag of late, so that whoever looks every quarter of a minute misses none."""
+        return max(self._highest, self._highest_before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +14,6 @@ from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import Conf, conf_digest
 from gatewright.server import messages
 from gatewright.server.channel import Channel
-from gatewright.server.connection import connection_factory
 from gatewright.server.reporting import make_report
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = ["Ending", "Link"]
 ALIVE_SECONDS = 0.5
 REPORT_SECONDS = 5.0
 _TRIES = 10
+_PAUSE_SECONDS = 0.05
 
 Ending = str
 """Why a worker ends: "stop", "retire", or "orphaned" where the supervisor is gone."""
@@ -32,21 +33,24 @@ Ending = str
 class Link:
     """Gets connections and configurations, gives connections back, asks for tokens, tells how the worker is."""
 
-    def __init__(self, service: Service, sock: socket.socket) -> None:
+    def __init__(self, service: Service, sock: socket.socket, new_connection: Callable[[], asyncio.Protocol]) -> None:
         """Join a service and a supervisor; to be called in the loop.
 
         Args:
             service: the worker's service.
             sock: the worker's end of the socket pair.
+            new_connection: makes the driver of a connection.
         """
         self._service = service
         self._loop = service.loop
         self._preparing: dict[bytes, tuple[str, Conf, list[Callable[[int | None], None]]]] = {}
         self._looking_up: dict[int, list[Strand]] = {}
         self._adopting: set[asyncio.Task[Any]] = set()
-        self._new_connection = connection_factory(service)
+        self._new_connection = new_connection
         self._ended = 0
+        self._returning: deque[socket.socket] = deque()
         self._wants_retirement = False
+        self.stopped = False
         self.lookups = 0
         self.misses = 0
         self.preloaded = self._loop.create_future()
@@ -68,9 +72,20 @@ class Link:
         """Tell the supervisor something."""
         self._channel.send(message)
 
-    def close(self) -> None:
-        """Close the channel; the last report goes first."""
-        self._report(0)
+    @property
+    def unsettled(self) -> bool:
+        """Connections are on their way in or out."""
+        return not self._channel.closed and bool(self._adopting or self._returning or self._channel.unsent)
+
+    async def close(self, seconds: float) -> None:
+        """Send the last report, and close the channel once all has been read, or after `seconds`."""
+        try:
+            self._report(0)
+        except Exception as error:
+            self._service.failures.report("the last report is lost", kind="internal", error=error, traceback=True)
+        deadline = self._loop.time() + seconds
+        while self.unsettled and self._loop.time() < deadline:  # noqa: ASYNC110 - a socket has no event for it
+            await asyncio.sleep(0.005)
         self._channel.close()
 
     # --- what the service wants
@@ -104,8 +119,21 @@ class Link:
                 waiting.remove(strand)
 
     def give_back(self, connection: socket.socket) -> None:
-        """Hand a connection over."""
-        self._channel.send(messages.Return(), connection)
+        """Hand a connection over; kept until the supervisor has it, which may be short of descriptors."""
+        self._returning.append(connection)
+        self._channel.send(messages.Return(), connection, keep=True)
+
+    def building(self, chain: Chain) -> None:
+        """Say that a chain is about to be built: if that kills us, the others know which."""
+        token = self._service.confs.token_of(chain)
+        if token is not None:
+            self.send(messages.Building(token))
+
+    def built(self, chain: Chain) -> None:
+        """Say that a chain was built."""
+        token = self._service.confs.token_of(chain)
+        if token is not None:
+            self.send(messages.Built(token))
 
     def connection_ended(self) -> None:
         """A connection has gone; the supervisor is told soon, of all at once."""
@@ -125,21 +153,30 @@ class Link:
         service = self._service
         match message:
             case messages.Take():
-                self._adopt(cast("socket.socket", connection))
-            case messages.Known(token, digest, conf):
-                self._on_known(token, digest, conf)
+                self.send(messages.Taken(connection is not None))  # before anything is read: see `in_transit`
+                if connection is not None:
+                    self._adopt(connection)
+            case messages.Known(token, digest, conf, quarantined):
+                self._on_known(token, digest, conf, quarantined)
             case messages.Unknown(token):
                 self.misses += 1
                 self._wake(token, None)
-            case messages.Assigned(digest, token):
-                self._on_assigned(digest, token)
+            case messages.Assigned(digest, token, quarantined):
+                self._on_assigned(digest, token, quarantined)
             case messages.Preloaded():
                 self.preloaded.set_result(None)
+            case messages.Returned(came):
+                returned = self._returning.popleft()
+                if came:
+                    returned.close()
+                else:
+                    self._loop.call_later(_PAUSE_SECONDS, self.give_back, returned)
             case messages.Rebalance(count):
                 service.give_back(count, _TRIES)
             case messages.Retire():
                 self._end("retire")
             case messages.Stop():
+                self.stopped = True  # also where it retires already
                 self._end("stop")
             case messages.Report(number):
                 self._report(number)
@@ -148,18 +185,22 @@ class Link:
             case messages.Reopen():
                 logs.reopen()
 
-    def _on_assigned(self, digest: bytes, token: int) -> None:
+    def _on_assigned(self, digest: bytes, token: int, quarantined: bool) -> None:
         key, conf, answers = self._preparing.pop(digest)
         chain, new = self._service.confs.take(token, digest, key, conf)
+        if new and quarantined:
+            chain.quarantine()
         # The token goes out first: APISIX holds one lock over all routes until it has it.
         for answer in answers:
             answer(token)
         if new:
             self._service.build(chain)
 
-    def _on_known(self, token: int, digest: bytes, conf: messages.Conf) -> None:
+    def _on_known(self, token: int, digest: bytes, conf: messages.Conf, quarantined: bool) -> None:
         plugins = [(_text(name), _text(text)) for name, text in conf.plugins]
         chain, new = self._service.confs.take(token, digest, _text(conf.key), plugins)
+        if new and quarantined:
+            chain.quarantine()
         if new and self.preloaded.done():
             self._service.build(chain)
         self._wake(token, chain)
@@ -171,7 +212,6 @@ class Link:
 
     def _adopt(self, connection: socket.socket) -> None:
         connection.setblocking(False)
-        self.send(messages.Taken())  # before anything is read, so that it can still be given to another if we die
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._new_connection, connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
@@ -189,6 +229,9 @@ class Link:
                 answer(None)
         if not self.preloaded.done():
             self.preloaded.set_result(None)
+        while self._returning:
+            self._returning.popleft().close()
+        self.stopped = True
         self._end("orphaned")
 
     # --- telling

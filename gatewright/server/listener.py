@@ -23,7 +23,7 @@ import structlog
 from gatewright.errors import ListenError
 from gatewright.settings import Address, Settings, parse_address
 
-__all__ = ["BACKLOG", "Listener", "gateway_parent", "gateway_worker_uid", "passed_socket"]
+__all__ = ["BACKLOG", "Listener", "gateway_worker_uid", "passed_socket", "watches_parent"]
 
 _FIRST_PASSED = 3
 BACKLOG = 2048
@@ -97,10 +97,16 @@ class Listener:
         if self._inode is None:
             return
         path = Path(self.address.path)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             found = path.lstat()
             if (found.st_dev, found.st_ino) == self._inode:
                 path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            structlog.get_logger("gatewright.server").error(
+                "the socket's file can't be removed; the next start will", path=str(path), error=error.strerror
+            )
 
 
 def passed_socket() -> Listener | None:
@@ -253,6 +259,13 @@ def gateway_worker_uid(pid: int | None = None, proc: Path = Path("/proc")) -> in
         if len(workers) == 1:
             return workers.pop()
     return None
+
+
+def watches_parent(settings: Settings) -> bool:
+    """Whether to end when the process that started this one ends."""
+    if settings.die_with_parent == "auto":
+        return gateway_parent()
+    return settings.die_with_parent == "yes" and os.getppid() > 1
 
 
 def gateway_parent(proc: Path = Path("/proc")) -> bool:

@@ -12,10 +12,36 @@ import msgspec
 from gatewright.observe.report import WorkerReport
 
 __all__ = [
-    "Alive", "Assigned", "Closed", "Conf", "FromSupervisor", "FromWorker", "Known", "Level", "Loaded", "Lookup",
-    "PluginInfo", "Preloaded", "Ready", "Rebalance", "Register", "Reopen", "Report", "Reported", "Retire", "Return",
-    "Stop", "Take", "Taken", "Unknown", "Used", "WantsRetirement",
-]  # fmt: skip
+    "Alive",
+    "Assigned",
+    "Building",
+    "Built",
+    "Closed",
+    "Conf",
+    "FromSupervisor",
+    "FromWorker",
+    "Known",
+    "Level",
+    "Loaded",
+    "Lookup",
+    "PluginInfo",
+    "Preloaded",
+    "Ready",
+    "Rebalance",
+    "Register",
+    "Reopen",
+    "Report",
+    "Reported",
+    "Retire",
+    "Return",
+    "Returned",
+    "Stop",
+    "Take",
+    "Taken",
+    "Unknown",
+    "Used",
+    "WantsRetirement",
+]
 
 
 class Message(msgspec.Struct, array_like=True):
@@ -51,6 +77,8 @@ class Known(Message, tag=True):
     token: int
     digest: bytes
     conf: Conf
+    quarantined: bool
+    """Building it has killed workers: it's not to be built."""
 
 
 class Unknown(Message, tag=True):
@@ -68,6 +96,13 @@ class Assigned(Message, tag=True):
 
     digest: bytes
     token: int
+    quarantined: bool
+
+
+class Returned(Message, tag=True):
+    """The oldest connection that was given back has come, or its descriptor was lost on the way."""
+
+    came: bool
 
 
 class Rebalance(Message, tag=True):
@@ -133,12 +168,26 @@ class Used(Message, tag=True):
     tokens: list[int]
 
 
+class Building(Message, tag=True):
+    """The chain of this token is about to be built."""
+
+    token: int
+
+
+class Built(Message, tag=True):
+    """The chain of this token has been built."""
+
+    token: int
+
+
 class Alive(Message, tag=True):
     """The loop goes round."""
 
 
 class Taken(Message, tag=True):
-    """The oldest connection on its way has come; it was not read from yet."""
+    """The oldest connection on its way has come, and was not read from yet; or its descriptor was lost on the way."""
+
+    came: bool
 
 
 class Closed(Message, tag=True):
@@ -164,5 +213,21 @@ class Reported(Message, tag=True):
     report: WorkerReport
 
 
-FromSupervisor = Take | Known | Unknown | Preloaded | Assigned | Rebalance | Retire | Stop | Report | Level | Reopen
-FromWorker = Loaded | Ready | Register | Lookup | Used | Alive | Taken | Closed | Return | WantsRetirement | Reported
+FromSupervisor = (
+    Take | Known | Unknown | Preloaded | Assigned | Returned | Rebalance | Retire | Stop | Report | Level | Reopen
+)
+FromWorker = (
+    Loaded
+    | Ready
+    | Register
+    | Lookup
+    | Used
+    | Building
+    | Built
+    | Alive
+    | Taken
+    | Closed
+    | Return
+    | WantsRetirement
+    | Reported
+)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from gatewright.gateways.events import Session
 from gatewright.runtime.discovery import Discovery
+from gatewright.server.connection import connection_factory
+from gatewright.server.service import Service
 from gatewright.settings import Settings
 
 __all__ = ["Plan"]
@@ -20,8 +23,10 @@ class Plan:
         settings: the effective settings.
         discover: finds the plugins; called in each worker, so that a new worker has new code.
         new_session: makes the protocol state of a new connection.
+        driver: makes, for a service, what makes the drivers of connections; APISIX's unless said otherwise.
     """
 
     settings: Settings
     discover: Callable[[], Discovery]
-    new_session: Callable[[], Session]
+    new_session: Callable[[], Any]
+    driver: Callable[[Service], Callable[[], asyncio.Protocol]] = connection_factory

@@ -10,6 +10,7 @@ from gatewright.server.workers import Worker
 
 __all__ = ["Registry"]
 
+_DEATHS = 3
 _KEEP_TICKS = 20  # longer than a worker keeps a chain, so that what a worker has is always known here
 
 
@@ -18,6 +19,13 @@ class _StoredConf:
     digest: bytes
     conf: messages.Conf
     last_used: int = 0
+    deaths: int = 0
+    """Workers that ended while they built it."""
+
+    @property
+    def quarantined(self) -> bool:
+        """It has ended too many workers to be built again."""
+        return self.deaths >= _DEATHS
 
 
 class Registry:
@@ -45,7 +53,7 @@ class Registry:
         token = self._table.find(digest)
         if token is None:
             token = self._table.assign(digest, _StoredConf(digest, conf))
-        worker.send(messages.Assigned(digest, token))
+        worker.send(messages.Assigned(digest, token, self._table.by_token[token].quarantined))
 
     def look_up(self, worker: Worker, token: int) -> None:
         """Tell a worker what a token stands for."""
@@ -53,13 +61,28 @@ class Registry:
         if stored is None:
             worker.send(messages.Unknown(token))
         else:
-            worker.send(messages.Known(token, stored.digest, stored.conf))
+            worker.send(messages.Known(token, stored.digest, stored.conf, stored.quarantined))
 
     def tell_all(self, worker: Worker) -> None:
-        """Tell a new worker all there is."""
+        """Tell a new worker all there is, for it to build before it serves; not what has ended a worker before."""
         for token, stored in self._table.items():
-            worker.send(messages.Known(token, stored.digest, stored.conf))
+            if not stored.deaths:
+                worker.send(messages.Known(token, stored.digest, stored.conf, False))
         worker.send(messages.Preloaded())
+
+    def ended_a_worker(self, token: int) -> str:
+        """A worker has ended while it built this configuration; gives its key, for the log."""
+        stored = self._table.get(token)
+        if stored is None:
+            return ""
+        stored.deaths += 1
+        return stored.conf.key.decode("utf-8", "backslashreplace")
+
+    def built(self, token: int) -> None:
+        """A configuration could be built: it wasn't what ended a worker."""
+        stored = self._table.get(token)
+        if stored is not None and not stored.quarantined:
+            stored.deaths = 0
 
     def used(self, tokens: list[int]) -> None:
         """A worker has used these tokens."""

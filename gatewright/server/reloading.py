@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Reloads"]
 
-_FIXED = ("listen", "socket_mode", "socket_owner", "socket_group", "control", "metrics", "die_with_parent")
+_FIXED = (
+    "conf_expire",
+    "listen",
+    "socket_mode",
+    "socket_owner",
+    "socket_group",
+    "control",
+    "metrics",
+    "die_with_parent",
+)
 
 
 class Reloads:
@@ -44,6 +54,8 @@ class Reloads:
         self._plan: Plan | None = None
         self._new: list[Worker] = []
         self._again = False
+        self._asked: list[asyncio.Future[dict[str, Any]]] = []
+        self._asked_next: list[asyncio.Future[dict[str, Any]]] = []
         self.counts: dict[str, int] = {}
         self.last: dict[str, Any] | None = None
 
@@ -55,6 +67,13 @@ class Reloads:
     def concerns(self, worker: Worker) -> bool:
         """Whether a worker belongs to the reload under way."""
         return worker in self._new
+
+    def ask(self) -> asyncio.Future[dict[str, Any]]:
+        """Begin a reload, or another after the one under way; done with the result of that very one."""
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        (self._asked_next if self.under_way else self._asked).append(future)
+        self.begin()
+        return future
 
     def begin(self) -> None:
         """Begin a reload; if one is under way, begin another after it."""
@@ -117,7 +136,13 @@ class Reloads:
         self.counts[result] = self.counts.get(result, 0) + 1
         at = datetime.now(UTC).isoformat(timespec="seconds")
         self.last = {"result": result, "reason": reason, "generation": self._supervisor.generation, "at": at}
+        asked, self._asked = self._asked, self._asked_next
+        self._asked_next = []
+        for future in asked:
+            if not future.done():
+                future.set_result(self.last)
 
     def _next(self) -> None:
+        self._supervisor.reload_ended()
         if self._again:
             self.begin()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gatewright.observe.report import Sample, TallyReport, WorkerReport
+from gatewright.redaction import redact
 
 if TYPE_CHECKING:
     from gatewright.server.service import Service
@@ -42,7 +43,7 @@ def make_report(service: Service, *, detailed: bool) -> WorkerReport:
         threads_waiting=max(busy - bridge.threads, 0),
         threads_abandoned=len(bridge.abandoned),
         strands_waiting=bridge.waiting,
-        loop_lag=service.lag.take_highest(),
+        loop_lag=service.lag.highest,
         memory=resident_memory(),
         descriptors=_descriptors(),
         connections_total=service.connections_total,
@@ -62,7 +63,7 @@ def make_report(service: Service, *, detailed: bool) -> WorkerReport:
             for key, tally in service.builder.tallies.items()
             if any(tally.counts)
         ],
-        samples=_samples_of_plugins(),
+        samples=_samples_of_plugins(service),
     )
     if detailed:
         report.last_failures = [{name: _plain(value) for name, value in item.items()} for item in service.failures.last]
@@ -71,7 +72,7 @@ def make_report(service: Service, *, detailed: bool) -> WorkerReport:
                 "key": chain.key,
                 "ready": chain.ready,
                 "plugins": [
-                    {"name": s.name, "state": s.state.value, "error": str(s.error) if s.error else None}
+                    {"name": s.name, "state": s.state.value, "error": redact(str(s.error)) if s.error else None}
                     for s in chain.steps
                 ],
             }
@@ -99,14 +100,19 @@ def _plain(value: object) -> object:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _samples_of_plugins() -> list[Sample]:
+def _samples_of_plugins(service: Service) -> list[Sample]:
     """What plugins count themselves with prometheus-client, if any of them uses it."""
     library = sys.modules.get("prometheus_client")
     if library is None:
         return []
+    try:
+        families = list(library.REGISTRY.collect())
+    except Exception as error:
+        service.failures.report("a plugin's metrics can't be collected", kind="metrics", error=error, traceback=True)
+        return []
     return [
         Sample(family.name, family.type, family.documentation, sample.name, dict(sample.labels), sample.value)
-        for family in library.REGISTRY.collect()
+        for family in families
         if not family.name.startswith(("python_", "process_"))
         for sample in family.samples
     ]

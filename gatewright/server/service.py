@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
-from gatewright.gateways.events import Session
 from gatewright.observe.tracing import Tracing
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Bridge
@@ -20,13 +19,28 @@ from gatewright.server.leaks import LeakWatch
 from gatewright.settings import Settings
 
 if TYPE_CHECKING:
-    from gatewright.server.connection import Connection
     from gatewright.server.link import Link
 
 __all__ = ["Service"]
 
 SWEEP_SECONDS = 1.0
 RETRY_SECONDS = 0.01
+
+
+class Driver(Protocol):
+    """A connection, whatever it speaks."""
+
+    def end_if_stalled(self, now: float, limit: float) -> None:
+        """End the connection if it has hung for `limit` seconds."""
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless something is under way on it."""
+
+    def give_back(self) -> bool:
+        """Let another worker have the connection, if that's possible now."""
+
+    def abort(self) -> None:
+        """Close the connection now."""
 
 
 class Service:
@@ -37,7 +51,7 @@ class Service:
         loop: asyncio.AbstractEventLoop,
         settings: Settings,
         plugins: Mapping[str, type[Plugin]],
-        new_session: Callable[[], Session],
+        new_session: Callable[[], Any],
         *,
         tracing: Tracing | None = None,
     ) -> None:
@@ -78,7 +92,7 @@ class Service:
             expire=settings.conf_expire,
             on_evict=lambda chain: self.bridge.start_apart(chain.teardown, None),
         )
-        self.connections: set[Connection] = set()
+        self.connections: set[Driver] = set()
         self.max_calls = settings.max_calls
         self.link: Link | None = None
         """The way to the supervisor; `None` where there is none."""
@@ -107,12 +121,32 @@ class Service:
         """Calls under way."""
         return self.started - self.ended
 
+    def take_in(self, connection: Driver) -> bool:
+        """Count a connection in; `False` if it can't stay."""
+        if self.draining or len(self.connections) >= self.settings.max_connections:
+            if not self.draining:
+                self.failures.report(
+                    "too many connections, one more was closed",
+                    kind="too_many_connections",
+                    limit=self.settings.max_connections,
+                )
+            self._tell_ended()
+            return False
+        self.connections.add(connection)
+        self.connections_total += 1
+        return True
+
+    def let_go(self, connection: Driver) -> None:
+        """Count a connection out, if it was in."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self._tell_ended()
+
     def count_refused(self, reason: str) -> None:
         """Count a refused call."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
-    def connection_ended(self) -> None:
-        """A connection has gone."""
+    def _tell_ended(self) -> None:
         if self.link is not None:
             self.link.connection_ended()
 
@@ -130,7 +164,18 @@ class Service:
 
     def build(self, chain: Chain) -> None:
         """Build a new chain soon."""
-        self.loop.call_soon(self.bridge.start_apart, chain.build, None)
+        self.loop.call_soon(self.bridge.start_apart, lambda *_: self.build_now(chain), None)
+
+    def build_now(self, chain: Chain) -> None:
+        """Build a new chain, in a strand. The supervisor knows of it while that lasts."""
+        if self.link is None:
+            chain.build()
+            return
+        self.link.building(chain)
+        try:
+            chain.build()
+        finally:
+            self.link.built(chain)
 
     def _shed(self, overloaded: bool) -> None:
         self.max_calls = 0 if overloaded else self.settings.max_calls
@@ -147,8 +192,10 @@ class Service:
         slot = len(self._timers)
 
         def run() -> None:
-            work()
-            self._timers[slot] = self.loop.call_later(seconds, run)
+            try:
+                work()
+            finally:
+                self._timers[slot] = self.loop.call_later(seconds, run)
 
         self._timers.append(self.loop.call_later(seconds, run))
 
@@ -180,8 +227,11 @@ class Service:
     async def retire(self, seconds: float) -> int:
         """Give all connections to other workers, each as soon as it's idle. Gives the number left after `seconds`."""
         self.leaving = True
+        link = self.link
         deadline = self.loop.time() + seconds
-        while self.connections and self.loop.time() < deadline:
+        while link is not None and (self.connections or link.unsettled) and not link.stopped:
+            if self.loop.time() > deadline:
+                break
             self.give_back(len(self.connections))
             await asyncio.sleep(RETRY_SECONDS)
         return len(self.connections)

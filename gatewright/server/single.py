@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 import signal
+import threading
+from collections.abc import Callable
 
 import structlog
 
 from gatewright._version import __version__
+from gatewright.observe import logs
 from gatewright.runtime.discovery import Discovery
-from gatewright.server.connection import connection_factory
-from gatewright.server.listener import BACKLOG, Listener
+from gatewright.server.listener import BACKLOG, Listener, watches_parent
+from gatewright.server.notify import Notifier
 from gatewright.server.plan import Plan
-from gatewright.server.service import Service
 from gatewright.server.watchdog import Watchdog
 from gatewright.server.worker import (
     TEARDOWN_SECONDS,
@@ -25,6 +29,8 @@ from gatewright.server.worker import (
 )
 
 __all__ = ["run_single"]
+
+_LOOK_SECONDS = 0.25
 
 
 def run_single(plan: Plan, *, loop: asyncio.AbstractEventLoop | None = None) -> int:
@@ -44,7 +50,13 @@ def run_single(plan: Plan, *, loop: asyncio.AbstractEventLoop | None = None) -> 
     log_plugins(plugins_told(discovery), [str(error) for error in discovery.errors])
     raise_file_limit()
     with asyncio.Runner(loop_factory=new_event_loop if loop is None else lambda: loop) as runner:
-        return runner.run(_serve(plan, discovery))
+        code = runner.run(_serve(plan, discovery))
+    busy = [thread for thread in threading.enumerate() if thread.name.startswith("gatewright-plugin")]
+    if any(thread.is_alive() for thread in busy):
+        structlog.get_logger("gatewright.server").warning("plugin threads still run: left behind", threads=len(busy))
+        logging.shutdown()
+        os._exit(code)  # the interpreter would wait for them
+    return code
 
 
 async def _serve(plan: Plan, discovery: Discovery) -> int:
@@ -57,14 +69,31 @@ async def _serve(plan: Plan, discovery: Discovery) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever runs us stops us
                 loop.add_signal_handler(number, stop.set)
+        with contextlib.suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(signal.SIGHUP, log.warning, "no reload without a supervisor: --workers 1 or more")
+            loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
+        unused = [name for name in ("metrics", "max_requests", "max_memory") if getattr(settings, name)]
+        if unused:
+            log.warning("settings that have no effect without a supervisor", settings=unused)
+        parent, notifier = os.getppid() if watches_parent(settings) else 0, Notifier()
         service = await make_service(plan, discovery)
         service.start()
         watchdog = Watchdog(loop, block_limit=settings.block_limit, stuck_limit=0)
         service.every(watchdog.INTERVAL, watchdog.beat)
         watchdog.start()
-        server = await _open(loop, service, listener)
+        server = await _open(loop, plan.driver(service), listener)
         log.info("listening", address=str(listener.address), workers=0, version=__version__)
+        notifier.ready("one process")
+
+        def look_at_parent() -> None:
+            if parent and os.getppid() != parent:
+                log.warning("the process that started this runner is gone: stopping")
+                stop.set()
+            notifier.alive()
+
+        service.every(_LOOK_SECONDS, look_at_parent)
         await stop.wait()
+        notifier.stopping()
         server.close()
         listener.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
         cut_off = await service.drain()
@@ -79,8 +108,9 @@ async def _serve(plan: Plan, discovery: Discovery) -> int:
         listener.close()
 
 
-async def _open(loop: asyncio.AbstractEventLoop, service: Service, listener: Listener) -> asyncio.Server:
-    new_connection = connection_factory(service)
+async def _open(
+    loop: asyncio.AbstractEventLoop, new_connection: Callable[[], asyncio.Protocol], listener: Listener
+) -> asyncio.Server:
     if listener.address.path:
         # Without the path the loop leaves the file alone: removing it is the listener's affair.
         return await loop.create_unix_server(new_connection, sock=listener.socket, backlog=BACKLOG)

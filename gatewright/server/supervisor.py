@@ -33,7 +33,7 @@ from gatewright.server.admin import Admin
 from gatewright.server.channel import Channel
 from gatewright.server.dispatcher import Dispatcher
 from gatewright.server.forking import fork_worker
-from gatewright.server.listener import Listener, gateway_parent
+from gatewright.server.listener import Listener, watches_parent
 from gatewright.server.notify import Notifier
 from gatewright.server.plan import Plan
 from gatewright.server.registry import Registry
@@ -49,7 +49,8 @@ EXIT_CANNOT_START: Final = 2
 EXIT_WORKERS_FAIL: Final = 3
 
 _LOOK_SECONDS = 0.25
-_START_SECONDS = 60.0
+_FROZEN_SECONDS = 2.0
+_ADMIN_SECONDS = 0.5
 _QUICK_DEATH = 3.0
 _LONGEST_PAUSE = 30.0
 _TRIES_BEFORE_GIVING_UP = 5
@@ -83,6 +84,7 @@ class Supervisor:
         self._gone = WorkerReport()
         self._numbers = 0
         self._told_alive = 0.0
+        self._looked = monotonic()
         self._parent = os.getppid()
         self._began = monotonic()
         self.counts = RunnerCounts(version=__version__)
@@ -102,7 +104,7 @@ class Supervisor:
         settings = self._plan.settings
         raise_file_limit()
         self._notifier = Notifier()
-        self._watch_parent = _watches_parent(settings)
+        self._watch_parent = watches_parent(settings)
         self._listener = Listener.obtain(settings)
         self._selector = selectors.DefaultSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
@@ -113,7 +115,7 @@ class Supervisor:
             self._loop.run_until_complete(self._start())
             while (worker := self._loop.run_until_complete(self._next_fork())) is not None:
                 self._fork(worker)
-            self._loop.run_until_complete(self._admin.close())
+            self._loop.run_until_complete(self._close_admin())
         finally:
             self._listener.close()
             with contextlib.suppress(AttributeError):
@@ -138,10 +140,13 @@ class Supervisor:
         ):
             loop.add_signal_handler(number, act)
         await self._admin.start()
-        for _ in range(worker_count(self._plan.settings)):
-            self._order(self._plan, len(self._workers) + 1)
+        self._complete()
         loop.call_later(_LOOK_SECONDS, self._look_after)
         loop.call_later(self._registry.tick_seconds, self._tick)
+
+    async def _close_admin(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._admin.close(), _ADMIN_SECONDS)
 
     async def _next_fork(self) -> Worker | None:
         """Let the loop run until a worker has to be forked, or all is over (`None`)."""
@@ -153,8 +158,13 @@ class Supervisor:
         return None
 
     def _fork(self, worker: Worker) -> None:
+        if self._stopping or worker not in self._workers:
+            return  # not wanted any more
+        others = self._dispatcher.descriptors()
+        for other in self._workers:
+            others |= {connection.fileno() for connection in other.in_transit}
         try:
-            ours = fork_worker(worker, self._selector, self._dispatcher.descriptors(), self)
+            ours = fork_worker(worker, self._selector, others, self)
         except OSError as error:
             self._log.error("can't fork a worker", error=error.strerror)
             self._ended(worker, "can't fork")
@@ -172,18 +182,19 @@ class Supervisor:
         """Stop: take no more connections, let calls under way end, end the workers. A second time: at once."""
         if self._stopping:
             for worker in self._workers:
+                self._exit_code = EXIT_CUT_OFF
                 self._kill(worker)
             return
         self._stopping = True
-        self._notifier.stopping()
-        self._dispatcher.close()
         self._to_fork.clear()
+        self._workers[:] = [worker for worker in self._workers if worker.pid]
         for worker in self._workers:
             if worker.stage is Stage.STARTING:
                 self._kill(worker)
             else:
                 worker.send(messages.Stop())
-        self._workers[:] = [worker for worker in self._workers if worker.pid]
+        self._dispatcher.close()
+        self._notifier.stopping()
         self._loop.call_later(self._plan.settings.drain + TEARDOWN_SECONDS + 0.03, self._end_all)
         self._finish_if_over()
 
@@ -205,8 +216,31 @@ class Supervisor:
 
     # --- workers
 
-    def _order(self, plan: Plan, number: int, instead_of: Worker | None = None) -> Worker:
-        worker = Worker(number, self.generation, plan, instead_of)
+    def _complete(self) -> None:
+        """Order what is missing: a worker in every place, and successors for those that want one."""
+        pause = self._paused_until - monotonic()
+        if self._stopping:
+            return
+        if pause > 0:
+            self._loop.call_later(pause, self._complete)
+            return
+        present = [
+            worker
+            for worker in self._workers
+            if worker.generation == self.generation and worker.stage in (Stage.STARTING, Stage.READY)
+        ]
+        for number in range(1, worker_count(self._plan.settings) + 1):
+            if not any(worker.number == number for worker in present):
+                self._order(self._plan, self.generation, number)
+        if self.reloads.under_way:
+            return
+        for worker in present:
+            if worker.wants and worker.stage is Stage.READY and not any(w.instead_of is worker for w in present):
+                self._log.info("worker retires", worker=worker.number, pid=worker.pid, reason=worker.wants)
+                self._order(self._plan, self.generation, worker.number, worker)
+
+    def _order(self, plan: Plan, generation: int, number: int, instead_of: Worker | None = None) -> Worker:
+        worker = Worker(number, generation, plan, instead_of)
         self._workers.append(worker)
         self._to_fork.append(worker)
         self._wake.set()
@@ -234,7 +268,8 @@ class Supervisor:
         for asked in worker.asked.values():
             if not asked.done():
                 asked.set_result(worker.report)
-        self._workers.remove(worker)
+        if worker in self._workers:
+            self._workers.remove(worker)
         while worker.in_transit:
             self._dispatcher.place(worker.in_transit.popleft())
         self._gone = add_up([], gone=[self._gone, worker.report])
@@ -246,6 +281,11 @@ class Supervisor:
             self._log.info("worker ended", worker=worker.number, pid=worker.pid, how=how)
         else:
             self.exits.append({"worker": worker.number, "pid": worker.pid, "how": how, "lived": round(lived, 1)})
+            suspects = [self._registry.ended_a_worker(token) for token in worker.building]
+            if suspects:
+                self._log.error(
+                    "worker ended while it set configurations up", worker=worker.number, pid=worker.pid, routes=suspects
+                )
             if self.reloads.concerns(worker):
                 self.reloads.abort(f"a new worker ended: {how}")
             else:
@@ -273,29 +313,33 @@ class Supervisor:
             replaced_in=pause,
         )
         self._paused_until = monotonic() + pause
-        instead_of = worker.instead_of if worker.instead_of in self._workers else None
-        self._loop.call_later(pause, self._order_again, worker.number, instead_of)
+        self._complete()
         self._dispatcher.hopeless = self._crashes >= _TRIES_BEFORE_GIVING_UP
         if self._dispatcher.hopeless:
             self._dispatcher.settle()
-
-    def _order_again(self, number: int, instead_of: Worker | None) -> None:
-        there = any(worker.number == number and worker.generation == self.generation for worker in self._workers)
-        if not self._stopping and (instead_of is not None or not there):
-            self._order(self._plan, number, instead_of)
 
     def _on_message(self, worker: Worker, message: messages.FromWorker, connection: socket.socket | None) -> None:
         worker.heard = monotonic()
         match message:
             case messages.Alive():
                 pass
-            case messages.Taken():
-                worker.taken()
+            case messages.Taken(came):
+                left = worker.taken(came)
+                if left is not None:
+                    self._log.error("worker has no room for a connection: file descriptors", worker=worker.number)
+                    self._dispatcher.place(left)
+            case messages.Building(token):
+                worker.building.add(token)
+            case messages.Built(token):
+                worker.building.discard(token)
+                self._registry.built(token)
             case messages.Closed(count):
                 worker.connections -= count
-            case messages.Return() if connection is not None:
-                worker.connections -= 1
-                self._dispatcher.place(connection)
+            case messages.Return():
+                worker.send(messages.Returned(connection is not None))
+                if connection is not None:
+                    worker.connections -= 1
+                    self._dispatcher.place(connection)
             case messages.Register(digest, conf):
                 self._registry.register(worker, digest, conf)
             case messages.Lookup(token):
@@ -307,10 +351,11 @@ class Supervisor:
                 if number in worker.asked:
                     worker.asked.pop(number).set_result(report)
             case messages.WantsRetirement(reason):
-                self._retire(worker, reason)
-            case messages.Loaded(plugins, errors):
+                worker.wants = reason
+                self._complete()
+            case messages.Loaded(plugins, errors) if worker.stage is Stage.STARTING:
                 self._on_loaded(worker, plugins, errors)
-            case messages.Ready():
+            case messages.Ready() if worker.stage is Stage.STARTING:
                 self._on_ready(worker)
 
     def _on_loaded(self, worker: Worker, plugins: list[messages.PluginInfo], errors: list[str]) -> None:
@@ -343,14 +388,6 @@ class Supervisor:
         self._dispatcher.hopeless = False
         self._dispatcher.settle()
 
-    def _retire(self, worker: Worker, reason: str) -> None:
-        if self._stopping or worker.stage is not Stage.READY:
-            return
-        if any(other.instead_of is worker for other in self._workers) or self.reloads.under_way:
-            return
-        self._log.info("worker retires", worker=worker.number, pid=worker.pid, reason=reason)
-        self._order(self._plan, worker.number, worker)
-
     def _send_into_retirement(self, worker: Worker) -> None:
         worker.stage = Stage.RETIRING
         worker.retire_by = monotonic() + worker.plan.settings.timeout + 20.0
@@ -365,12 +402,13 @@ class Supervisor:
 
     def order_generation(self, plan: Plan) -> list[Worker]:
         """Order all workers of a new generation."""
-        self.generation += 1
-        return [self._order(plan, number) for number in range(1, worker_count(plan.settings) + 1)]
+        return [self._order(plan, self.generation + 1, number) for number in range(1, worker_count(plan.settings) + 1)]
 
     def change_generation(self, plan: Plan, workers: list[Worker]) -> None:
         """Let these workers serve, and the others retire."""
         self._plan = plan
+        self.generation += 1
+        self._paused_until = 0.0
         settings = plan.settings
         logs.configure_logs(level=settings.log_level, format=settings.log_format, file=settings.log_file)
         for worker in workers:
@@ -383,11 +421,17 @@ class Supervisor:
         self._crashes = 0
         self._settle()
 
+    def reload_ended(self) -> None:
+        """A reload has ended, one way or the other: see to what had to wait for that."""
+        self._complete()
+
     def drop(self, worker: Worker) -> None:
         """Do without a worker that does not serve yet."""
-        if worker in self._to_fork:
-            self._to_fork.remove(worker)
+        if not worker.pid:  # and if it's about to be forked, it no longer will be
+            worker.stage = Stage.ENDED
             self._workers.remove(worker)
+            if worker in self._to_fork:
+                self._to_fork.remove(worker)
         elif worker.stage is not Stage.ENDED:
             worker.stage = Stage.RETIRING
             self._kill(worker)
@@ -397,12 +441,17 @@ class Supervisor:
     def _look_after(self) -> None:
         self._loop.call_later(_LOOK_SECONDS, self._look_after)
         now = monotonic()
+        if now - self._looked > _FROZEN_SECONDS:  # we were stopped, and so were the workers
+            for worker in self._workers:
+                worker.heard = now
+        self._looked = now
         if self._watch_parent and os.getppid() != self._parent and not self._stopping:
             self._log.warning("the process that started this runner is gone: stopping")
             self.stop()
         if self._stopping:
             return
-        stuck_limit = self._plan.settings.stuck_limit
+        settings = self._plan.settings
+        stuck_limit = settings.stuck_limit
         for worker in list(self._workers):
             silent = now - worker.heard
             if worker.stage is Stage.RETIRING and worker.retire_by and now > worker.retire_by:
@@ -413,7 +462,7 @@ class Supervisor:
                     "worker is stuck; killed", worker=worker.number, pid=worker.pid, silent_for=round(silent, 1)
                 )
                 self._kill(worker)
-            elif worker.stage is Stage.STARTING and worker.pid and now - worker.began > _START_SECONDS:
+            elif worker.stage is Stage.STARTING and worker.pid and now - worker.began > settings.start_timeout:
                 self._log.error("worker does not get ready; killed", worker=worker.number, pid=worker.pid)
                 self._kill(worker)
         self._dispatcher.spread()
@@ -464,7 +513,7 @@ class Supervisor:
 
     async def reports(self, seconds: float = 1.0) -> tuple[list[tuple[Worker, WorkerReport]], WorkerReport]:
         """Every worker's report, and all added up, ended ones included. A silent one's last report counts."""
-        asked = []
+        asked: list[asyncio.Future[WorkerReport]] = []
         for worker in self._workers:
             if worker.channel is not None and worker.stage in (Stage.READY, Stage.RETIRING):
                 self._numbers += 1
@@ -474,7 +523,7 @@ class Supervisor:
         if asked:
             await asyncio.wait(asked, timeout=seconds)
         for worker in self._workers:
-            worker.asked.clear()
+            worker.asked = {number: future for number, future in worker.asked.items() if future not in asked}
         counts = self.counts
         counts.workers = sum(worker.stage is Stage.READY for worker in self._workers)
         counts.workers_wanted = worker_count(self._plan.settings)
@@ -494,9 +543,3 @@ class Supervisor:
         logs.reopen()
         for worker in self._workers:
             worker.send(messages.Reopen())
-
-
-def _watches_parent(settings: Settings) -> bool:
-    if settings.die_with_parent == "auto":
-        return gateway_parent()
-    return settings.die_with_parent == "yes" and os.getppid() > 1

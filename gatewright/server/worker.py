@@ -33,6 +33,7 @@ TEARDOWN_SECONDS = 0.12
 _RETIRED_TEARDOWN_SECONDS = 10.0
 _PRELOAD_SECONDS = 10.0
 _RETIRE_MARGIN = 5.0
+_FLUSH_SECONDS = 10.0
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -65,7 +66,7 @@ async def _work(plan: Plan, discovery: Discovery, sock: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     settings = plan.settings
     service = await make_service(plan, discovery)
-    link = service.link = Link(service, sock)
+    link = service.link = Link(service, sock, plan.driver(service))
     link.send(messages.Loaded(plugins_told(discovery), [str(error) for error in discovery.errors]))
     loop.add_signal_handler(signal.SIGTERM, lambda: link.retire("SIGTERM"))
     await link.preloaded
@@ -82,7 +83,7 @@ async def _work(plan: Plan, discovery: Discovery, sock: socket.socket) -> int:
         if left:
             service.failures.report("retired with calls under way", kind="cut_off", connections=left)
     cut_off = await service.drain()
-    link.close()
+    await link.close(_FLUSH_SECONDS if ending == "retire" else 0.02)
     await service.close(_RETIRED_TEARDOWN_SECONDS if ending == "retire" else TEARDOWN_SECONDS)
     watchdog.stop()
     return 1 if cut_off else 0
@@ -111,7 +112,7 @@ async def _build_all(service: Service, chains: list[Chain]) -> None:
         def run(*_: object) -> None:
             nonlocal left
             try:
-                chain.build()
+                service.build_now(chain)
             finally:
                 left -= 1
                 if not left and not done.done():

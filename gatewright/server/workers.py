@@ -59,6 +59,10 @@ class Worker:
     began: float = field(default_factory=monotonic)
     heard: float = field(default_factory=monotonic)
     retire_by: float = 0.0
+    wants: str = ""
+    """Why it wants to be replaced, if it does."""
+    building: set[int] = field(default_factory=set)
+    """Tokens of the configurations that it builds just now."""
     plugins: list[messages.PluginInfo] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     report: WorkerReport = field(default_factory=WorkerReport)
@@ -73,9 +77,14 @@ class Worker:
         if self.channel is not None:
             self.channel.send(messages.Take(), connection, keep=True)
 
-    def taken(self) -> None:
-        """It has the oldest connection that was on its way."""
-        self.in_transit.popleft().close()
+    def taken(self, came: bool) -> socket.socket | None:
+        """It has the oldest connection that was on its way, or couldn't take it: then here it is."""
+        connection = self.in_transit.popleft()
+        if came:
+            connection.close()
+            return None
+        self.connections -= 1
+        return connection
 
     def send(self, message: messages.FromSupervisor) -> None:
         """Tell it something."""

@@ -1,0 +1,1 @@
+"""Kong's plugin server protocols: MessagePack RPC ("MsgPack:1") and Protobuf RPC ("ProtoBuf:1")."""

@@ -1,0 +1,115 @@
+"""The session over "MsgPack:1".
+
+Requests are `[0, id, method, [argument]]`, answers `[1, id, error, result]` (mp_rpc.lua, `Rpc:call`), with no length
+before them. Kong takes a connection from its pool for each call, and gives it back before it carries out what the
+answer asks for. So what belongs to one event may come over several connections, and what follows a connection's request
+may be another event's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgpack
+
+from gatewright.errors import PluginError, ProtocolError
+from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, Query, StartInstance
+
+__all__ = ["MsgPackSession"]
+
+_REQUEST: Final = 0
+_ANSWER: Final = 1
+_QUERIES: Final = {
+    "plugin.GetStatus": "status",
+    "plugin.GetPluginNames": "plugin_names",
+    "plugin.GetPluginInfo": "plugin_info",
+    "plugin.InstanceStatus": "instance_status",
+}
+_DONE: Final = "ret"
+_MAX_BUFFER: Final = 64 << 20
+
+
+class MsgPackSession:
+    """One connection's state; see `gatewright.gateways.kong.events.KongSession` for the methods' contract."""
+
+    moves = True
+
+    def __init__(self, *, max_payload: int = _MAX_BUFFER) -> None:
+        """Start.
+
+        Args:
+            max_payload: longest request in bytes that is accepted.
+        """
+        self._unpacker = msgpack.Unpacker(
+            raw=False, strict_map_key=False, unicode_errors="surrogateescape", max_buffer_size=max_payload
+        )
+        self._unknown: list[bytes] = []
+
+    def receive_data(self, data: bytes) -> Sequence[KongEvent]:
+        """Take bytes in."""
+        try:
+            self._unpacker.feed(data)
+            return [self._event_of(message) for message in self._unpacker]
+        except ProtocolError:
+            raise
+        except Exception as error:
+            raise ProtocolError(f"not MessagePack as Kong sends it: {type(error).__name__}: {error}") from None
+
+    def _event_of(self, message: Any) -> KongEvent:
+        if not isinstance(message, list) or len(message) != 4 or message[0] != _REQUEST:
+            raise ProtocolError(f"not a request [0, id, method, arguments]: {str(message)[:80]}")
+        _, ticket, method, args = message
+        argument: Any = args[0] if isinstance(args, list) and args else None
+        try:
+            match method:
+                case "plugin.HandleEvent":
+                    return HandleEvent(ticket, argument["InstanceId"], argument["EventName"])
+                case "plugin.StepError":
+                    return Answer(ticket, argument["EventId"], None, str(argument.get("Data")))
+                case "plugin.StartInstance":
+                    config = argument["Config"]
+                    raw = config if isinstance(config, bytes) else config.encode("utf-8", "surrogateescape")
+                    return StartInstance(ticket, argument["Name"], raw)
+                case "plugin.CloseInstance":
+                    return CloseInstance(ticket, argument)
+                case _ if isinstance(method, str) and method.startswith("plugin.Step"):
+                    return Answer(ticket, argument["EventId"], argument.get("Data"))
+                case _ if method in _QUERIES:
+                    return Query(ticket, _QUERIES[method], argument)
+                case _:
+                    return Query(ticket, "unknown", method)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ProtocolError(f"{method} with arguments that don't suit it: {error}") from None
+
+    def started(self, ticket: int, name: str, instance: int, config: Any, at: float) -> bytes:
+        """The answer to StartInstance."""
+        return _pack(ticket, None, {"Name": name, "Id": instance, "Config": config, "StartTime": at})
+
+    def closed(self, ticket: int, name: str, instance: int, config: Any, at: float) -> bytes:
+        """The answer to CloseInstance."""
+        return _pack(ticket, None, {"Name": name, "Id": instance, "Config": config})
+
+    def answered(self, ticket: int, what: str, content: Any) -> bytes:
+        """The answer to a question."""
+        return _pack(ticket, None, content)
+
+    def call(self, ticket: int, event: int, method: str, args: Sequence[Any]) -> bytes:
+        """A PDK call."""
+        try:
+            return _pack(ticket, None, {"Data": {"Method": method, "Args": list(args)}, "EventId": event})
+        except (TypeError, ValueError, OverflowError) as error:
+            raise PluginError(f"{method}: the arguments can't be sent: {error}") from None
+
+    def done(self, ticket: int, event: int) -> bytes:
+        """The end of an event."""
+        return _pack(ticket, None, {"Data": _DONE, "EventId": event})
+
+    def failed(self, ticket: int, message: str) -> bytes | None:
+        """An error."""
+        return _pack(ticket, message, None)
+
+
+def _pack(ticket: int, error: str | None, result: Any) -> bytes:
+    packed: bytes = msgpack.packb([_ANSWER, ticket, error, result], unicode_errors="surrogateescape")
+    return packed

@@ -1,0 +1,139 @@
+"""The session over "ProtoBuf:1".
+
+A frame is its length (uint32, in the machine's own byte order: pb_rpc.lua packs with "I") and its payload. Kong sends
+an RpcCall; everything of one event goes over this one connection (pb_rpc.lua, `Rpc:call`):
+
+    Kong                            plugin server
+    RpcCall{handle_event}    ->
+                             <-     method's name, arguments      as often as wanted
+    the answer (may be empty) ->
+                             <-     empty frame, RpcReturn        the event is over
+
+There is no error: the server closes, and Kong begins anew with a new instance, without end. So a failed event is ended
+with `kong.response.exit` by the driver, and closing is for lost instances only.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from gatewright.errors import PluginError, ProtocolError
+from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, Query, StartInstance
+from gatewright.gateways.kong.pdk import METHODS, RPC_CALL, RPC_RETURN
+
+__all__ = ["ProtoBufSession"]
+
+_length = struct.Struct("=I")
+_MAX_FRAME: Final = 64 << 20
+_EMPTY_FRAME: Final = _length.pack(0)
+
+
+class ProtoBufSession:
+    """One connection's state; see `gatewright.gateways.kong.events.KongSession` for the methods' contract."""
+
+    moves = False
+
+    def __init__(self, *, max_payload: int = _MAX_FRAME) -> None:
+        """Start.
+
+        Args:
+            max_payload: longest frame in bytes that is accepted.
+        """
+        self._buffer = bytearray()
+        self._max = max_payload
+        self._decode: Callable[[bytes], Any] | None = None
+        self._sequence = 0
+
+    def receive_data(self, data: bytes) -> Sequence[KongEvent]:
+        """Take bytes in."""
+        buffer = self._buffer
+        buffer += data
+        events: list[KongEvent] = []
+        while len(buffer) >= _length.size:
+            size = _length.unpack_from(buffer)[0]
+            if size > self._max:
+                raise ProtocolError(f"a frame of {size} bytes is longer than the limit of {self._max}")
+            end = _length.size + size
+            if len(buffer) < end:
+                break
+            frame = bytes(buffer[_length.size : end])
+            del buffer[:end]
+            events.append(self._event_of(frame))
+        return events
+
+    def _event_of(self, frame: bytes) -> KongEvent:
+        decode = self._decode
+        if decode is not None:
+            self._decode = None
+            try:
+                return Answer(self._sequence, None, decode(frame))
+            except PluginError as error:
+                return Answer(self._sequence, None, None, str(error))
+        call = RPC_CALL.decode(frame)
+        ticket = self._sequence = call.get("sequence", 0)
+        match call:
+            case {"handle_event": event}:
+                return HandleEvent(ticket, event.get("instance_id", 0), event.get("event_name", ""))
+            case {"start_instance": start}:
+                return StartInstance(ticket, start.get("name", ""), start.get("config", b""))
+            case {"close_instance": close}:
+                return CloseInstance(ticket, close.get("instance_id", 0))
+            case {"get_instance_status": status}:
+                return Query(ticket, "instance_status", status.get("instance_id", 0))
+            case {"get_plugin_info": info}:
+                return Query(ticket, "plugin_info", info.get("name", ""))
+            case {"get_plugin_names": _}:
+                return Query(ticket, "plugin_names")
+            case _:
+                raise ProtocolError("an RpcCall without a command that is known")
+
+    def started(self, ticket: int, name: str, instance: int, config: Any, at: float) -> bytes:
+        """The answer to cmd_start_instance."""
+        return self._status(ticket, name, instance, config, at)
+
+    def closed(self, ticket: int, name: str, instance: int, config: Any, at: float) -> bytes:
+        """The answer to cmd_close_instance."""
+        return self._status(ticket, name, instance, config, at)
+
+    def _status(self, ticket: int, name: str, instance: int, config: Any, at: float) -> bytes:
+        status = {"name": name, "instance_id": instance, "config": config, "started_at": int(at)}
+        return _frame(RPC_RETURN.encode({"sequence": ticket, "instance_status": status}))
+
+    def answered(self, ticket: int, what: str, content: Any) -> bytes:
+        """The answer to a question."""
+        if what == "plugin_info":
+            content = {
+                "name": content["Name"],
+                "phases": content["Phases"],
+                "version": content["Version"],
+                "priority": content["Priority"],
+                "schema": json.dumps(content["Schema"]),
+            }
+        return _frame(RPC_RETURN.encode({"sequence": ticket, what: content}))
+
+    def call(self, ticket: int, event: int, method: str, args: Sequence[Any]) -> bytes:
+        """A PDK call."""
+        known = METHODS.get(method)
+        if known is None:
+            raise PluginError(f"{method} does not exist over Protobuf; over MessagePack any kong.* function does")
+        try:
+            frames = _frame(method.encode()) + _frame(known.encode(args))
+        except PluginError as error:
+            raise PluginError(f"{method}: {error}") from None
+        self._decode = known.decode
+        return frames
+
+    def done(self, ticket: int, event: int) -> bytes:
+        """The end of an event."""
+        return _EMPTY_FRAME + _frame(RPC_RETURN.encode({"sequence": ticket}))
+
+    def failed(self, ticket: int, message: str) -> bytes | None:
+        """There are no errors in this protocol."""
+        return None
+
+
+def _frame(payload: bytes) -> bytes:
+    return _length.pack(len(payload)) + payload

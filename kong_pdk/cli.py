@@ -1,0 +1,160 @@
+"""The commands of kong-pdk: a server for a directory of plugins, and one for a single plugin in its own file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import msgpack
+
+from gatewright import __version__
+from gatewright.errors import ConfigError, GatewrightError
+from gatewright.gateways.kong.dump import plugin_info
+from gatewright.gateways.kong.events import KongSession
+from gatewright.gateways.kong.msgpack_session import MsgPackSession
+from gatewright.gateways.kong.protobuf_session import ProtoBufSession
+from gatewright.observe.logs import configure_logs
+from gatewright.runtime.discovery import Discovery, Found
+from gatewright.server.plan import Plan
+from gatewright.server.plugin_server import driver
+from gatewright.server.run import run_runner
+from gatewright.settings import load_settings
+from kong_pdk.loading import adapt, load_directory
+
+__all__ = ["start_dedicated_server", "start_server"]
+
+DEFAULT_SOCKET_NAME = "python_pluginserver.sock"
+PROTOCOLS: dict[str, tuple[str, Callable[[], KongSession]]] = {
+    "msgpack": ("MsgPack:1", MsgPackSession),
+    "protobuf": ("ProtoBuf:1", ProtoBufSession),
+}
+
+
+def _parser(*, dedicated: bool) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Kong Python plugin server (Gatewright)", allow_abbrev=False)
+    add = parser.add_argument
+    add("-p", "--kong-prefix", "-kong-prefix", dest="prefix", default="/usr/local/kong/", metavar="PREFIX",
+        help="directory of the unix socket  [default: %(default)s]")  # fmt: skip
+    add("-v", "--verbose", action="count", default=0, help="log more; twice: everything")
+    add("--version", "-version", action="version", version=f"%(prog)s {__version__}")
+    add("--socket-name", default=None, metavar="NAME", help="name of the socket in that directory")
+    add("--listen-queue-size", type=int, default=4096, metavar="N",
+        help="connections that may wait to be accepted  [default: %(default)s]")  # fmt: skip
+    add("--no-lua-style", action="store_true",
+        help="PDK calls give the value alone and raise errors, instead of giving (value, error)")  # fmt: skip
+    add("--protocol", choices=sorted(PROTOCOLS), default="msgpack",
+        help="what to speak with Kong  [default: %(default)s]")  # fmt: skip
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("-m", "--multiprocessing", action="store_true", help="a process for each core")
+    if dedicated:
+        add("--dump", "-dump", action="store_true", help="print what Kong wants to know of the plugin, as JSON")
+    else:
+        add("-d", "--plugins-directory", "-plugins-directory", dest="directory", type=Path, required=True,
+            metavar="DIRECTORY", help="where the plugins are")  # fmt: skip
+        add("--dump-plugin-info", "-dump-plugin-info", dest="dump_info", metavar="NAME",
+            help="print one plugin's information, as MessagePack")  # fmt: skip
+        add("--dump-all-plugins", "-dump-all-plugins", dest="dump_all", action="store_true",
+            help="print all plugins' information, as JSON")  # fmt: skip
+    return parser
+
+
+@contextlib.contextmanager
+def _own_stdout() -> Iterator[IO[bytes]]:
+    """The real standard output, while whatever plugins print goes to standard error: Kong parses every byte of it."""
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(real), "wb") as out:
+            yield out
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def start_server(arguments: Sequence[str] | None = None) -> None:
+    """Serve a directory of plugins; ends the process."""
+    parser = _parser(dedicated=False)
+    args = parser.parse_args(arguments)
+    if not args.directory.is_dir():
+        parser.error(f"{args.directory} is not a directory")
+    if args.dump_info or args.dump_all:
+        with _own_stdout() as out:
+            discovery = load_directory(args.directory)
+            _tell_errors(discovery)
+            if args.dump_all:
+                out.write(_dump([plugin_info(p) for p in discovery.plugins.values()], args.protocol))
+            elif args.dump_info in discovery.plugins:
+                out.write(msgpack.packb(plugin_info(discovery.plugins[args.dump_info])))
+            else:
+                known = ", ".join(sorted(discovery.plugins)) or "none"
+                parser.error(f"there is no plugin {args.dump_info!r} in {args.directory}; there are: {known}")
+        sys.exit(0)
+    sys.exit(_serve(args, lambda: load_directory(args.directory), args.socket_name or DEFAULT_SOCKET_NAME))
+
+
+def start_dedicated_server(
+    name: str, plugin: type[Any], _version: str | None = None, _priority: int = 0, _schema: Sequence[Any] = ()
+) -> None:
+    """Serve one plugin, from its own file; ends the process.
+
+    Args:
+        name: what Kong calls the plugin; must be unique.
+        plugin: the class.
+    """
+    args = _parser(dedicated=True).parse_args()
+    schema = _schema or getattr(sys.modules.get(plugin.__module__), "Schema", ())
+    adapted = adapt(name, plugin, version=_version, priority=_priority, schema=schema)
+    if args.dump:
+        with _own_stdout() as out:
+            out.write(_dump([plugin_info(adapted)], args.protocol))
+        sys.exit(0)
+    source = getattr(sys.modules.get(plugin.__module__), "__file__", None) or name
+    discovery = Discovery(found={name: Found(adapted, source, _version or "")})
+    sys.exit(_serve(args, lambda: discovery, args.socket_name or f"{name}.sock"))
+
+
+def _dump(plugins: list[dict[str, Any]], protocol: str) -> bytes:
+    content: Any = plugins
+    if protocol != "msgpack":  # a bare list means MsgPack:1, to every Kong
+        content = {"Protocol": PROTOCOLS[protocol][0], "Plugins": plugins}
+    return json.dumps(content).encode()
+
+
+def _tell_errors(discovery: Discovery) -> None:
+    for error in discovery.errors:
+        print(f"plugin not loaded: {error}", file=sys.stderr)
+
+
+def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
+    _, session = PROTOCOLS[args.protocol]
+
+    def load() -> Plan:
+        if not Path(args.prefix).is_dir():
+            raise ConfigError(f"the directory {args.prefix} doesn't exist: where is Kong's prefix? (-p)")
+        flags = {
+            "listen": f"unix:{Path(args.prefix) / socket_name}",
+            "workers": "auto" if args.multiprocessing else None,
+            "log_level": {0: "warning", 1: "info"}.get(args.verbose, "debug"),
+        }
+        settings = load_settings(flags=flags, environ=os.environ, defaults={"socket_mode": "0660"}).settings
+        return Plan(settings, discover, session, driver(session, lua_style=not args.no_lua_style))
+
+    try:
+        settings = load().settings
+        configure_logs(level=settings.log_level, format=settings.log_format, file=settings.log_file)
+        return run_runner(load)
+    except GatewrightError as error:
+        print(f"kong_pdk: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    start_server()

@@ -1,0 +1,95 @@
+"""Plugins in kong-pdk's form: a module with `Schema`, `version`, `priority` and `class Plugin`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gatewright.errors import DiscoveryError
+from gatewright.plugin import KONG_PHASES
+from gatewright.plugin import Plugin as NativePlugin
+from gatewright.runtime.discovery import Discovery, Found, import_failure, load_file, plugins_of_module
+
+__all__ = ["adapt", "load_directory"]
+
+
+class _Adapter(NativePlugin):
+    abstract = True
+    wrapped: type[Any]
+    kong_schema: Sequence[Any] = ()
+
+    def __init__(self, config: object = None) -> None:
+        super().__init__(config)
+        self.inner = self.wrapped(self.config)
+
+    def phase_handlers(self) -> Mapping[str, Callable[[Any], Any]]:
+        return {phase: getattr(self.inner, phase) for phase in self.kong_phases()}
+
+    @classmethod
+    def kong_phases(cls) -> tuple[str, ...]:
+        return tuple(phase for phase in KONG_PHASES if callable(getattr(cls.wrapped, phase, None)))
+
+    @classmethod
+    def phases(cls) -> tuple[str, ...]:
+        return cls.kong_phases()
+
+
+def adapt(
+    name: str, plugin: type[Any], *, version: str | None = None, priority: int = 0, schema: Sequence[Any] = ()
+) -> type[NativePlugin]:
+    """A plugin class of ours that stands for one of theirs.
+
+    Args:
+        name: what Kong calls it.
+        plugin: the class, with a method for each phase.
+        version: as Kong wants it, three numbers.
+        priority: plugins of a higher one run first.
+        schema: Kong's fields of the configuration.
+    """
+    if issubclass(plugin, NativePlugin):
+        return type(plugin.__name__, (plugin,), {"name": name})
+    attributes = {
+        "name": name,
+        "wrapped": plugin,
+        "version": version or "",
+        "priority": priority,
+        "kong_schema": list(schema),
+        "__module__": plugin.__module__,
+    }
+    return type(plugin.__name__, (_Adapter,), attributes)
+
+
+def load_directory(directory: Path) -> Discovery:
+    """All plugins of a directory, named after their files; one that can't be loaded does not keep others from it."""
+    discovery = Discovery()
+    for file in sorted(directory.glob("*.py")):
+        if file.name.startswith(("_", ".")):
+            continue
+        try:
+            module = load_file(file.resolve())
+        except (Exception, SystemExit) as error:
+            discovery.errors.append(import_failure(str(file), error))
+            continue
+        _take(module, file, discovery)
+    return discovery
+
+
+def _take(module: ModuleType, file: Path, discovery: Discovery) -> None:
+    plugin = getattr(module, "Plugin", None)
+    if isinstance(plugin, type) and plugin is not NativePlugin:
+        adapted = adapt(
+            file.stem,
+            plugin,
+            version=getattr(module, "version", None),
+            priority=getattr(module, "priority", 0),
+            schema=getattr(module, "Schema", ()),
+        )
+        discovery.found[file.stem] = Found(adapted, str(file), str(getattr(module, "version", "")))
+        return
+    native = plugins_of_module(module)
+    for each in native:
+        discovery.add(each, str(file))
+    if not native:
+        discovery.errors.append(DiscoveryError(f"{file}: neither a class Plugin nor one that is derived from Plugin"))

@@ -1,0 +1,1 @@
+"""The PDK, for editors."""

@@ -1,0 +1,341 @@
+"""The plugin server over both protocols, with plugins in kong-pdk's form, in a real process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from tests.conftest import MEASURING
+from tests.kong.messages import messages
+from tests.kong.peer import Closed, Exited, Failed, MsgPackKong, ProtoBufKong, connect
+
+HELLO = """
+import time
+print("printed by a plugin")
+Schema = ({"message": {"type": "string", "required": True}},)
+version = "1.2.3"
+priority = 77
+
+class Plugin(object):
+    def __init__(self, config):
+        self.config = config
+        if config.get("message") == "broken":
+            raise ValueError("a broken configuration")
+
+    def access(self, kong):
+        host, err = kong.request.get_header("host")
+        assert err is None
+        again, _ = kong.request.get_header("host")
+        assert again == host
+        if host == "exit":
+            try:
+                kong.response.exit(403, b"no\\xff", {"x-why": ["because"]})
+            except Exception:
+                kong.log.err("an exit is not an error")
+            kong.log.err("never reached")
+        if host == "boom":
+            raise RuntimeError("as meant")
+        if host == "slow":
+            time.sleep(0.3)
+        kong.response.set_header("x-hello", "%s %s" % (self.config["message"], host))
+
+    async def rewrite(self, kong):
+        method, err = await kong.request.get_method()
+        await kong.log.info("rewrite", method, err, 1.5, True, None)
+
+    def log(self, kong):
+        raise RuntimeError("in the log phase")
+
+    def response(self, kong):
+        kong.log.notice(kong.service.response.get_raw_body())
+"""
+
+QUICK = """
+import time
+class Plugin(object):
+    def __init__(self, config):
+        pass
+    def access(self, kong):
+        kong.response.set_header("x", "1")
+"""
+
+
+class Server:
+    def __init__(self, process: subprocess.Popen[bytes], path: Path, log: Path, protocol: str) -> None:
+        self.process, self.path, self._log, self.protocol = process, path, log, protocol
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def kong(self) -> Any:
+        return MsgPackKong(self.path) if self.protocol == "msgpack" else ProtoBufKong(self.path, messages())
+
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    servers: list[Server] = []
+
+    def begin(protocol: str, *arguments: str, **plugins: str) -> Server:
+        directory = tmp_path / "plugins"
+        directory.mkdir(exist_ok=True)
+        for name, source in plugins.items():
+            (directory / f"{name}.py").write_text(source)
+        path, log = tmp_path / "k.sock", tmp_path / "log"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "kong_pdk.cli", "-d", directory, "-p", tmp_path, "--socket-name", "k.sock",
+                 "--protocol", protocol, "-v", *arguments],
+                env=MEASURING, stdout=file, stderr=file,
+            )  # fmt: skip
+        deadline = time.monotonic() + 20
+        while "listening" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        servers.append(Server(process, path, log, protocol))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        server.process.terminate()
+        server.process.wait(10)
+
+
+both = pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+
+
+@both
+def test_a_plugin_made_for_kong_pdk(start: Start, protocol: str) -> None:
+    server = start(protocol, hello=HELLO)
+    with server.kong() as kong:
+        instance = kong.start("hello", {"message": "hi", "__seq__": 1})
+        kong.event(instance, "access", {"kong.request.get_header": lambda name: f"{name}-value"})
+        assert kong.calls == [
+            ("kong.request.get_header", ["host"]),
+            ("kong.response.set_header", ["x-hello", "hi host-value"]),
+        ]
+        kong.calls.clear()
+        kong.event(instance, "rewrite", {"kong.request.get_method": lambda: "GET"})
+        assert kong.calls == [
+            ("kong.request.get_method", []),
+            ("kong.log.info", ["rewrite", "GET", None, 1.5, True, None]),
+        ]
+
+
+@both
+def test_exit_ends_the_handler_and_the_event(start: Start, protocol: str) -> None:
+    server = start(protocol, hello=HELLO)
+    with server.kong() as kong:
+        instance = kong.start("hello", {"message": "hi"})
+        for _ in range(5):
+            with pytest.raises(Exited) as exited:
+                kong.event(instance, "access", {"kong.request.get_header": lambda _: "exit"})
+            assert exited.value.status == 403
+            assert exited.value.body == b"no\xff"
+            assert exited.value.headers == {"x-why": ["because"]}
+        assert not any(method.startswith("kong.log") for method, _ in kong.calls)
+        kong.event(instance, "access", {"kong.request.get_header": lambda _: "on"})
+    assert server.process.poll() is None
+
+
+@both
+def test_an_exception_refuses_the_request_and_others_go_on(start: Start, protocol: str) -> None:
+    """The original deadlocks on an exception before the first PDK call, and lets requests pass after it."""
+    server = start(protocol, hello=HELLO)
+    with server.kong() as kong:
+        instance = kong.start("hello", {"message": "hi"})
+        for _ in range(3):
+            with pytest.raises(Exited) as exited:
+                kong.event(instance, "access", {"kong.request.get_header": lambda _: "boom"})
+            assert exited.value.status == 500
+        kong.event(instance, "log", {})  # nothing can be refused there: the event just ends
+        kong.event(instance, "access", {"kong.request.get_header": lambda _: "on"})
+    assert "as meant" in server.log
+    assert "in the log phase" in server.log
+
+
+@both
+def test_unknown_plugins_and_broken_configurations_refuse_and_do_not_loop(start: Start, protocol: str) -> None:
+    server = start(protocol, hello=HELLO)
+    with server.kong() as kong:
+        for name, config in (("hello", {"message": "broken"}), ("nobody", {})):
+            instance = kong.start(name, config)
+            for phase in ("access", "rewrite"):
+                with pytest.raises(Exited) as exited:
+                    kong.event(instance, phase, {})
+                assert exited.value.status == 500
+    assert "a broken configuration" in server.log
+    assert "no plugin is called 'nobody'" in server.log
+
+
+def test_lost_instances_are_said_so_that_kong_starts_them_anew(start: Start) -> None:
+    server = start("msgpack", hello=HELLO)
+    with server.kong() as kong:
+        instance = kong.start("hello", {"message": "hi"})
+        assert kong.stop(instance)["Id"] == instance
+        with pytest.raises(Failed, match=f"no plugin instance #{instance}"):
+            kong.event(instance, "access", {})
+        with pytest.raises(Failed, match="no plugin instance #5"):
+            kong.stop(5)
+        with pytest.raises(Failed, match="is not JSON"):
+            kong.start("hello", "{")
+        with pytest.raises(Failed, match="event id 12 not found"):
+            kong.rpc("plugin.Step", {"EventId": 12, "Data": 1})
+        with pytest.raises(Failed, match="no such method"):
+            kong.rpc("plugin.SetPluginDir", "/tmp")
+
+
+def test_lost_instances_close_the_connection_over_protobuf(start: Start) -> None:
+    server = start("protobuf", hello=HELLO)
+    with server.kong() as kong:
+        instance = kong.start("hello", {"message": "hi"})
+        assert kong.stop(instance).instance_status.instance_id == instance
+        with pytest.raises(Closed):
+            kong.event(instance, "access", {})
+        again = kong.start("hello", {"message": "hi"})
+        kong.event(again, "access", {"kong.request.get_header": lambda _: "on"})
+
+
+@both
+def test_ids_are_not_given_twice_nor_by_a_restarted_server(start: Start, protocol: str) -> None:
+    seen: set[int] = set()
+    for _ in range(2):
+        server = start(protocol, hello=HELLO)
+        with server.kong() as kong:
+            new = [kong.start("hello", {"message": "hi"}) for _ in range(20)]
+            for instance in new:
+                kong.stop(instance)
+            new += [kong.start("hello", {"message": "hi"}) for _ in range(20)]
+        assert not seen & set(new)
+        assert len(set(new)) == 40
+        seen |= set(new)
+        server.process.terminate()
+        server.process.wait(10)
+
+
+@both
+def test_what_the_server_says_of_itself(start: Start, protocol: str) -> None:
+    server = start(protocol, hello=HELLO)
+    with server.kong() as kong:
+        instance = kong.start("hello", {"message": "hi"})
+        if protocol == "msgpack":
+            assert kong.rpc("plugin.GetPluginInfo", "hello")["Phases"] == ["rewrite", "access", "response", "log"]
+            status = kong.rpc("plugin.GetStatus")
+            assert status["Plugins"]["hello"]["Instances"][0]["Id"] == instance
+            assert kong.rpc("plugin.InstanceStatus", instance)["Config"] == {"message": "hi"}
+        else:
+            assert list(kong.rpc("cmd_get_plugin_names", {}).plugin_names.names) == ["hello"]
+            info = kong.rpc("cmd_get_plugin_info", {"name": "hello"}).plugin_info
+            assert (info.name, info.version, info.priority) == ("hello", "1.2.3", 77)
+            assert json.loads(info.schema)["name"] == "hello"
+            status = kong.rpc("cmd_get_instance_status", {"instance_id": instance}).instance_status
+            assert messages().plain(status.config) == {"message": "hi"}
+
+
+@both
+def test_a_slow_handler_holds_nobody_up(start: Start, protocol: str) -> None:
+    server = start(protocol, hello=HELLO, quick=QUICK)
+    with server.kong() as kong:  # the first slow call is seen, and its handler moved to threads
+        instance = kong.start("hello", {"message": "hi"})
+        kong.event(instance, "access", {"kong.request.get_header": lambda _: "slow"})
+    kongs = [server.kong() for _ in range(6)]
+    ids = [kong.start("hello", {"message": "hi"}) for kong in kongs]
+    for kong, instance in zip(kongs, ids, strict=True):
+        kong.event(instance, "access", {"kong.request.get_header": lambda _: "slow"})
+    began = time.monotonic()
+    threads = [
+        threading.Thread(target=kong.event, args=(i, "access", {"kong.request.get_header": lambda _: "slow"}))
+        for kong, i in zip(kongs, ids, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - began < 1.5
+    for kong in kongs:
+        kong.close()
+
+
+@both
+def test_500_connections_need_no_more_threads(start: Start, protocol: str) -> None:
+    server = start(protocol, quick=QUICK)
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    tasks = Path(f"/proc/{children[0]}/task")
+    with server.kong() as kong:
+        instance = kong.start("quick", {})
+        before = len(list(tasks.iterdir()))
+        socks = [connect(server.path) for _ in range(500)]
+        kong.event(instance, "access", {})
+        assert len(list(tasks.iterdir())) == before
+        for sock in socks:
+            sock.close()
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 64, b"GET / HTTP/1.1\r\n\r\n", b"\x94\x01\x01\xc0\xc0"])
+@both
+def test_garbage_ends_its_connection_only(start: Start, protocol: str, garbage: bytes) -> None:
+    server = start(protocol, quick=QUICK)
+    with server.kong() as kong:
+        instance = kong.start("quick", {})
+        with connect(server.path) as sock:
+            sock.sendall(garbage)
+            if protocol == "msgpack":
+                assert sock.recv(100) == b""
+        kong.event(instance, "access", {})
+
+
+def test_no_lua_style_gives_values(start: Start) -> None:
+    source = QUICK + '        assert kong.request.get_header("host") == "h"\n'
+    server = start("msgpack", "--no-lua-style", quick=source)
+    with server.kong() as kong:
+        kong.event(kong.start("quick", {}), "access", {"kong.request.get_header": lambda _: "h"})
+
+
+# --- dumps
+
+
+def dump(*arguments: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "kong_pdk.cli", *map(str, arguments)], capture_output=True, timeout=60, check=False
+    )
+
+
+HELLO_INFO = {
+    "Name": "hello", "Phases": ["rewrite", "access", "response", "log"], "Priority": 77, "Version": "1.2.3",
+    "Schema": {
+        "name": "hello",
+        "fields": [{"config": {"type": "record", "fields": [{"message": {"type": "string", "required": True}}]}}],
+    },
+}  # fmt: skip
+
+
+def test_dumps_are_pure_whatever_plugins_print(tmp_path: Path) -> None:
+    (tmp_path / "hello.py").write_text(HELLO + '\nimport os; os.write(1, b"raw")\n')
+    (tmp_path / "broken.py").write_text("def x(:\n")
+    run = dump("-d", tmp_path, "--dump-all-plugins")
+    assert json.loads(run.stdout) == [HELLO_INFO]
+    assert b"printed by a plugin" in run.stderr
+    assert b"broken.py:1" in run.stderr
+    run = dump("-d", tmp_path, "-dump-all-plugins", "--protocol", "protobuf")
+    assert json.loads(run.stdout) == {"Protocol": "ProtoBuf:1", "Plugins": [HELLO_INFO]}
+    assert msgpack.unpackb(dump("-d", tmp_path, "--dump-plugin-info", "hello").stdout) == HELLO_INFO
+    assert b"there is no plugin 'other'" in dump("-d", tmp_path, "--dump-plugin-info", "other").stderr
+
+
+def test_a_missing_prefix_is_named(tmp_path: Path) -> None:
+    run = dump("-d", tmp_path, "-p", tmp_path / "none")
+    assert run.returncode == 2
+    assert f"the directory {tmp_path}/none doesn't exist".encode() in run.stderr
