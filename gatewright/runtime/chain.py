@@ -54,6 +54,7 @@ class Chain:
         key: the gateway's key of the configuration, for logs.
         ready: every step is usable; set once `build` is done.
         last_used: the tick (see `confs`) of its last use.
+        token: its conf token, where it has one.
     """
 
     def __init__(self, key: str, conf: Sequence[tuple[str, str]], builder: ChainBuilder) -> None:
@@ -63,6 +64,7 @@ class Chain:
         self.response_steps: list[Step] = []
         self.ready = False
         self.last_used = 0
+        self.token: int | None = None
         self._conf: Sequence[tuple[str, str]] | None = conf
         self._builder = builder
         self._bridge = builder.bridge
@@ -71,6 +73,25 @@ class Chain:
 
     def build(self, *_: object) -> None:
         """Make the steps and set them up. Runs in a strand; later callers wait for the first."""
+        if not self._is_due():
+            self._build()
+            return
+        self._builder.on_building(self, True)
+        try:
+            self._build()
+        finally:
+            self._builder.on_building(self, False)
+
+    def _is_due(self) -> bool:
+        """Code of plugins will run if this is built now."""
+        now = self._bridge.loop.time()
+        return self._built is None or any(
+            step.state is State.NEW or (step.state is State.SETUP_FAILED and now >= step.next_setup)
+            for step in self.steps
+            if step.setup_running is None
+        )
+
+    def _build(self) -> None:
         if self._built is not None:
             if not self._built.done():
                 self._bridge.wait_future(asyncio.shield(self._built))

@@ -118,10 +118,6 @@ class TokenTable(Generic[T]):
             thing.last_used = self.now
         return thing
 
-    def token_of(self, thing: T) -> int | None:
-        """A thing's token, `None` if it isn't here."""
-        return next((token for token, each in self.by_token.items() if each is thing), None)
-
     def used_since(self, tick: int) -> list[int]:
         """The tokens used at `tick` or later."""
         return [token for token, thing in self.by_token.items() if thing.last_used >= tick]
@@ -176,5 +172,6 @@ class ConfStore(TokenTable[Chain]):
         if self.find(digest) == token:
             return self.by_token[token], False
         chain = self._make_chain(key, conf)
+        chain.token = token
         self.put(token, digest, chain)
         return chain, True

@@ -154,6 +154,8 @@ class ChainBuilder:
         self.hold_limit = hold_limit
         bridge.hold_limit, bridge.on_hold = hold_limit, self.held_the_loop
         self.tallies = Tallies()
+        self.on_building: Callable[[Any, bool], None] = lambda _chain, _begins: None
+        """Told when plugins of a chain are about to be made or set up (`True`), and when that's over (`False`)."""
         self._around = around
         self._limits: dict[str, Limit] = {}
         self._policies = policies or {}

@@ -48,6 +48,7 @@ class Link:
         self._adopting: set[asyncio.Task[Any]] = set()
         self._new_connection = new_connection
         self._ended = 0
+        service.builder.on_building = self._building
         self._returning: deque[socket.socket] = deque()
         self._wants_retirement = False
         self.stopped = False
@@ -123,17 +124,10 @@ class Link:
         self._returning.append(connection)
         self._channel.send(messages.Return(), connection, keep=True)
 
-    def building(self, chain: Chain) -> None:
-        """Say that a chain is about to be built: if that kills us, the others know which."""
-        token = self._service.confs.token_of(chain)
-        if token is not None:
-            self.send(messages.Building(token))
-
-    def built(self, chain: Chain) -> None:
-        """Say that a chain was built."""
-        token = self._service.confs.token_of(chain)
-        if token is not None:
-            self.send(messages.Built(token))
+    def _building(self, chain: Chain, begins: bool) -> None:
+        """Say that a chain is about to be built, or was: if that kills us, the others know which."""
+        if chain.token is not None:
+            self.send(messages.Building(chain.token) if begins else messages.Built(chain.token))
 
     def connection_ended(self) -> None:
         """A connection has gone; the supervisor is told soon, of all at once."""

@@ -164,18 +164,7 @@ class Service:
 
     def build(self, chain: Chain) -> None:
         """Build a new chain soon."""
-        self.loop.call_soon(self.bridge.start_apart, lambda *_: self.build_now(chain), None)
-
-    def build_now(self, chain: Chain) -> None:
-        """Build a new chain, in a strand. The supervisor knows of it while that lasts."""
-        if self.link is None:
-            chain.build()
-            return
-        self.link.building(chain)
-        try:
-            chain.build()
-        finally:
-            self.link.built(chain)
+        self.loop.call_soon(self.bridge.start_apart, chain.build, None)
 
     def _shed(self, overloaded: bool) -> None:
         self.max_calls = 0 if overloaded else self.settings.max_calls

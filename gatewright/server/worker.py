@@ -112,7 +112,7 @@ async def _build_all(service: Service, chains: list[Chain]) -> None:
         def run(*_: object) -> None:
             nonlocal left
             try:
-                service.build_now(chain)
+                chain.build()
             finally:
                 left -= 1
                 if not left and not done.done():

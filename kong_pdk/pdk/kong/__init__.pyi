@@ -1,7 +1,7 @@
 """Type hints for the `kong` object that phase handlers are given; nothing here can be called.
 
-In Lua style, the default of old, each method gives `(value, error)`. With `--no-lua-style` it gives the value alone, and in
-an `async def` handler something to await: annotate `kong: Any` there.
+In Lua style, the default of old, each method gives `(value, error)`. With `--no-lua-style` it gives the value alone,
+and in an `async def` handler something to await: annotate `kong: Any` there.
 """
 
 from __future__ import annotations
