@@ -160,7 +160,9 @@ def _write_request(call: Call, event: Event) -> None:
             "kong.service.request.set_path", (quote(call.path, safe="/-._~!$&'()*+,;=:@", errors="surrogateescape"),)
         )
     if call.seen_query is not None and call.seen_query.changes:
-        event.call("kong.service.request.set_raw_query", (_format_query(call.seen_query.multi_items()),))
+        valueless = {n for n, value in call.source.read_args() if value is None} - call.seen_query.changes.keys()
+        entries = [(n, None if n in valueless else value) for n, value in call.seen_query.multi_items()]
+        event.call("kong.service.request.set_raw_query", (_format_query(entries),))
     if call.seen_headers is not None:
         _write_headers(event, "kong.service.request", call.seen_headers.changes)
     if call.body is not None:

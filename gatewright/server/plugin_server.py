@@ -23,7 +23,6 @@ from gatewright.gateways.kong.events import (
     StartInstance,
 )
 from gatewright.gateways.kong.pdk import TERMINAL
-from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.pdk import AsyncPdk, PdkError, PhaseExit, SyncPdk
@@ -57,7 +56,8 @@ _Waiter = Strand | asyncio.Future[Any] | concurrent.futures.Future[Any]
 class Instance:
     """A plugin's instance for one configuration."""
 
-    def __init__(self, number: int, name: str, config: Any, chain: Chain) -> None:
+    def __init__(self, number: int, name: str, config: Any, chain: Chain, *, made_for_kong: bool) -> None:
+        self.made_for_kong = made_for_kong
         self.number = number
         self.name = name
         self.config = config
@@ -85,14 +85,14 @@ class Instances:
         self.events: dict[int, Event] = {}
         self._next_event = secrets.randbits(48)
 
-    def start(self, name: str, text: bytes) -> Instance:
+    def start(self, name: str, json_text: bytes) -> Instance:
         """Make an instance. A plugin that is unknown or whose configuration is invalid gives one that refuses all.
 
         Raises:
             ConfigError: the configuration is not JSON.
         """
         try:
-            config = json.loads(text) if text else {}
+            config = json.loads(json_text) if json_text else {}
         except ValueError as error:
             raise ConfigError(f"the configuration of {name} is not JSON: {error}") from None
         number = 0
@@ -100,8 +100,10 @@ class Instances:
             number = secrets.randbits(31)
         key = f"{name}#{number}"
         plugin = self.service.builder.plugins.get(name)
-        chain = Chain(key, [(name, _own_config(plugin, config))], self.service.builder)
-        instance = self.by_number[number] = Instance(number, name, config, chain)
+        theirs = getattr(plugin, "kong_schema", None) is not None
+        text = json.dumps(config) if theirs else json.dumps(_own_config(config))
+        chain = Chain(key, [(name, text)], self.service.builder)
+        instance = self.by_number[number] = Instance(number, name, config, chain, made_for_kong=theirs)
         self.service.build(chain)
         return instance
 
@@ -118,11 +120,11 @@ class Instances:
         return self._next_event
 
 
-def _own_config(plugin: type[Plugin] | None, config: Any) -> str:
-    """The configuration without Kong's own keys (`__seq__`, ...), but for plugins that were made for Kong."""
-    if isinstance(config, dict) and getattr(plugin, "kong_schema", None) is None:
-        config = {key: value for key, value in config.items() if not key.startswith("__") and value is not None}
-    return json.dumps(config)
+def _own_config(config: Any) -> Any:
+    """The configuration without Kong's own keys (`__seq__`, ...) and what was left empty."""
+    if not isinstance(config, dict):
+        return config
+    return {key: value for key, value in config.items() if not key.startswith("__") and value is not None}
 
 
 class Event:
@@ -132,8 +134,9 @@ class Event:
         self.number = number
         self.instance = instance
         self.phase = phase
-        self.sync_pdk = SyncPdk(self, lua_style=instances.lua_style)
-        self.async_pdk = AsyncPdk(self, lua_style=instances.lua_style)
+        lua_style = instances.lua_style and instance.made_for_kong
+        self.sync_pdk = SyncPdk(self, lua_style=lua_style)
+        self.async_pdk = AsyncPdk(self, lua_style=lua_style)
         self._service = instances.service
         self._bridge = instances.service.bridge
         self._known: dict[tuple[str, tuple[Any, ...]], Any] = {}

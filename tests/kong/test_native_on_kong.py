@@ -1,0 +1,191 @@
+"""Plugins of the native API on Kong, unchanged, over both protocols."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+
+from gatewright.config import config_schema
+from gatewright.gateways.kong.dump import kong_fields, plugin_info
+from gatewright.plugin import Plugin
+from tests.kong.conftest import Start
+from tests.kong.peer import Exited
+
+NATIVE = """
+import msgspec
+from gatewright import Plugin, Response
+
+class Greet(Plugin):
+    version = "2.0.1"
+    priority = 900
+    class Config(msgspec.Struct):
+        greeting: str = "hello"
+    {async_}def on_request(self, request):
+        if "x-user" not in request.headers:
+            return Response(401, {{"x-why": "unknown"}}, body="who are you?")
+        assert request.method == "POST"
+        assert request.path == "/a b"
+        assert request.client_ip == "192.0.2.7"
+        assert request.query.get_all("n") == ["1", "2"]
+        assert request.headers.get_all("accept") == ["a", "b"]
+        body = {await_}request.body()
+        request.headers["x-greeting"] = self.config.greeting + " " + body.decode()
+        request.headers.add("accept", "c")
+        del request.headers["x-secret"]
+        request.query["n"] = "3"
+        request.path = "/new path"
+        request.set_body(b"new")
+        request.response_headers["x-seen"] = "1"
+    {async_}def on_response(self, request, response):
+        assert response.status == 200
+        response.headers["x-served"] = ({await_}request.var("host")) or ""
+        del response.headers["x-powered-by"]
+        if response.headers["content-type"] == "text/plain":
+            response.set_body(({await_}response.body()).upper())
+            response.status = 201
+    def on_log(self, kong):
+        kong.log.info("logged", kong.request.get_method())
+
+class Fails(Plugin):
+    {async_}def on_request(self, request):
+        raise RuntimeError("as meant")
+class Skips(Fails):
+    on_error = "skip"
+"""
+
+both = pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+SOURCES = [NATIVE.format(async_="", await_=""), NATIVE.format(async_="async ", await_="await ")]
+kinds = pytest.mark.parametrize("source", SOURCES, ids=["def", "async def"])
+
+REQUEST: dict[str, Any] = {
+    "kong.request.get_method": lambda: "POST",
+    "kong.request.get_path": lambda: "/a%20b",
+    "kong.request.get_raw_query": lambda: "n=1&flag&n=2",
+    "kong.client.get_ip": lambda: "192.0.2.7",
+    "kong.request.get_headers": lambda _: {"x-user": ["ada"], "accept": ["a", "b"], "x-secret": ["s"]},
+    "kong.request.get_raw_body": lambda: b"body",
+    "kong.nginx.get_var": lambda name: f"the {name}",
+}
+RESPONSE = {
+    **REQUEST,
+    "kong.response.get_status": lambda: 200,
+    "kong.response.get_headers": lambda _: {"content-type": ["text/plain"], "x-powered-by": ["php"]},
+    "kong.service.response.get_raw_body": lambda: b"answer",
+}
+
+
+@both
+@kinds
+def test_changes_are_written_back_in_few_calls(start: Start, protocol: str, source: str) -> None:
+    server = start(protocol, native=source)
+    with server.kong() as kong:
+        instance = kong.start("greet", {"greeting": "hi", "__seq__": 5, "__key__": "k"})
+        kong.event(instance, "access", REQUEST)
+    changes = [(method, args) for method, args in kong.calls if ".get_" not in method]
+    headers = {"x-greeting": ["hi body"], "accept": ["a", "b", "c"]}
+    assert changes == [
+        ("kong.service.request.set_path", ["/new%20path"]),
+        ("kong.service.request.set_raw_query", ["n=3&flag"]),
+        ("kong.service.request.set_headers", [headers]),
+        ("kong.service.request.clear_header", ["x-secret"]),
+        ("kong.service.request.set_raw_body", [b"new"]),
+        ("kong.response.set_headers", [{"x-seen": ["1"]}]),
+    ]
+    asked = [method for method, _ in kong.calls if ".get_" in method]
+    assert len(asked) == len(set(asked)), "each fact is asked for once"
+
+
+@both
+@kinds
+def test_an_answer_of_the_plugins_own(start: Start, protocol: str, source: str) -> None:
+    server = start(protocol, native=source)
+    with server.kong() as kong:
+        instance = kong.start("greet", {})
+        with pytest.raises(Exited) as exited:
+            kong.event(instance, "access", {**REQUEST, "kong.request.get_headers": lambda _: {"accept": "*/*"}})
+    assert exited.value.status == 401
+    assert exited.value.body == b"who are you?"
+    assert exited.value.headers == {"x-why": ["unknown"], "content-type": ["text/plain; charset=utf-8"]}
+
+
+@both
+@kinds
+def test_the_response_phase(start: Start, protocol: str, source: str) -> None:
+    server = start(protocol, native=source)
+    with server.kong() as kong:
+        instance = kong.start("greet", {})
+        headers = {"content-type": ["a/b"], "x-powered-by": ["php"]}
+        kong.event(instance, "response", {**RESPONSE, "kong.response.get_headers": lambda _: headers})
+        assert [call for call in kong.calls if ".get_" not in call[0]] == [
+            ("kong.response.set_headers", [{"x-served": ["the host"]}]),
+            ("kong.response.clear_header", ["x-powered-by"]),
+        ]
+        with pytest.raises(Exited) as exited:
+            kong.event(instance, "response", RESPONSE)
+    assert (exited.value.status, exited.value.body) == (201, b"ANSWER")
+    assert exited.value.headers == {"x-served": ["the host"]}
+    assert ("kong.response.clear_header", ["x-powered-by"]) in kong.calls
+
+
+@both
+@kinds
+def test_other_phases_and_failures(start: Start, protocol: str, source: str) -> None:
+    server = start(protocol, native=source)
+    with server.kong() as kong:
+        kong.event(kong.start("greet", {}), "log", REQUEST)
+        assert kong.calls[-1] == ("kong.log.info", ["logged", "POST"])
+        with pytest.raises(Exited) as exited:
+            kong.event(kong.start("fails", {}), "access", REQUEST)
+        assert exited.value.status == 500
+        kong.event(kong.start("skips", {}), "access", REQUEST)
+        with pytest.raises(Exited):
+            kong.event(kong.start("greet", {"greeting": 5}), "access", REQUEST)
+    assert "Expected `str`, got `int`" in server.log
+
+
+class Limit(msgspec.Struct):
+    rate: Annotated[int, msgspec.Meta(ge=1, le=100)]
+    window: float = 60.0
+
+
+class Config(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1, description="whose")]
+    limits: list[Limit]
+    mode: Literal["soft", "hard"] = "soft"
+    on: bool = True
+    labels: dict[str, int] = {}
+    note: str | None = None
+
+
+def test_a_configuration_model_becomes_a_kong_schema() -> None:
+    assert kong_fields(config_schema(Config)) == [
+        {"name": {"type": "string", "len_min": 1, "description": "whose", "required": True}},
+        {
+            "limits": {
+                "type": "array",
+                "elements": {
+                    "type": "record",
+                    "fields": [
+                        {"rate": {"type": "integer", "between": [1, 100], "required": True}},
+                        {"window": {"type": "number", "default": 60.0}},
+                    ],
+                },
+                "required": True,
+            }
+        },
+        {"mode": {"type": "string", "one_of": ["hard", "soft"], "default": "soft"}},
+        {"on": {"type": "boolean", "default": True}},
+        {"labels": {"type": "map", "keys": {"type": "string"}, "values": {"type": "integer"}}},
+        {"note": {"type": "string"}},
+    ]
+
+
+def test_phases_of_a_native_plugin() -> None:
+    class Both(Plugin):
+        def on_request(self, request: object) -> None: ...
+        def on_response(self, request: object, response: object) -> None: ...
+        def on_certificate(self, kong: object) -> None: ...
+
+    assert plugin_info(Both)["Phases"] == ["certificate", "access", "response"]
