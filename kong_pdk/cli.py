@@ -20,6 +20,7 @@ from gatewright.gateways.kong.events import KongSession
 from gatewright.gateways.kong.msgpack_session import MsgPackSession
 from gatewright.gateways.kong.protobuf_session import ProtoBufSession
 from gatewright.observe.logs import configure_logs
+from gatewright.runtime.confs import instance_id_of
 from gatewright.runtime.discovery import Discovery, Found
 from gatewright.server.plan import Plan
 from gatewright.server.plugin_server import driver
@@ -29,6 +30,7 @@ from kong_pdk.loading import adapt, load_directory
 
 __all__ = ["start_dedicated_server", "start_server"]
 
+_NEVER = 1e9  # seconds: Kong closes instances, and an idle one is never gone
 DEFAULT_SOCKET_NAME = "python_pluginserver.sock"
 PROTOCOLS: dict[str, tuple[str, Callable[[], KongSession]]] = {
     "msgpack": ("MsgPack:1", MsgPackSession),
@@ -144,8 +146,8 @@ def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
             "workers": "auto" if args.multiprocessing else None,
             "log_level": {0: "warning", 1: "info"}.get(args.verbose, "debug"),
         }
-        settings = load_settings(flags=flags, environ=os.environ, defaults={"socket_mode": "0660"}).settings
-        return Plan(settings, discover, session, driver(session, lua_style=not args.no_lua_style))
+        settings = load_settings(flags=flags, environ=os.environ, defaults={"conf_expire": _NEVER}).settings
+        return Plan(settings, discover, session, driver(session, lua_style=not args.no_lua_style), instance_id_of)
 
     try:
         settings = load().settings

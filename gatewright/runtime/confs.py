@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from gatewright.runtime.chain import Chain
 
-__all__ = ["Conf", "ConfStore", "TokenTable", "conf_digest", "token_of"]
+__all__ = ["Conf", "ConfStore", "TokenTable", "conf_digest", "instance_id_of", "token_of"]
 
 Conf = Sequence[tuple[str, str]]
 
@@ -38,6 +38,11 @@ def token_of(digest: bytes, attempt: int = 0) -> int:
     """The 32-bit token for a digest; a higher attempt gives another one."""
     salt = attempt.to_bytes(4, "big")
     return int.from_bytes(hashlib.blake2b(digest, digest_size=4, salt=salt).digest(), "big")
+
+
+def instance_id_of(digest: bytes, attempt: int = 0) -> int:
+    """As `token_of`, for Kong: its ids are positive and signed, and 0 can't be told from none."""
+    return (token_of(digest, attempt) & 0x7FFFFFFF) or 1
 
 
 class _Used(Protocol):
@@ -111,6 +116,13 @@ class TokenTable(Generic[T]):
         self._digests[token] = digest
         self._tokens[digest] = token
 
+    def forget(self, token: int) -> T | None:
+        """Drop a thing at once; gives it, or `None` if it isn't here."""
+        thing = self.by_token.get(token)
+        if thing is not None:
+            self._drop(token)
+        return thing
+
     def get(self, token: int) -> T | None:
         """The thing of a token, `None` for an unknown one."""
         thing = self.by_token.get(token)
@@ -165,7 +177,8 @@ class ConfStore(TokenTable[Chain]):
         if token is not None:
             return token, self.by_token[token], False
         chain = self._make_chain(key, conf)
-        return self.assign(digest, chain), chain, True
+        chain.token = self.assign(digest, chain)
+        return chain.token, chain, True
 
     def take(self, token: int, digest: bytes, key: str, conf: Conf) -> tuple[Chain, bool]:
         """The chain of a configuration whose token another table assigned, and whether it's new."""

@@ -106,6 +106,11 @@ class Link:
         packed = [(_raw(name), _raw(text)) for name, text in conf]
         self.send(messages.Register(digest, messages.Conf(_raw(key), packed)))
 
+    def forget(self, token: int) -> None:
+        """Drop a configuration, here and in all other workers."""
+        self._service.confs.forget(token)
+        self.send(messages.Forget(token))
+
     def lookup(self, token: int, strand: Strand) -> Chain | None:
         """The chain of a token that isn't known here, or `None` if nobody knows it. To be called in a strand."""
         waiting = self._looking_up.setdefault(token, [])
@@ -165,6 +170,12 @@ class Link:
                     returned.close()
                 else:
                     self._loop.call_later(_PAUSE_SECONDS, self.give_back, returned)
+            case messages.Forgotten(token):
+                service.confs.forget(token)
+            case messages.Forwarded(letter):
+                service.on_letter(letter, True)
+            case messages.Undelivered(letter):
+                service.on_letter(letter, False)
             case messages.Rebalance(count):
                 service.give_back(count, _TRIES)
             case messages.Retire():

@@ -18,9 +18,14 @@ __all__ = [
     "Built",
     "Closed",
     "Conf",
+    "Forget",
+    "Forgotten",
+    "Forward",
+    "Forwarded",
     "FromSupervisor",
     "FromWorker",
     "Known",
+    "Letter",
     "Level",
     "Loaded",
     "Lookup",
@@ -38,6 +43,7 @@ __all__ = [
     "Stop",
     "Take",
     "Taken",
+    "Undelivered",
     "Unknown",
     "Used",
     "WantsRetirement",
@@ -53,6 +59,22 @@ class Conf(Message):
 
     key: bytes
     plugins: list[tuple[bytes, bytes]]
+
+
+class Letter(Message):
+    """Something of a gateway's that came to one worker and is meant for another.
+
+    `to` and `sender` are process ids; `connection` is the sender's number for where it came from, or goes to.
+    """
+
+    to: int
+    sender: int
+    connection: int
+    back: bool
+    """It's the answer: bytes to be written."""
+    ticket: int
+    event: int
+    content: bytes
 
 
 class PluginInfo(Message):
@@ -103,6 +125,24 @@ class Returned(Message, tag=True):
     """The oldest connection that was given back has come, or its descriptor was lost on the way."""
 
     came: bool
+
+
+class Forgotten(Message, tag=True):
+    """The gateway no longer needs the configuration of this token."""
+
+    token: int
+
+
+class Forwarded(Message, tag=True):
+    """A letter from another worker."""
+
+    letter: Letter
+
+
+class Undelivered(Message, tag=True):
+    """A letter's addressee is gone."""
+
+    letter: Letter
 
 
 class Rebalance(Message, tag=True):
@@ -162,6 +202,18 @@ class Lookup(Message, tag=True):
     token: int
 
 
+class Forget(Message, tag=True):
+    """The gateway no longer needs the configuration of this token."""
+
+    token: int
+
+
+class Forward(Message, tag=True):
+    """A letter for another worker."""
+
+    letter: Letter
+
+
 class Used(Message, tag=True):
     """These tokens were used lately."""
 
@@ -214,20 +266,10 @@ class Reported(Message, tag=True):
 
 
 FromSupervisor = (
-    Take | Known | Unknown | Preloaded | Assigned | Returned | Rebalance | Retire | Stop | Report | Level | Reopen
-)
+    Take | Known | Unknown | Preloaded | Assigned | Forgotten | Forwarded | Undelivered | Returned | Rebalance | Retire
+    | Stop | Report | Level | Reopen
+)  # fmt: skip
 FromWorker = (
-    Loaded
-    | Ready
-    | Register
-    | Lookup
-    | Used
-    | Building
-    | Built
-    | Alive
-    | Taken
-    | Closed
-    | Return
-    | WantsRetirement
-    | Reported
-)
+    Loaded | Ready | Register | Lookup | Used | Forget | Forward | Building | Built | Alive | Taken | Closed | Return
+    | WantsRetirement | Reported
+)  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gatewright.runtime.confs import token_of
 from gatewright.runtime.discovery import Discovery
 from gatewright.server.connection import connection_factory
 from gatewright.server.service import Service
@@ -23,6 +24,7 @@ class Plan:
         settings: the effective settings.
         discover: finds the plugins; called in each worker, so that a new worker has new code.
         new_session: makes the protocol state of a new connection.
+        hash_token: digest of a configuration and attempt to its token.
         driver: makes, for a service, what makes the drivers of connections; APISIX's unless said otherwise.
     """
 
@@ -30,3 +32,4 @@ class Plan:
     discover: Callable[[], Discovery]
     new_session: Callable[[], Any]
     driver: Callable[[Service], Callable[[], asyncio.Protocol]] = connection_factory
+    hash_token: Callable[[bytes, int], int] = token_of

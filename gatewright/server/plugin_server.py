@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import time
 from typing import Any, Final, cast
 
+import msgspec
+
 from gatewright.errors import ConfigError, GatewayClosedError, GatewrightError, ProtocolError
 from gatewright.gateways.kong.dump import plugin_info
 from gatewright.gateways.kong.events import (
@@ -26,6 +28,7 @@ from gatewright.gateways.kong.pdk import TERMINAL
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.pdk import AsyncPdk, PdkError, PhaseExit, SyncPdk
+from gatewright.server import messages
 from gatewright.server.native_on_kong import run_access, run_response
 from gatewright.server.service import Service
 
@@ -49,27 +52,18 @@ _UNCHANGING: Final = frozenset(
 
 _REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content-type": "application/json"})
 _LINGER_SECONDS: Final = 5.0
+_PID_BITS: Final = 24  # with an event counter of 28 bits, within what Lua's numbers hold exactly
+_PID_MASK: Final = (1 << _PID_BITS) - 1
 
 _Waiter = Strand | asyncio.Future[Any] | concurrent.futures.Future[Any]
-
-
-class Instance:
-    """A plugin's instance for one configuration."""
-
-    def __init__(self, number: int, name: str, config: Any, chain: Chain, *, made_for_kong: bool) -> None:
-        self.made_for_kong = made_for_kong
-        self.number = number
-        self.name = name
-        self.config = config
-        self.chain = chain
-        self.started_at = time()
 
 
 class Instances:
     """The instances and the events of a process, which all its connections share.
 
-    Ids are never given twice, nor by the next process for something else: instances have random ones, events count on
-    from a random number (within what Lua's numbers hold exactly).
+    An instance is a configuration with a token, as with any gateway, so all workers know it as soon as Kong does. Each
+    start has a configuration of its own (a random number is part of it), so that no id is given twice, nor by the next
+    process for something else. An event's id names the worker that runs it; events count on from a random number.
     """
 
     def __init__(self, service: Service, *, lua_style: bool) -> None:
@@ -81,12 +75,16 @@ class Instances:
         """
         self.service = service
         self.lua_style = lua_style
-        self.by_number: dict[int, Instance] = {}
         self.events: dict[int, Event] = {}
-        self._next_event = secrets.randbits(48)
+        self.connections: dict[int, PluginServerConnection] = {}
+        self._next_event = secrets.randbits(24)
+        self._next_connection = 0
+        self._pid = os.getpid()
 
-    def start(self, name: str, json_text: bytes) -> Instance:
-        """Make an instance. A plugin that is unknown or whose configuration is invalid gives one that refuses all.
+    def start(self, name: str, json_text: bytes, answer: Callable[[int | None, Any], None]) -> None:
+        """Make an instance; `answer` gets its id and its configuration.
+
+        A plugin that is unknown or whose configuration is invalid gives one that refuses all.
 
         Raises:
             ConfigError: the configuration is not JSON.
@@ -95,29 +93,107 @@ class Instances:
             config = json.loads(json_text) if json_text else {}
         except ValueError as error:
             raise ConfigError(f"the configuration of {name} is not JSON: {error}") from None
-        number = 0
-        while not number or number in self.by_number:
-            number = secrets.randbits(31)
-        key = f"{name}#{number}"
-        plugin = self.service.builder.plugins.get(name)
-        theirs = getattr(plugin, "kong_schema", None) is not None
-        text = json.dumps(config) if theirs else json.dumps(_own_config(config))
-        chain = Chain(key, [(name, text)], self.service.builder)
-        instance = self.by_number[number] = Instance(number, name, config, chain, made_for_kong=theirs)
-        self.service.build(chain)
-        return instance
+        text = json.dumps(config if self.made_for_kong(name) else _own_config(config))
+        key = f"{name}#{secrets.token_hex(8)}"
+        self.service.prepare(key, [(name, text)], lambda number: answer(number, config))
 
-    def close(self, number: int) -> Instance | None:
-        """Drop an instance; `None` if there is none."""
-        instance = self.by_number.pop(number, None)
-        if instance is not None:
-            self.service.loop.call_soon(self.service.bridge.start_apart, instance.chain.teardown, None)
-        return instance
+    def find(self, number: int, strand: Strand) -> Chain | None:
+        """The chain of an instance, wherever it was started. To be called in a strand."""
+        chain = self.service.confs.get(number)
+        if chain is None and self.service.link is not None:
+            chain = self.service.link.lookup(number, strand)
+        return chain
+
+    def close(self, number: int) -> None:
+        """Drop an instance, everywhere."""
+        if self.service.link is not None:
+            self.service.link.forget(number)
+        else:
+            self.service.confs.forget(number)
+
+    def made_for_kong(self, name: str) -> bool:
+        """Whether a plugin is in kong-pdk's form."""
+        return getattr(self.service.builder.plugins.get(name), "kong_schema", None) is not None
 
     def new_event_number(self) -> int:
-        """An id that no event has had."""
+        """An id that no event has had; which worker's can be told from it."""
         self._next_event += 1
-        return self._next_event
+        return self._next_event << _PID_BITS | self._pid
+
+    def add(self, connection: PluginServerConnection) -> int:
+        """Number a connection."""
+        self._next_connection += 1
+        self.connections[self._next_connection] = connection
+        return self._next_connection
+
+    # --- steps that came to another worker's connection
+
+    def is_elsewhere(self, event: int) -> bool:
+        """Whether another worker runs an event."""
+        return self.service.link is not None and event & _PID_MASK != self._pid
+
+    def forward(self, connection: int, answer: Answer) -> None:
+        """Send an answer of Kong's to the worker whose event it's for."""
+        event = cast("int", answer.event)
+        content = msgspec.msgpack.encode([answer.value, answer.error])
+        self._post(messages.Letter(event & _PID_MASK, self._pid, connection, False, answer.ticket, event, content))
+
+    def send_back(self, letter: messages.Letter, data: bytes) -> None:
+        """Send bytes for a connection of another worker's."""
+        self._post(messages.Letter(letter.sender, self._pid, letter.connection, True, 0, 0, data))
+
+    def _post(self, letter: messages.Letter) -> None:
+        cast("Any", self.service.link).send(messages.Forward(letter))
+
+    def on_letter(self, letter: messages.Letter, delivered: bool, new_session: Callable[[], KongSession]) -> None:
+        """A letter has come, or one of ours came back."""
+        if delivered and not letter.back:
+            there = _Elsewhere(self, letter, new_session())
+            value, error = msgspec.msgpack.decode(letter.content)
+            event = self.events.get(letter.event)
+            if event is None:
+                there.refuse_number(letter.ticket, letter.event)
+            else:
+                event.take_answer(there, Answer(letter.ticket, letter.event, value, error))
+            return
+        connection = self.connections.get(letter.connection)
+        if connection is not None and letter.back and delivered:
+            connection.write(letter.content)
+        elif connection is not None and not letter.back:
+            connection.refuse_number(letter.ticket, letter.event)
+
+
+class _Elsewhere:
+    """Another worker's connection, for as long as one answer takes."""
+
+    def __init__(self, instances: Instances, letter: messages.Letter, session: KongSession) -> None:
+        self.session = session
+        self._instances = instances
+        self._letter = letter
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        self._instances.send_back(self._letter, data)
+
+    def event_over(self, event: Event, *, exited: bool) -> None:
+        """An event has ended."""
+        self._instances.events.pop(event.number, None)
+
+    def refuse(self, event: Event) -> None:
+        """Answer the request with 500."""
+        _refuse(self, event)
+
+    def refuse_number(self, ticket: int, event: int) -> None:
+        """Answer a request with 500 whose event is gone."""
+        self.write(self.session.call(ticket, event, "kong.response.exit", _REFUSAL))
+
+
+def _refuse(connection: PluginServerConnection | _Elsewhere, event: Event) -> None:
+    if event.phase in _MAY_EXIT:
+        connection.write(connection.session.call(event.ticket, event.number, "kong.response.exit", _REFUSAL))
+    else:
+        connection.write(connection.session.done(event.ticket, event.number))
+    connection.event_over(event, exited=event.phase in _MAY_EXIT)
 
 
 def _own_config(config: Any) -> Any:
@@ -130,11 +206,12 @@ def _own_config(config: Any) -> Any:
 class Event:
     """One phase of one request: runs a handler, and carries its PDK calls out."""
 
-    def __init__(self, number: int, instance: Instance, phase: str, instances: Instances) -> None:
+    def __init__(self, number: int, name: str, chain: Chain, phase: str, instances: Instances) -> None:
         self.number = number
-        self.instance = instance
+        self.name = name
+        self.chain = chain
         self.phase = phase
-        lua_style = instances.lua_style and instance.made_for_kong
+        lua_style = instances.lua_style and instances.made_for_kong(name)
         self.sync_pdk = SyncPdk(self, lua_style=lua_style)
         self.async_pdk = AsyncPdk(self, lua_style=lua_style)
         self._service = instances.service
@@ -142,7 +219,7 @@ class Event:
         self._known: dict[tuple[str, tuple[Any, ...]], Any] = {}
         self._waiter: _Waiter | None = None
         self._busy = asyncio.Lock()
-        self.connection: PluginServerConnection | None = None
+        self.connection: PluginServerConnection | _Elsewhere | None = None
         self.ticket = 0
         self.strand: Strand | None = None
         self.over = False
@@ -214,7 +291,7 @@ class Event:
 
     # --- what the connection tells
 
-    def take_answer(self, connection: PluginServerConnection, answer: Answer) -> None:
+    def take_answer(self, connection: PluginServerConnection | _Elsewhere, answer: Answer) -> None:
         """Kong has answered the call under way."""
         self.connection, self.ticket = connection, answer.ticket
         if self.doomed:
@@ -257,6 +334,7 @@ class PluginServerConnection(asyncio.Protocol):
         self._start = service.bridge.start
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._event: Event | None = None  # of a protocol whose events stay on their connection
+        self._number = 0
         self._closed = False
 
     # --- asyncio's side
@@ -264,6 +342,7 @@ class PluginServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in, or turn it away if there are too many."""
         self._transport = cast("asyncio.Transport", transport)
+        self._number = self._instances.add(self)
         if not self._service.take_in(self):
             self._closed = True
             transport.close()
@@ -284,6 +363,7 @@ class PluginServerConnection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         """End what still waits for this connection."""
         self._closed = True
+        self._instances.connections.pop(self._number, None)
         self._service.let_go(self)
         if self._event is not None:
             self._event.lost()
@@ -297,31 +377,46 @@ class PluginServerConnection(asyncio.Protocol):
             case Answer():
                 self._on_answer(event)
             case StartInstance(ticket, name, text):
-                try:
-                    instance = self._instances.start(name, text)
-                except ConfigError as error:
-                    self._service.failures.report("instance not started", kind="conf", plugin=name, error=error)
-                    self._fail(ticket, str(error))
-                    return
-                self.write(self.session.started(ticket, name, instance.number, instance.config, instance.started_at))
+                self._start_instance(ticket, name, text)
             case CloseInstance(ticket, number):
-                closed = self._instances.close(number)
-                if closed is None:
-                    self._fail(ticket, _NO_INSTANCE % number)
-                else:
-                    self.write(
-                        self.session.closed(ticket, closed.name, closed.number, closed.config, closed.started_at)
-                    )
+                self._start(self._close_instance, (ticket, number))
             case Query(ticket, what, argument):
                 self._on_query(ticket, what, argument)
 
+    def _start_instance(self, ticket: int, name: str, text: bytes) -> None:
+        def answer(number: int | None, config: Any) -> None:
+            if number is None:
+                self._fail(ticket, "the plugin server is about to end")
+            else:
+                self.write(self.session.started(ticket, name, number, config, time()))
+
+        try:
+            self._instances.start(name, text, answer)
+        except ConfigError as error:
+            self._service.failures.report("instance not started", kind="conf", plugin=name, error=error)
+            self._fail(ticket, str(error))
+
+    def _close_instance(self, strand: Strand, wish: tuple[int, int]) -> None:
+        ticket, number = wish
+        chain = self._instances.find(number, strand)
+        if chain is None:
+            self._fail(ticket, _NO_INSTANCE % number)
+            return
+        self._instances.close(number)
+        self.write(self.session.closed(ticket, chain.key.partition("#")[0], number, None, time()))
+
     def _on_answer(self, answer: Answer) -> None:
-        event = self._event if answer.event is None else self._instances.events.get(answer.event)
-        if event is None:
-            # Only the request of whoever asks is lost: it gets an answer, and it's not let through.
-            self._fail(answer.ticket, f"event id {answer.event} not found")
-        else:
+        if answer.event is None:
+            if self._event is not None:
+                self._event.take_answer(self, answer)
+            return
+        event = self._instances.events.get(answer.event)
+        if event is not None:
             event.take_answer(self, answer)
+        elif self._instances.is_elsewhere(answer.event):
+            self._instances.forward(self._number, answer)
+        else:
+            self._fail(answer.ticket, f"event id {answer.event} not found")
 
     def _fail(self, ticket: int, message: str) -> None:
         data = self.session.failed(ticket, message)
@@ -333,11 +428,12 @@ class PluginServerConnection(asyncio.Protocol):
     def _handle(self, strand: Strand, wish: HandleEvent) -> None:
         """Run a handler. Runs in a strand."""
         service, instances = self._service, self._instances
-        instance = instances.by_number.get(wish.instance)
-        if instance is None:
+        chain = instances.find(wish.instance, strand)
+        if chain is None:
             self._fail(wish.ticket, _NO_INSTANCE % wish.instance)
             return
-        event = Event(instances.new_event_number(), instance, wish.phase, instances)
+        name = chain.key.partition("#")[0]
+        event = Event(instances.new_event_number(), name, chain, wish.phase, instances)
         event.connection, event.ticket, event.strand = self, wish.ticket, strand
         if self.session.moves:
             instances.events[event.number] = event
@@ -347,7 +443,7 @@ class PluginServerConnection(asyncio.Protocol):
         try:
             if service.calls > service.max_calls:
                 service.failures.report(
-                    "too many events under way", kind="overloaded", plugin=instance.name, limit=service.max_calls
+                    "too many events under way", kind="overloaded", plugin=name, limit=service.max_calls
                 )
                 self._end_with_500(event)
                 return
@@ -359,7 +455,7 @@ class PluginServerConnection(asyncio.Protocol):
             self._end_with_500(event)  # whoever raised it has logged the cause
         except Exception as error:
             service.failures.report(
-                "request refused: internal error", kind="internal", plugin=instance.name, error=error, traceback=True
+                "request refused: internal error", kind="internal", plugin=name, error=error, traceback=True
             )
             self._end_with_500(event)
         finally:
@@ -370,7 +466,7 @@ class PluginServerConnection(asyncio.Protocol):
                 service.call_ended()
 
     def _run(self, event: Event, strand: Strand) -> None:
-        chain = event.instance.chain
+        chain = event.chain
         if not chain.ready:
             chain.build()
         if event.phase == "access" and chain.request_steps and chain.steps[0].on_request is not None:
@@ -397,11 +493,11 @@ class PluginServerConnection(asyncio.Protocol):
     def refuse(self, event: Event) -> None:
         """Answer the request with 500, in a phase where Kong allows that; otherwise let the event end."""
         event.connection = self
-        if event.phase not in _MAY_EXIT:
-            self._end(event)
-            return
-        self.write(self.session.call(event.ticket, event.number, "kong.response.exit", _REFUSAL))
-        self.event_over(event, exited=True)
+        _refuse(self, event)
+
+    def refuse_number(self, ticket: int, event: int) -> None:
+        """Answer a request with 500 whose event has gone with its worker."""
+        self.write(self.session.call(ticket, event, "kong.response.exit", _REFUSAL))
 
     def event_over(self, event: Event, *, exited: bool) -> None:
         """An event has ended, on whatever connection."""
@@ -425,11 +521,7 @@ class PluginServerConnection(asyncio.Protocol):
         plugins = self._service.builder.plugins
         content: Any = None
         if what == "instance_status":
-            instance = self._instances.by_number.get(argument)
-            if instance is not None:
-                self.write(self.session.started(ticket, instance.name, argument, instance.config, instance.started_at))
-                return
-            self._fail(ticket, _NO_INSTANCE % argument)
+            self._start(self._tell_instance, (ticket, argument))
             return
         if what == "plugin_names":
             content = {"names": sorted(plugins)}
@@ -442,17 +534,25 @@ class PluginServerConnection(asyncio.Protocol):
         else:
             self.write(self.session.answered(ticket, what, content))
 
+    def _tell_instance(self, strand: Strand, wish: tuple[int, int]) -> None:
+        ticket, number = wish
+        chain = self._instances.find(number, strand)
+        if chain is None:
+            self._fail(ticket, _NO_INSTANCE % number)
+        else:
+            self.write(self.session.started(ticket, chain.key.partition("#")[0], number, None, 0.0))
+
     def _status(self) -> dict[str, Any]:
-        instances = self._instances.by_number.values()
+        confs = self._service.confs
         return {
             "Pid": os.getpid(),
             "Plugins": {
                 name: {
                     "Name": name,
                     "Instances": [
-                        {"Name": name, "Id": i.number, "Config": i.config, "StartTime": i.started_at}
-                        for i in instances
-                        if i.name == name
+                        {"Name": name, "Id": number}
+                        for number, chain in confs.items()
+                        if chain.key.partition("#")[0] == name
                     ],
                 }
                 for name in sorted(self._service.builder.plugins)
@@ -488,6 +588,7 @@ def driver(new_session: Callable[[], KongSession], *, lua_style: bool) -> Callab
 
     def for_service(service: Service) -> Callable[[], PluginServerConnection]:
         instances = Instances(service, lua_style=lua_style)
+        service.on_letter = lambda letter, delivered: instances.on_letter(letter, delivered, new_session)
         return lambda: PluginServerConnection(service, instances, new_session())
 
     return for_service

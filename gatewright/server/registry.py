@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from gatewright.runtime.confs import TokenTable
+from gatewright.runtime.confs import TokenTable, token_of
 from gatewright.server import messages
 from gatewright.server.workers import Worker
 
@@ -35,13 +36,14 @@ class Registry:
     a token, to whatever worker, the registry knows it.
     """
 
-    def __init__(self, expire: float) -> None:
+    def __init__(self, expire: float, hash_token: Callable[[bytes, int], int] = token_of) -> None:
         """Make an empty registry.
 
         Args:
             expire: the gateway's cache time, seconds.
+            hash_token: digest and attempt to token.
         """
-        self._table: TokenTable[_StoredConf] = TokenTable(expire=expire, keep_ticks=_KEEP_TICKS)
+        self._table: TokenTable[_StoredConf] = TokenTable(expire=expire, keep_ticks=_KEEP_TICKS, hash_token=hash_token)
         self.tick_seconds = self._table.tick_seconds
         self.tick = self._table.tick
 
@@ -69,6 +71,10 @@ class Registry:
             if not stored.deaths:
                 worker.send(messages.Known(token, stored.digest, stored.conf, False))
         worker.send(messages.Preloaded())
+
+    def forget(self, token: int) -> None:
+        """The gateway no longer needs a configuration."""
+        self._table.forget(token)
 
     def ended_a_worker(self, token: int) -> str:
         """A worker has ended while it built this configuration; gives its key, for the log."""

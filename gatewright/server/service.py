@@ -11,7 +11,7 @@ from gatewright.observe.tracing import Tracing
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.chain import Chain
-from gatewright.runtime.confs import Conf, ConfStore
+from gatewright.runtime.confs import Conf, ConfStore, token_of
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.steps import ChainBuilder, Policy
 from gatewright.server.lag import LagMeter
@@ -54,6 +54,7 @@ class Service:
         new_session: Callable[[], Any],
         *,
         tracing: Tracing | None = None,
+        hash_token: Callable[[bytes, int], int] = token_of,
     ) -> None:
         """Make a service; to be called in the loop's thread.
 
@@ -63,6 +64,7 @@ class Service:
             plugins: the plugin classes by name.
             new_session: makes the protocol state of a new connection.
             tracing: makes a span of every call and handler.
+            hash_token: digest of a configuration and attempt to its token.
         """
         self.tracing = tracing
         self.loop = loop
@@ -90,10 +92,13 @@ class Service:
         self.confs = ConfStore(
             lambda key, conf: Chain(key, conf, self.builder),
             expire=settings.conf_expire,
-            on_evict=lambda chain: self.bridge.start_apart(chain.teardown, None),
+            hash_token=hash_token,
+            on_evict=lambda chain: self.loop.call_soon(self.bridge.start_apart, chain.teardown, None),
         )
         self.connections: set[Driver] = set()
         self.max_calls = settings.max_calls
+        self.on_letter: Callable[[Any, bool], None] = lambda _letter, _delivered: None
+        """What a protocol's driver wants to know of letters from other workers (see `messages.Letter`)."""
         self.link: Link | None = None
         """The way to the supervisor; `None` where there is none."""
         self.draining = False

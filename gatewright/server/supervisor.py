@@ -70,7 +70,7 @@ class Supervisor:
         self._load = load
         self._plan = plan
         self._log = structlog.get_logger("gatewright.server")
-        self._registry = Registry(plan.settings.conf_expire)
+        self._registry = Registry(plan.settings.conf_expire, plan.hash_token)
         self._workers: list[Worker] = []
         self._to_fork: deque[Worker] = deque()
         self._wake: asyncio.Event = asyncio.Event()
@@ -346,6 +346,17 @@ class Supervisor:
                 self._registry.look_up(worker, token)
             case messages.Used(tokens):
                 self._registry.used(tokens)
+            case messages.Forget(token):
+                self._registry.forget(token)
+                for each in self._workers:
+                    if each is not worker:
+                        each.send(messages.Forgotten(token))
+            case messages.Forward(address):
+                to = next((w for w in self._workers if w.pid == address.to and w.stage is not Stage.ENDED), None)
+                if to is None:
+                    worker.send(messages.Undelivered(address))
+                else:
+                    to.send(messages.Forwarded(address))
             case messages.Reported(number, report):
                 worker.report = report
                 if number in worker.asked:

@@ -95,7 +95,9 @@ async def make_service(plan: Plan, discovery: Discovery) -> Service:
     tracing = Tracing.start(plan.settings.tracing, plan.settings.tracing_sample) if plan.settings.tracing else None
 
     def make() -> Service:
-        return Service(loop, plan.settings, discovery.plugins, plan.new_session, tracing=tracing)
+        return Service(
+            loop, plan.settings, discovery.plugins, plan.new_session, tracing=tracing, hash_token=plan.hash_token
+        )
 
     # The hub greenlet of the bridge has to be the one that callbacks run in: hence a callback.
     made: asyncio.Future[Service] = loop.create_future()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +15,6 @@ import msgpack
 import pytest
 
 from tests.kong.conftest import Start
-from tests.kong.messages import messages
 from tests.kong.peer import Closed, Exited, Failed, connect
 
 HELLO = """
@@ -145,8 +146,8 @@ def test_lost_instances_are_said_so_that_kong_starts_them_anew(start: Start) -> 
             kong.stop(5)
         with pytest.raises(Failed, match="is not JSON"):
             kong.start("hello", "{")
-        with pytest.raises(Failed, match="event id 12 not found"):
-            kong.rpc("plugin.Step", {"EventId": 12, "Data": 1})
+        lost = kong.rpc("plugin.Step", {"EventId": 12, "Data": 1})  # its request is refused, not let through
+        assert (lost["Data"]["Method"], lost["Data"]["Args"][0]) == ("kong.response.exit", 500)
         with pytest.raises(Failed, match="no such method"):
             kong.rpc("plugin.SetPluginDir", "/tmp")
 
@@ -188,14 +189,14 @@ def test_what_the_server_says_of_itself(start: Start, protocol: str) -> None:
             assert kong.rpc("plugin.GetPluginInfo", "hello")["Phases"] == ["rewrite", "access", "response", "log"]
             status = kong.rpc("plugin.GetStatus")
             assert status["Plugins"]["hello"]["Instances"][0]["Id"] == instance
-            assert kong.rpc("plugin.InstanceStatus", instance)["Config"] == {"message": "hi"}
+            assert kong.rpc("plugin.InstanceStatus", instance)["Name"] == "hello"
         else:
             assert list(kong.rpc("cmd_get_plugin_names", {}).plugin_names.names) == ["hello"]
             info = kong.rpc("cmd_get_plugin_info", {"name": "hello"}).plugin_info
             assert (info.name, info.version, info.priority) == ("hello", "1.2.3", 77)
             assert json.loads(info.schema)["name"] == "hello"
             status = kong.rpc("cmd_get_instance_status", {"instance_id": instance}).instance_status
-            assert messages().plain(status.config) == {"message": "hi"}
+            assert (status.name, status.instance_id) == ("hello", instance)
 
 
 @both
@@ -292,3 +293,61 @@ def test_a_missing_prefix_is_named(tmp_path: Path) -> None:
     run = dump("-d", tmp_path, "-p", tmp_path / "none")
     assert run.returncode == 2
     assert f"the directory {tmp_path}/none doesn't exist".encode() in run.stderr
+
+
+# --- several workers
+
+WHERE = """
+import os
+class Plugin(object):
+    def __init__(self, config):
+        self.config = config
+    def access(self, kong):
+        for n in range(3):
+            kong.response.set_header("x-pid", str(os.getpid()))
+        if self.config.get("die"):
+            os._exit(3)
+"""
+
+
+@both
+def test_instances_started_on_one_worker_are_valid_on_all(start: Start, protocol: str) -> None:
+    server = start(protocol, "-m", where=WHERE, environ={"GATEWRIGHT_WORKERS": "3"})
+    kongs = [server.kong(connections=1) for _ in range(6)]
+    instance = kongs[0].start("where", {})
+    seen = set()
+    for kong in kongs:
+        kong.event(instance, "access", {})
+        seen.update(args[1] for _, args in kong.calls)
+    assert len(seen) == len(os.sched_getaffinity(0))
+    kongs[1].stop(instance)
+    time.sleep(0.2)
+    for kong in kongs:
+        with pytest.raises((Failed, Closed)):
+            kong.event(instance, "access", {})
+        kong.close()
+
+
+def test_steps_find_the_worker_that_runs_the_event(start: Start) -> None:
+    server = start("msgpack", "-m", where=WHERE)
+    with server.kong(connections=5) as kong:
+        instance = kong.start("where", {})
+        for _ in range(50):
+            kong.calls.clear()
+            kong.event(instance, "access", {})
+            assert len({args[1] for _, args in kong.calls}) == 1, "an event stays in its worker"
+            assert len(kong.calls) == 3
+
+
+def test_the_events_of_a_dead_worker_are_refused_and_others_go_on(start: Start) -> None:
+    server = start("msgpack", "-m", where=WHERE)
+    with server.kong(connections=1) as one, server.kong(connections=1) as other:
+        good, bad = one.start("where", {}), one.start("where", {"die": True})
+        step = one.rpc("plugin.HandleEvent", {"InstanceId": bad, "EventName": "access"})
+        other.event(good, "access", {})
+        os.kill(int(step["Data"]["Args"][1]), signal.SIGKILL)
+        time.sleep(0.3)
+        step = other.rpc("plugin.Step", {"EventId": step["EventId"]})
+        assert step["Data"]["Method"] == "kong.response.exit"
+        assert step["Data"]["Args"][0] == 500
+        other.event(good, "access", {})
