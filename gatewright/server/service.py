@@ -93,7 +93,7 @@ class Service:
             lambda key, conf: Chain(key, conf, self.builder),
             expire=settings.conf_expire,
             hash_token=hash_token,
-            on_evict=lambda chain: self.loop.call_soon(self.bridge.start_apart, chain.teardown, None),
+            on_evict=self._tear_down,
         )
         self.connections: set[Driver] = set()
         self.max_calls = settings.max_calls
@@ -170,6 +170,9 @@ class Service:
     def build(self, chain: Chain) -> None:
         """Build a new chain soon."""
         self.loop.call_soon(self.bridge.start_apart, chain.build, None)
+
+    def _tear_down(self, chain: Chain) -> None:
+        self.loop.call_soon(self.bridge.start_apart, chain.teardown, None)
 
     def _shed(self, overloaded: bool) -> None:
         self.max_calls = 0 if overloaded else self.settings.max_calls
