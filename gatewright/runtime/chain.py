@@ -43,8 +43,13 @@ _COROUTINE: Final = Mode.COROUTINE
 class PhaseCaller(Protocol):
     """Gives the `kong` objects of one event."""
 
-    sync_pdk: SyncPdk
-    async_pdk: AsyncPdk
+    @property
+    def sync_pdk(self) -> SyncPdk:
+        """For `def` handlers."""
+
+    @property
+    def async_pdk(self) -> AsyncPdk:
+        """For `async def` handlers."""
 
 
 class Chain:

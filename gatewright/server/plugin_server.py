@@ -79,6 +79,7 @@ class Instances:
         self.connections: dict[int, PluginServerConnection] = {}
         self._next_event = secrets.randbits(24)
         self._next_connection = 0
+        self._made_for_kong: dict[str, bool] = {}
         self._pid = os.getpid()
 
     def start(self, name: str, json_text: bytes, answer: Callable[[int | None, Any], None]) -> None:
@@ -113,7 +114,11 @@ class Instances:
 
     def made_for_kong(self, name: str) -> bool:
         """Whether a plugin is in kong-pdk's form."""
-        return getattr(self.service.builder.plugins.get(name), "kong_schema", None) is not None
+        known = self._made_for_kong.get(name)
+        if known is None:
+            plugin = self.service.builder.plugins.get(name)
+            known = self._made_for_kong[name] = getattr(plugin, "kong_schema", None) is not None
+        return known
 
     def new_event_number(self) -> int:
         """An id that no event has had; which worker's can be told from it."""
@@ -211,20 +216,28 @@ class Event:
         self.name = name
         self.chain = chain
         self.phase = phase
-        lua_style = instances.lua_style and instances.made_for_kong(name)
-        self.sync_pdk = SyncPdk(self, lua_style=lua_style)
-        self.async_pdk = AsyncPdk(self, lua_style=lua_style)
+        self._lua_style = instances.lua_style and instances.made_for_kong(name)
         self._service = instances.service
         self._bridge = instances.service.bridge
         self._known: dict[tuple[str, tuple[Any, ...]], Any] = {}
         self._waiter: _Waiter | None = None
-        self._busy = asyncio.Lock()
+        self._busy: asyncio.Lock | None = None
         self.connection: PluginServerConnection | _Elsewhere | None = None
         self.ticket = 0
         self.strand: Strand | None = None
         self.over = False
         self.doomed = False
         """It has failed while Kong was working: the request is refused as soon as Kong answers."""
+
+    @property
+    def sync_pdk(self) -> SyncPdk:
+        """The `kong` object for `def` handlers."""
+        return SyncPdk(self, lua_style=self._lua_style)
+
+    @property
+    def async_pdk(self) -> AsyncPdk:
+        """The `kong` object for `async def` handlers."""
+        return AsyncPdk(self, lua_style=self._lua_style)
 
     # --- what handlers call (see `runtime.pdk.Caller`)
 
@@ -254,6 +267,8 @@ class Event:
         key = (method, tuple(args)) if method in _UNCHANGING else None
         if key is not None and key in self._known:
             return self._known[key]
+        if self._busy is None:
+            self._busy = asyncio.Lock()
         async with self._busy:  # one call at a time: that's all that the protocols can carry
             future = self._service.loop.create_future()
             self._put(method, args, future)
@@ -371,9 +386,11 @@ class PluginServerConnection(asyncio.Protocol):
     # --- Kong's wishes
 
     def _on_event(self, event: KongEvent) -> None:
+        kind = type(event)
+        if kind is HandleEvent:
+            self._start(self._handle, event)
+            return
         match event:
-            case HandleEvent():
-                self._start(self._handle, event)
             case Answer():
                 self._on_answer(event)
             case StartInstance(ticket, name, text):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgpack
+import msgspec
 
 from gatewright.errors import PluginError, ProtocolError
 from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, Query, StartInstance
@@ -44,11 +45,17 @@ class MsgPackSession:
         self._unpacker = msgpack.Unpacker(
             raw=False, strict_map_key=False, unicode_errors="surrogateescape", max_buffer_size=max_payload
         )
-        self._unknown: list[bytes] = []
+        self._fed = 0
 
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in."""
         try:
+            if self._fed == self._unpacker.tell():
+                try:  # the usual case: one whole message
+                    return (self._event_of(msgspec.msgpack.decode(data)),)
+                except msgspec.DecodeError:
+                    pass
+            self._fed += len(data)
             self._unpacker.feed(data)
             return [self._event_of(message) for message in self._unpacker]
         except ProtocolError:
@@ -111,5 +118,12 @@ class MsgPackSession:
 
 
 def _pack(ticket: int, error: str | None, result: Any) -> bytes:
-    packed: bytes = msgpack.packb([_ANSWER, ticket, error, result], unicode_errors="surrogateescape")
-    return packed
+    message = (_ANSWER, ticket, error, result)
+    try:
+        return _encode(message)
+    except (UnicodeEncodeError, TypeError, OverflowError):  # text that is not UTF-8, subclasses, long numbers
+        packed: bytes = msgpack.packb(message, unicode_errors="surrogateescape")
+        return packed
+
+
+_encode = msgspec.msgpack.Encoder().encode

@@ -6,6 +6,7 @@ function of Lua's `kong.*` can be called, and values go as they are.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,11 +96,16 @@ class Method:
         name: e.g. `kong.client.get_ip`.
         encode: arguments to bytes; raises `PluginError` if they don't suit.
         decode: the answer's bytes to a value.
+        frame: the name as a frame.
     """
 
     name: str
     encode: Callable[[Sequence[Any]], bytes]
     decode: Callable[[bytes], Any]
+    frame: bytes
+
+
+_SHORT = 0x80  # lengths below are one byte
 
 
 def fold_headers(headers: Any) -> Any:
@@ -138,7 +144,31 @@ def _unwrapped(message: Message, default: Any) -> Callable[[bytes], Any]:
     return lambda data: message.decode(data).get("v", default)
 
 
+_any_string = _positional(STRING, "v")
+_any_kv = _positional(KV, "k", "v")
+
+
+def _encode_string(args: Sequence[Any]) -> bytes:
+    # What most calls send, short ones, without the tables.
+    if len(args) == 1 and type(args[0]) is str:
+        raw = args[0].encode("utf-8", "surrogateescape")
+        if 0 < len(raw) < _SHORT:
+            return b"\x0a%c%b" % (len(raw), raw)
+    return _any_string(args)
+
+
+def _encode_kv(args: Sequence[Any]) -> bytes:
+    if len(args) == 2 and type(args[0]) is str and type(args[1]) is str:
+        key, value = args[0].encode("utf-8", "surrogateescape"), args[1].encode("utf-8", "surrogateescape")
+        size = len(value)
+        if 0 < len(key) < _SHORT and size < _SHORT - 2:
+            return b"\x0a%c%b\x12%c\x1a%c%b" % (len(key), key, size + 2, size, value)
+    return _any_kv(args)
+
+
 def _text(data: bytes) -> str | None:
+    if len(data) > 2 and data[0] == 0x0A and data[1] < _SHORT and data[1] == len(data) - 2:
+        return data[2:].decode("utf-8", "surrogateescape")
     # Kong wraps a missing value as {v = nil}, which is no field at all; an empty string can't be told from it.
     value: str | None = STRING.decode(data).get("v")
     return value
@@ -178,11 +208,11 @@ _STRUCT_OF_VALUE = Message(v=Field(1, "value"))
 
 _INPUTS: dict[str, Callable[[Sequence[Any]], bytes]] = {
     "": _positional(EMPTY),
-    "string": _positional(STRING, "v"),
+    "string": _encode_string,
     "int": _positional(INT, "v"),
     "bool": _positional(BOOL, "v"),
     "bytes": _positional(BYTE_STRING, "v"),
-    "kv": _positional(KV, "k", "v"),
+    "kv": _encode_kv,
     "list": _encode_list,
     "struct": _encode_struct,
     "exit": _positional(EXIT_ARGS, "status", "body", "headers"),
@@ -294,7 +324,8 @@ def _methods() -> dict[str, Method]:
             name, _, shapes = line.partition(":")
             argument, _, answer = shapes.partition("->")
             full = f"kong.{name}"
-            methods[full] = Method(full, _INPUTS[argument.strip()], _OUTPUTS[answer.strip()])
+            frame = struct.pack("=I", len(full)) + full.encode()
+            methods[full] = Method(full, _INPUTS[argument.strip()], _OUTPUTS[answer.strip()], frame)
     return methods
 
 

@@ -23,11 +23,14 @@ from typing import Any, Final
 from gatewright.errors import PluginError, ProtocolError
 from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, Query, StartInstance
 from gatewright.gateways.kong.pdk import METHODS, RPC_CALL, RPC_RETURN
+from gatewright.gateways.kong.protobuf import read_varint, write_varint
 
 __all__ = ["ProtoBufSession"]
 
 _length = struct.Struct("=I")
 _MAX_FRAME: Final = 64 << 20
+_SEQUENCE_TAG: Final = 0x08
+_MAX_KNOWN: Final = 1024
 _EMPTY_FRAME: Final = _length.pack(0)
 
 
@@ -46,10 +49,14 @@ class ProtoBufSession:
         self._max = max_payload
         self._decode: Callable[[bytes], Any] | None = None
         self._sequence = 0
+        self._known_calls: dict[bytes, tuple[int, str]] = {}
 
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in."""
         buffer = self._buffer
+        size = len(data)
+        if not buffer and size >= _length.size and _length.unpack_from(data)[0] == size - _length.size <= self._max:
+            return (self._event_of(data[_length.size :]),)  # the usual case: one whole frame
         buffer += data
         events: list[KongEvent] = []
         while len(buffer) >= _length.size:
@@ -72,11 +79,21 @@ class ProtoBufSession:
                 return Answer(self._sequence, None, decode(frame))
             except PluginError as error:
                 return Answer(self._sequence, None, None, str(error))
+        # After the sequence, an event's call is the same bytes whenever the same instance meets the same phase.
+        if frame and frame[0] == _SEQUENCE_TAG:
+            ticket, at = read_varint(frame, 1)
+            known = self._known_calls.get(frame[at:])
+            if known is not None:
+                self._sequence = ticket
+                return HandleEvent(ticket, *known)
         call = RPC_CALL.decode(frame)
         ticket = self._sequence = call.get("sequence", 0)
         match call:
             case {"handle_event": event}:
-                return HandleEvent(ticket, event.get("instance_id", 0), event.get("event_name", ""))
+                wish = event.get("instance_id", 0), event.get("event_name", "")
+                if frame[0] == _SEQUENCE_TAG and len(self._known_calls) < _MAX_KNOWN:
+                    self._known_calls[frame[read_varint(frame, 1)[1] :]] = wish
+                return HandleEvent(ticket, *wish)
             case {"start_instance": start}:
                 return StartInstance(ticket, start.get("name", ""), start.get("config", b""))
             case {"close_instance": close}:
@@ -120,15 +137,15 @@ class ProtoBufSession:
         if known is None:
             raise PluginError(f"{method} does not exist over Protobuf; over MessagePack any kong.* function does")
         try:
-            frames = _frame(method.encode()) + _frame(known.encode(args))
+            payload = known.encode(args)
         except PluginError as error:
             raise PluginError(f"{method}: {error}") from None
         self._decode = known.decode
-        return frames
+        return known.frame + _length.pack(len(payload)) + payload
 
     def done(self, ticket: int, event: int) -> bytes:
         """The end of an event."""
-        return _EMPTY_FRAME + _frame(RPC_RETURN.encode({"sequence": ticket}))
+        return _EMPTY_FRAME + _frame(b"\x08" + write_varint(ticket) if ticket else b"")
 
     def failed(self, ticket: int, message: str) -> bytes | None:
         """There are no errors in this protocol."""
