@@ -41,8 +41,10 @@ dev: $(VENV)/.installed ## Run the example plugins behind the development gatewa
 test: $(VENV)/.tests ## Run the tests, with coverage
 	@command -v redis-server >/dev/null || sh scripts/apt-install redis-server
 	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
+	@test -e $(VENV)-kong/bin/kong-python-pluginserver || { $(PYTHON) -m venv $(VENV)-kong && \
+		$(VENV)-kong/bin/pip install --quiet 'kong-pdk>=0.36' || echo "kong-pdk can't be installed: no comparison with it"; }
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	GATEWRIGHT_KONG_PDK=$(VENV)-kong $(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.lint ## Check style, types and layers
@@ -69,5 +71,5 @@ docs: $(VENV)/.tests ## Run every command and snippet of the documentation
 
 .PHONY: clean
 clean: ## Remove what was made
-	rm -rf $(VENV) build dist benchmarks/build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-kong build dist benchmarks/build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -51,6 +51,8 @@ _UNCHANGING: Final = frozenset(
 """What the client's request is made of: whatever plugins change, these stay within a phase, and are asked for once."""
 
 _REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content-type": "application/json"})
+_LOGGABLE: Final = frozenset((str, int, list, dict))
+"""What the PDK logs as it is; anything else as its text (kong-pdk, pdk/__init__.py)."""
 _LINGER_SECONDS: Final = 5.0
 _PID_BITS: Final = 24  # with an event counter of 28 bits, within what Lua's numbers hold exactly
 _PID_MASK: Final = (1 << _PID_BITS) - 1
@@ -279,6 +281,8 @@ class Event:
 
     def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> None:
         connection = self.connection
+        if method.startswith("kong.log"):
+            args = [arg if type(arg) in _LOGGABLE else str(arg) for arg in args]
         if connection is None:
             if self.over:
                 raise GatewayClosedError("the event is over: Kong can't be asked about it any more")

@@ -85,7 +85,7 @@ def test_a_plugin_made_for_kong_pdk(start: Start, protocol: str) -> None:
         kong.event(instance, "rewrite", {"kong.request.get_method": lambda: "GET"})
         assert kong.calls == [
             ("kong.request.get_method", []),
-            ("kong.log.info", ["rewrite", "GET", None, 1.5, True, None]),
+            ("kong.log.info", ["rewrite", "GET", "None", "1.5", "True", "None"]),
         ]
 
 
