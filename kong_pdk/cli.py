@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgpack
 
 from gatewright import __version__
 from gatewright.errors import ConfigError, GatewrightError
-from gatewright.gateways.kong.dump import plugin_info
+from gatewright.gateways.kong.dump import PROTOCOLS, dump, own_stdout, plugin_info
 from gatewright.gateways.kong.events import KongSession
 from gatewright.gateways.kong.msgpack_session import MsgPackSession
 from gatewright.gateways.kong.protobuf_session import ProtoBufSession
 from gatewright.observe.logs import configure_logs
 from gatewright.runtime.confs import instance_id_of
 from gatewright.runtime.discovery import Discovery, Found
+from gatewright.runtime.kong_modules import adapt, load_directory
 from gatewright.server.plan import Plan
 from gatewright.server.plugin_server import driver
 from gatewright.server.run import run_runner
 from gatewright.settings import load_settings
-from kong_pdk.loading import adapt, load_directory
 
 __all__ = ["start_dedicated_server", "start_server"]
 
 _NEVER = 1e9  # seconds: Kong closes instances, and an idle one is never gone
 DEFAULT_SOCKET_NAME = "python_pluginserver.sock"
-PROTOCOLS: dict[str, tuple[str, Callable[[], KongSession]]] = {
-    "msgpack": ("MsgPack:1", MsgPackSession),
-    "protobuf": ("ProtoBuf:1", ProtoBufSession),
-}
+_SESSIONS: dict[str, Callable[[], KongSession]] = {"msgpack": MsgPackSession, "protobuf": ProtoBufSession}
 
 
 def _parser(*, dedicated: bool) -> argparse.ArgumentParser:
@@ -66,21 +61,6 @@ def _parser(*, dedicated: bool) -> argparse.ArgumentParser:
     return parser
 
 
-@contextlib.contextmanager
-def _own_stdout() -> Iterator[IO[bytes]]:
-    """The real standard output, while whatever plugins print goes to standard error: Kong parses every byte of it."""
-    sys.stdout.flush()
-    real = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with os.fdopen(os.dup(real), "wb") as out:
-            yield out
-    finally:
-        sys.stdout.flush()
-        os.dup2(real, 1)
-        os.close(real)
-
-
 def start_server(arguments: Sequence[str] | None = None) -> None:
     """Serve a directory of plugins; ends the process."""
     parser = _parser(dedicated=False)
@@ -88,11 +68,11 @@ def start_server(arguments: Sequence[str] | None = None) -> None:
     if not args.directory.is_dir():
         parser.error(f"{args.directory} is not a directory")
     if args.dump_info or args.dump_all:
-        with _own_stdout() as out:
+        with own_stdout() as out:
             discovery = load_directory(args.directory)
             _tell_errors(discovery)
             if args.dump_all:
-                out.write(_dump([plugin_info(p) for p in discovery.plugins.values()], args.protocol))
+                out.write(dump(list(discovery.plugins.values()), args.protocol))
             elif args.dump_info in discovery.plugins:
                 out.write(msgpack.packb(plugin_info(discovery.plugins[args.dump_info])))
             else:
@@ -115,19 +95,12 @@ def start_dedicated_server(
     schema = _schema or getattr(sys.modules.get(plugin.__module__), "Schema", ())
     adapted = adapt(name, plugin, version=_version, priority=_priority, schema=schema)
     if args.dump:
-        with _own_stdout() as out:
-            out.write(_dump([plugin_info(adapted)], args.protocol))
+        with own_stdout() as out:
+            out.write(dump([adapted], args.protocol))
         sys.exit(0)
     source = getattr(sys.modules.get(plugin.__module__), "__file__", None) or name
     discovery = Discovery(found={name: Found(adapted, source, _version or "")})
     sys.exit(_serve(args, lambda: discovery, args.socket_name or f"{name}.sock"))
-
-
-def _dump(plugins: list[dict[str, Any]], protocol: str) -> bytes:
-    content: Any = plugins
-    if protocol != "msgpack":  # a bare list means MsgPack:1, to every Kong
-        content = {"Protocol": PROTOCOLS[protocol][0], "Plugins": plugins}
-    return json.dumps(content).encode()
 
 
 def _tell_errors(discovery: Discovery) -> None:
@@ -136,7 +109,7 @@ def _tell_errors(discovery: Discovery) -> None:
 
 
 def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
-    _, session = PROTOCOLS[args.protocol]
+    session = _SESSIONS[args.protocol]
 
     def load() -> Plan:
         if not Path(args.prefix).is_dir():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgpack
 import pytest
+import yaml
 
 from tests.kong.conftest import Start
 from tests.kong.peer import Closed, Exited, Failed, connect
@@ -351,3 +352,35 @@ def test_the_events_of_a_dead_worker_are_refused_and_others_go_on(start: Start) 
         assert step["Data"]["Method"] == "kong.response.exit"
         assert step["Data"]["Args"][0] == 500
         other.event(good, "access", {})
+
+
+# --- many plugins in one process
+
+
+def test_each_plugin_of_a_directory_has_its_own_dump_and_one_process_serves_them(start: Start, tmp_path: Path) -> None:
+    server = start("msgpack", **{"hello": HELLO, "quick-one": QUICK})
+    command = [sys.executable, "-m", "gatewright", "kong"]
+    text = subprocess.check_output([*command, "conf", "-d", tmp_path / "plugins", "-p", tmp_path], text=True)
+    lines = dict(line.split(" = ", 1) for line in text.splitlines())
+    assert lines["pluginserver_names"] == "hello,quick-one"
+    assert lines["pluginserver_hello_socket"] == lines["pluginserver_quick_one_socket"]
+    assert lines["pluginserver_hello_start_cmd"].endswith(f"kong-pluginserver -d {tmp_path}/plugins -p {tmp_path}")
+    assert "pluginserver_quick_one_start_cmd" not in lines
+    for name in ("hello", "quick_one"):
+        query = lines[f"pluginserver_{name}_query_cmd"]
+        (info,) = json.loads(subprocess.check_output(query, shell=True, stderr=subprocess.DEVNULL))
+        assert info["Name"] == name.replace("_", "-")
+    with server.kong() as kong:
+        kong.event(kong.start("quick-one", {}), "access", {})
+        kong.event(kong.start("hello", {"message": "x"}), "rewrite", {"kong.request.get_method": lambda: "GET"})
+
+
+def test_a_declarative_example_and_errors(tmp_path: Path) -> None:
+    (tmp_path / "quick.py").write_text(QUICK)
+    command = [sys.executable, "-m", "gatewright", "kong"]
+    example = yaml.safe_load(subprocess.check_output([*command, "conf", "-d", tmp_path, "--declarative"]))
+    assert example["plugins"] == [{"name": "quick", "config": {}}]
+    missing = subprocess.run([*command, "dump", "-d", tmp_path, "nope"], capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
+    assert missing.stdout == ""
+    assert "there is no plugin 'nope'" in missing.stderr

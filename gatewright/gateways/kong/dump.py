@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
 
 from gatewright.config import config_schema
 from gatewright.plugin import Plugin
 
-__all__ = ["kong_fields", "plugin_info"]
+__all__ = ["PROTOCOLS", "dump", "kong_fields", "own_stdout", "plugin_info"]
+
+PROTOCOLS = {"msgpack": "MsgPack:1", "protobuf": "ProtoBuf:1"}
+"""What Kong calls the protocols."""
 
 _TYPES = {"string": "string", "integer": "integer", "number": "number", "boolean": "boolean"}
 _LIMITS = {"minLength": "len_min", "maxLength": "len_max", "minItems": "len_min", "maxItems": "len_max"}
@@ -25,6 +32,32 @@ def plugin_info(plugin: type[Plugin]) -> dict[str, Any]:
         "Version": plugin.version or "0.1.0",
         "Schema": {"name": plugin.name, "fields": [{"config": {"type": "record", "fields": fields}}]},
     }
+
+
+def dump(plugins: Sequence[type[Plugin]], protocol: str) -> bytes:
+    """What Kong's `query_cmd` has to print, as JSON. Kong 3.9 and later look at the first plugin only.
+
+    Args:
+        plugins: the plugins.
+        protocol: a key of `PROTOCOLS`. A bare list means MsgPack:1, to every Kong.
+    """
+    infos = [plugin_info(plugin) for plugin in plugins]
+    return json.dumps(infos if protocol == "msgpack" else {"Protocol": PROTOCOLS[protocol], "Plugins": infos}).encode()
+
+
+@contextlib.contextmanager
+def own_stdout() -> Iterator[IO[bytes]]:
+    """The real standard output, while whatever plugins print goes to standard error: Kong parses every byte of it."""
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(real), "wb") as out:
+            yield out
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
 
 
 def kong_fields(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
