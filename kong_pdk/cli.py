@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +110,20 @@ def _tell_errors(discovery: Discovery) -> None:
         print(f"plugin not loaded: {error}", file=sys.stderr)
 
 
+def _refuse_rival() -> None:
+    with contextlib.suppress(PackageNotFoundError):
+        rival = version("kong-pdk")
+        raise ConfigError(
+            f"kong-pdk {rival} is installed, too, and which `kong_pdk` is imported is a matter of luck: "
+            "pip uninstall kong-pdk"
+        )
+
+
 def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
     session = _SESSIONS[args.protocol]
 
     def load() -> Plan:
+        _refuse_rival()
         if not Path(args.prefix).is_dir():
             raise ConfigError(f"the directory {args.prefix} doesn't exist: where is Kong's prefix? (-p)")
         flags = {

@@ -41,7 +41,7 @@ def test_the_first_plugin_of_the_readme_runs(start_runner: StartRunner, tmp_path
 
 
 def commands() -> list[str]:
-    pages = (README, (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"))
+    pages = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("operations.md", "kong.md"))]
     shown = [block for page in pages for block in blocks(page, "sh")]
     lines = [line.split("  #")[0].strip() for block in shown for line in block.splitlines()]
     return [line for line in lines if line.startswith(".venv/bin/gatewright")]

@@ -384,3 +384,16 @@ def test_a_declarative_example_and_errors(tmp_path: Path) -> None:
     assert missing.returncode == 2
     assert missing.stdout == ""
     assert "there is no plugin 'nope'" in missing.stderr
+
+
+def test_the_original_beside_us_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "kong_pdk-0.36.dist-info").mkdir()
+    (tmp_path / "kong_pdk-0.36.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: kong-pdk\nVersion: 0.36\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "kong_pdk.cli", "-d", tmp_path, "-p", tmp_path],
+        capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "pip uninstall kong-pdk" in run.stderr
