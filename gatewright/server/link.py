@@ -50,6 +50,7 @@ class Link:
         self._ended = 0
         service.builder.on_building = self._building
         self._returning: deque[socket.socket] = deque()
+        self._to_return: deque[socket.socket] = deque()
         self._wants_retirement = False
         self.stopped = False
         self.lookups = 0
@@ -76,7 +77,9 @@ class Link:
     @property
     def unsettled(self) -> bool:
         """Connections are on their way in or out."""
-        return not self._channel.closed and bool(self._adopting or self._returning or self._channel.unsent)
+        return not self._channel.closed and bool(
+            self._adopting or self._returning or self._to_return or self._channel.unsent
+        )
 
     async def close(self, seconds: float) -> None:
         """Send the last report, and close the channel once all has been read, or after `seconds`."""
@@ -129,6 +132,10 @@ class Link:
         self._returning.append(connection)
         self._channel.send(messages.Return(), connection, keep=True)
 
+    def _give_back_again(self) -> None:
+        if self._to_return:
+            self.give_back(self._to_return.popleft())
+
     def _building(self, chain: Chain, begins: bool) -> None:
         """Say that a chain is about to be built, or was: if that kills us, the others know which."""
         if chain.token is not None:
@@ -169,7 +176,8 @@ class Link:
                 if came:
                     returned.close()
                 else:
-                    self._loop.call_later(_PAUSE_SECONDS, self.give_back, returned)
+                    self._to_return.append(returned)
+                    self._loop.call_later(_PAUSE_SECONDS, self._give_back_again)
             case messages.Forgotten(token):
                 service.confs.forget(token)
             case messages.Forwarded(letter):
@@ -234,8 +242,8 @@ class Link:
                 answer(None)
         if not self.preloaded.done():
             self.preloaded.set_result(None)
-        while self._returning:
-            self._returning.popleft().close()
+        for connection in (*self._returning, *self._to_return):
+            connection.close()
         self.stopped = True
         self._end("orphaned")
 

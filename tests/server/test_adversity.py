@@ -71,6 +71,23 @@ def test_a_worker_with_very_many_connections_hands_all_of_them_over(
         peer.close()
 
 
+def test_nothing_is_lost_when_descriptors_run_short(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
+    command = ["prlimit", "--nofile=128:128", sys.executable, "-m", "gatewright", "run"]
+    runner = start_runner("-p", plugin_dir(plain=PLAIN), "--workers", "3", command=command)
+    runner.wait_for_log("listening")
+    peers = []
+    for _ in range(230):  # two generations of workers and the supervisor together have hardly more room
+        peers.append(runner.peer())
+        time.sleep(0.002)
+    token = peers[0].prepare(("plain", "{}"))
+    for _ in range(2):
+        assert reload(runner)["result"] == "ok"
+        runner.wait_for(lambda: len(runner.status()["workers"]) == 3)
+    for peer in peers:
+        assert peer.request(token) == Rewrite(headers=[("x", "1")])
+        peer.close()
+
+
 def test_connections_that_come_while_their_worker_retires_are_served(
     start_runner: StartRunner, plugin_dir: WriteFiles
 ) -> None:
