@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
-import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -291,22 +289,13 @@ class Connection(asyncio.Protocol):
 
         The peer notices nothing: what it sends from now on stays in the kernel until the other worker reads it.
         """
-        session, transport, link = self._session, self._transport, self._service.link
-        if self._closed or self._half_closed or link is None:
+        session, transport = self._session, self._transport
+        if self._closed or self._half_closed:
             return False
         if session.busy or session.buffered or self._waiters or transport.get_write_buffer_size():
             return False
-        try:
-            fd = os.dup(transport.get_extra_info("socket").fileno())
-        except OSError:  # no descriptor is free: some time later
-            return False
-        if transport.is_reading():
-            transport.pause_reading()
-        self._closed = True
-        self._service.connections.discard(self)
-        link.give_back(socket.socket(fileno=fd))
-        transport.abort()  # closes only our descriptor
-        return True
+        self._closed = self._service.hand_over(self, transport)
+        return self._closed
 
     def abort(self) -> None:
         """Close the connection now; what was written is still sent, a call under way is lost."""

@@ -354,6 +354,7 @@ class PluginServerConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._event: Event | None = None  # of a protocol whose events stay on their connection
         self._number = 0
+        self._owed = 0  # answers
         self._closed = False
 
     # --- asyncio's side
@@ -390,6 +391,7 @@ class PluginServerConnection(asyncio.Protocol):
     # --- Kong's wishes
 
     def _on_event(self, event: KongEvent) -> None:
+        self._owed += 1
         kind = type(event)
         if kind is HandleEvent:
             self._start(self._handle, event)
@@ -534,9 +536,14 @@ class PluginServerConnection(asyncio.Protocol):
             self._transport.close()
 
     def write(self, data: bytes) -> None:
-        """Send bytes."""
+        """Send an answer."""
         self._transport.write(data)
         self._service.bytes_out += len(data)
+        self._owed -= 1
+        if self._service.leaving and not self._closed and self._event is None and not self._owed:
+            if self._transport.is_reading():
+                self._transport.pause_reading()  # what comes next is another worker's
+            self._service.loop.call_soon(self.give_back)
 
     def _on_query(self, ticket: int, what: str, argument: Any) -> None:
         plugins = self._service.builder.plugins
@@ -591,8 +598,13 @@ class PluginServerConnection(asyncio.Protocol):
             self._transport.close()
 
     def give_back(self) -> bool:
-        """Connections of Kong stay where they are."""
-        return False
+        """Let another worker serve this connection, if no answer is owed on it."""
+        if self._closed or self._owed or self._event is not None or self.session.buffered:
+            return False
+        if self._transport.get_write_buffer_size():
+            return False
+        self._closed = self._service.hand_over(self, self._transport)
+        return self._closed
 
     def abort(self) -> None:
         """Close the connection now."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -226,7 +228,7 @@ class Service:
         self.leaving = True
         link = self.link
         deadline = self.loop.time() + seconds
-        while link is not None and (self.connections or link.unsettled) and not link.stopped:
+        while link is not None and (self.connections or self.calls or link.unsettled) and not link.stopped:
             if self.loop.time() > deadline:
                 break
             self.give_back(len(self.connections))
@@ -241,6 +243,24 @@ class Service:
             count -= connection.give_back()
         if count > 0 and tries > 1 and not self.leaving:
             self.loop.call_later(RETRY_SECONDS, self.give_back, count, tries - 1)
+
+    def hand_over(self, connection: Driver, transport: asyncio.Transport) -> bool:
+        """Let another worker have a connection on which nothing is under way; tells whether that was possible.
+
+        The peer notices nothing: what it sends from now on stays in the kernel until the other worker reads it.
+        """
+        if self.link is None:
+            return False
+        try:
+            fd = os.dup(transport.get_extra_info("socket").fileno())
+        except OSError:  # no descriptor is free: some time later
+            return False
+        if transport.is_reading():
+            transport.pause_reading()
+        self.connections.discard(connection)
+        self.link.give_back(socket.socket(fileno=fd))
+        transport.abort()  # closes only our descriptor
+        return True
 
     async def close(self, seconds: float) -> None:
         """Tear all chains down, for as long as `seconds`, and stop the threads."""

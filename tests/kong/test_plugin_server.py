@@ -397,3 +397,25 @@ def test_the_original_beside_us_is_a_clear_error(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 2
     assert "pip uninstall kong-pdk" in run.stderr
+
+
+@both
+def test_a_reload_brings_new_code_over_the_same_connections(start: Start, protocol: str, tmp_path: Path) -> None:
+    server = start(protocol, quick=QUICK)
+    with server.kong() as kong:
+        instance = kong.start("quick", {})
+        kong.event(instance, "access", {})
+        assert kong.calls[-1][1] == ["x", "1"]
+        (tmp_path / "plugins" / "quick.py").write_text(QUICK.replace('"1"', '"2"'))
+        server.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 15
+        while kong.calls[-1][1] != ["x", "2"]:
+            assert time.monotonic() < deadline
+            kong.event(instance, "access", {})
+        for _ in range(50):
+            kong.event(instance, "access", {})
+            assert kong.calls[-1][1] == ["x", "2"]
+    deadline = time.monotonic() + 10
+    while "worker ended" not in server.log:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -75,6 +75,10 @@ class KongSession(Protocol):
     moves: bool
     """An event's steps may come over other connections."""
 
+    @property
+    def buffered(self) -> int:
+        """Bytes received but not yet turned into an event."""
+
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in as they came.
 

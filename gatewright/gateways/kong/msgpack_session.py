@@ -47,6 +47,11 @@ class MsgPackSession:
         )
         self._fed = 0
 
+    @property
+    def buffered(self) -> int:
+        """Bytes received but not yet turned into an event."""
+        return self._fed - int(self._unpacker.tell())
+
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in."""
         try:

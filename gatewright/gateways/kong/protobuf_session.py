@@ -51,6 +51,11 @@ class ProtoBufSession:
         self._sequence = 0
         self._known_calls: dict[bytes, tuple[int, str]] = {}
 
+    @property
+    def buffered(self) -> int:
+        """Bytes received but not yet turned into an event."""
+        return len(self._buffer)
+
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in."""
         buffer = self._buffer
