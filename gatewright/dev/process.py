@@ -40,7 +40,7 @@ async def runner_process(paths: Sequence[Path], listen: str) -> AsyncIterator[as
     arguments = [argument for path in paths for argument in ("--plugins", str(path))]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gatewright", "run", "--listen", listen, *arguments),
-        *("--log-level", "warning", "--socket-owner", str(os.getuid())),
+        *("--log-level", "warning", "--socket-owner", str(os.getuid()), "--die-with-parent", "yes"),
         start_new_session=True,  # Ctrl-C is for us, who stop it in order
     )
     try:

@@ -397,6 +397,17 @@ def test_a_runner_that_ends_ends_dev_with_an_error() -> None:
         assert process.wait(15) == 1
 
 
+def test_the_runner_does_not_outlive_a_killed_dev(tmp_path: Path) -> None:
+    with dev(ROOT / "examples" / "plugins", "--port", "0", code=-signal.SIGKILL) as (process, _):
+        runner = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 5
+        while Path(f"/proc/{runner}/cmdline").exists() and Path(f"/proc/{runner}/cmdline").read_bytes():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 GREETING = """
 from gatewright import Plugin
 class Greet(Plugin):
