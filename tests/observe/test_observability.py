@@ -68,6 +68,11 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def get(url: str, method: str = "GET", accept: str = "") -> tuple[int, str]:
     request = urllib.request.Request(url, method=method, headers={"accept": accept} if accept else {})
     try:
@@ -206,9 +211,10 @@ def test_broken_requests_and_idle_clients_do_no_harm(observed: tuple[RunnerProce
 
 def test_a_runner_without_workers_is_not_ready(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
     port = free_port()
-    source = "import time\nfrom gatewright import Plugin\ntime.sleep(1.5)\nclass P(Plugin):\n    pass\n"
+    source = "import time\nfrom gatewright import Plugin\ntime.sleep(3)\nclass P(Plugin):\n    pass\n"
     runner = start_runner("-p", plugin_dir(slow=source), "--metrics", f"127.0.0.1:{port}")
     url = f"http://127.0.0.1:{port}"
+    runner.wait_for(lambda: answers(port))
     assert get(f"{url}/healthz")[0] == 200
     assert get(f"{url}/readyz")[0] == 503
     runner.wait_for(lambda: get(f"{url}/readyz")[0] == 200)
