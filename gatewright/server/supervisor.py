@@ -105,21 +105,21 @@ class Supervisor:
         raise_file_limit()
         self._notifier = Notifier()
         self._watch_parent = watches_parent(settings)
-        self._listener = Listener.obtain(settings)
         self._selector = selectors.DefaultSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
         try:
+            self._admin = Admin(self, settings)  # first: whoever can connect to the runner can ask it how it is
+            self._listener = Listener.obtain(settings)
             self._dispatcher = Dispatcher(self._loop, self._listener, self._workers)
             self.reloads = Reloads(self, self._load, self._notifier)
-            self._admin = Admin(self, settings)
             self._loop.run_until_complete(self._start())
             while (worker := self._loop.run_until_complete(self._next_fork())) is not None:
                 self._fork(worker)
             self._loop.run_until_complete(self._close_admin())
         finally:
-            self._listener.close()
-            with contextlib.suppress(AttributeError):
+            with contextlib.suppress(AttributeError):  # one of them could not be opened
                 self._admin.unlink()
+                self._listener.close()
             self._loop.close()
             for number in _SIGNALS[:-1]:  # one that comes from now on is too late to mean anything
                 signal.signal(number, signal.SIG_IGN)
