@@ -54,6 +54,7 @@ _REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content
 _LOGGABLE: Final = frozenset((str, int, list, dict))
 """What the PDK logs as it is; anything else as its text (kong-pdk, pdk/__init__.py)."""
 _LINGER_SECONDS: Final = 5.0
+_FORGET_SECONDS: Final = 120.0  # Kong itself gives up after 60
 _PID_BITS: Final = 24  # with an event counter of 28 bits, within what Lua's numbers hold exactly
 _PID_MASK: Final = (1 << _PID_BITS) - 1
 
@@ -186,21 +187,23 @@ class _Elsewhere:
         """An event has ended."""
         self._instances.events.pop(event.number, None)
 
-    def refuse(self, event: Event) -> None:
-        """Answer the request with 500."""
-        _refuse(self, event)
+    def conclude(self, event: Event) -> None:
+        """Say how an event ended."""
+        _conclude(self, event)
 
     def refuse_number(self, ticket: int, event: int) -> None:
         """Answer a request with 500 whose event is gone."""
         self.write(self.session.call(ticket, event, "kong.response.exit", _REFUSAL))
 
 
-def _refuse(connection: PluginServerConnection | _Elsewhere, event: Event) -> None:
-    if event.phase in _MAY_EXIT:
+def _conclude(connection: PluginServerConnection | _Elsewhere, event: Event) -> None:
+    # In a phase without an answer to refuse with, all that can be done is to let the event end.
+    refused = event.verdict == "refuse" and event.phase in _MAY_EXIT
+    if refused:
         connection.write(connection.session.call(event.ticket, event.number, "kong.response.exit", _REFUSAL))
     else:
         connection.write(connection.session.done(event.ticket, event.number))
-    connection.event_over(event, exited=event.phase in _MAY_EXIT)
+    connection.event_over(event, exited=refused)
 
 
 def _own_config(config: Any) -> Any:
@@ -228,8 +231,8 @@ class Event:
         self.ticket = 0
         self.strand: Strand | None = None
         self.over = False
-        self.doomed = False
-        """It has failed while Kong was working: the request is refused as soon as Kong answers."""
+        self.verdict = ""
+        """How it ended while Kong was still at work (`refuse` or `done`): said as soon as Kong answers."""
 
     @property
     def sync_pdk(self) -> SyncPdk:
@@ -313,8 +316,8 @@ class Event:
     def take_answer(self, connection: PluginServerConnection | _Elsewhere, answer: Answer) -> None:
         """Kong has answered the call under way."""
         self.connection, self.ticket = connection, answer.ticket
-        if self.doomed:
-            connection.refuse(self)
+        if self.verdict:
+            connection.conclude(self)
             return
         waiter, self._waiter = self._waiter, None
         value = PdkError(answer.error) if answer.error else answer.value
@@ -439,7 +442,7 @@ class PluginServerConnection(asyncio.Protocol):
         elif self._instances.is_elsewhere(answer.event):
             self._instances.forward(self._number, answer)
         else:
-            self._fail(answer.ticket, f"event id {answer.event} not found")
+            self.refuse_number(answer.ticket, answer.event)  # an error would let the request pass
 
     def _fail(self, ticket: int, message: str) -> None:
         data = self.session.failed(ticket, message)
@@ -468,19 +471,19 @@ class PluginServerConnection(asyncio.Protocol):
                 service.failures.report(
                     "too many events under way", kind="overloaded", plugin=name, limit=service.max_calls
                 )
-                self._end_with_500(event)
+                self._refuse(event)
                 return
             self._run(event, strand)
-            self._end(event)
+            self._end(event, "done")
         except (PhaseExit, GatewayClosedError):
             self.event_over(event, exited=True)
         except GatewrightError:
-            self._end_with_500(event)  # whoever raised it has logged the cause
+            self._refuse(event)  # whoever raised it has logged the cause
         except Exception as error:
             service.failures.report(
                 "request refused: internal error", kind="internal", plugin=name, error=error, traceback=True
             )
-            self._end_with_500(event)
+            self._refuse(event)
         finally:
             event.strand = None
             event.release()
@@ -499,24 +502,26 @@ class PluginServerConnection(asyncio.Protocol):
         else:
             chain.run_phase(event.phase, event, strand)
 
-    def _end(self, event: Event) -> None:
-        connection = event.connection
-        if connection is not None:
-            connection.write(connection.session.done(event.ticket, event.number))
-        self.event_over(event, exited=False)
-
-    def _end_with_500(self, event: Event) -> None:
-        """Refuse the request. Closing would make Kong try again without end, and an error would let it pass."""
+    def _refuse(self, event: Event) -> None:
         self._service.count_refused("service unavailable")
-        if event.connection is None:
-            event.doomed = True
-        else:
-            event.connection.refuse(event)
+        self._end(event, "refuse")
 
-    def refuse(self, event: Event) -> None:
-        """Answer the request with 500, in a phase where Kong allows that; otherwise let the event end."""
-        event.connection = self
-        _refuse(self, event)
+    def _end(self, event: Event, verdict: str) -> None:
+        """End an event, at once or, while Kong is at work on a PDK call, when it answers.
+
+        A refusal is an answer of 500: closing would make Kong try again without end, an error would let it pass.
+        """
+        if event.over:  # the handler has answered the request, and caught the exception that should have ended it
+            return
+        event.verdict = verdict
+        if event.connection is not None:
+            event.connection.conclude(event)
+        else:
+            self._service.loop.call_later(_FORGET_SECONDS, self._instances.events.pop, event.number, None)
+
+    def conclude(self, event: Event) -> None:
+        """Say how an event ended."""
+        _conclude(self, event)
 
     def refuse_number(self, ticket: int, event: int) -> None:
         """Answer a request with 500 whose event has gone with its worker."""

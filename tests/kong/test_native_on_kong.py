@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -189,3 +190,69 @@ def test_phases_of_a_native_plugin() -> None:
         def on_certificate(self, kong: object) -> None: ...
 
     assert plugin_info(Both)["Phases"] == ["certificate", "access", "response"]
+
+
+LATE = """
+import asyncio
+from gatewright import Plugin, Response
+class Late(Plugin):
+    timeout = 0.2
+    def on_request(self, request):
+        request.headers.get("x")
+class LateSkips(Late):
+    on_error = "skip"
+class Answers(Plugin):
+    async def on_rewrite(self, kong):
+        await asyncio.sleep(0.01)
+        try:
+            await kong.response.exit(403, b"no")
+        except Exception:
+            await kong.log.err("not an error")
+class Swallows(Plugin):
+    def on_rewrite(self, kong):
+        try:
+            kong.response.exit(403, b"no")
+        except BaseException:
+            pass
+"""
+
+
+def slow_headers(_: int) -> dict[str, list[str]]:
+    time.sleep(0.6)
+    return {"x": ["1"]}
+
+
+@both
+def test_a_deadline_while_kong_is_at_work(start: Start, protocol: str) -> None:
+    server = start(protocol, late=LATE)
+    pdk = {**REQUEST, "kong.request.get_headers": slow_headers}
+    with server.kong() as kong:
+        for _ in range(2):
+            with pytest.raises(Exited) as exited:
+                kong.event(kong.start("late", {}), "access", pdk)
+            assert exited.value.status == 500
+        kong.event(kong.start("late-skips", {}), "access", pdk)
+    assert "missed its deadline" in server.log
+
+
+@both
+@pytest.mark.parametrize("name", ["answers", "swallows"])
+def test_an_exit_is_final(start: Start, protocol: str, name: str) -> None:
+    server = start(protocol, late=LATE)
+    with server.kong() as kong:
+        instance = kong.start(name, {})
+        for _ in range(3):
+            with pytest.raises(Exited) as exited:
+                kong.event(instance, "rewrite", {})
+            assert exited.value.status == 403
+    assert [method for method, _ in kong.calls] == ["kong.response.exit"] * 3
+
+
+def test_a_step_of_an_event_that_is_gone_does_not_let_the_request_pass(start: Start) -> None:
+    server = start("msgpack", late=LATE)
+    with server.kong(connections=1) as kong:
+        instance = kong.start("answers", {})
+        step = kong.rpc("plugin.HandleEvent", {"InstanceId": instance, "EventName": "rewrite"})
+        for _ in range(2):
+            step = kong.rpc("plugin.Step", {"EventId": step["EventId"]})
+            assert (step["Data"]["Method"], step["Data"]["Args"][0]) == ("kong.response.exit", 500)
