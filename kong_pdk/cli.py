@@ -23,8 +23,8 @@ from gatewright.observe.logs import configure_logs
 from gatewright.runtime.confs import instance_id_of
 from gatewright.runtime.discovery import Discovery, Found
 from gatewright.runtime.kong_modules import adapt, load_directory
+from gatewright.server.kong.connection import driver
 from gatewright.server.plan import Plan
-from gatewright.server.plugin_server import driver
 from gatewright.server.run import run_runner
 from gatewright.settings import load_settings
 

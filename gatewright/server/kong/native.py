@@ -18,7 +18,7 @@ from gatewright.runtime.chain import Chain
 from gatewright.runtime.steps import Mode
 
 if TYPE_CHECKING:
-    from gatewright.server.plugin_server import Event
+    from gatewright.server.kong.event import Event
 
 __all__ = ["run_access", "run_response"]
 

@@ -1,0 +1,1 @@
+"""Driving Kong's connections: the plugin server."""

@@ -1,0 +1,315 @@
+"""The driver of a connection with Kong, over either protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from time import time
+from typing import Any, Final, cast
+
+from gatewright.errors import ConfigError, GatewayClosedError, GatewrightError, ProtocolError
+from gatewright.gateways.kong.dump import plugin_info
+from gatewright.gateways.kong.events import (
+    Answer,
+    CloseInstance,
+    HandleEvent,
+    KongEvent,
+    KongSession,
+    Query,
+    StartInstance,
+)
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.pdk import PhaseExit
+from gatewright.server.kong.event import REFUSAL, Event, conclude
+from gatewright.server.kong.instances import Instances
+from gatewright.server.kong.native import run_access, run_response
+from gatewright.server.service import Service
+
+__all__ = ["PluginServerConnection", "driver"]
+
+_NO_INSTANCE: Final = "no plugin instance #%s"  # Kong looks for these words, and then starts one anew
+_LINGER_SECONDS: Final = 5.0
+_FORGET_SECONDS: Final = 120.0  # Kong itself gives up after 60
+
+
+class PluginServerConnection(asyncio.Protocol):
+    """The driver of one session with Kong."""
+
+    def __init__(self, service: Service, instances: Instances, session: KongSession) -> None:
+        self.session = session
+        self._service = service
+        self._instances = instances
+        self._start = service.bridge.start
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._event: Event | None = None  # of a protocol whose events stay on their connection
+        self._number = 0
+        self._owed = 0  # answers
+        self._closed = False
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection in, or turn it away if there are too many."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._number = self._instances.add(self)
+        if not self._service.take_in(self):
+            self._closed = True
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in."""
+        self._service.bytes_in += len(data)
+        try:
+            for event in self.session.receive_data(data):
+                self._on_event(event)
+        except ProtocolError as error:
+            self._service.failures.report(
+                "connection closed: the peer broke the protocol", kind="protocol", error=error
+            )
+            self._closed = True
+            self._transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """End what still waits for this connection."""
+        self._closed = True
+        self._instances.connections.pop(self._number, None)
+        self._service.let_go(self)
+        if self._event is not None:
+            self._event.lost()
+
+    # --- Kong's wishes
+
+    def _on_event(self, event: KongEvent) -> None:
+        self._owed += 1
+        kind = type(event)
+        if kind is HandleEvent:
+            self._start(self._handle, event)
+            return
+        match event:
+            case Answer():
+                self._on_answer(event)
+            case StartInstance(ticket, name, text):
+                self._start_instance(ticket, name, text)
+            case CloseInstance(ticket, number):
+                self._start(self._close_instance, (ticket, number))
+            case Query(ticket, what, argument):
+                self._on_query(ticket, what, argument)
+
+    def _start_instance(self, ticket: int, name: str, text: bytes) -> None:
+        def answer(number: int | None, config: Any) -> None:
+            if number is None:
+                self._fail(ticket, "the plugin server is about to end")
+            else:
+                self.write(self.session.started(ticket, name, number, config, time()))
+
+        try:
+            self._instances.start(name, text, answer)
+        except ConfigError as error:
+            self._service.failures.report("instance not started", kind="conf", plugin=name, error=error)
+            self._fail(ticket, str(error))
+
+    def _close_instance(self, strand: Strand, wish: tuple[int, int]) -> None:
+        ticket, number = wish
+        chain = self._instances.find(number, strand)
+        if chain is None:
+            self._fail(ticket, _NO_INSTANCE % number)
+            return
+        self._instances.close(number)
+        self.write(self.session.closed(ticket, chain.key.partition("#")[0], number, None, time()))
+
+    def _on_answer(self, answer: Answer) -> None:
+        if answer.event is None:
+            if self._event is not None:
+                self._event.take_answer(self, answer)
+            return
+        event = self._instances.events.get(answer.event)
+        if event is not None:
+            event.take_answer(self, answer)
+        elif self._instances.is_elsewhere(answer.event):
+            self._instances.forward(self._number, answer)
+        else:
+            self.refuse_number(answer.ticket, answer.event)  # an error would let the request pass
+
+    def _fail(self, ticket: int, message: str) -> None:
+        data = self.session.failed(ticket, message)
+        if data is None:
+            self._transport.close()
+        else:
+            self.write(data)
+
+    def _handle(self, strand: Strand, wish: HandleEvent) -> None:
+        """Run a handler. Runs in a strand."""
+        service, instances = self._service, self._instances
+        chain = instances.find(wish.instance, strand)
+        if chain is None:
+            self._fail(wish.ticket, _NO_INSTANCE % wish.instance)
+            return
+        name = chain.key.partition("#")[0]
+        event = Event(instances.new_event_number(), name, chain, wish.phase, instances)
+        event.connection, event.ticket, event.strand = self, wish.ticket, strand
+        if self.session.moves:
+            instances.events[event.number] = event
+        else:
+            self._event = event
+        service.started += 1
+        try:
+            if service.calls > service.max_calls:
+                service.failures.report(
+                    "too many events under way", kind="overloaded", plugin=name, limit=service.max_calls
+                )
+                self._refuse(event)
+                return
+            self._run(event, strand)
+            self._end(event, "done")
+        except (PhaseExit, GatewayClosedError):
+            self.event_over(event, exited=True)
+        except GatewrightError:
+            self._refuse(event)  # whoever raised it has logged the cause
+        except Exception as error:
+            service.failures.report(
+                "request refused: internal error", kind="internal", plugin=name, error=error, traceback=True
+            )
+            self._refuse(event)
+        finally:
+            event.strand = None
+            event.release()
+            service.ended += 1
+            if service.draining:
+                service.call_ended()
+
+    def _run(self, event: Event, strand: Strand) -> None:
+        chain = event.chain
+        if not chain.ready:
+            chain.build()
+        if event.phase == "access" and chain.request_steps and chain.steps[0].on_request is not None:
+            run_access(chain, event, strand)
+        elif event.phase == "response" and chain.response_steps and chain.steps[0].on_response is not None:
+            run_response(chain, event, strand)
+        else:
+            chain.run_phase(event.phase, event, strand)
+
+    def _refuse(self, event: Event) -> None:
+        self._service.count_refused("service unavailable")
+        self._end(event, "refuse")
+
+    def _end(self, event: Event, verdict: str) -> None:
+        """End an event, at once or, while Kong is at work on a PDK call, when it answers.
+
+        A refusal is an answer of 500: closing would make Kong try again without end, an error would let it pass.
+        """
+        if event.over:  # the handler has answered the request, and caught the exception that should have ended it
+            return
+        event.verdict = verdict
+        if event.connection is not None:
+            conclude(event.connection, event)
+        else:
+            self._service.loop.call_later(_FORGET_SECONDS, self._instances.events.pop, event.number, None)
+
+    def refuse_number(self, ticket: int, event: int) -> None:
+        """Answer a request with 500 whose event has gone with its worker."""
+        self.write(self.session.call(ticket, event, "kong.response.exit", REFUSAL))
+
+    def event_over(self, event: Event, *, exited: bool) -> None:
+        """An event has ended, on whatever connection."""
+        self._instances.events.pop(event.number, None)
+        if self._event is event:
+            self._event = None
+            if exited:
+                # Kong drops the coroutine that would have answered, and the connection with it.
+                self._service.loop.call_later(_LINGER_SECONDS, self._close_if_quiet)
+
+    def _close_if_quiet(self) -> None:
+        if self._event is None and not self._closed:
+            self._transport.close()
+
+    def write(self, data: bytes) -> None:
+        """Send an answer."""
+        self._transport.write(data)
+        self._service.bytes_out += len(data)
+        self._owed -= 1
+        if self._service.leaving and not self._closed and self._event is None and not self._owed:
+            if self._transport.is_reading():
+                self._transport.pause_reading()  # what comes next is another worker's
+            self._service.loop.call_soon(self.give_back)
+
+    def _on_query(self, ticket: int, what: str, argument: Any) -> None:
+        plugins = self._service.builder.plugins
+        content: Any = None
+        if what == "instance_status":
+            self._start(self._tell_instance, (ticket, argument))
+            return
+        if what == "plugin_names":
+            content = {"names": sorted(plugins)}
+        elif what == "plugin_info" and argument in plugins:
+            content = plugin_info(plugins[argument])
+        elif what == "status":
+            content = self._status()
+        if content is None:
+            self._fail(ticket, f"{argument} is not known" if what == "plugin_info" else f"no such method: {argument}")
+        else:
+            self.write(self.session.answered(ticket, what, content))
+
+    def _tell_instance(self, strand: Strand, wish: tuple[int, int]) -> None:
+        ticket, number = wish
+        chain = self._instances.find(number, strand)
+        if chain is None:
+            self._fail(ticket, _NO_INSTANCE % number)
+        else:
+            self.write(self.session.started(ticket, chain.key.partition("#")[0], number, None, 0.0))
+
+    def _status(self) -> dict[str, Any]:
+        confs = self._service.confs
+        return {
+            "Pid": os.getpid(),
+            "Plugins": {
+                name: {
+                    "Name": name,
+                    "Instances": [
+                        {"Name": name, "Id": number}
+                        for number, chain in confs.items()
+                        if chain.key.partition("#")[0] == name
+                    ],
+                }
+                for name in sorted(self._service.builder.plugins)
+            },
+        }
+
+    # --- ending (see `Service`)
+
+    def end_if_stalled(self, now: float, limit: float) -> None:
+        """Kong's connections may be silent for as long as they like."""
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless an event is under way on it."""
+        if self._event is None:
+            self._transport.close()
+
+    def give_back(self) -> bool:
+        """Let another worker serve this connection, if no answer is owed on it."""
+        if self._closed or self._owed or self._event is not None or self.session.buffered:
+            return False
+        if self._transport.get_write_buffer_size():
+            return False
+        self._closed = self._service.hand_over(self, self._transport)
+        return self._closed
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        self._transport.close()
+
+
+def driver(new_session: Callable[[], KongSession], *, lua_style: bool) -> Callable[[Service], Callable[[], Any]]:
+    """What makes the drivers of connections for a service.
+
+    Args:
+        new_session: makes the protocol state of a new connection.
+        lua_style: PDK calls give `(value, error)`.
+    """
+
+    def for_service(service: Service) -> Callable[[], PluginServerConnection]:
+        instances = Instances(service, lua_style=lua_style)
+        service.on_letter = lambda letter, delivered: instances.on_letter(letter, delivered, new_session)
+        return lambda: PluginServerConnection(service, instances, new_session())
+
+    return for_service

@@ -1,0 +1,198 @@
+"""One phase of one request: a handler at work, and the PDK calls in it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from gatewright.errors import GatewayClosedError, GatewrightError
+from gatewright.gateways.kong.events import Answer, KongSession
+from gatewright.gateways.kong.pdk import TERMINAL
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.chain import Chain
+from gatewright.runtime.pdk import AsyncPdk, PdkError, PhaseExit, SyncPdk
+
+if TYPE_CHECKING:
+    from gatewright.server.kong.instances import Instances
+
+__all__ = ["REFUSAL", "Event", "Way", "conclude"]
+
+_MAY_EXIT: Final = frozenset(("rewrite", "access", "response", "preread"))
+"""Phases in which Kong lets a plugin answer the request (pdk/response.lua)."""
+_UNCHANGING: Final = frozenset(
+    (
+        "kong.client.get_ip", "kong.client.get_forwarded_ip", "kong.client.get_port", "kong.client.get_forwarded_port",
+        "kong.node.get_id", "kong.nginx.get_subsystem", "kong.request.get_scheme", "kong.request.get_host",
+        "kong.request.get_port", "kong.request.get_forwarded_scheme", "kong.request.get_forwarded_host",
+        "kong.request.get_forwarded_port", "kong.request.get_http_version", "kong.request.get_method",
+        "kong.request.get_path", "kong.request.get_path_with_query", "kong.request.get_raw_query",
+        "kong.request.get_query_arg", "kong.request.get_query", "kong.request.get_header", "kong.request.get_headers",
+        "kong.request.get_raw_body", "kong.request.get_uri_captures",
+    )
+)  # fmt: skip
+"""What the client's request is made of: whatever plugins change, these stay within a phase, and are asked for once."""
+
+REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content-type": "application/json"})
+"""What a request is answered with that failed: the arguments of `kong.response.exit`."""
+_LOGGABLE: Final = frozenset((str, int, list, dict))
+"""What the PDK logs as it is; anything else as its text (kong-pdk, pdk/__init__.py)."""
+
+_Waiter = Strand | asyncio.Future[Any] | concurrent.futures.Future[Any]
+
+
+class Way(Protocol):
+    """The way to Kong that the next thing about an event is to be said on: a connection, here or in another worker."""
+
+    session: KongSession
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def event_over(self, event: Event, *, exited: bool) -> None:
+        """An event has ended."""
+
+
+class Event:
+    """One phase of one request: runs a handler, and carries its PDK calls out."""
+
+    def __init__(self, number: int, name: str, chain: Chain, phase: str, instances: Instances) -> None:
+        self.number = number
+        self.name = name
+        self.chain = chain
+        self.phase = phase
+        self._lua_style = instances.lua_style and instances.made_for_kong(name)
+        self._service = instances.service
+        self._bridge = instances.service.bridge
+        self._known: dict[tuple[str, tuple[Any, ...]], Any] = {}
+        self._waiter: _Waiter | None = None
+        self._busy: asyncio.Lock | None = None
+        self.connection: Way | None = None
+        self.ticket = 0
+        self.strand: Strand | None = None
+        self.over = False
+        self.verdict = ""
+        """How it ended while Kong was still at work (`refuse` or `done`): said as soon as Kong answers."""
+
+    @property
+    def sync_pdk(self) -> SyncPdk:
+        """The `kong` object for `def` handlers."""
+        return SyncPdk(self, lua_style=self._lua_style)
+
+    @property
+    def async_pdk(self) -> AsyncPdk:
+        """The `kong` object for `async def` handlers."""
+        return AsyncPdk(self, lua_style=self._lua_style)
+
+    # --- what handlers call (see `runtime.pdk.Caller`)
+
+    def call(self, method: str, args: Sequence[Any]) -> Any:
+        """Call and wait."""
+        key = (method, tuple(args)) if method in _UNCHANGING else None
+        if key is not None and key in self._known:
+            return self._known[key]
+        if not self._bridge.in_loop_thread:
+            waiting: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            self._service.loop.call_soon_threadsafe(self._put_for_thread, method, args, waiting)
+            value = waiting.result()
+        else:
+            strand = self._bridge.current()
+            self._put(method, args, strand)
+            value = self._bridge.wait_for_resume(self._forget)
+        value = _value_of(value)
+        if key is not None:
+            self._known[key] = value
+        return value
+
+    def call_later(self, method: str, args: Sequence[Any]) -> Awaitable[Any]:
+        """Call and give something to await."""
+        return self._call_and_wait(method, args)
+
+    async def _call_and_wait(self, method: str, args: Sequence[Any]) -> Any:
+        key = (method, tuple(args)) if method in _UNCHANGING else None
+        if key is not None and key in self._known:
+            return self._known[key]
+        if self._busy is None:
+            self._busy = asyncio.Lock()
+        async with self._busy:  # one call at a time: that's all that the protocols can carry
+            future = self._service.loop.create_future()
+            self._put(method, args, future)
+            value = _value_of(await future)
+        if key is not None:
+            self._known[key] = value
+        return value
+
+    def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> None:
+        connection = self.connection
+        if method.startswith("kong.log"):
+            args = [arg if type(arg) in _LOGGABLE else str(arg) for arg in args]
+        if connection is None:
+            if self.over:
+                raise GatewayClosedError("the event is over: Kong can't be asked about it any more")
+            raise GatewrightError("another PDK call of this event is under way: call one after the other")
+        data = connection.session.call(self.ticket, self.number, method, args)
+        self.connection = None
+        if method in TERMINAL:
+            self.over = True
+            connection.write(data)
+            connection.event_over(self, exited=True)
+            raise PhaseExit
+        self._waiter = waiter
+        questions = self._service.questions
+        questions["pdk"] = questions.get("pdk", 0) + 1
+        connection.write(data)
+
+    def _put_for_thread(self, method: str, args: Sequence[Any], waiting: concurrent.futures.Future[Any]) -> None:
+        try:
+            self._put(method, args, waiting)
+        except BaseException as error:
+            waiting.set_exception(error)
+
+    def _forget(self) -> None:
+        self._waiter = None
+
+    # --- what the connection tells
+
+    def take_answer(self, connection: Way, answer: Answer) -> None:
+        """Kong has answered the call under way."""
+        self.connection, self.ticket = connection, answer.ticket
+        if self.verdict:
+            conclude(connection, self)
+            return
+        waiter, self._waiter = self._waiter, None
+        value = PdkError(answer.error) if answer.error else answer.value
+        if isinstance(waiter, Strand):
+            self._bridge.resume(waiter, value)
+        elif waiter is not None and not waiter.done():
+            waiter.set_result(value)
+
+    def lost(self) -> None:
+        """Kong is gone: whoever waits, waits in vain."""
+        self.release()
+        if self.strand is not None:
+            self._bridge.throw(self.strand, GatewayClosedError("Kong closed the connection"))
+
+    def release(self) -> None:
+        """Let go on who still waits for an answer, in a thread or a task."""
+        self.over = True
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not isinstance(waiter, Strand) and not waiter.done():
+            waiter.set_exception(GatewayClosedError("the event is over"))
+
+
+def conclude(connection: Way, event: Event) -> None:
+    """Say how an event ended."""
+    # In a phase without an answer to refuse with, all that can be done is to let the event end.
+    refused = event.verdict == "refuse" and event.phase in _MAY_EXIT
+    if refused:
+        connection.write(connection.session.call(event.ticket, event.number, "kong.response.exit", REFUSAL))
+    else:
+        connection.write(connection.session.done(event.ticket, event.number))
+    connection.event_over(event, exited=refused)
+
+
+def _value_of(value: Any) -> Any:
+    if isinstance(value, PdkError):
+        raise value
+    return value

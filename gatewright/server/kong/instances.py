@@ -1,0 +1,165 @@
+"""Instances and events of a worker, and the steps that came to another worker's connection."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from gatewright.errors import ConfigError
+from gatewright.gateways.kong.events import Answer, KongSession
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.chain import Chain
+from gatewright.server import messages
+from gatewright.server.kong.event import REFUSAL, Event
+from gatewright.server.service import Service
+
+if TYPE_CHECKING:
+    from gatewright.server.kong.connection import PluginServerConnection
+
+__all__ = ["Instances"]
+
+_PID_BITS: Final = 24  # with an event counter of 28 bits, within what Lua's numbers hold exactly
+_PID_MASK: Final = (1 << _PID_BITS) - 1
+
+
+class Instances:
+    """The instances and the events of a process, which all its connections share.
+
+    An instance is a configuration with a token, as with any gateway, so all workers know it as soon as Kong does. Each
+    start has a configuration of its own (a random number is part of it), so that no id is given twice, nor by the next
+    process for something else. An event's id names the worker that runs it; events count on from a random number.
+    """
+
+    def __init__(self, service: Service, *, lua_style: bool) -> None:
+        """Make an empty table.
+
+        Args:
+            service: the process's service.
+            lua_style: PDK calls give `(value, error)`.
+        """
+        self.service = service
+        self.lua_style = lua_style
+        self.events: dict[int, Event] = {}
+        self.connections: dict[int, PluginServerConnection] = {}
+        self._next_event = secrets.randbits(24)
+        self._next_connection = 0
+        self._made_for_kong: dict[str, bool] = {}
+        self._pid = os.getpid()
+
+    def start(self, name: str, json_text: bytes, answer: Callable[[int | None, Any], None]) -> None:
+        """Make an instance; `answer` gets its id and its configuration.
+
+        A plugin that is unknown or whose configuration is invalid gives one that refuses all.
+
+        Raises:
+            ConfigError: the configuration is not JSON.
+        """
+        try:
+            config = json.loads(json_text) if json_text else {}
+        except ValueError as error:
+            raise ConfigError(f"the configuration of {name} is not JSON: {error}") from None
+        text = json.dumps(config if self.made_for_kong(name) else _own_config(config))
+        key = f"{name}#{secrets.token_hex(8)}"
+        self.service.prepare(key, [(name, text)], lambda number: answer(number, config))
+
+    def find(self, number: int, strand: Strand) -> Chain | None:
+        """The chain of an instance, wherever it was started. To be called in a strand."""
+        chain = self.service.confs.get(number)
+        if chain is None and self.service.link is not None:
+            chain = self.service.link.lookup(number, strand)
+        return chain
+
+    def close(self, number: int) -> None:
+        """Drop an instance, everywhere."""
+        if self.service.link is not None:
+            self.service.link.forget(number)
+        else:
+            self.service.confs.forget(number)
+
+    def made_for_kong(self, name: str) -> bool:
+        """Whether a plugin is in kong-pdk's form."""
+        known = self._made_for_kong.get(name)
+        if known is None:
+            plugin = self.service.builder.plugins.get(name)
+            known = self._made_for_kong[name] = getattr(plugin, "kong_schema", None) is not None
+        return known
+
+    def new_event_number(self) -> int:
+        """An id that no event has had; which worker's can be told from it."""
+        self._next_event += 1
+        return self._next_event << _PID_BITS | self._pid
+
+    def add(self, connection: PluginServerConnection) -> int:
+        """Number a connection."""
+        self._next_connection += 1
+        self.connections[self._next_connection] = connection
+        return self._next_connection
+
+    # --- steps that came to another worker's connection
+
+    def is_elsewhere(self, event: int) -> bool:
+        """Whether another worker runs an event."""
+        return self.service.link is not None and event & _PID_MASK != self._pid
+
+    def forward(self, connection: int, answer: Answer) -> None:
+        """Send an answer of Kong's to the worker whose event it's for."""
+        event = cast("int", answer.event)
+        content = msgspec.msgpack.encode([answer.value, answer.error])
+        self._post(messages.Letter(event & _PID_MASK, self._pid, connection, False, answer.ticket, event, content))
+
+    def send_back(self, letter: messages.Letter, data: bytes) -> None:
+        """Send bytes for a connection of another worker's."""
+        self._post(messages.Letter(letter.sender, self._pid, letter.connection, True, 0, 0, data))
+
+    def _post(self, letter: messages.Letter) -> None:
+        cast("Any", self.service.link).send(messages.Forward(letter))
+
+    def on_letter(self, letter: messages.Letter, delivered: bool, new_session: Callable[[], KongSession]) -> None:
+        """A letter has come, or one of ours came back."""
+        if delivered and not letter.back:
+            there = Elsewhere(self, letter, new_session())
+            value, error = msgspec.msgpack.decode(letter.content)
+            event = self.events.get(letter.event)
+            if event is None:
+                there.refuse_number(letter.ticket, letter.event)
+            else:
+                event.take_answer(there, Answer(letter.ticket, letter.event, value, error))
+            return
+        connection = self.connections.get(letter.connection)
+        if connection is not None and letter.back and delivered:
+            connection.write(letter.content)
+        elif connection is not None and not letter.back:
+            connection.refuse_number(letter.ticket, letter.event)
+
+
+class Elsewhere:
+    """Another worker's connection, for as long as one answer takes."""
+
+    def __init__(self, instances: Instances, letter: messages.Letter, session: KongSession) -> None:
+        self.session = session
+        self._instances = instances
+        self._letter = letter
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        self._instances.send_back(self._letter, data)
+
+    def event_over(self, event: Event, *, exited: bool) -> None:
+        """An event has ended."""
+        self._instances.events.pop(event.number, None)
+
+    def refuse_number(self, ticket: int, event: int) -> None:
+        """Answer a request with 500 whose event is gone."""
+        self.write(self.session.call(ticket, event, "kong.response.exit", REFUSAL))
+
+
+def _own_config(config: Any) -> Any:
+    """The configuration without Kong's own keys (`__seq__`, ...) and what was left empty."""
+    if not isinstance(config, dict):
+        return config
+    return {key: value for key, value in config.items() if not key.startswith("__") and value is not None}
