@@ -26,7 +26,7 @@ from gatewright.runtime.kong_modules import adapt, load_directory
 from gatewright.server.kong.connection import driver
 from gatewright.server.plan import Plan
 from gatewright.server.run import run_runner
-from gatewright.settings import load_settings
+from gatewright.settings import Address, load_settings
 
 __all__ = ["start_dedicated_server", "start_server"]
 
@@ -55,7 +55,9 @@ def _parser(*, dedicated: bool) -> argparse.ArgumentParser:
         add("--dump", "-dump", action="store_true", help="print what Kong wants to know of the plugin, as JSON")
     else:
         add("-d", "--plugins-directory", "-plugins-directory", dest="directory", type=Path, required=True,
-            metavar="DIRECTORY", help="where the plugins are")  # fmt: skip
+            metavar="DIRECTORY", help="where the plugins are: a directory, or a single file")  # fmt: skip
+        add("--socket-per-plugin", action="store_true",
+            help="listen at PREFIX/NAME.socket for each plugin, too: what Kong 3.9 and later expect")  # fmt: skip
         add("--dump-plugin-info", "-dump-plugin-info", dest="dump_info", metavar="NAME",
             help="print one plugin's information, as MessagePack")  # fmt: skip
         add("--dump-all-plugins", "-dump-all-plugins", dest="dump_all", action="store_true",
@@ -67,8 +69,8 @@ def start_server(arguments: Sequence[str] | None = None) -> None:
     """Serve a directory of plugins; ends the process."""
     parser = _parser(dedicated=False)
     args = parser.parse_args(arguments)
-    if not args.directory.is_dir():
-        parser.error(f"{args.directory} is not a directory")
+    if not args.directory.exists():
+        parser.error(f"{args.directory} does not exist")
     if args.dump_info or args.dump_all:
         with own_stdout() as out:
             discovery = load_directory(args.directory)
@@ -122,6 +124,9 @@ def _refuse_rival() -> None:
 def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
     session = _SESSIONS[args.protocol]
 
+    def socket_of(name: str) -> Address:
+        return Address(path=f"{args.prefix.rstrip('/')}/{name}.socket")
+
     def load() -> Plan:
         _refuse_rival()
         if not Path(args.prefix).is_dir():
@@ -132,7 +137,14 @@ def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
             "log_level": {0: "warning", 1: "info"}.get(args.verbose, "debug"),
         }
         settings = load_settings(flags=flags, environ=os.environ, defaults={"conf_expire": _NEVER}).settings
-        return Plan(settings, discover, session, driver(session, lua_style=not args.no_lua_style), instance_id_of)
+        return Plan(
+            settings,
+            discover,
+            session,
+            driver(session, lua_style=not args.no_lua_style),
+            instance_id_of,
+            socket_of=socket_of if getattr(args, "socket_per_plugin", False) else None,
+        )
 
     try:
         settings = load().settings

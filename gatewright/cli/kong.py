@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from gatewright.cli._options import fail
+from gatewright.gateways.kong.conf import DEFAULT_PREFIX, conf_lines
 from gatewright.gateways.kong.dump import PROTOCOLS, dump, own_stdout
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.kong_modules import load_directory
@@ -17,8 +18,8 @@ from gatewright.runtime.kong_modules import load_directory
 __all__ = ["kong"]
 
 _DIRECTORY = click.option(
-    "--directory", "-d", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True,
-    help="where the plugins are",
+    "--directory", "-d", type=click.Path(exists=True, path_type=Path), required=True,
+    help="where the plugins are: a directory, or a single file",
 )  # fmt: skip
 _PROTOCOL = click.option(
     "--protocol", type=click.Choice(sorted(PROTOCOLS)), default="msgpack", show_default=True, help="what to speak"
@@ -30,7 +31,7 @@ def kong() -> None:
     """Tell Kong of plugins: the lines for kong.conf, and what its query command has to print.
 
     Since 3.9 Kong takes one plugin from each plugin server it knows. One process can serve them all: each has a name, a
-    query command of its own, and the same socket.
+    query command and a socket of its own.
     """
 
 
@@ -50,7 +51,7 @@ def dump_command(directory: Path, protocol: str, name: str) -> None:
 @kong.command("conf")
 @_DIRECTORY
 @_PROTOCOL
-@click.option("--prefix", "-p", default="/usr/local/kong", show_default=True, help="Kong's prefix, for the socket")
+@click.option("--prefix", "-p", default=DEFAULT_PREFIX, show_default=True, help="Kong's prefix, for the socket")
 @click.option("--declarative", is_flag=True, help="print a kong.yml that uses the plugins, instead")
 def conf(directory: Path, protocol: str, prefix: str, declarative: bool) -> None:
     """Print the lines for kong.conf that make the plugins of a directory known."""
@@ -58,7 +59,10 @@ def conf(directory: Path, protocol: str, prefix: str, declarative: bool) -> None
         names = sorted(_load(directory).plugins)
         if not names:
             fail(f"there are no plugins in {directory}")
-        text = _declarative(names) if declarative else _conf(names, directory.resolve(), protocol, prefix)
+        text = _declarative(names) if declarative else conf_lines(
+            names, directory.resolve(), prefix=prefix, protocol=protocol,
+            server=[_program("kong-pluginserver")], command=[_program("gatewright")],
+        )  # fmt: skip
         out.write(text.encode())
 
 
@@ -67,20 +71,6 @@ def _load(directory: Path) -> Discovery:
     for error in discovery.errors:
         click.echo(f"plugin not loaded: {error}", err=True)
     return discovery
-
-
-def _conf(names: list[str], directory: Path, protocol: str, prefix: str) -> str:
-    server, command = _program("kong-pluginserver"), _program("gatewright")
-    socket = f"{prefix.rstrip('/')}/python_pluginserver.sock"
-    more = "" if protocol == "msgpack" else f" --protocol {protocol}"
-    lines = ["plugins = bundled," + ",".join(names), "pluginserver_names = " + ",".join(names)]
-    for number, name in enumerate(names):
-        key = f"pluginserver_{name.replace('-', '_')}"
-        lines.append(f"{key}_socket = {socket}")
-        if number == 0:  # one process serves all; Kong takes the others for managed by somebody else
-            lines.append(f"{key}_start_cmd = {server} -d {directory} -p {prefix}{more}")
-        lines.append(f"{key}_query_cmd = {command} kong dump -d {directory}{more} {name}")
-    return "\n".join(lines) + "\n"
 
 
 def _program(name: str) -> str:

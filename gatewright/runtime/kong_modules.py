@@ -62,9 +62,13 @@ def adapt(
 
 
 def load_directory(directory: Path) -> Discovery:
-    """All plugins of a directory, named after their files; one that can't be loaded does not keep others from it."""
+    """All plugins of a directory, named after their files; one that can't be loaded does not keep others from it.
+
+    Args:
+        directory: the directory, or a single file.
+    """
     discovery = Discovery()
-    for file in sorted(directory.glob("*.py")):
+    for file in sorted(directory.glob("*.py")) if directory.is_dir() else [directory]:
         if file.name.startswith(("_", ".")):
             continue
         try:

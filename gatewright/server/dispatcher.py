@@ -14,6 +14,7 @@ import structlog
 from gatewright.server import messages
 from gatewright.server.listener import Listener
 from gatewright.server.workers import Worker, least_loaded, to_give_back
+from gatewright.settings import Address
 
 __all__ = ["Dispatcher"]
 
@@ -42,7 +43,7 @@ class Dispatcher:
             workers: all workers, a list that changes.
         """
         self._loop = loop
-        self._listener = listener
+        self._listeners = [listener]
         self._workers = workers
         self._homeless: deque[socket.socket] = deque()
         self._accepting = False
@@ -51,13 +52,29 @@ class Dispatcher:
 
     def descriptors(self) -> set[int]:
         """The descriptors that a worker inherits and has no use for."""
-        return {self._listener.socket.fileno(), *(connection.fileno() for connection in self._homeless)}
+        sockets = [listener.socket for listener in self._listeners]
+        return {sock.fileno() for sock in (*sockets, *self._homeless)}
+
+    @property
+    def addresses(self) -> set[Address]:
+        """Where connections are accepted."""
+        return {listener.address for listener in self._listeners}
+
+    def add(self, listener: Listener) -> None:
+        """Accept connections at a further address, too."""
+        if self._closed:
+            listener.close()
+            return
+        self._listeners.append(listener)
+        if self._accepting:
+            self._loop.add_reader(listener.socket, self._take_connections, listener)
 
     def close(self) -> None:
         """Accept no more, and close what has no worker."""
         self.accept(False)
         self._closed = True
-        self._listener.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
+        for listener in self._listeners:  # at once: one that can't connect says so, one that connects waits in vain
+            listener.close()
         while self._homeless:
             self._homeless.popleft().close()
 
@@ -66,15 +83,16 @@ class Dispatcher:
         if accepting == self._accepting or self._closed:
             return
         self._accepting = accepting
-        if accepting:
-            self._loop.add_reader(self._listener.socket, self._take_connections)
-        else:
-            self._loop.remove_reader(self._listener.socket)
+        for listener in self._listeners:
+            if accepting:
+                self._loop.add_reader(listener.socket, self._take_connections, listener)
+            else:
+                self._loop.remove_reader(listener.socket)
 
-    def _take_connections(self) -> None:
+    def _take_connections(self, listener: Listener) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
             try:
-                connection, _address = self._listener.socket.accept()
+                connection, _address = listener.socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:

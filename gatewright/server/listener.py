@@ -55,7 +55,14 @@ class Listener:
 
     @classmethod
     def bind(
-        cls, address: Address, *, mode: int = 0o660, owner: str = "", group: str = "", keep_owner: bool = False
+        cls,
+        address: Address,
+        *,
+        mode: int = 0o660,
+        owner: str = "",
+        group: str = "",
+        keep_owner: bool = False,
+        warn: bool = True,
     ) -> Listener:
         """Bind and listen.
 
@@ -65,12 +72,13 @@ class Listener:
             owner: user for a unix socket, name or number; empty to find the gateway's.
             group: its group; empty for the owner's.
             keep_owner: the file stays ours, whoever the gateway's user is.
+            warn: tell if the gateway's user can't be found.
 
         Raises:
             ListenError: the address is taken or not ours to take; the message says by whom and what to do.
         """
         if address.path:
-            ids = (-1, -1) if keep_owner else _owner_ids(Path(address.path), mode, owner, group)
+            ids = (-1, -1) if keep_owner else _owner_ids(Path(address.path), mode, owner, group, warn)
             return cls(_bind_unix(address, mode, *ids), address)
         return cls(_bind_tcp(address), address)
 
@@ -81,14 +89,21 @@ class Listener:
         Raises:
             ListenError: see `bind`.
         """
-        passed = passed_socket()
-        if passed is not None:
-            return passed
+        return passed_socket() or cls.bind_as(settings, parse_address(settings.listen))
+
+    @classmethod
+    def bind_as(cls, settings: Settings, address: Address, *, warn: bool = True) -> Listener:
+        """A socket with the mode and the owner that the settings say.
+
+        Raises:
+            ListenError: see `bind`.
+        """
         return cls.bind(
-            parse_address(settings.listen),
+            address,
             mode=int(settings.socket_mode, 8),
             owner=settings.socket_owner,
             group=settings.socket_group,
+            warn=warn,
         )
 
     def close(self) -> None:
@@ -208,7 +223,7 @@ def _clear_the_way(path: Path) -> None:
         raise ListenError(f"{path} is left from an earlier process and can't be removed: {error.strerror}") from None
 
 
-def _owner_ids(path: Path, mode: int, owner: str, group: str) -> tuple[int, int]:
+def _owner_ids(path: Path, mode: int, owner: str, group: str, warn: bool) -> tuple[int, int]:
     """The user and group for the socket; -1 to leave one as it is."""
     uid = gid = -1
     if owner:
@@ -225,12 +240,12 @@ def _owner_ids(path: Path, mode: int, owner: str, group: str) -> tuple[int, int]
             uid = found
             with contextlib.suppress(KeyError):
                 gid = pwd.getpwuid(found).pw_gid
-        elif not mode & 0o006 and not group:
+        elif warn and not mode & 0o006 and not group:
             structlog.get_logger("gatewright.server").warning(
                 "running as root and the gateway's user is unknown: a gateway whose workers run as another user "
-                "can't connect; if so, name that user (APISIX: `nobody` unless configured)",
+                "can't connect; if so, name that user (unless configured, APISIX: `nobody`, Kong: `kong`)",
                 socket=str(path),
-                cure="--socket-owner nobody",
+                cure="--socket-owner USER, or GATEWRIGHT_SOCKET_OWNER in the environment",
             )
     if group:
         try:

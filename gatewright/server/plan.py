@@ -11,7 +11,7 @@ from gatewright.runtime.confs import token_of
 from gatewright.runtime.discovery import Discovery
 from gatewright.server.connection import connection_factory
 from gatewright.server.service import Service
-from gatewright.settings import Settings
+from gatewright.settings import Address, Settings
 
 __all__ = ["Plan"]
 
@@ -26,6 +26,7 @@ class Plan:
         new_session: makes the protocol state of a new connection.
         hash_token: digest of a configuration and attempt to its token.
         driver: makes, for a service, what makes the drivers of connections; APISIX's unless said otherwise.
+        socket_of: gives the address of a plugin's own socket, besides the one that all share; `None`: there are none.
     """
 
     settings: Settings
@@ -33,3 +34,4 @@ class Plan:
     new_session: Callable[[], Any]
     driver: Callable[[Service], Callable[[], asyncio.Protocol]] = connection_factory
     hash_token: Callable[[bytes, int], int] = token_of
+    socket_of: Callable[[str], Address] | None = None

@@ -65,6 +65,8 @@ async def _serve(plan: Plan, discovery: Discovery) -> int:
     stop = asyncio.Event()
     settings = plan.settings
     listener = Listener.obtain(settings)
+    own: list[Listener] = []
+    servers: list[asyncio.Server] = []
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever runs us stops us
@@ -81,7 +83,12 @@ async def _serve(plan: Plan, discovery: Discovery) -> int:
         watchdog = Watchdog(loop, block_limit=settings.block_limit, stuck_limit=0)
         service.every(watchdog.INTERVAL, watchdog.beat)
         watchdog.start()
-        server = await _open(loop, plan.driver(service), listener)
+        new_connection = plan.driver(service)
+        server = await _open(loop, new_connection, listener)
+        if plan.socket_of is not None:
+            for name in discovery.plugins:
+                own.append(Listener.bind_as(settings, plan.socket_of(name), warn=False))
+                servers.append(await _open(loop, new_connection, own[-1]))
         log.info("listening", address=str(listener.address), workers=0, version=__version__)
         notifier.ready("one process")
 
@@ -94,8 +101,10 @@ async def _serve(plan: Plan, discovery: Discovery) -> int:
         service.every(_LOOK_SECONDS, look_at_parent)
         await stop.wait()
         notifier.stopping()
-        server.close()
-        listener.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
+        for each in (server, *servers):
+            each.close()
+        for listening in (listener, *own):
+            listening.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
         cut_off = await service.drain()
         await service.close(TEARDOWN_SECONDS)
         watchdog.stop()
@@ -105,7 +114,8 @@ async def _serve(plan: Plan, discovery: Discovery) -> int:
             log.info("stopped")
         return 1 if cut_off else 0
     finally:
-        listener.close()
+        for listening in (listener, *own):
+            listening.close()
 
 
 async def _open(

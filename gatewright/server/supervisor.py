@@ -25,6 +25,7 @@ from typing import Any, Final
 import structlog
 
 from gatewright._version import __version__
+from gatewright.errors import ListenError
 from gatewright.observe import logs
 from gatewright.observe.metrics import RunnerCounts
 from gatewright.observe.report import WorkerReport, add_up
@@ -375,7 +376,24 @@ class Supervisor:
             return
         if worker.number == 1:
             log_plugins(plugins, errors)
+            self._open_sockets([plugin.name for plugin in plugins])
         self._registry.tell_all(worker)
+
+    def _open_sockets(self, names: list[str]) -> None:
+        """Listen at the plugins' own sockets; a plugin's that is gone stays, for a gateway that still knows it."""
+        socket_of = self._plan.socket_of
+        if socket_of is None or self._stopping:
+            return
+        known = self._dispatcher.addresses
+        for address in [address for address in map(socket_of, names) if address not in known]:
+            try:
+                self._dispatcher.add(Listener.bind_as(self._plan.settings, address, warn=False))
+            except ListenError as error:
+                self._log.critical("a plugin's own socket can't be opened", error=str(error))
+                if not self._was_ready:
+                    self._exit_code = EXIT_CANNOT_START
+                    self.stop()
+                    return
 
     def _on_ready(self, worker: Worker) -> None:
         self._log.debug("worker is ready", worker=worker.number, pid=worker.pid)

@@ -35,6 +35,14 @@ class Server:
 Start = Callable[..., Server]
 
 
+def wait_until(what: Callable[[], object], seconds: float = 15.0) -> None:
+    """Wait for something to come true."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it didn't come true"
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a server for plugins given as source: `start("msgpack", "-m", hello="...")`."""

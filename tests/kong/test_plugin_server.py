@@ -15,8 +15,9 @@ import msgpack
 import pytest
 import yaml
 
-from tests.kong.conftest import Start
-from tests.kong.peer import Closed, Exited, Failed, connect
+from gatewright.gateways.kong.conf import read_conf
+from tests.kong.conftest import Start, wait_until
+from tests.kong.peer import Closed, Exited, Failed, MsgPackKong, connect
 
 HELLO = """
 import time
@@ -357,22 +358,41 @@ def test_the_events_of_a_dead_worker_are_refused_and_others_go_on(start: Start) 
 # --- many plugins in one process
 
 
-def test_each_plugin_of_a_directory_has_its_own_dump_and_one_process_serves_them(start: Start, tmp_path: Path) -> None:
-    server = start("msgpack", **{"hello": HELLO, "quick-one": QUICK})
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_each_plugin_of_a_directory_has_its_own_dump_and_socket_and_one_process_serves_them(
+    start: Start, tmp_path: Path, workers: str
+) -> None:
+    sources = {"hello": HELLO, "quick-one": QUICK}
+    server = start("msgpack", "--socket-per-plugin", environ={"GATEWRIGHT_WORKERS": workers}, **sources)
     command = [sys.executable, "-m", "gatewright", "kong"]
     text = subprocess.check_output([*command, "conf", "-d", tmp_path / "plugins", "-p", tmp_path], text=True)
-    lines = dict(line.split(" = ", 1) for line in text.splitlines())
-    assert lines["pluginserver_names"] == "hello,quick-one"
-    assert lines["pluginserver_hello_socket"] == lines["pluginserver_quick_one_socket"]
-    assert lines["pluginserver_hello_start_cmd"].endswith(f"kong-pluginserver -d {tmp_path}/plugins -p {tmp_path}")
-    assert "pluginserver_quick_one_start_cmd" not in lines
-    for name in ("hello", "quick_one"):
-        query = lines[f"pluginserver_{name}_query_cmd"]
-        (info,) = json.loads(subprocess.check_output(query, shell=True, stderr=subprocess.DEVNULL))
-        assert info["Name"] == name.replace("_", "-")
-    with server.kong() as kong:
-        kong.event(kong.start("quick-one", {}), "access", {})
-        kong.event(kong.start("hello", {"message": "x"}), "rewrite", {"kong.request.get_method": lambda: "GET"})
+    hello, quick = read_conf(text)
+    assert hello.start_command.endswith(f"kong-pluginserver -d {tmp_path}/plugins -p {tmp_path} --socket-per-plugin")
+    assert not quick.start_command
+    for known in (hello, quick):
+        (info,) = json.loads(subprocess.check_output(known.query_command, shell=True, stderr=subprocess.DEVNULL))
+        assert info["Name"] == known.name
+        with MsgPackKong(Path(known.socket)) as kong:
+            pdk = {"kong.request.get_method": lambda: "GET"}
+            kong.event(kong.start(known.name, {"message": "x"}), info["Phases"][0], pdk)
+    server.process.terminate()
+    assert server.process.wait(10) == 0
+    assert not list(tmp_path.glob("*.sock*"))
+
+
+def test_a_plugin_that_comes_with_a_reload_gets_a_socket_and_one_that_cannot_have_its_own_says_so(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start("msgpack", "--socket-per-plugin", quick=QUICK)
+    (tmp_path / "plugins" / "later.py").write_text(QUICK)
+    (tmp_path / "plugins" / "taken.py").write_text(QUICK)
+    (tmp_path / "taken.socket").write_text("not a socket")
+    server.process.send_signal(signal.SIGHUP)
+    for name in ("quick", "later"):
+        wait_until((tmp_path / f"{name}.socket").exists)
+        with MsgPackKong(tmp_path / f"{name}.socket") as kong:
+            kong.event(kong.start(name, {}), "access", {})
+    wait_until(lambda: "taken.socket exists and is not a socket" in server.log)
 
 
 def test_a_declarative_example_and_errors(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""The lines of `kong.conf` that make plugin servers known: written for our own, read for anybody's.
+
+A server's name gives its keys, with `-` as `_`; its socket and its start command have defaults, its query command has
+none since Kong 3.9 (conf_loader/init.lua, `pluginserver_XXX_*`).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatewright.errors import ConfigError
+
+__all__ = ["DEFAULT_PREFIX", "PluginServer", "conf_lines", "read_conf"]
+
+DEFAULT_PREFIX = "/usr/local/kong"
+"""Kong's own (kong.conf.default)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginServer:
+    """A plugin server as Kong knows it.
+
+    Attributes:
+        name: from `pluginserver_names`.
+        socket: path of its unix socket.
+        start_command: what starts it; empty: somebody else does.
+        query_command: what prints its plugin's information.
+    """
+
+    name: str
+    socket: str
+    start_command: str
+    query_command: str
+
+
+def conf_lines(
+    names: Sequence[str],
+    directory: Path,
+    *,
+    prefix: str,
+    protocol: str = "msgpack",
+    server: Sequence[str] = ("kong-pluginserver",),
+    command: Sequence[str] = ("gatewright",),
+    flags: Sequence[str] = (),
+) -> str:
+    """The lines for a directory of plugins that one process serves: each has a name, a socket and a query command.
+
+    Args:
+        names: the plugins.
+        directory: where they are.
+        prefix: Kong's prefix, for the sockets.
+        protocol: a key of `PROTOCOLS`.
+        server: the command that serves plugins.
+        command: the command whose `kong dump` prints one's information.
+        flags: more for the server.
+    """
+    more = [] if protocol == "msgpack" else ["--protocol", protocol]
+    prefix = prefix.rstrip("/")
+    start = [*server, "-d", str(directory), "-p", prefix, "--socket-per-plugin", *more, *flags]
+    lines = ["plugins = bundled," + ",".join(names), "pluginserver_names = " + ",".join(names)]
+    for number, name in enumerate(names):
+        key = f"pluginserver_{name.replace('-', '_')}"
+        lines.append(f"{key}_socket = {prefix}/{name}.socket")
+        if number == 0:  # one process serves all; Kong takes the others for managed by somebody else
+            lines.append(f"{key}_start_cmd = {shlex.join(start)}")
+        query = [*command, "kong", "dump", "-d", str(directory), *more, name]
+        lines.append(f"{key}_query_cmd = {shlex.join(query)}")
+    return "\n".join(lines) + "\n"
+
+
+def read_conf(text: str) -> list[PluginServer]:
+    """The plugin servers of a `kong.conf`.
+
+    Raises:
+        ConfigError: it names none, or one lacks its query command.
+    """
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not name.lstrip().startswith("#"):
+            values[name.strip()] = value.partition(" #")[0].strip()
+    prefix = values.get("prefix", DEFAULT_PREFIX).rstrip("/")
+    servers = []
+    for name in filter(None, (name.strip() for name in values.get("pluginserver_names", "").split(","))):
+        key = f"pluginserver_{name.replace('-', '_')}"
+        query = values.get(f"{key}_query_cmd", "")
+        if not query:
+            raise ConfigError(f"{key}_query_cmd is missing: Kong asks it what the plugin {name} is")
+        servers.append(
+            PluginServer(
+                name, values.get(f"{key}_socket", f"{prefix}/{name}.socket"), values.get(f"{key}_start_cmd", ""), query
+            )
+        )
+    if not servers:
+        raise ConfigError("pluginserver_names is missing or empty: it names the plugin servers")
+    return servers
