@@ -49,6 +49,7 @@ class ClientRequest:
     framing: str = "none"
     server_port: int = 9080
     server_addr: str = "127.0.0.1"
+    client_port: int = 0
 
 
 @dataclass(slots=True)

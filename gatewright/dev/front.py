@@ -56,8 +56,17 @@ def error_page(status: int) -> bytes:
     return _PAGE.format(f"{status} {reason_of(status)}".strip()).encode()
 
 
-def response_head(answer: Answer, request: ClientRequest, server: str) -> tuple[str, list[tuple[str, str]], bytes]:
-    """Status line, headers and body as nginx sends them for an answer."""
+def response_head(
+    answer: Answer, request: ClientRequest, server: str, *, charset: bool = True
+) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Status line, headers and body as nginx sends them for an answer.
+
+    Args:
+        answer: the gateway's answer.
+        request: what is answered.
+        server: what the gateway calls itself.
+        charset: name one for types of text that have none, as APISIX's configuration wants it.
+    """
     body = answer.body or b""
     headers = [(n, v) for n, v in answer.headers if n.lower() not in ("content-type", "content-length", "server")]
     types = [v for n, v in answer.headers if n.lower() == "content-type"]
@@ -71,7 +80,7 @@ def response_head(answer: Answer, request: ClientRequest, server: str) -> tuple[
     out: list[tuple[str, str]] = []
     if not (bodiless and framing != "proxied"):
         kind = types[0] if types else ("" if framing == "proxied" or answer.status == 304 else "text/plain")
-        if kind and "charset=" not in kind and kind.split(";")[0].strip().lower() in _CHARSET_TYPES:
+        if charset and kind and "charset=" not in kind and kind.split(";")[0].strip().lower() in _CHARSET_TYPES:
             kind += "; charset=utf-8"
         if kind:
             out.append(("Content-Type", kind))
@@ -127,8 +136,9 @@ class _RawResponse(web.StreamResponse):
 class Front:
     """The listening side."""
 
-    def __init__(self, handler: Handler, *, server_header: str) -> None:
+    def __init__(self, handler: Handler, *, server_header: str, charset: bool = True) -> None:
         self._handler = handler
+        self.charset = charset
         self._server_header = server_header
         self._aiohttp = web.Server(
             self._handle,
@@ -173,7 +183,7 @@ class Front:
         answer.close = answer.close or any(
             name.lower() == "connection" and "close" in value.lower() for name, value in client.headers
         )
-        line, headers, body = response_head(answer, client, self._server_header)
+        line, headers, body = response_head(answer, client, self._server_header, charset=self.charset)
         if not answer.status:
             return _RawResponse(b"", close=True)
         if answer.status < 200:
@@ -212,6 +222,7 @@ async def _client_request(request: web.BaseRequest, port: int) -> ClientRequest:
         body=body,
         framing=framing,
         server_port=port,
+        client_port=peer[1] if peer else 0,
     )
 
 
@@ -289,9 +300,10 @@ class _Http2(asyncio.Protocol):
             body=bytes(body),
             framing="content-length" if has_length else "h2" if body else "none",
             server_port=self._front.port,
+            client_port=peer[1],
         )
         answer = await self._front.answer_of(request)
-        _, out, data = response_head(answer, request, self._front.server_header)
+        _, out, data = response_head(answer, request, self._front.server_header, charset=self._front.charset)
         fields = [(":status", str(answer.status)), *((name.lower(), value) for name, value in out)]
         self._h2.send_headers(stream, [(raw(n), raw(v)) for n, v in fields], end_stream=not data)
         while data:

@@ -10,10 +10,11 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from gatewright.dev.echo import EchoUpstream
@@ -25,7 +26,7 @@ from gatewright.errors import ConfigError, GatewrightError, ListenError
 from gatewright.observe.control import ask_json
 from gatewright.observe.logs import configure_logs
 
-__all__ = ["run_dev", "runner_process"]
+__all__ = ["end", "run_dev", "runner_process", "until_listening", "until_stopped", "upstream_of"]
 
 _START_SECONDS = 20.0
 
@@ -44,30 +45,44 @@ async def runner_process(paths: Sequence[Path], listen: str) -> AsyncIterator[as
         start_new_session=True,  # Ctrl-C is for us, who stop it in order
     )
     try:
-        await _until_listening(process, listen.removeprefix("unix:"))
+        await until_listening(process, listen.removeprefix("unix:"))
         yield process
     finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), 5)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        await end(process)
 
 
-async def _until_listening(process: asyncio.subprocess.Process, path: str) -> None:
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a process, if it still runs."""
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), 5)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def until_listening(process: asyncio.subprocess.Process | None, path: str) -> None:
+    """Wait until somebody listens at a unix socket.
+
+    Args:
+        process: who is to listen there, if it is known.
+        path: the socket's.
+
+    Raises:
+        GatewrightError: it ended, or didn't listen in time.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _START_SECONDS
     while True:
-        if process.returncode is not None:
-            raise GatewrightError(f"the runner ended with exit code {process.returncode}; its log above says why")
+        if process is not None and process.returncode is not None:
+            raise GatewrightError(f"the process for {path} ended with {process.returncode}; its log above says why")
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_unix_connection(path)
             writer.close()
             return
         if loop.time() > deadline:
-            raise GatewrightError(f"the runner did not listen within {_START_SECONDS:g} s")
+            raise GatewrightError(f"nobody listens at {path} after {_START_SECONDS:g} s")
         await asyncio.sleep(0.02)
 
 
@@ -94,13 +109,18 @@ async def run_dev(
     Raises:
         GatewrightError: it could not be started; the message says why and what to do.
     """
+    return await until_stopped(_run_dev(paths, upstream=upstream, routes=routes, host=host, port=port))
+
+
+async def until_stopped(work: Coroutine[Any, Any, int]) -> int:
+    """Do something until SIGINT or SIGTERM; gives its exit code, or 0 if it was stopped."""
     configure_logs(level="info")
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, lambda: task and task.cancel())
     try:
-        return await _run_dev(paths, upstream=upstream, routes=routes, host=host, port=port)
+        return await work
     except asyncio.CancelledError:
         return 0  # at whatever point it was asked to stop, everything has been stopped on the way here
 
@@ -116,7 +136,7 @@ async def _run_dev(paths: Sequence[Path], *, upstream: str | None, routes: Path 
     listen = f"unix:{directory}/runner.sock"
     try:
         await echo.start()
-        target = _upstream_of(upstream) if upstream else Upstream("127.0.0.1", echo.port)
+        target = upstream_of(upstream) if upstream else Upstream("127.0.0.1", echo.port)
         table, left_out = _routes(found, routes, target)
         async with runner_process(paths, listen) as process:
             gateway = DevGateway(table, listen)
@@ -172,7 +192,12 @@ class _Reloader:
         return f"reloaded: {', '.join(plugin['name'] for plugin in found.plugins) or 'no plugins'}"
 
 
-def _upstream_of(url: str) -> Upstream:
+def upstream_of(url: str) -> Upstream:
+    """The upstream of a URL.
+
+    Raises:
+        ConfigError: it is not one.
+    """
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"--upstream is a URL such as http://127.0.0.1:8000, not {url!r}")

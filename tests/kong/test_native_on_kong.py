@@ -82,7 +82,9 @@ RESPONSE = {
 def test_changes_are_written_back_in_few_calls(start: Start, protocol: str, source: str) -> None:
     server = start(protocol, native=source)
     with server.kong() as kong:
-        instance = kong.start("greet", {"greeting": "hi", "__seq__": 5, "__key__": "k"})
+        added = {"__seq__": 5, "__key__": "k", "__plugin_id": "p", "__ws_id": "w", "route_id": "r", "service_id": "s",
+                 "consumer_id": "c", "plugin_instance_name": "n"}  # fmt: skip
+        instance = kong.start("greet", {"greeting": "hi", **added})
         kong.event(instance, "access", REQUEST)
     changes = [(method, args) for method, args in kong.calls if ".get_" not in method]
     headers = {"x-greeting": ["hi body"], "accept": ["a", "b", "c"]}

@@ -14,7 +14,7 @@ from typing import Any
 from gatewright.errors import PluginError
 from gatewright.gateways.kong.protobuf import Field, Message, write_varint
 
-__all__ = ["METHODS", "RPC_CALL", "RPC_RETURN", "TERMINAL", "Method", "fold_headers"]
+__all__ = ["MESSAGES", "METHODS", "RPC_CALL", "RPC_RETURN", "TERMINAL", "Method", "fold_headers"]
 
 TERMINAL = frozenset(("kong.response.exit", "kong.response.error"))
 """Kong ends the request here and never answers (KP/server.py, `terminal_methods`)."""
@@ -25,6 +25,8 @@ STRING = Message(v=_S)
 INT = Message(v=_I)
 NUMBER = Message(v=Field(1, "double"))
 BOOL = Message(v=Field(1, "bool"))
+LIST = Message(values=Field(1, "value", repeated=True))
+STRUCT = Message(fields=Field(1, "value", mapping=True))
 BYTE_STRING = Message(v=Field(1, "bytes"))
 KV = Message(k=_S, v=Field(2, "value"))
 EXIT_ARGS = Message(status=_I, body=Field(2, "bytes"), headers=Field(3, "struct"))
@@ -94,12 +96,16 @@ class Method:
 
     Attributes:
         name: e.g. `kong.client.get_ip`.
+        takes: what its arguments are, a key of `MESSAGES`.
+        gives: what its answer is, a key of `MESSAGES`.
         encode: arguments to bytes; raises `PluginError` if they don't suit.
         decode: the answer's bytes to a value.
         frame: the name as a frame.
     """
 
     name: str
+    takes: str
+    gives: str
     encode: Callable[[Sequence[Any]], bytes]
     decode: Callable[[bytes], Any]
     frame: bytes
@@ -126,18 +132,14 @@ def _positional(message: Message, *names: str) -> Callable[[Sequence[Any]], byte
     return encode
 
 
-_LIST_ARGUMENT = Message(values=Field(1, "value", repeated=True))
-
-
 def _encode_list(args: Sequence[Any]) -> bytes:
-    return _LIST_ARGUMENT.encode({"values": list(args)})
+    return LIST.encode({"values": list(args)})
 
 
 def _encode_struct(args: Sequence[Any]) -> bytes:
     if len(args) != 1 or not isinstance(args[0], dict):
         raise PluginError("takes one dict of names and values")
-    fields = Message(fields=Field(1, "value", mapping=True))
-    return fields.encode({"fields": args[0]})
+    return STRUCT.encode({"fields": args[0]})
 
 
 def _unwrapped(message: Message, default: Any) -> Callable[[bytes], Any]:
@@ -183,7 +185,7 @@ def _nothing(_: bytes) -> None:
 
 
 def _struct(data: bytes) -> Any:
-    return fold_headers(Message(fields=Field(1, "value", mapping=True)).decode(data).get("fields", {}))
+    return fold_headers(STRUCT.decode(data).get("fields", {}))
 
 
 def _value(data: bytes) -> Any:
@@ -205,6 +207,14 @@ def _raw_body(data: bytes) -> Any:
 
 
 _STRUCT_OF_VALUE = Message(v=Field(1, "value"))
+
+MESSAGES: dict[str, Message] = {
+    "": EMPTY, "string": STRING, "int": INT, "number": NUMBER, "bool": BOOL, "bytes": BYTE_STRING, "kv": KV,
+    "list": LIST, "struct": STRUCT, "exit": EXIT_ARGS, "target": TARGET, "consumer_spec": CONSUMER_SPEC,
+    "authenticate": AUTHENTICATE, "raw_body": RAW_BODY, "uri_captures": URI_CAPTURES, "route": ROUTE,
+    "service": SERVICE, "consumer": CONSUMER, "credential": CREDENTIAL, "memory_stats": MEMORY_STATS,
+}  # fmt: skip
+"""The messages of arguments and answers; a `value` is a google.protobuf.Value itself (see `write_value`)."""
 
 _INPUTS: dict[str, Callable[[Sequence[Any]], bytes]] = {
     "": _positional(EMPTY),
@@ -325,7 +335,8 @@ def _methods() -> dict[str, Method]:
             argument, _, answer = shapes.partition("->")
             full = f"kong.{name}"
             frame = struct.pack("=I", len(full)) + full.encode()
-            methods[full] = Method(full, _INPUTS[argument.strip()], _OUTPUTS[answer.strip()], frame)
+            takes, gives = argument.strip(), answer.strip()
+            methods[full] = Method(full, takes, gives, _INPUTS[takes], _OUTPUTS[gives], frame)
     return methods
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from gatewright.errors import PluginError, ProtocolError
 
-__all__ = ["Field", "Message", "read_varint", "write_varint"]
+__all__ = ["Field", "Message", "read_varint", "write_value", "write_varint"]
 
 _VARINT: Final = 0
 _FIXED64: Final = 1
@@ -201,7 +201,12 @@ def _default(kind: Any) -> Any:
 # --- google.protobuf.Value, Struct, ListValue (struct.proto)
 
 
-def _encode_value(value: Any) -> bytes:
+def write_value(value: Any) -> bytes:
+    """A google.protobuf.Value.
+
+    Raises:
+        TypeError: it has no place for such a value.
+    """
     if value is None:
         return _tag(1, _VARINT) + b"\0"
     if isinstance(value, bool):
@@ -256,7 +261,7 @@ _VALUE = Message(
 _STRUCT = Message(fields=Field(1, "value", mapping=True))
 _LIST = Message(values=Field(1, "value", repeated=True))
 _ENCODERS: dict[str, Callable[[Any], bytes]] = {
-    "value": _encode_value,
+    "value": write_value,
     "struct": _encode_struct,
     "list": _encode_list,
 }

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
+from gatewright.config import config_schema
 from gatewright.errors import ConfigError
+from gatewright.gateways.kong.dump import kong_fields
 from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Instances"]
 
 _PID_BITS: Final = 24  # with an event counter of 28 bits, within what Lua's numbers hold exactly
+_ADDED_BY_KONG: Final = frozenset(("route_id", "service_id", "consumer_id", "plugin_instance_name"))
+"""Beside `__seq__` and others that begin so (plugins_iterator.lua, `get_plugin_config`)."""
 _PID_MASK: Final = (1 << _PID_BITS) - 1
 
 
@@ -63,7 +67,7 @@ class Instances:
             config = json.loads(json_text) if json_text else {}
         except ValueError as error:
             raise ConfigError(f"the configuration of {name} is not JSON: {error}") from None
-        text = json.dumps(config if self.made_for_kong(name) else _own_config(config))
+        text = json.dumps(config if self.made_for_kong(name) else self._own_config(name, config))
         key = f"{name}#{secrets.token_hex(8)}"
         self.service.prepare(key, [(name, text)], lambda number: answer(number, config))
 
@@ -88,6 +92,18 @@ class Instances:
             plugin = self.service.builder.plugins.get(name)
             known = self._made_for_kong[name] = getattr(plugin, "kong_schema", None) is not None
         return known
+
+    def _own_config(self, name: str, config: Any) -> Any:
+        """The configuration without what Kong adds to it, and what was left empty."""
+        plugin = self.service.builder.plugins.get(name)
+        if not isinstance(config, dict) or plugin is None:
+            return config
+        known = {name for field in kong_fields(config_schema(plugin.Config)) for name in field}
+        return {
+            key: value
+            for key, value in config.items()
+            if value is not None and (key in known or not (key.startswith("__") or key in _ADDED_BY_KONG))
+        }
 
     def new_event_number(self) -> int:
         """An id that no event has had; which worker's can be told from it."""
@@ -156,10 +172,3 @@ class Elsewhere:
     def refuse_number(self, ticket: int, event: int) -> None:
         """Answer a request with 500 whose event is gone."""
         self.write(self.session.call(ticket, event, "kong.response.exit", REFUSAL))
-
-
-def _own_config(config: Any) -> Any:
-    """The configuration without Kong's own keys (`__seq__`, ...) and what was left empty."""
-    if not isinstance(config, dict):
-        return config
-    return {key: value for key, value in config.items() if not key.startswith("__") and value is not None}

@@ -1,0 +1,251 @@
+"""`gatewright dev` as Kong: plugin servers, the gateway before them and an upstream behind, in one command."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatewright.dev.echo import EchoUpstream
+from gatewright.dev.kong.declarative import Declared, load_declarative, parse_declarative
+from gatewright.dev.kong.gateway import KongGateway
+from gatewright.dev.kong.plugins import KnownPlugin, Plugins, known_plugins, query
+from gatewright.dev.process import end, until_listening, until_stopped, upstream_of
+from gatewright.dev.reload import watch
+from gatewright.errors import ConfigError, GatewrightError, ListenError
+from gatewright.gateways.kong.conf import PluginServer, read_conf
+from gatewright.observe.control import ask_json
+
+__all__ = ["is_declarative", "run_kong_dev"]
+
+log = logging.getLogger("gatewright.dev")
+
+_ECHO = "echo"
+
+
+def is_declarative(file: Path | None) -> bool:
+    """Whether a file is in Kong's declarative format."""
+    try:
+        return file is not None and "_format_version" in file.read_text()
+    except (OSError, UnicodeDecodeError):
+        return False  # whoever reads it next says what is wrong with it
+
+
+async def run_kong_dev(
+    paths: Sequence[Path],
+    *,
+    upstream: str | None = None,
+    declarative: Path | None = None,
+    conf: Path | None = None,
+    protocol: str = "msgpack",
+    host: str = "127.0.0.1",
+    port: int = 9080,
+) -> int:
+    """Run plugins behind a gateway that acts as Kong, until SIGINT or SIGTERM.
+
+    Args:
+        paths: where the plugins are: directories or files, a plugin server for each.
+        upstream: URL that stands in for every service's; `echo` for the built-in one.
+        declarative: a `kong.yml`; without it every plugin is applied to every path.
+        conf: a `kong.conf` whose plugin servers are started, instead of any for `paths`.
+        protocol: a key of `PROTOCOLS`, for plugin servers of our own.
+        host: address to listen on.
+        port: port to listen on; 0 for any free one.
+
+    Returns:
+        The exit code: 0 after a stop that was asked for, 1 if a plugin server ended by itself.
+
+    Raises:
+        GatewrightError: it could not be started; the message says why and what to do.
+    """
+    return await until_stopped(_run(paths, upstream, declarative, conf, protocol, host, port))
+
+
+async def _run(
+    paths: Sequence[Path],
+    upstream: str | None,
+    declarative: Path | None,
+    conf: Path | None,
+    protocol: str,
+    host: str,
+    port: int,
+) -> int:
+    async with AsyncExitStack() as stack:
+        prefix = tempfile.mkdtemp(prefix="gatewright-")
+        stack.callback(shutil.rmtree, prefix, ignore_errors=True)
+        echo = EchoUpstream()
+        await echo.start()
+        stack.push_async_callback(echo.stop)
+        servers = _Configured(conf) if conf is not None else _Own(paths, prefix, protocol)
+        known = await servers.known()
+        target: tuple[str, int] | None = ("127.0.0.1", echo.port)
+        if upstream and upstream != _ECHO:
+            parsed = upstream_of(upstream)
+            target = parsed.host, parsed.port
+        elif declarative is not None and upstream is None:
+            target = None  # where the services say
+        declared, plugins = _configuration(declarative, known)
+        processes = [await start() for start in servers.starts]
+        for process in processes:
+            stack.push_async_callback(end, process)
+        for plugin in known:
+            await until_listening(processes[0] if processes else None, plugin.socket)
+        gateway = KongGateway(declared, plugins, default_upstream=target)
+        try:
+            await gateway.start(host, port)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ListenError(f"{host}:{port}: {reason}; choose another one with --port") from None
+        stack.push_async_callback(gateway.stop)
+
+        async def reload() -> str:
+            await servers.reload()
+            known = await servers.known()
+            gateway.replace(*_configuration(declarative, known))
+            return f"reloaded: {', '.join(plugin.name for plugin in known)}"
+
+        watching = asyncio.create_task(watch([*servers.watched, *([declarative] if declarative else [])], reload))
+        stack.callback(watching.cancel)
+        _print_banner(known, plugins, gateway, host, declarative, upstream, protocol if conf is None else "")
+        if not processes:
+            await asyncio.Event().wait()  # somebody else looks after the plugin servers
+        await asyncio.wait([asyncio.create_task(p.wait()) for p in processes], return_when=asyncio.FIRST_COMPLETED)
+        print("a plugin server ended; its log above says why", file=sys.stderr)
+        return 1
+
+
+Start = Callable[[], Awaitable[asyncio.subprocess.Process]]
+
+
+@dataclass(slots=True)
+class _Own:
+    """Plugin servers of our own, one for each place."""
+
+    paths: Sequence[Path]
+    prefix: str
+    protocol: str
+
+    def _command(self, number: int, path: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "kong_pdk.cli", "-d", str(path), "-p", self.prefix),
+            *("--socket-name", f"server{number}.sock", "--socket-per-plugin", "--protocol", self.protocol),
+        ]
+
+    async def known(self) -> list[KnownPlugin]:
+        known: dict[str, KnownPlugin] = {}
+        for number, path in enumerate(self.paths):
+            if not path.exists():
+                raise ConfigError(f"{path} does not exist")
+            command = [*self._command(number, path), "--dump-all-plugins"]
+            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            output, _ = await process.communicate()
+            if process.returncode:
+                raise GatewrightError(f"the plugins in {path} can't be looked at; the message above says why")
+            for plugin in known_plugins(output, lambda name: f"{self.prefix}/{name}.socket"):
+                known[plugin.name] = plugin
+        if not known:
+            raise ConfigError(f"no plugins found in {', '.join(map(str, self.paths))}")
+        return list(known.values())
+
+    @property
+    def starts(self) -> list[Start]:
+        environ = {**os.environ, "GATEWRIGHT_DIE_WITH_PARENT": "yes", "GATEWRIGHT_SOCKET_OWNER": str(os.getuid())}
+
+        def start(command: list[str]) -> Start:
+            return lambda: asyncio.create_subprocess_exec(*command, env=environ, start_new_session=True)
+
+        return [start(self._command(number, path)) for number, path in enumerate(self.paths)]
+
+    @property
+    def watched(self) -> list[Path]:
+        return list(self.paths)
+
+    async def reload(self) -> None:
+        for number, _ in enumerate(self.paths):
+            control = f"{self.prefix}/server{number}.sock.control"
+            status, result = await asyncio.to_thread(ask_json, control, "/reload", method="POST", timeout=100.0)
+            if status != 200:
+                raise GatewrightError(result.get("reason") or f"the plugin server answered {status}")
+
+
+@dataclass(slots=True)
+class _Configured:
+    """The plugin servers of a `kong.conf`."""
+
+    file: Path
+
+    def _read(self) -> list[PluginServer]:
+        try:
+            return read_conf(self.file.read_text())
+        except OSError as error:
+            raise ConfigError(f"{self.file}: {error.strerror}") from None
+
+    async def known(self) -> list[KnownPlugin]:
+        return list(await asyncio.gather(*map(query, self._read())))
+
+    @property
+    def starts(self) -> list[Start]:
+        def start(command: str) -> Start:
+            return lambda: asyncio.create_subprocess_shell(f"exec {command}", start_new_session=True)
+
+        return [start(server.start_command) for server in self._read() if server.start_command]
+
+    @property
+    def watched(self) -> list[Path]:
+        return [self.file]
+
+    async def reload(self) -> None:
+        """What they serve is their own affair; what they say of it is asked anew."""
+
+
+def _configuration(file: Path | None, known: Sequence[KnownPlugin]) -> tuple[Declared, Plugins]:
+    if file is not None:
+        declared = load_declarative(file)
+    else:
+        declared = parse_declarative(
+            {
+                "_format_version": "3.0",
+                "services": [{"name": "dev", "url": "http://127.0.0.1", "routes": [{"name": "dev", "paths": ["/"]}]}],
+                "plugins": [{"name": plugin.name} for plugin in known],
+            }
+        )
+    plugins = Plugins(known, declared)
+    for name in plugins.left_out:
+        log.warning("the plugin %s is left out: no plugin server has it (Kong's own plugins are not here)", name)
+    return declared, plugins
+
+
+def _print_banner(
+    known: Sequence[KnownPlugin],
+    plugins: Plugins,
+    gateway: KongGateway,
+    host: str,
+    declarative: Path | None,
+    upstream: str | None,
+    protocol: str,
+) -> None:
+    width = max(len(plugin.name) for plugin in known)
+    where = f"[{host}]" if ":" in host else host
+    lines = ["", "Gatewright development gateway (behaves as Kong does; not for production)", ""]
+    for plugin in known:
+        unused = "" if plugins.uses(plugin.name) else "  (not used by any route)"
+        lines.append(f"  plugin    {plugin.name:<{width}}  {', '.join(plugin.phases) or 'no phase'}{unused}")
+        beyond = [phase for phase in plugin.phases if phase in ("certificate", "preread")]
+        if beyond:
+            lines.append(f"            {'':<{width}}  {', '.join(beyond)} never runs here: plain HTTP only")
+    lines.append(f"  routes    {declarative or 'every plugin on every path, by priority'}")
+    default = "where the services say" if declarative else "built in: echoes the request"
+    lines.append(f"  upstream  {'built in: echoes the request' if upstream == _ECHO else upstream or default}")
+    if protocol:
+        lines.append(f"  protocol  {protocol}")
+    url = f"http://{where}:{gateway.port}"
+    lines += ["", f"Listening on {url}, reloads when files change, stop with Ctrl-C. Try:", ""]
+    lines += [f"  curl -i {url}{gateway.try_path}", ""]
+    print("\n".join(lines), flush=True)
