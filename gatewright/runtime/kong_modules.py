@@ -15,6 +15,9 @@ from gatewright.runtime.discovery import Discovery, Found, import_failure, load_
 __all__ = ["adapt", "load_directory"]
 
 
+_POLICIES = ("blocking", "timeout", "on_error", "max_concurrent")
+
+
 class _Adapter(NativePlugin):
     abstract = True
     wrapped: type[Any]
@@ -43,7 +46,8 @@ def adapt(
 
     Args:
         name: what Kong calls it.
-        plugin: the class, with a method for each phase.
+        plugin: the class, with a method for each phase; it may have `blocking`, `timeout`, `on_error` and
+            `max_concurrent`, as plugins of ours do.
         version: as Kong wants it, three numbers.
         priority: plugins of a higher one run first.
         schema: Kong's fields of the configuration.
@@ -57,6 +61,7 @@ def adapt(
         "priority": priority,
         "kong_schema": list(schema),
         "__module__": plugin.__module__,
+        **{policy: getattr(plugin, policy) for policy in _POLICIES if hasattr(plugin, policy)},
     }
     return type(plugin.__name__, (_Adapter,), attributes)
 

@@ -108,6 +108,8 @@ class MsgPackSession:
 
     def call(self, ticket: int, event: int, method: str, args: Sequence[Any]) -> bytes:
         """A PDK call."""
+        if method == "kong.response.exit" and len(args) > 2 and args[1] is None:
+            args = (args[0], "", *args[2:])  # Lua's `unpack` may stop at a nil, and lose the headers after it
         try:
             return _pack(ticket, None, {"Data": {"Method": method, "Args": list(args)}, "EventId": event})
         except (TypeError, ValueError, OverflowError) as error:

@@ -30,6 +30,7 @@ __all__ = ["ProtoBufSession"]
 _length = struct.Struct("=I")
 _MAX_FRAME: Final = 64 << 20
 _SEQUENCE_TAG: Final = 0x08
+_ALIASES: Final = {"kong.log": "kong.log.notice"}  # Lua's `kong.log(...)`, which has no place in the protocol
 _MAX_KNOWN: Final = 1024
 _EMPTY_FRAME: Final = _length.pack(0)
 
@@ -138,7 +139,7 @@ class ProtoBufSession:
 
     def call(self, ticket: int, event: int, method: str, args: Sequence[Any]) -> bytes:
         """A PDK call."""
-        known = METHODS.get(method)
+        known = METHODS.get(_ALIASES.get(method, method))
         if known is None:
             raise PluginError(f"{method} does not exist over Protobuf; over MessagePack any kong.* function does")
         try:

@@ -32,7 +32,7 @@ _UNCHANGING: Final = frozenset(
         "kong.request.get_raw_body", "kong.request.get_uri_captures",
     )
 )  # fmt: skip
-"""What the client's request is made of: whatever plugins change, these stay within a phase, and are asked for once."""
+"""What the client's request is made of: asked for once in a phase, unless the handler changes the request."""
 
 REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content-type": "application/json"})
 """What a request is answered with that failed: the arguments of `kong.response.exit`."""
@@ -125,7 +125,9 @@ class Event:
 
     def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> None:
         connection = self.connection
-        if method.startswith("kong.log"):
+        if method.startswith("kong.service.request."):
+            self._known.clear()  # what the client sent is what Kong gives only until it's changed for the service
+        elif method.startswith("kong.log") and method != "kong.log.set_serialize_value":
             args = [arg if type(arg) in _LOGGABLE else str(arg) for arg in args]
         if connection is None:
             if self.over:

@@ -12,6 +12,7 @@ from gatewright.dev.kong.pdk.core import FUNCTIONS, Pdk, function, query_table, 
 
 log = logging.getLogger("gatewright.dev.kong")
 _LEVELS: Final = {
+    "emerg": logging.CRITICAL,
     "alert": logging.CRITICAL, "crit": logging.CRITICAL, "err": logging.ERROR, "warn": logging.WARNING,
     "notice": logging.INFO, "info": logging.INFO, "debug": logging.DEBUG, "deprecation": logging.WARNING,
 }  # fmt: skip
