@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from gatewright.runtime.confs import instance_id_of
 from gatewright.runtime.discovery import Discovery, Found
 from gatewright.runtime.kong_modules import adapt, load_directory
 from gatewright.server.kong.connection import driver
+from gatewright.server.kong.event import REFUSAL
 from gatewright.server.plan import Plan
 from gatewright.server.run import run_runner
 from gatewright.settings import Address, load_settings
@@ -32,7 +34,7 @@ __all__ = ["start_dedicated_server", "start_server"]
 
 _NEVER = 1e9  # seconds: Kong closes instances, and an idle one is never gone
 DEFAULT_SOCKET_NAME = "python_pluginserver.sock"
-_SESSIONS: dict[str, Callable[[], KongSession]] = {"msgpack": MsgPackSession, "protobuf": ProtoBufSession}
+_SESSIONS: dict[str, type[KongSession]] = {"msgpack": MsgPackSession, "protobuf": ProtoBufSession}
 
 
 def _parser(*, dedicated: bool) -> argparse.ArgumentParser:
@@ -143,6 +145,7 @@ def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
             session,
             driver(session, lua_style=not args.no_lua_style),
             instance_id_of,
+            last_words=partial(session.last_words, refusal=REFUSAL),
             socket_of=socket_of if getattr(args, "socket_per_plugin", False) else None,
         )
 

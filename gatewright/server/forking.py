@@ -73,7 +73,7 @@ def _become(worker: Worker, sock: socket.socket, descriptors: set[int]) -> NoRet
         logs.configure_logs(
             level=logs.level(), format=settings.log_format, file=settings.log_file, fields={"worker": worker.number}
         )
-        code = work(worker.plan, sock)
+        code = work(worker.plan, sock, worker.guard)
     except BaseException as error:
         structlog.get_logger("gatewright.server").critical("worker failed", exc_info=error)
     finally:

@@ -48,9 +48,11 @@ class Link:
         self._adopting: set[asyncio.Task[Any]] = set()
         self._new_connection = new_connection
         self._ended = 0
+        self._slots: dict[object, int] = {}
+        self._ended_slots: list[int] = []
         service.builder.on_building = self._building
-        self._returning: deque[socket.socket] = deque()
-        self._to_return: deque[socket.socket] = deque()
+        self._returning: deque[tuple[int, socket.socket]] = deque()
+        self._to_return: deque[tuple[int, socket.socket]] = deque()
         self._wants_retirement = False
         self.stopped = False
         self.lookups = 0
@@ -127,22 +129,28 @@ class Link:
             if strand in waiting:  # it goes on because its connection was lost
                 waiting.remove(strand)
 
-    def give_back(self, connection: socket.socket) -> None:
+    def give_back(self, driver: object, connection: socket.socket) -> None:
         """Hand a connection over; kept until the supervisor has it, which may be short of descriptors."""
-        self._returning.append(connection)
-        self._channel.send(messages.Return(), connection, keep=True)
+        self._return(self._slots.pop(driver, -1), connection)
+
+    def _return(self, slot: int, connection: socket.socket) -> None:
+        self._returning.append((slot, connection))
+        self._channel.send(messages.Return(slot), connection, keep=True)
 
     def _give_back_again(self) -> None:
         if self._to_return:
-            self.give_back(self._to_return.popleft())
+            self._return(*self._to_return.popleft())
 
     def _building(self, chain: Chain, begins: bool) -> None:
         """Say that a chain is about to be built, or was: if that kills us, the others know which."""
         if chain.token is not None:
             self.send(messages.Building(chain.token) if begins else messages.Built(chain.token))
 
-    def connection_ended(self) -> None:
+    def connection_ended(self, driver: object) -> None:
         """A connection has gone; the supervisor is told soon, of all at once."""
+        slot = self._slots.pop(driver, -1)
+        if slot >= 0:
+            self._ended_slots.append(slot)
         if not self._ended:
             self._loop.call_soon(self._tell_ended)
         self._ended += 1
@@ -158,10 +166,10 @@ class Link:
     def _on_message(self, message: messages.FromSupervisor, connection: socket.socket | None) -> None:
         service = self._service
         match message:
-            case messages.Take():
+            case messages.Take(slot):
                 self.send(messages.Taken(connection is not None))  # before anything is read: see `in_transit`
                 if connection is not None:
-                    self._adopt(connection)
+                    self._adopt(connection, slot)
             case messages.Known(token, digest, conf, quarantined):
                 self._on_known(token, digest, conf, quarantined)
             case messages.Unknown(token):
@@ -172,11 +180,11 @@ class Link:
             case messages.Preloaded():
                 self.preloaded.set_result(None)
             case messages.Returned(came):
-                returned = self._returning.popleft()
+                slot, returned = self._returning.popleft()
                 if came:
                     returned.close()
                 else:
-                    self._to_return.append(returned)
+                    self._to_return.append((slot, returned))
                     self._loop.call_later(_PAUSE_SECONDS, self._give_back_again)
             case messages.Forgotten(token):
                 service.confs.forget(token)
@@ -184,6 +192,8 @@ class Link:
                 service.on_letter(letter, True)
             case messages.Undelivered(letter):
                 service.on_letter(letter, False)
+            case messages.Gone(pid):
+                service.on_gone(pid)
             case messages.Rebalance(count):
                 service.give_back(count, _TRIES)
             case messages.Retire():
@@ -223,9 +233,15 @@ class Link:
         while waiting:
             self._service.bridge.resume(waiting.pop(0), chain)
 
-    def _adopt(self, connection: socket.socket) -> None:
+    def _adopt(self, connection: socket.socket, slot: int) -> None:
+        def new_driver() -> asyncio.Protocol:
+            driver: Any = self._new_connection()
+            if slot >= 0:
+                self._slots[driver] = driver.slot = slot
+            return cast("asyncio.Protocol", driver)
+
         connection.setblocking(False)
-        task = self._loop.create_task(self._loop.connect_accepted_socket(self._new_connection, connection))
+        task = self._loop.create_task(self._loop.connect_accepted_socket(new_driver, connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
@@ -242,7 +258,7 @@ class Link:
                 answer(None)
         if not self.preloaded.done():
             self.preloaded.set_result(None)
-        for connection in (*self._returning, *self._to_return):
+        for _, connection in (*self._returning, *self._to_return):
             connection.close()
         self.stopped = True
         self._end("orphaned")
@@ -261,7 +277,8 @@ class Link:
 
     def _tell_ended(self) -> None:
         ended, self._ended = self._ended, 0
-        self.send(messages.Closed(ended))
+        slots, self._ended_slots = self._ended_slots, []
+        self.send(messages.Closed(ended, slots))
 
 
 def _raw(text: str) -> bytes:

@@ -24,6 +24,7 @@ __all__ = [
     "Forwarded",
     "FromSupervisor",
     "FromWorker",
+    "Gone",
     "Known",
     "Letter",
     "Level",
@@ -92,6 +93,9 @@ class PluginInfo(Message):
 class Take(Message, tag=True):
     """A connection to serve; its descriptor comes with this message."""
 
+    slot: int = -1
+    """Its place in the worker's guard, if there is one."""
+
 
 class Known(Message, tag=True):
     """A configuration that has a token."""
@@ -143,6 +147,12 @@ class Undelivered(Message, tag=True):
     """A letter's addressee is gone."""
 
     letter: Letter
+
+
+class Gone(Message, tag=True):
+    """Another worker has ended: letters to it stay unanswered."""
+
+    pid: int
 
 
 class Rebalance(Message, tag=True):
@@ -246,10 +256,14 @@ class Closed(Message, tag=True):
     """So many connections ended."""
 
     count: int
+    slots: list[int]
+    """The guard's slots that they had."""
 
 
 class Return(Message, tag=True):
     """A connection for another worker; its descriptor comes with this message."""
+
+    slot: int = -1
 
 
 class WantsRetirement(Message, tag=True):
@@ -266,8 +280,8 @@ class Reported(Message, tag=True):
 
 
 FromSupervisor = (
-    Take | Known | Unknown | Preloaded | Assigned | Forgotten | Forwarded | Undelivered | Returned | Rebalance | Retire
-    | Stop | Report | Level | Reopen
+    Take | Known | Unknown | Preloaded | Assigned | Forgotten | Forwarded | Undelivered | Gone | Returned | Rebalance
+    | Retire | Stop | Report | Level | Reopen
 )  # fmt: skip
 FromWorker = (
     Loaded | Ready | Register | Lookup | Used | Forget | Forward | Building | Built | Alive | Taken | Closed | Return

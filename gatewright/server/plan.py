@@ -26,6 +26,8 @@ class Plan:
         new_session: makes the protocol state of a new connection.
         hash_token: digest of a configuration and attempt to its token.
         driver: makes, for a service, what makes the drivers of connections; APISIX's unless said otherwise.
+        last_words: gives what to write on a connection whose worker died, from the first bytes (31 at most) of the
+            request that it owed an answer to; `None`: the connection is just closed.
         socket_of: gives the address of a plugin's own socket, besides the one that all share; `None`: there are none.
     """
 
@@ -34,4 +36,5 @@ class Plan:
     new_session: Callable[[], Any]
     driver: Callable[[Service], Callable[[], asyncio.Protocol]] = connection_factory
     hash_token: Callable[[bytes, int], int] = token_of
+    last_words: Callable[[bytes], bytes] | None = None
     socket_of: Callable[[str], Address] | None = None

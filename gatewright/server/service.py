@@ -21,6 +21,7 @@ from gatewright.server.leaks import LeakWatch
 from gatewright.settings import Settings
 
 if TYPE_CHECKING:
+    from gatewright.server.guard import Guard
     from gatewright.server.link import Link
 
 __all__ = ["Service"]
@@ -101,6 +102,10 @@ class Service:
         self.max_calls = settings.max_calls
         self.on_letter: Callable[[Any, bool], None] = lambda _letter, _delivered: None
         """What a protocol's driver wants to know of letters from other workers (see `messages.Letter`)."""
+        self.on_gone: Callable[[int], None] = lambda _pid: None
+        """Told of other workers that have ended."""
+        self.guard: Guard | None = None
+        """Where a driver notes what it was asked, for plans that have last words."""
         self.link: Link | None = None
         """The way to the supervisor; `None` where there is none."""
         self.draining = False
@@ -137,7 +142,7 @@ class Service:
                     kind="too_many_connections",
                     limit=self.settings.max_connections,
                 )
-            self._tell_ended()
+            self._tell_ended(connection)
             return False
         self.connections.add(connection)
         self.connections_total += 1
@@ -147,15 +152,15 @@ class Service:
         """Count a connection out, if it was in."""
         if connection in self.connections:
             self.connections.discard(connection)
-            self._tell_ended()
+            self._tell_ended(connection)
 
     def count_refused(self, reason: str) -> None:
         """Count a refused call."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
-    def _tell_ended(self) -> None:
+    def _tell_ended(self, connection: Driver) -> None:
         if self.link is not None:
-            self.link.connection_ended()
+            self.link.connection_ended(connection)
 
     def prepare(self, key: str, conf: Conf, answer: Callable[[int | None], None]) -> None:
         """Take a configuration in; `answer` gets its token, or `None` if none can be had."""
@@ -258,7 +263,7 @@ class Service:
         if transport.is_reading():
             transport.pause_reading()
         self.connections.discard(connection)
-        self.link.give_back(socket.socket(fileno=fd))
+        self.link.give_back(connection, socket.socket(fileno=fd))
         transport.abort()  # closes only our descriptor
         return True
 

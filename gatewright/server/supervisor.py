@@ -34,6 +34,7 @@ from gatewright.server.admin import Admin
 from gatewright.server.channel import Channel
 from gatewright.server.dispatcher import Dispatcher
 from gatewright.server.forking import fork_worker
+from gatewright.server.guard import Guard
 from gatewright.server.listener import Listener, watches_parent
 from gatewright.server.notify import Notifier
 from gatewright.server.plan import Plan
@@ -51,6 +52,7 @@ EXIT_WORKERS_FAIL: Final = 3
 
 _LOOK_SECONDS = 0.25
 _FROZEN_SECONDS = 2.0
+_LINGER_SECONDS = 1.0
 _ADMIN_SECONDS = 0.5
 _QUICK_DEATH = 3.0
 _LONGEST_PAUSE = 30.0
@@ -163,7 +165,10 @@ class Supervisor:
             return  # not wanted any more
         others = self._dispatcher.descriptors()
         for other in self._workers:
-            others |= {connection.fileno() for connection in other.in_transit}
+            others |= {connection.fileno() for _, connection in other.in_transit}
+            others |= {connection.fileno() for connection in other.held.values()}
+        if worker.plan.last_words is not None:
+            worker.guard = Guard(worker.plan.settings.max_connections)
         try:
             ours = fork_worker(worker, self._selector, others, self)
         except OSError as error:
@@ -272,7 +277,8 @@ class Supervisor:
         if worker in self._workers:
             self._workers.remove(worker)
         while worker.in_transit:
-            self._dispatcher.place(worker.in_transit.popleft())
+            self._dispatcher.place(worker.in_transit.popleft()[1])
+        self._answer_for(worker)
         self._gone = add_up([], gone=[self._gone, worker.report])
         lived = monotonic() - worker.began
         expected = was is Stage.RETIRING or self._stopping
@@ -292,6 +298,23 @@ class Supervisor:
             else:
                 self._replace(worker, how, lived)
         self._finish_if_over()
+
+    def _answer_for(self, worker: Worker) -> None:
+        """Refuse what a worker that is gone was asked and did not answer; its idle connections go to others."""
+        guard, last_words = worker.guard, worker.plan.last_words
+        if guard is not None and last_words is not None:
+            for slot, connection in worker.held.items():
+                asked = guard.asked(slot)
+                if not asked and not self._stopping:
+                    self._dispatcher.place(connection)
+                    continue
+                with contextlib.suppress(OSError):  # the gateway is gone, too
+                    connection.send(last_words(asked) if asked else b"")
+                self._loop.call_later(_LINGER_SECONDS, connection.close)  # it may still want to send something
+            worker.held.clear()
+            guard.close()
+        for other in self._workers:
+            other.send(messages.Gone(worker.pid))
 
     def _replace(self, worker: Worker, how: str, lived: float) -> None:
         self._crashes = self._crashes + 1 if lived < _QUICK_DEATH else 1
@@ -334,12 +357,15 @@ class Supervisor:
             case messages.Built(token):
                 worker.building.discard(token)
                 self._registry.built(token)
-            case messages.Closed(count):
+            case messages.Closed(count, slots):
                 worker.connections -= count
-            case messages.Return():
+                for slot in slots:
+                    worker.let_go(slot)
+            case messages.Return(slot):
                 worker.send(messages.Returned(connection is not None))
                 if connection is not None:
                     worker.connections -= 1
+                    worker.let_go(slot)
                     self._dispatcher.place(connection)
             case messages.Register(digest, conf):
                 self._registry.register(worker, digest, conf)

@@ -16,6 +16,7 @@ from gatewright.observe.tracing import Tracing
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.discovery import Discovery
 from gatewright.server import messages
+from gatewright.server.guard import Guard
 from gatewright.server.link import Link
 from gatewright.server.plan import Plan
 from gatewright.server.reporting import resident_memory
@@ -46,12 +47,13 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def work(plan: Plan, sock: socket.socket) -> int:
+def work(plan: Plan, sock: socket.socket, guard: Guard | None = None) -> int:
     """Be a worker until the supervisor says to end, or is gone.
 
     Args:
         plan: what to run.
         sock: the worker's end of the channel.
+        guard: where to write what is asked on a connection.
 
     Returns:
         The exit code: 0, or 1 if calls under way had to be cut off.
@@ -59,13 +61,14 @@ def work(plan: Plan, sock: socket.socket) -> int:
     discovery = plan.discover()
     raise_file_limit()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_work(plan, discovery, sock))
+        return runner.run(_work(plan, discovery, sock, guard))
 
 
-async def _work(plan: Plan, discovery: Discovery, sock: socket.socket) -> int:
+async def _work(plan: Plan, discovery: Discovery, sock: socket.socket, guard: Guard | None) -> int:
     loop = asyncio.get_running_loop()
     settings = plan.settings
     service = await make_service(plan, discovery)
+    service.guard = guard
     link = service.link = Link(service, sock, plan.driver(service))
     link.send(messages.Loaded(plugins_told(discovery), [str(error) for error in discovery.errors]))
     loop.add_signal_handler(signal.SIGTERM, lambda: link.retire("SIGTERM"))

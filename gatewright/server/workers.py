@@ -14,6 +14,7 @@ from time import monotonic
 from gatewright.observe.report import WorkerReport
 from gatewright.server import messages
 from gatewright.server.channel import Channel
+from gatewright.server.guard import Guard
 from gatewright.server.plan import Plan
 
 __all__ = ["Stage", "Worker", "describe_exit", "least_loaded", "to_give_back"]
@@ -44,6 +45,7 @@ class Worker:
         generation: counts reloads.
         plan: what it runs.
         instead_of: the worker that retires when this one is ready.
+        guard: what the gateway waits for on its connections, for plans that have last words.
         connections: how many it has, those on their way included.
         heard: when it was last heard of (`monotonic`).
     """
@@ -66,25 +68,49 @@ class Worker:
     plugins: list[messages.PluginInfo] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     report: WorkerReport = field(default_factory=WorkerReport)
-    in_transit: deque[socket.socket] = field(default_factory=deque)
-    """Connections sent to it that it has not said to have taken; if it dies, another one gets them."""
+    in_transit: deque[tuple[int, socket.socket]] = field(default_factory=deque)
+    """Connections sent to it, with their slots, that it has not said to have taken; if it dies, another one gets them.
+    """
+    guard: Guard | None = None
+    held: dict[int, socket.socket] = field(default_factory=dict)
+    """Connections that it has, by slot, if there is a guard."""
     asked: dict[int, asyncio.Future[WorkerReport]] = field(default_factory=dict)
 
     def hand_over(self, connection: socket.socket) -> None:
         """Give it a connection."""
+        slot = -1
+        if self.guard is not None:
+            free = self.guard.take_slot()
+            if free is None:  # it has all that it may have
+                connection.close()
+                return
+            slot = free
         self.connections += 1
-        self.in_transit.append(connection)
+        self.in_transit.append((slot, connection))
         if self.channel is not None:
-            self.channel.send(messages.Take(), connection, keep=True)
+            self.channel.send(messages.Take(slot), connection, keep=True)
 
     def taken(self, came: bool) -> socket.socket | None:
         """It has the oldest connection that was on its way, or couldn't take it: then here it is."""
-        connection = self.in_transit.popleft()
+        slot, connection = self.in_transit.popleft()
         if came:
-            connection.close()
+            if slot >= 0:
+                self.held[slot] = connection
+            else:
+                connection.close()
             return None
         self.connections -= 1
+        if self.guard is not None:
+            self.guard.free(slot)
         return connection
+
+    def let_go(self, slot: int) -> None:
+        """It no longer has the connection of a slot."""
+        held = self.held.pop(slot, None)
+        if held is not None:
+            held.close()
+        if slot >= 0 and self.guard is not None:
+            self.guard.free(slot)
 
     def send(self, message: messages.FromSupervisor) -> None:
         """Tell it something."""

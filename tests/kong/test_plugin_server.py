@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import msgpack
 import pytest
 import yaml
 
+from benchmarks.run import children
 from gatewright.gateways.kong.conf import read_conf
 from tests.kong.conftest import Start, wait_until
 from tests.kong.peer import Closed, Exited, Failed, MsgPackKong, connect
@@ -439,3 +441,90 @@ def test_a_reload_brings_new_code_over_the_same_connections(start: Start, protoc
     while "worker ended" not in server.log:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+# --- workers that die
+
+
+DEADLY = """
+import os, time
+class Plugin(object):
+    def __init__(self, config): pass
+    def access(self, kong):
+        how, _ = kong.request.get_header("x-how")
+        if how == "die": os._exit(9)
+        if how == "segfault":
+            import ctypes; ctypes.string_at(0)
+        if how == "later":
+            kong.request.get_method()
+        if how == "wait":
+            time.sleep(0.3)
+    def rewrite(self, kong):
+        os._exit(9)
+    def log(self, kong):
+        os._exit(9)
+"""
+
+
+@both
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_worker_that_dies_in_mid_event_has_its_request_refused(start: Start, protocol: str, workers: str) -> None:
+    server = start(protocol, deadly=DEADLY, quick=QUICK, environ={"GATEWRIGHT_WORKERS": workers})
+    with server.kong() as kong, server.kong() as other:
+        instance, quick = kong.start("deadly", {}), other.start("quick", {})
+        for how in ("die", "segfault"):
+            with pytest.raises(Exited) as exited:
+                kong.event(instance, "access", {"kong.request.get_header": lambda _, how=how: how})
+            assert exited.value.status == 500
+            kong.close()
+            kong = server.kong()
+            with contextlib.closing(server.kong()) as fresh:  # others go on, with the same instance
+                fresh.event(quick, "access", {})
+                fresh.event(instance, "access", {"kong.request.get_header": lambda _: "fine"})
+        with pytest.raises(Exited):  # before any PDK call
+            kong.event(instance, "rewrite", {})
+        kong.close()
+
+
+@both
+def test_a_worker_killed_while_kong_is_at_work_has_its_request_refused(start: Start, protocol: str) -> None:
+    server = start(protocol, deadly=DEADLY, environ={"GATEWRIGHT_WORKERS": "1"})
+    with server.kong(1) if protocol == "msgpack" else server.kong() as kong:
+        instance = kong.start("deadly", {})
+        (pid,) = children(server.process.pid)
+
+        def kill() -> str:
+            time.sleep(0.05)  # until the worker has noted that Kong is at work
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: "worker ended unexpectedly" in server.log)
+            return "GET"
+
+        pdk = {"kong.request.get_header": lambda _: "later", "kong.request.get_method": kill}
+        with pytest.raises(Exited) as exited:
+            kong.event(instance, "access", pdk)
+        assert exited.value.status == 500
+
+
+@both
+def test_idle_connections_of_a_dead_worker_are_served_by_another(start: Start, protocol: str) -> None:
+    server = start(protocol, quick=QUICK, environ={"GATEWRIGHT_WORKERS": "1"})
+    with server.kong() as kong:
+        instance = kong.start("quick", {})
+        for _ in range(3):
+            (pid,) = children(server.process.pid)
+            time.sleep(0.05)  # until the worker has noted that all is answered
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: children(server.process.pid) not in ([], [pid]))
+            kong.event(instance, "access", {})
+
+
+def test_a_letter_to_a_dead_worker_is_answered(start: Start) -> None:
+    server = start("msgpack", deadly=DEADLY, environ={"GATEWRIGHT_WORKERS": "2"})
+    with server.kong(1) as one, server.kong(1) as other:
+        instance = one.start("deadly", {})
+        step = one.rpc("plugin.HandleEvent", {"InstanceId": instance, "EventName": "access"})
+        began = time.monotonic()
+        answer = other.rpc("plugin.Step", {"EventId": step["EventId"], "Data": "die"})  # over the other worker's
+        assert answer["Data"]["Method"] == "kong.response.exit"
+        assert answer["Data"]["Args"][0] == 500
+        assert time.monotonic() - began < 10

@@ -63,24 +63,26 @@ def from_protobuf(method: Method, data: bytes) -> list[Any]:
     message = MESSAGES[method.takes]
     values = message.decode(data)
     if method.takes == "list":
-        return [_without_false(item) for item in values.get("values", [])]
+        return [_as_lua(item) for item in values.get("values", [])]
     if method.takes == "struct":
-        return [{name: _without_false(item) for name, item in values.get("fields", {}).items()}]
+        return [{name: _as_lua(item) for name, item in values.get("fields", {}).items()}]
     out = []
     for name, field in message.fields.items():
         value = values.get(name, _SCALARS.get(field.kind) if isinstance(field.kind, str) else None)
-        out.append(_without_false(value) if field.kind in ("value", "struct") else value)
+        out.append(_as_lua(value) if field.kind in ("value", "struct") else value)
     return out
 
 
-def _without_false(value: Any) -> Any:
+def _as_lua(value: Any) -> Any:
     # Kong takes the first of the kinds that Lua holds for true: so `false` is lost on the way.
     if value is False:
         return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, list):
-        return [_without_false(item) for item in value]
+        return [_as_lua(item) for item in value]
     if isinstance(value, dict):
-        return {name: _without_false(item) for name, item in value.items()}
+        return {name: _as_lua(item) for name, item in value.items()}
     return value
 
 

@@ -107,3 +107,12 @@ class KongSession(Protocol):
 
     def failed(self, ticket: int, message: str) -> bytes | None:
         """Answer with an error; `None` where the protocol has none: then the connection is to be closed."""
+
+    @classmethod
+    def last_words(cls, asked: bytes, refusal: Sequence[Any]) -> bytes:
+        """What to write for a server that died and owes an answer on this connection.
+
+        Args:
+            asked: the first bytes of the request, as many as there are up to 31.
+            refusal: arguments of `kong.response.exit`.
+        """

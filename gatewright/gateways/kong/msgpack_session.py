@@ -123,6 +123,22 @@ class MsgPackSession:
         """An error."""
         return _pack(ticket, message, None)
 
+    @classmethod
+    def last_words(cls, asked: bytes, refusal: Sequence[Any]) -> bytes:
+        """The answer of a server that died: to a request within an event the refusal, to any other an error."""
+        unpacker = msgpack.Unpacker(raw=False)
+        unpacker.feed(asked)
+        try:
+            unpacker.read_array_header()
+            kind, ticket, method = (unpacker.unpack() for _ in range(3))
+        except (msgpack.UnpackException, ValueError):
+            return b""  # not the beginning of a request
+        if kind != _REQUEST or not isinstance(ticket, int) or not isinstance(method, str):
+            return b""
+        if method == "plugin.HandleEvent" or method.startswith("plugin.Step"):
+            return cls().call(ticket, 0, "kong.response.exit", refusal)
+        return _pack(ticket, "the plugin server's process ended", None)
+
 
 def _pack(ticket: int, error: str | None, result: Any) -> bytes:
     message = (_ANSWER, ticket, error, result)

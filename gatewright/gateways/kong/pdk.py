@@ -192,6 +192,14 @@ def _value(data: bytes) -> Any:
     return _STRUCT_OF_VALUE.decode(b"\x0a" + write_varint(len(data)) + data).get("v")
 
 
+def _captures(data: bytes) -> Any:
+    found = URI_CAPTURES.decode(data)  # bytes on this wire, text over MessagePack
+    return {
+        "unnamed": [item.decode("utf-8", "surrogateescape") for item in found.get("unnamed", [])],
+        "named": {name: item.decode("utf-8", "surrogateescape") for name, item in found.get("named", {}).items()},
+    }
+
+
 def _raw_body(data: bytes) -> Any:
     result = RAW_BODY.decode(data)
     if "body_filepath" in result:
@@ -240,7 +248,7 @@ _OUTPUTS: dict[str, Callable[[bytes], Any]] = {
     "struct": _struct,
     "value": _value,
     "raw_body": _raw_body,
-    "uri_captures": _whole(URI_CAPTURES),
+    "uri_captures": _captures,
     "route": _whole(ROUTE),
     "service": _whole(SERVICE),
     "consumer": _whole(CONSUMER),

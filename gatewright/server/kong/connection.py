@@ -34,7 +34,11 @@ _FORGET_SECONDS: Final = 120.0  # Kong itself gives up after 60
 
 
 class PluginServerConnection(asyncio.Protocol):
-    """The driver of one session with Kong."""
+    """The driver of one session with Kong.
+
+    Attributes:
+        slot: its place in the worker's guard; -1 where there is none.
+    """
 
     def __init__(self, service: Service, instances: Instances, session: KongSession) -> None:
         self.session = session
@@ -45,6 +49,8 @@ class PluginServerConnection(asyncio.Protocol):
         self._event: Event | None = None  # of a protocol whose events stay on their connection
         self._number = 0
         self._owed = 0  # answers
+        self.slot = -1
+        self._guard = service.guard
         self._closed = False
 
     # --- asyncio's side
@@ -59,6 +65,8 @@ class PluginServerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
+        if self._guard is not None and self.slot >= 0:
+            self._guard.mark(self.slot, data)
         self._service.bytes_in += len(data)
         try:
             for event in self.session.receive_data(data):
@@ -215,9 +223,14 @@ class PluginServerConnection(asyncio.Protocol):
         self._instances.events.pop(event.number, None)
         if self._event is event:
             self._event = None
+            self._clear_guard()
             if exited:
                 # Kong drops the coroutine that would have answered, and the connection with it.
                 self._service.loop.call_later(_LINGER_SECONDS, self._close_if_quiet)
+
+    def _clear_guard(self) -> None:
+        if self._guard is not None and self.slot >= 0:
+            self._guard.clear(self.slot)
 
     def _close_if_quiet(self) -> None:
         if self._event is None and not self._closed:
@@ -226,6 +239,8 @@ class PluginServerConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send an answer."""
         self._transport.write(data)
+        if self._event is None:
+            self._clear_guard()
         self._service.bytes_out += len(data)
         self._owed -= 1
         if self._service.leaving and not self._closed and self._event is None and not self._owed:
@@ -310,6 +325,7 @@ def driver(new_session: Callable[[], KongSession], *, lua_style: bool) -> Callab
     def for_service(service: Service) -> Callable[[], PluginServerConnection]:
         instances = Instances(service, lua_style=lua_style)
         service.on_letter = lambda letter, delivered: instances.on_letter(letter, delivered, new_session)
+        service.on_gone = instances.on_gone
         return lambda: PluginServerConnection(service, instances, new_session())
 
     return for_service

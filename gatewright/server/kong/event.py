@@ -34,6 +34,9 @@ _UNCHANGING: Final = frozenset(
 )  # fmt: skip
 """What the client's request is made of: asked for once in a phase, unless the handler changes the request."""
 
+_CHANGEABLE: Final = ("header", "query", "method", "body")
+"""Words in the names of methods that change a request, and of those that then give something else."""
+
 REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content-type": "application/json"})
 """What a request is answered with that failed: the arguments of `kong.response.exit`."""
 _LOGGABLE: Final = frozenset((str, int, list, dict))
@@ -126,7 +129,7 @@ class Event:
     def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> None:
         connection = self.connection
         if method.startswith("kong.service.request."):
-            self._known.clear()  # what the client sent is what Kong gives only until it's changed for the service
+            self._forget_changed(method)
         elif method.startswith("kong.log") and method != "kong.log.set_serialize_value":
             args = [arg if type(arg) in _LOGGABLE else str(arg) for arg in args]
         if connection is None:
@@ -144,6 +147,12 @@ class Event:
         questions = self._service.questions
         questions["pdk"] = questions.get("pdk", 0) + 1
         connection.write(data)
+
+    def _forget_changed(self, method: str) -> None:
+        # `kong.request` gives what the client sent, until that is changed for the service.
+        for part in _CHANGEABLE:
+            if part in method:
+                self._known = {key: value for key, value in self._known.items() if part not in key[0]}
 
     def _put_for_thread(self, method: str, args: Sequence[Any], waiting: concurrent.futures.Future[Any]) -> None:
         try:

@@ -54,6 +54,7 @@ class Instances:
         self._next_connection = 0
         self._made_for_kong: dict[str, bool] = {}
         self._pid = os.getpid()
+        self._sent: dict[tuple[int, int], tuple[int, int]] = {}  # connection and ticket: process and event
 
     def start(self, name: str, json_text: bytes, answer: Callable[[int | None, Any], None]) -> None:
         """Make an instance; `answer` gets its id and its configuration.
@@ -125,12 +126,13 @@ class Instances:
     def forward(self, connection: int, answer: Answer) -> None:
         """Send an answer of Kong's to the worker whose event it's for."""
         event = cast("int", answer.event)
+        self._sent[connection, answer.ticket] = event & _PID_MASK, event
         content = msgspec.msgpack.encode([answer.value, answer.error])
         self._post(messages.Letter(event & _PID_MASK, self._pid, connection, False, answer.ticket, event, content))
 
     def send_back(self, letter: messages.Letter, data: bytes) -> None:
         """Send bytes for a connection of another worker's."""
-        self._post(messages.Letter(letter.sender, self._pid, letter.connection, True, 0, 0, data))
+        self._post(messages.Letter(letter.sender, self._pid, letter.connection, True, letter.ticket, 0, data))
 
     def _post(self, letter: messages.Letter) -> None:
         cast("Any", self.service.link).send(messages.Forward(letter))
@@ -147,10 +149,21 @@ class Instances:
                 event.take_answer(there, Answer(letter.ticket, letter.event, value, error))
             return
         connection = self.connections.get(letter.connection)
+        if self._sent.pop((letter.connection, letter.ticket), None) is None:
+            return  # answered without it
         if connection is not None and letter.back and delivered:
             connection.write(letter.content)
         elif connection is not None and not letter.back:
             connection.refuse_number(letter.ticket, letter.event)
+
+    def on_gone(self, pid: int) -> None:
+        """Another worker has ended: refuse what it was asked."""
+        for (number, ticket), (process, event) in list(self._sent.items()):
+            if process == pid & _PID_MASK:
+                del self._sent[number, ticket]
+                connection = self.connections.get(number)
+                if connection is not None:
+                    connection.refuse_number(ticket, event)
 
 
 class Elsewhere:

@@ -1,0 +1,65 @@
+"""What a gateway waits for on each connection, written where the supervisor can still read it when the worker is dead.
+
+Some gateways let a request pass when a connection closes in the middle of a call (Kong over MessagePack). So the
+supervisor keeps a descriptor of every connection, and answers for a worker that has died.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Final
+
+__all__ = ["Guard"]
+
+_SLOT: Final = 32
+_KEPT: Final = _SLOT - 1
+
+
+class Guard:
+    """Memory that a worker shares with its supervisor: a slot for each connection, with the beginning of a request."""
+
+    def __init__(self, slots: int) -> None:
+        """Make the memory; to be called before the worker is forked.
+
+        Args:
+            slots: most connections at once. Memory is used only for slots that were.
+        """
+        self._memory = mmap.mmap(-1, slots * _SLOT)
+        self._free = list(range(slots - 1, -1, -1))
+
+    # --- in the supervisor
+
+    def take_slot(self) -> int | None:
+        """A free slot, or `None`."""
+        if not self._free:
+            return None
+        slot = self._free.pop()
+        self.clear(slot)
+        return slot
+
+    def free(self, slot: int) -> None:
+        """The slot's connection is gone."""
+        self._free.append(slot)
+
+    def asked(self, slot: int) -> bytes:
+        """The first bytes of what was asked and not answered; none if nothing was."""
+        at = slot * _SLOT
+        return self._memory[at + 1 : at + 1 + self._memory[at]]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._memory.close()
+
+    # --- in the worker
+
+    def mark(self, slot: int, data: bytes) -> None:
+        """A request has come."""
+        at = slot * _SLOT
+        size = min(len(data), _KEPT)
+        # The size last: what it counts has to be there.
+        self._memory[at + 1 : at + 1 + size] = data[:size]
+        self._memory[at] = size
+
+    def clear(self, slot: int) -> None:
+        """It was answered."""
+        self._memory[slot * _SLOT] = 0
