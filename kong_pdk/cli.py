@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
+import json
 import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 
@@ -22,7 +25,7 @@ from gatewright.gateways.kong.msgpack_session import MsgPackSession
 from gatewright.gateways.kong.protobuf_session import ProtoBufSession
 from gatewright.observe.logs import configure_logs
 from gatewright.runtime.confs import instance_id_of
-from gatewright.runtime.discovery import Discovery, Found
+from gatewright.runtime.discovery import Discovery, Found, load_file
 from gatewright.runtime.kong_modules import adapt, load_directory
 from gatewright.server.kong.connection import driver
 from gatewright.server.kong.event import REFUSAL
@@ -51,13 +54,15 @@ def _parser(*, dedicated: bool) -> argparse.ArgumentParser:
         help="PDK calls give the value alone and raise errors, instead of giving (value, error)")  # fmt: skip
     add("--protocol", choices=sorted(PROTOCOLS), default="msgpack",
         help="what to speak with Kong  [default: %(default)s]")  # fmt: skip
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("-m", "--multiprocessing", action="store_true", help="a process for each core")
+    add("-m", "--multiprocessing", action="store_true", help="a process for each core")
+    add("-g", "--gevent", action="store_true",
+        help="run handlers in greenlets of gevent's, with the standard library patched to give way")  # fmt: skip
     if dedicated:
         add("--dump", "-dump", action="store_true", help="print what Kong wants to know of the plugin, as JSON")
     else:
         add("-d", "--plugins-directory", "-plugins-directory", dest="directory", type=Path, required=True,
             metavar="DIRECTORY", help="where the plugins are: a directory, or a single file")  # fmt: skip
+        add("--dedicated", help=argparse.SUPPRESS, type=json.loads)  # of `start_dedicated_server`, under -g
         add("--socket-per-plugin", action="store_true",
             help="listen at PREFIX/NAME.socket for each plugin, too: what Kong 3.9 and later expect")  # fmt: skip
         add("--dump-plugin-info", "-dump-plugin-info", dest="dump_info", metavar="NAME",
@@ -85,7 +90,10 @@ def start_server(arguments: Sequence[str] | None = None) -> None:
                 known = ", ".join(sorted(discovery.plugins)) or "none"
                 parser.error(f"there is no plugin {args.dump_info!r} in {args.directory}; there are: {known}")
         sys.exit(0)
-    sys.exit(_serve(args, lambda: load_directory(args.directory), args.socket_name or DEFAULT_SOCKET_NAME))
+    discover = partial(load_directory, args.directory)
+    if args.dedicated:
+        discover = partial(_load_dedicated, args.directory, args.dedicated)
+    sys.exit(_serve(args, discover, args.socket_name or DEFAULT_SOCKET_NAME))
 
 
 def start_dedicated_server(
@@ -105,8 +113,32 @@ def start_dedicated_server(
             out.write(dump([adapted], args.protocol))
         sys.exit(0)
     source = getattr(sys.modules.get(plugin.__module__), "__file__", None) or name
+    if args.gevent and Path(source).is_file():
+        _start_anew(source, args, {"name": name, "class": plugin.__qualname__, "version": _version,
+                                   "priority": _priority, "schema": list(schema)})  # fmt: skip
     discovery = Discovery(found={name: Found(adapted, source, _version or "")})
     sys.exit(_serve(args, lambda: discovery, args.socket_name or f"{name}.sock"))
+
+
+def _start_anew(file: str, args: argparse.Namespace, spec: dict[str, Any]) -> NoReturn:
+    """Go on in a process that has not imported the plugin yet, nor what it uses: gevent has to be there first."""
+    flags = ["-m"] * args.multiprocessing + ["-v"] * args.verbose + ["--no-lua-style"] * args.no_lua_style
+    command = [
+        *(sys.executable, "-m", "kong_pdk.cli", "-g", *flags, "-d", file, "-p", args.prefix),
+        *("--socket-name", args.socket_name or f"{spec['name']}.sock", "--protocol", args.protocol),
+        *("--dedicated", json.dumps(spec)),
+    ]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, command)  # noqa: S606 - ourselves
+
+
+def _load_dedicated(file: Path, spec: dict[str, Any]) -> Discovery:
+    plugin = attrgetter(spec["class"])(load_file(file.resolve()))
+    adapted = adapt(
+        spec["name"], plugin, version=spec["version"], priority=spec["priority"], schema=spec["schema"]
+    )  # fmt: skip
+    return Discovery(found={spec["name"]: Found(adapted, str(file), spec["version"] or "")})
 
 
 def _tell_errors(discovery: Discovery) -> None:
@@ -131,6 +163,8 @@ def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
 
     def load() -> Plan:
         _refuse_rival()
+        if args.gevent and importlib.util.find_spec("gevent") is None:
+            raise ConfigError("-g needs gevent: pip install 'gatewright[gevent]'")
         if not Path(args.prefix).is_dir():
             raise ConfigError(f"the directory {args.prefix} doesn't exist: where is Kong's prefix? (-p)")
         flags = {
@@ -145,6 +179,7 @@ def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
             session,
             driver(session, lua_style=not args.no_lua_style),
             instance_id_of,
+            use_gevent=args.gevent,
             last_words=partial(session.last_words, refusal=REFUSAL),
             socket_of=socket_of if getattr(args, "socket_per_plugin", False) else None,
         )

@@ -32,7 +32,7 @@ from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.pdk import AsyncPdk, PhaseExit, SyncPdk
 from gatewright.runtime.stats import BOUNDS, Tally
-from gatewright.runtime.steps import ChainBuilder, Mode, State, Step, awaited
+from gatewright.runtime.steps import ChainBuilder, Mode, PhaseHandler, State, Step, awaited
 
 __all__ = ["Chain", "PhaseCaller"]
 
@@ -250,14 +250,11 @@ class Chain:
             try:
                 if step.state is not State.READY or handler is None:
                     raise step.error or PluginError("not set up yet")
-                if handler.mode is _DIRECT:
-                    result = handler.run(caller.sync_pdk)
-                    if inspect.isawaitable(result):
-                        self._bridge.run_coroutine(awaited(result))
-                elif handler.mode is _COROUTINE:
-                    self._bridge.run_coroutine(handler.run(caller.async_pdk))
+                if step.limit is None:
+                    self._run_phase_handler(handler, caller)
                 else:
-                    self._bridge.run_blocking(partial(handler.run, caller.sync_pdk))
+                    with step.limit:
+                        self._run_phase_handler(handler, caller)
                 now = perf_counter()
                 if now - strand.began > self._hold_limit:
                     self._held_the_loop(step, now - strand.began)
@@ -267,6 +264,16 @@ class Chain:
             except BaseException as error:
                 tally = handler.tally if handler is not None else Tally()
                 started = self._failed(step, error, strand, tally, started)
+
+    def _run_phase_handler(self, handler: PhaseHandler, caller: PhaseCaller) -> None:
+        if handler.mode is _DIRECT:
+            result = handler.run(caller.sync_pdk)
+            if inspect.isawaitable(result):
+                self._bridge.run_coroutine(awaited(result))
+        elif handler.mode is _COROUTINE:
+            self._bridge.run_coroutine(handler.run(caller.async_pdk))
+        else:
+            self._bridge.run_blocking(partial(handler.run, caller.sync_pdk))
 
     # --- off the hot path
 
@@ -278,13 +285,8 @@ class Chain:
         limit = step.limit
         if limit is None:
             return self._run_guarded(step, phase, call)
-        if limit.running >= limit.most:
-            raise OverloadedError(f"{limit.most} calls are in this plugin already (max_concurrent)")
-        limit.running += 1
-        try:
+        with limit:
             return self._run_guarded(step, phase, call)
-        finally:
-            limit.running -= 1
 
     def _run_guarded(self, step: Step, phase: str, call: Call) -> Any:
         mode, around = step.own_mode[phase], step.around

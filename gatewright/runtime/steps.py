@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal, Protocol
 
-from gatewright.errors import ConfigError, GatewayClosedError, GatewrightError, PluginError, UnknownPluginError
+from gatewright.errors import (
+    ConfigError,
+    GatewayClosedError,
+    GatewrightError,
+    OverloadedError,
+    PluginError,
+    UnknownPluginError,
+)
 from gatewright.http import Call
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Bridge
@@ -54,10 +61,18 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Limit:
-    """How many calls may be in a plugin at once, in one worker."""
+    """How many calls may be in a plugin at once, in one worker. Entering raises `OverloadedError` if so many are."""
 
     most: int
     running: int = 0
+
+    def __enter__(self) -> None:
+        if self.running >= self.most:
+            raise OverloadedError(f"{self.most} calls are in this plugin already (max_concurrent)")
+        self.running += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.running -= 1
 
 
 @dataclass(slots=True, eq=False)
@@ -135,6 +150,7 @@ class ChainBuilder:
         policies: Mapping[str, Policy] | None = None,
         timeout: float = 55.0,
         hold_limit: float = 0.1,
+        blocking: bool | None = None,
         around: Around | None = None,
     ) -> None:
         """Make a builder.
@@ -146,12 +162,14 @@ class ChainBuilder:
             policies: settings by plugin name.
             timeout: seconds for plugins that don't say. APISIX itself gives up after 60.
             hold_limit: seconds that a handler may hold the loop before it's moved to a thread.
+            blocking: run all `def` handlers as blocking ones, whatever plugins and policies say.
             around: what wants to be around every handler.
         """
         self.plugins = plugins
         self.bridge = bridge
         self.failures = failures
         self.hold_limit = hold_limit
+        self._blocking = blocking
         bridge.hold_limit, bridge.on_hold = hold_limit, self.held_the_loop
         self.tallies = Tallies()
         self.on_building: Callable[[Any, bool], None] = lambda _chain, _begins: None
@@ -195,6 +213,8 @@ class ChainBuilder:
             )
             return step
         blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
+        if self._blocking is not None:
+            blocking = self._blocking
         step.plugin = plugin
         step.on_request = getattr(plugin, "on_request", None)
         step.on_response = getattr(plugin, "on_response", None)

@@ -46,6 +46,14 @@ class Driver(Protocol):
         """Close the connection now."""
 
 
+def _bridge_class(use_gevent: bool) -> type[Bridge]:
+    if not use_gevent:
+        return Bridge
+    from gatewright.runtime.gevent_bridge import GeventBridge
+
+    return GeventBridge
+
+
 class Service:
     """The heart of a worker; belongs to one loop."""
 
@@ -58,6 +66,7 @@ class Service:
         *,
         tracing: Tracing | None = None,
         hash_token: Callable[[bytes, int], int] = token_of,
+        use_gevent: bool = False,
     ) -> None:
         """Make a service; to be called in the loop's thread.
 
@@ -68,13 +77,14 @@ class Service:
             new_session: makes the protocol state of a new connection.
             tracing: makes a span of every call and handler.
             hash_token: digest of a configuration and attempt to its token.
+            use_gevent: handlers run in greenlets of gevent's, all of them as blocking ones.
         """
         self.tracing = tracing
         self.loop = loop
         self.settings = settings
         self.new_session = new_session
         self.failures = FailureLog()
-        self.bridge = Bridge(loop, threads=settings.threads, thread_queue=settings.thread_queue)
+        self.bridge = _bridge_class(use_gevent)(loop, threads=settings.threads, thread_queue=settings.thread_queue)
         self.builder = ChainBuilder(
             plugins,
             self.bridge,
@@ -89,7 +99,8 @@ class Service:
                 for name, own in settings.plugin_settings.items()
             },
             timeout=settings.timeout,
-            hold_limit=settings.hold_limit,
+            hold_limit=float("inf") if use_gevent else settings.hold_limit,
+            blocking=True if use_gevent else None,
             around=tracing,
         )
         self.confs = ConfStore(

@@ -23,9 +23,8 @@ from gatewright.server.worker import (
     TEARDOWN_SECONDS,
     log_plugins,
     make_service,
-    new_event_loop,
     plugins_told,
-    raise_file_limit,
+    prepare_process,
 )
 
 __all__ = ["run_single"]
@@ -46,10 +45,10 @@ def run_single(plan: Plan, *, loop: asyncio.AbstractEventLoop | None = None) -> 
     Raises:
         ListenError: the address can't be bound.
     """
+    new_loop = prepare_process(plan)
     discovery = plan.discover()
     log_plugins(plugins_told(discovery), [str(error) for error in discovery.errors])
-    raise_file_limit()
-    with asyncio.Runner(loop_factory=new_event_loop if loop is None else lambda: loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop if loop is None else lambda: loop) as runner:
         code = runner.run(_serve(plan, discovery))
     busy = [thread for thread in threading.enumerate() if thread.name.startswith("gatewright-plugin")]
     if any(thread.is_alive() for thread in busy):
@@ -82,7 +81,8 @@ async def _serve(plan: Plan, discovery: Discovery) -> int:
         service.start()
         watchdog = Watchdog(loop, block_limit=settings.block_limit, stuck_limit=0)
         service.every(watchdog.INTERVAL, watchdog.beat)
-        watchdog.start()
+        if not plan.use_gevent:  # a thread that would be a greenlet sees nothing
+            watchdog.start()
         new_connection = plan.driver(service)
         server = await _open(loop, new_connection, listener)
         if plan.socket_of is not None:

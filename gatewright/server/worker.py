@@ -25,7 +25,7 @@ from gatewright.server.watchdog import Watchdog
 from gatewright.settings import Settings
 
 __all__ = [
-    "TEARDOWN_SECONDS", "log_plugins", "make_service", "new_event_loop", "plugins_told",
+    "TEARDOWN_SECONDS", "log_plugins", "make_service", "new_event_loop", "plugins_told", "prepare_process",
     "raise_file_limit", "work",
 ]  # fmt: skip
 
@@ -35,6 +35,17 @@ _RETIRED_TEARDOWN_SECONDS = 10.0
 _PRELOAD_SECONDS = 10.0
 _RETIRE_MARGIN = 5.0
 _FLUSH_SECONDS = 10.0
+
+
+def prepare_process(plan: Plan) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Make a process ready for a plan, before any plugin is imported. Gives what makes its loop."""
+    raise_file_limit()
+    if not plan.use_gevent:
+        return new_event_loop
+    from gatewright.runtime.gevent_bridge import GeventLoop, patch
+
+    patch()
+    return GeventLoop
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -58,9 +69,9 @@ def work(plan: Plan, sock: socket.socket, guard: Guard | None = None) -> int:
     Returns:
         The exit code: 0, or 1 if calls under way had to be cut off.
     """
+    new_loop = prepare_process(plan)
     discovery = plan.discover()
-    raise_file_limit()
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(_work(plan, discovery, sock, guard))
 
 
@@ -77,7 +88,8 @@ async def _work(plan: Plan, discovery: Discovery, sock: socket.socket, guard: Gu
     service.start()
     watchdog = Watchdog(service.loop, block_limit=settings.block_limit, stuck_limit=settings.stuck_limit)
     service.every(watchdog.INTERVAL, watchdog.beat)
-    watchdog.start()
+    if not plan.use_gevent:  # a thread that would be a greenlet sees nothing
+        watchdog.start()
     _watch_limits(service, link, settings)
     link.start()
     ending = await link.ending
@@ -99,8 +111,9 @@ async def make_service(plan: Plan, discovery: Discovery) -> Service:
 
     def make() -> Service:
         return Service(
-            loop, plan.settings, discovery.plugins, plan.new_session, tracing=tracing, hash_token=plan.hash_token
-        )
+            loop, plan.settings, discovery.plugins, plan.new_session, tracing=tracing, hash_token=plan.hash_token,
+            use_gevent=plan.use_gevent,
+        )  # fmt: skip
 
     # The hub greenlet of the bridge has to be the one that callbacks run in: hence a callback.
     made: asyncio.Future[Service] = loop.create_future()
@@ -152,13 +165,6 @@ def raise_file_limit() -> None:
     if soft < hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _told(discovery: Discovery) -> list[messages.PluginInfo]:
-    return [
-        messages.PluginInfo(name, list(found.plugin.phases()), found.source, found.version)
-        for name, found in sorted(discovery.found.items())
-    ]
 
 
 def plugins_told(discovery: Discovery) -> list[messages.PluginInfo]:
