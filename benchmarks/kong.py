@@ -26,8 +26,11 @@ from tests.kong.messages import messages
 from tests.kong.peer import MsgPackKong, ProtoBufKong
 
 CALLS = (0, 1, 4)
+KINDS = ("def", "async def", "threads", "-g")
+"""`def` handlers that run in the loop, coroutines, `def` handlers that say `blocking = True`, and gevent."""
 PLUGIN = """
 class Plugin(object):
+    blocking = {blocking}
     def __init__(self, config):
         pass
     {async_}def access(self, kong):
@@ -41,7 +44,7 @@ class Contestant:
     name: str
     command: list[str]
     protocol: str
-    asynchronous: bool = False
+    kind: str = "def"
     socket: Path = Path()
     pids: list[int] = field(default_factory=list)
     results: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
@@ -91,14 +94,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--players", type=int, default=8, help="connections at work")
+    parser.add_argument("--only", action="append", help="one contestant of ours, e.g. 'Protobuf, def'; may be repeated")
     args = parser.parse_args()
     messages()
     ours = [sys.executable, "-m", "kong_pdk.cli"]
     contestants = [
-        Contestant("MessagePack, def", [*ours, "--protocol", "msgpack"], "msgpack"),
-        Contestant("MessagePack, async def", [*ours, "--protocol", "msgpack"], "msgpack", True),
-        Contestant("Protobuf, def", [*ours, "--protocol", "protobuf"], "protobuf"),
-        Contestant("Protobuf, async def", [*ours, "--protocol", "protobuf"], "protobuf", True),
+        Contestant(
+            f"{name}, {kind}", [*ours, *(["-g"] if kind == "-g" else []), "--protocol", protocol], protocol, kind
+        )
+        for name, protocol in (("MessagePack", "msgpack"), ("Protobuf", "protobuf"))
+        for kind in KINDS
+        if not args.only or f"{name}, {kind}" in args.only
     ]
     if args.original:
         command = [str(args.original / "bin" / "kong-python-pluginserver")]
@@ -109,17 +115,17 @@ def main() -> None:
         for number, contestant in enumerate(contestants):
             plugins = directory / str(number)
             plugins.mkdir()
-            words = (
-                {"async_": "async ", "await_": "await "} if contestant.asynchronous else {"async_": "", "await_": ""}
-            )
+            is_async = contestant.kind == "async def"
+            words = {"async_": "async ", "await_": "await "} if is_async else {"async_": "", "await_": ""}
             for calls in CALLS:
-                (plugins / f"calls{calls}.py").write_text(PLUGIN.format(calls=calls, **words))
+                source = PLUGIN.format(calls=calls, blocking=contestant.kind == "threads", **words)
+                (plugins / f"calls{calls}.py").write_text(source)
             contestant.socket = directory / f"{number}.sock"
             command = [*contestant.command, "-d", str(plugins), "-p", str(directory), "--socket-name", f"{number}.sock"]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(process.wait)
             stack.callback(process.terminate)
-            time.sleep(1.5)
+            time.sleep(2)
             contestant.pids = [process.pid, *children(process.pid)]
         for _ in range(args.rounds):
             for calls in CALLS:
