@@ -74,10 +74,14 @@ class KongSession(Protocol):
 
     moves: bool
     """An event's steps may come over other connections."""
+    ahead: bool
+    """The last call's answer says nothing, and does not come as an event: the next thing can be said right away."""
+    patient: bool
+    """Wait for all answers: so that nothing is still to come when an event is over."""
 
     @property
     def buffered(self) -> int:
-        """Bytes received but not yet turned into an event."""
+        """Bytes received but not yet turned into an event, and answers still to come: not 0 in the middle of things."""
 
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in as they came.

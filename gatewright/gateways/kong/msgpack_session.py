@@ -35,6 +35,8 @@ class MsgPackSession:
     """One connection's state; see `gatewright.gateways.kong.events.KongSession` for the methods' contract."""
 
     moves = True
+    ahead = False  # every answer is Kong's next request
+    patient = True
 
     def __init__(self, *, max_payload: int = _MAX_BUFFER) -> None:
         """Start.

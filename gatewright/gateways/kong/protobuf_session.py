@@ -11,12 +11,16 @@ an RpcCall; everything of one event goes over this one connection (pb_rpc.lua, `
 
 There is no error: the server closes, and Kong begins anew with a new instance, without end. So a failed event is ended
 with `kong.response.exit` by the driver, and closing is for lost instances only.
+
+The answer to a method that gives nothing says nothing either, not even whether it failed (then Kong drops the event and
+the connection). So nobody has to wait for it: what comes next can be written at once, and Kong reads it in its turn.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -32,6 +36,7 @@ _MAX_FRAME: Final = 64 << 20
 _SEQUENCE_TAG: Final = 0x08
 _ALIASES: Final = {"kong.log": "kong.log.notice"}  # Lua's `kong.log(...)`, which has no place in the protocol
 _MAX_KNOWN: Final = 1024
+_MOST_AHEAD: Final = 64  # calls that Kong may be behind by
 _EMPTY_FRAME: Final = _length.pack(0)
 
 
@@ -46,23 +51,26 @@ class ProtoBufSession:
         Args:
             max_payload: longest frame in bytes that is accepted.
         """
+        self.ahead = False
+        self.patient = False
         self._buffer = bytearray()
         self._max = max_payload
-        self._decode: Callable[[bytes], Any] | None = None
+        self._expected: deque[Callable[[bytes], Any] | None] = deque()  # answers; `None` for one that says nothing
         self._sequence = 0
         self._known_calls: dict[bytes, tuple[int, str]] = {}
 
     @property
     def buffered(self) -> int:
-        """Bytes received but not yet turned into an event."""
-        return len(self._buffer)
+        """Bytes received but not yet turned into an event, and answers that are still to come."""
+        return len(self._buffer) + len(self._expected)
 
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in."""
         buffer = self._buffer
         size = len(data)
         if not buffer and size >= _length.size and _length.unpack_from(data)[0] == size - _length.size <= self._max:
-            return (self._event_of(data[_length.size :]),)  # the usual case: one whole frame
+            event = self._event_of(data[_length.size :])  # the usual case: one whole frame
+            return () if event is None else (event,)
         buffer += data
         events: list[KongEvent] = []
         while len(buffer) >= _length.size:
@@ -74,13 +82,16 @@ class ProtoBufSession:
                 break
             frame = bytes(buffer[_length.size : end])
             del buffer[:end]
-            events.append(self._event_of(frame))
+            event = self._event_of(frame)
+            if event is not None:
+                events.append(event)
         return events
 
-    def _event_of(self, frame: bytes) -> KongEvent:
-        decode = self._decode
-        if decode is not None:
-            self._decode = None
+    def _event_of(self, frame: bytes) -> KongEvent | None:
+        if self._expected:
+            decode = self._expected.popleft()
+            if decode is None:
+                return None
             try:
                 return Answer(self._sequence, None, decode(frame))
             except PluginError as error:
@@ -146,7 +157,8 @@ class ProtoBufSession:
             payload = known.encode(args)
         except PluginError as error:
             raise PluginError(f"{method}: {error}") from None
-        self._decode = known.decode
+        self.ahead = not known.gives and not self.patient and len(self._expected) < _MOST_AHEAD
+        self._expected.append(None if self.ahead else known.decode)
         return known.frame + _length.pack(len(payload)) + payload
 
     def done(self, ticket: int, event: int) -> bytes:

@@ -69,8 +69,12 @@ class PluginServerConnection(asyncio.Protocol):
             self._guard.mark(self.slot, data)
         self._service.bytes_in += len(data)
         try:
-            for event in self.session.receive_data(data):
+            events = self.session.receive_data(data)
+            for event in events:
                 self._on_event(event)
+            if not events and self._event is None:  # Kong has caught up
+                self._clear_guard()
+                self._leave_if_idle()
         except ProtocolError as error:
             self._service.failures.report(
                 "connection closed: the peer broke the protocol", kind="protocol", error=error
@@ -160,6 +164,7 @@ class PluginServerConnection(asyncio.Protocol):
             instances.events[event.number] = event
         else:
             self._event = event
+            self.session.patient = service.leaving
         service.started += 1
         try:
             if service.calls > service.max_calls:
@@ -229,7 +234,7 @@ class PluginServerConnection(asyncio.Protocol):
                 self._service.loop.call_later(_LINGER_SECONDS, self._close_if_quiet)
 
     def _clear_guard(self) -> None:
-        if self._guard is not None and self.slot >= 0:
+        if self._guard is not None and self.slot >= 0 and not (self.session.buffered and not self.session.moves):
             self._guard.clear(self.slot)
 
     def _close_if_quiet(self) -> None:
@@ -243,10 +248,19 @@ class PluginServerConnection(asyncio.Protocol):
             self._clear_guard()
         self._service.bytes_out += len(data)
         self._owed -= 1
-        if self._service.leaving and not self._closed and self._event is None and not self._owed:
-            if self._transport.is_reading():
-                self._transport.pause_reading()  # what comes next is another worker's
-            self._service.loop.call_soon(self.give_back)
+        self._leave_if_idle()
+
+    def write_ahead(self, data: bytes) -> None:
+        """Send what Kong is to do, before the answer."""
+        self._transport.write(data)
+        self._service.bytes_out += len(data)
+
+    def _leave_if_idle(self) -> None:
+        if not self._service.leaving or self._closed or self._owed or self._event is not None or self.session.buffered:
+            return
+        if self._transport.is_reading():
+            self._transport.pause_reading()  # what comes next is another worker's
+        self._service.loop.call_soon(self.give_back)
 
     def _on_query(self, ticket: int, what: str, argument: Any) -> None:
         plugins = self._service.builder.plugins

@@ -53,6 +53,9 @@ class Way(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes."""
 
+    def write_ahead(self, data: bytes) -> None:
+        """Send bytes that are not the last for what Kong sent."""
+
     def event_over(self, event: Event, *, exited: bool) -> None:
         """An event has ended."""
 
@@ -100,8 +103,8 @@ class Event:
             self._service.loop.call_soon_threadsafe(self._put_for_thread, method, args, waiting)
             value = waiting.result()
         else:
-            strand = self._bridge.current()
-            self._put(method, args, strand)
+            if not self._put(method, args, self._bridge.current()):
+                return None
             value = self._bridge.wait_for_resume(self._forget)
         value = _value_of(value)
         if key is not None:
@@ -120,13 +123,15 @@ class Event:
             self._busy = asyncio.Lock()
         async with self._busy:  # one call at a time: that's all that the protocols can carry
             future = self._service.loop.create_future()
-            self._put(method, args, future)
+            if not self._put(method, args, future):
+                return None
             value = _value_of(await future)
         if key is not None:
             self._known[key] = value
         return value
 
-    def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> None:
+    def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> bool:
+        """Send a call; tells whether an answer comes for the waiter."""
         connection = self.connection
         if method.startswith("kong.service.request."):
             self._forget_changed(method)
@@ -136,17 +141,23 @@ class Event:
             if self.over:
                 raise GatewayClosedError("the event is over: Kong can't be asked about it any more")
             raise GatewrightError("another PDK call of this event is under way: call one after the other")
-        data = connection.session.call(self.ticket, self.number, method, args)
-        self.connection = None
+        session = connection.session
+        data = session.call(self.ticket, self.number, method, args)
         if method in TERMINAL:
+            self.connection = None
             self.over = True
             connection.write(data)
             connection.event_over(self, exited=True)
             raise PhaseExit
-        self._waiter = waiter
         questions = self._service.questions
         questions["pdk"] = questions.get("pdk", 0) + 1
+        if session.ahead:
+            connection.write_ahead(data)
+            return False
+        self._waiter = waiter
+        self.connection = None
         connection.write(data)
+        return True
 
     def _forget_changed(self, method: str) -> None:
         # `kong.request` gives what the client sent, until that is changed for the service.
@@ -156,7 +167,8 @@ class Event:
 
     def _put_for_thread(self, method: str, args: Sequence[Any], waiting: concurrent.futures.Future[Any]) -> None:
         try:
-            self._put(method, args, waiting)
+            if not self._put(method, args, waiting):
+                waiting.set_result(None)
         except BaseException as error:
             waiting.set_exception(error)
 

@@ -178,6 +178,8 @@ class Elsewhere:
         """Send bytes."""
         self._instances.send_back(self._letter, data)
 
+    write_ahead = write
+
     def event_over(self, event: Event, *, exited: bool) -> None:
         """An event has ended."""
         self._instances.events.pop(event.number, None)
