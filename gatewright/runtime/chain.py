@@ -57,6 +57,7 @@ class Chain:
 
     Attributes:
         key: the gateway's key of the configuration, for logs.
+        name: the part of the key before any `#`: with Kong, the plugin's name.
         ready: every step is usable; set once `build` is done.
         last_used: the tick (see `confs`) of its last use.
         token: its conf token, where it has one.
@@ -64,6 +65,7 @@ class Chain:
 
     def __init__(self, key: str, conf: Sequence[tuple[str, str]], builder: ChainBuilder) -> None:
         self.key = key
+        self.name = key.partition("#")[0]
         self.steps: list[Step] = []
         self.request_steps: list[Step] = []
         self.response_steps: list[Step] = []
@@ -268,7 +270,7 @@ class Chain:
     def _run_phase_handler(self, handler: PhaseHandler, caller: PhaseCaller) -> None:
         if handler.mode is _DIRECT:
             result = handler.run(caller.sync_pdk)
-            if inspect.isawaitable(result):
+            if result is not None and inspect.isawaitable(result):
                 self._bridge.run_coroutine(awaited(result))
         elif handler.mode is _COROUTINE:
             self._bridge.run_coroutine(handler.run(caller.async_pdk))

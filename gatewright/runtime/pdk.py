@@ -51,7 +51,7 @@ class _Node:
         self._name = name
 
     def __getattr__(self, name: str) -> _Node:
-        if name.startswith("__"):
+        if name[:2] == "__":
             raise AttributeError(name)
         return _Node(self._call, f"{self._name}.{name}")
 
@@ -79,7 +79,7 @@ class SyncPdk(_Node):
             except PdkError as error:
                 return None, str(error)
 
-        super().__init__(in_lua_style, "kong")
+        self._call, self._name = in_lua_style, "kong"
 
 
 class AsyncPdk(_Node):

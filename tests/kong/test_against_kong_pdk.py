@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.kong.conftest import Start
-from tests.kong.peer import Exited, MsgPackKong
+from tests.kong.peer import Exited, Failed, MsgPackKong
 
 ORIGINAL = Path(os.environ.get("GATEWRIGHT_KONG_PDK", ROOT / ".venv-kong")) / "bin" / "kong-python-pluginserver"
 
@@ -170,3 +170,25 @@ def test_a_slow_handler_holds_all_events_of_the_original_up(original: Callable[.
     }
     assert wait_of_others(original(**plugins)) > 0.5
     assert wait_of_others(start("msgpack", **plugins).path) < 0.4
+
+
+def test_events_that_end_with_an_answer_are_kept_by_the_original_only(
+    original: Callable[..., Path], start: Start
+) -> None:
+    def exits(kong: MsgPackKong) -> int:
+        instance = kong.start("fails", {})
+        step = kong.rpc("plugin.HandleEvent", {"InstanceId": instance, "EventName": "rewrite"})
+        assert step["Data"]["Method"] == "kong.response.exit"
+        return int(step["EventId"])
+
+    with MsgPackKong(original(fails=FAILS), 1) as theirs:
+        event = exits(theirs)
+        with pytest.raises(Failed, match="not found"):
+            theirs.rpc("plugin.Step", {"EventId": event + 1000})
+        theirs.pool[0].settimeout(1)
+        with pytest.raises(TimeoutError):  # it is still there, though its handler is not
+            theirs.rpc("plugin.Step", {"EventId": event})
+    server = start("msgpack", fails=FAILS)
+    with server.kong() as ours:
+        late = ours.rpc("plugin.Step", {"EventId": exits(ours)})  # it is forgotten, and nothing passes
+        assert late["Data"]["Args"][0] == 500

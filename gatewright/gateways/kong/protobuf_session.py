@@ -150,7 +150,7 @@ class ProtoBufSession:
 
     def call(self, ticket: int, event: int, method: str, args: Sequence[Any]) -> bytes:
         """A PDK call."""
-        known = METHODS.get(_ALIASES.get(method, method))
+        known = METHODS.get(method) or METHODS.get(_ALIASES.get(method, ""))
         if known is None:
             raise PluginError(f"{method} does not exist over Protobuf; over MessagePack any kong.* function does")
         try:

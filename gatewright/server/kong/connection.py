@@ -128,7 +128,7 @@ class PluginServerConnection(asyncio.Protocol):
             self._fail(ticket, _NO_INSTANCE % number)
             return
         self._instances.close(number)
-        self.write(self.session.closed(ticket, chain.key.partition("#")[0], number, None, time()))
+        self.write(self.session.closed(ticket, chain.name, number, None, time()))
 
     def _on_answer(self, answer: Answer) -> None:
         if answer.event is None:
@@ -157,9 +157,7 @@ class PluginServerConnection(asyncio.Protocol):
         if chain is None:
             self._fail(wish.ticket, _NO_INSTANCE % wish.instance)
             return
-        name = chain.key.partition("#")[0]
-        event = Event(instances.new_event_number(), name, chain, wish.phase, instances)
-        event.connection, event.ticket, event.strand = self, wish.ticket, strand
+        event = Event(instances, chain, wish.phase, self, wish.ticket, strand)
         if self.session.moves:
             instances.events[event.number] = event
         else:
@@ -167,9 +165,9 @@ class PluginServerConnection(asyncio.Protocol):
             self.session.patient = service.leaving
         service.started += 1
         try:
-            if service.calls > service.max_calls:
+            if service.started - service.ended > service.max_calls:
                 service.failures.report(
-                    "too many events under way", kind="overloaded", plugin=name, limit=service.max_calls
+                    "too many events under way", kind="overloaded", plugin=chain.name, limit=service.max_calls
                 )
                 self._refuse(event)
                 return
@@ -181,7 +179,7 @@ class PluginServerConnection(asyncio.Protocol):
             self._refuse(event)  # whoever raised it has logged the cause
         except Exception as error:
             service.failures.report(
-                "request refused: internal error", kind="internal", plugin=name, error=error, traceback=True
+                "request refused: internal error", kind="internal", plugin=chain.name, error=error, traceback=True
             )
             self._refuse(event)
         finally:
@@ -285,7 +283,7 @@ class PluginServerConnection(asyncio.Protocol):
         if chain is None:
             self._fail(ticket, _NO_INSTANCE % number)
         else:
-            self.write(self.session.started(ticket, chain.key.partition("#")[0], number, None, 0.0))
+            self.write(self.session.started(ticket, chain.name, number, None, 0.0))
 
     def _status(self) -> dict[str, Any]:
         confs = self._service.confs
@@ -295,9 +293,7 @@ class PluginServerConnection(asyncio.Protocol):
                 name: {
                     "Name": name,
                     "Instances": [
-                        {"Name": name, "Id": number}
-                        for number, chain in confs.items()
-                        if chain.key.partition("#")[0] == name
+                        {"Name": name, "Id": number} for number, chain in confs.items() if chain.name == name
                     ],
                 }
                 for name in sorted(self._service.builder.plugins)

@@ -63,41 +63,51 @@ class Way(Protocol):
 class Event:
     """One phase of one request: runs a handler, and carries its PDK calls out."""
 
-    def __init__(self, number: int, name: str, chain: Chain, phase: str, instances: Instances) -> None:
-        self.number = number
-        self.name = name
+    __slots__ = (
+        "_bridge", "_busy", "_instances", "_known", "_service", "_waiter", "chain", "connection", "number", "over",
+        "phase", "strand", "ticket", "verdict",
+    )  # fmt: skip
+
+    def __init__(
+        self, instances: Instances, chain: Chain, phase: str, connection: Way | None, ticket: int, strand: Strand | None
+    ) -> None:
+        self.number = instances.new_event_number()
         self.chain = chain
         self.phase = phase
-        self._lua_style = instances.lua_style and instances.made_for_kong(name)
-        self._service = instances.service
-        self._bridge = instances.service.bridge
-        self._known: dict[tuple[str, tuple[Any, ...]], Any] = {}
-        self._waiter: _Waiter | None = None
-        self._busy: asyncio.Lock | None = None
-        self.connection: Way | None = None
-        self.ticket = 0
-        self.strand: Strand | None = None
+        self.connection = connection
+        self.ticket = ticket
+        self.strand = strand
         self.over = False
         self.verdict = ""
         """How it ended while Kong was still at work (`refuse` or `done`): said as soon as Kong answers."""
+        self._instances = instances
+        self._service = instances.service
+        self._bridge = instances.service.bridge
+        self._known: dict[tuple[str, tuple[Any, ...]], Any] | None = None
+        self._waiter: _Waiter | None = None
+        self._busy: asyncio.Lock | None = None
 
     @property
     def sync_pdk(self) -> SyncPdk:
         """The `kong` object for `def` handlers."""
-        return SyncPdk(self, lua_style=self._lua_style)
+        return SyncPdk(self, lua_style=self._instances.in_lua_style(self.chain.name))
 
     @property
     def async_pdk(self) -> AsyncPdk:
         """The `kong` object for `async def` handlers."""
-        return AsyncPdk(self, lua_style=self._lua_style)
+        return AsyncPdk(self, lua_style=self._instances.in_lua_style(self.chain.name))
 
     # --- what handlers call (see `runtime.pdk.Caller`)
 
     def call(self, method: str, args: Sequence[Any]) -> Any:
         """Call and wait."""
-        key = (method, tuple(args)) if method in _UNCHANGING else None
-        if key is not None and key in self._known:
-            return self._known[key]
+        key = None
+        if method in _UNCHANGING:
+            key = method, tuple(args)
+            if self._known is None:
+                self._known = {}
+            elif key in self._known:
+                return self._known[key]
         if not self._bridge.in_loop_thread:
             waiting: concurrent.futures.Future[Any] = concurrent.futures.Future()
             self._service.loop.call_soon_threadsafe(self._put_for_thread, method, args, waiting)
@@ -107,7 +117,7 @@ class Event:
                 return None
             value = self._bridge.wait_for_resume(self._forget)
         value = _value_of(value)
-        if key is not None:
+        if key is not None and self._known is not None:
             self._known[key] = value
         return value
 
@@ -116,9 +126,13 @@ class Event:
         return self._call_and_wait(method, args)
 
     async def _call_and_wait(self, method: str, args: Sequence[Any]) -> Any:
-        key = (method, tuple(args)) if method in _UNCHANGING else None
-        if key is not None and key in self._known:
-            return self._known[key]
+        key = None
+        if method in _UNCHANGING:
+            key = method, tuple(args)
+            if self._known is None:
+                self._known = {}
+            elif key in self._known:
+                return self._known[key]
         if self._busy is None:
             self._busy = asyncio.Lock()
         async with self._busy:  # one call at a time: that's all that the protocols can carry
@@ -126,14 +140,14 @@ class Event:
             if not self._put(method, args, future):
                 return None
             value = _value_of(await future)
-        if key is not None:
+        if key is not None and self._known is not None:
             self._known[key] = value
         return value
 
     def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> bool:
         """Send a call; tells whether an answer comes for the waiter."""
         connection = self.connection
-        if method.startswith("kong.service.request."):
+        if self._known and method.startswith("kong.service.request."):
             self._forget_changed(method)
         elif method.startswith("kong.log") and method != "kong.log.set_serialize_value":
             args = [arg if type(arg) in _LOGGABLE else str(arg) for arg in args]
@@ -162,7 +176,7 @@ class Event:
     def _forget_changed(self, method: str) -> None:
         # `kong.request` gives what the client sent, until that is changed for the service.
         for part in _CHANGEABLE:
-            if part in method:
+            if part in method and self._known is not None:
                 self._known = {key: value for key, value in self._known.items() if part not in key[0]}
 
     def _put_for_thread(self, method: str, args: Sequence[Any], waiting: concurrent.futures.Future[Any]) -> None:

@@ -106,6 +106,10 @@ class Instances:
             if value is not None and (key in known or not (key.startswith("__") or key in _ADDED_BY_KONG))
         }
 
+    def in_lua_style(self, name: str) -> bool:
+        """Whether a plugin's PDK calls give `(value, error)`."""
+        return self.lua_style and self.made_for_kong(name)
+
     def new_event_number(self) -> int:
         """An id that no event has had; which worker's can be told from it."""
         self._next_event += 1
