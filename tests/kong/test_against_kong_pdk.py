@@ -5,6 +5,7 @@ The original is an independent peer: it's installed apart (`make test` does that
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import subprocess
 import threading
@@ -15,9 +16,20 @@ from typing import Any
 
 import pytest
 
+from gatewright.dev.kong.plugins import known_plugins
 from tests.conftest import ROOT
 from tests.kong.conftest import Start
 from tests.kong.peer import Exited, Failed, MsgPackKong
+from tests.kong.test_dev_gateway import (
+    CALLER,
+    CHANGES,
+    CONSUMER,
+    READ_IN_ACCESS,
+    READ_IN_RESPONSE,
+    calling,
+    check,
+    kong_before,
+)
 
 ORIGINAL = Path(os.environ.get("GATEWRIGHT_KONG_PDK", ROOT / ".venv-kong")) / "bin" / "kong-python-pluginserver"
 
@@ -191,3 +203,37 @@ def test_events_that_end_with_an_answer_are_kept_by_the_original_only(
     with server.kong() as ours:
         late = ours.rpc("plugin.Step", {"EventId": exits(ours)})  # it is forgotten, and nothing passes
         assert late["Data"]["Args"][0] == 500
+
+
+async def test_the_original_behind_the_development_gateway(original: Callable[..., Path], tmp_path: Path) -> None:
+    path = original(caller=CALLER)
+    output = subprocess.check_output([ORIGINAL, "-d", tmp_path / "original", "--dump-all-plugins"])
+    known = known_plugins(output, lambda _: str(path))
+    # Kong's log can be called itself, which the original doesn't know of.
+    table = [row for row in READ_IN_ACCESS if row[0] != "kong.log"]
+    calls = {"access": [[method, args] for method, args, _ in table]}
+    content = calling(calls, "access", consumers=[CONSUMER])
+    trusted = [ipaddress.ip_network("10.0.0.0/8")]
+    async with (
+        kong_before(known, tmp_path, content, trusted=trusted) as (client, url, _),
+        client.post(
+            f"{url}/users/7/posts?x=1&y=a%20b&y=c&z",
+            data="body \u00e9".encode(),
+            headers=[("host", "example.test"), ("x-one", "1"), ("x-two", "a"), ("x-two", "b")],
+        ) as answer,
+    ):
+        assert answer.status == 200
+        check(await answer.json(), table)
+        assert answer.headers.getall("x-set") == ["1", "2"]
+    async with (
+        kong_before(known, tmp_path, calling({"access": CHANGES})) as (client, url, _),
+        client.get(f"{url}/v1/rest", headers={"x-one": "1"}) as answer,
+    ):
+        seen = await answer.json()
+        assert (seen["method"], seen["path"], seen["body"]) == ("PUT", "/other path/\u00e9", "new body")
+    read = {"response": [[method, args] for method, args, _ in READ_IN_RESPONSE]}
+    async with (
+        kong_before(known, tmp_path, calling(read, "response")) as (client, url, _),
+        client.get(f"{url}/v1/rest") as answer,
+    ):
+        check(await answer.json(), READ_IN_RESPONSE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import os
@@ -18,16 +19,19 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import ClientSession
+from google.protobuf import json_format
 
 from gatewright.dev.echo import EchoUpstream
 from gatewright.dev.kong.declarative import parse_declarative
 from gatewright.dev.kong.gateway import KongGateway
 from gatewright.dev.kong.pdk import FUNCTIONS
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins, known_plugins
+from gatewright.dev.kong.values import from_protobuf, to_protobuf
 from gatewright.errors import ConfigError
 from gatewright.gateways.kong.dump import PROTOCOLS
 from gatewright.gateways.kong.pdk import METHODS
 from tests.kong.conftest import Server, Start, wait_until
+from tests.kong.messages import messages
 
 both = pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
 
@@ -83,13 +87,14 @@ def dumped(server: Server, directory: Path) -> list[KnownPlugin]:
 
 @asynccontextmanager
 async def kong_before(
-    server: Server, tmp_path: Path, content: dict[str, Any], **options: Any
+    server: Server | list[KnownPlugin], tmp_path: Path, content: dict[str, Any], **options: Any
 ) -> AsyncIterator[tuple[ClientSession, str, KongGateway]]:
     """A gateway before a plugin server, and the built-in upstream behind it."""
+    known = server if isinstance(server, list) else dumped(server, tmp_path / "plugins")
     echo = EchoUpstream()
     await echo.start()
     declared = parse_declarative({"_format_version": "3.0", **content})
-    plugins = Plugins(dumped(server, tmp_path / "plugins"), declared)
+    plugins = Plugins(known, declared)
     gateway = KongGateway(declared, plugins, default_upstream=("127.0.0.1", echo.port), **options)
     await gateway.start()
     try:
@@ -248,7 +253,7 @@ async def test_every_method_that_reads_in_the_access_phase(start: Start, tmp_pat
     if protocol == "msgpack":
         table += MORE_OVER_MSGPACK
     calls = [[method, args] for method, args, _ in table]
-    trusted = (__import__("ipaddress").ip_network("10.0.0.0/8"),)
+    trusted = [ipaddress.ip_network("10.0.0.0/8")]
     content = calling({"access": calls}, "access", consumers=[CONSUMER])
     async with (
         kong_before(server, tmp_path, content, trusted=trusted) as (client, url, _),
@@ -721,3 +726,44 @@ def test_dev_says_what_is_wrong(tmp_path: Path, arguments: list[str], words: str
     )  # fmt: skip
     assert run.returncode == 2
     assert words in run.stderr
+
+
+SAMPLES: dict[str, Any] = {
+    "": None, "string": "text é", "int": 7, "number": 1.5, "bool": True, "bytes": b"\xff",
+    "struct": {"a": "1", "b": ["2", "3"], "c": True}, "value": {"a": [1.5, "x", None, True, {"b": 2.0}]},
+    "raw_body": b"\x00body", "uri_captures": {"unnamed": ["1"], "named": {"id": "7"}},
+    "route": {"id": "r", "paths": ["/a"], "strip_path": True, "regex_priority": 3, "service": {"id": "s"}},
+    "service": {"id": "s", "port": 80, "host": "h", "tags": ["t"]}, "consumer": {"id": "c", "username": "u"},
+    "credential": {"id": "k", "consumer_id": "c"},
+    "memory_stats": {"lua_shared_dicts": {"kong": {"capacity": 5}}, "workers_lua_vms": [{"pid": 1}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_what_the_gateway_sends_over_protobuf_is_what_googles_library_reads(name: str) -> None:
+    method, library = METHODS[name], messages()
+    given, wanted = library.methods[name]
+    value = SAMPLES[method.gives]
+    data = to_protobuf(method, value)
+    message = wanted.FromString(data)
+    if method.gives in ("struct", "value"):
+        assert library.plain(message) == value
+    elif method.gives == "raw_body":
+        assert message.content == value
+    elif method.gives == "uri_captures":
+        assert (list(message.unnamed), dict(message.named)) == ([b"1"], {"id": b"7"})
+    elif method.gives in ("string", "int", "number", "bool", "bytes"):
+        assert message.v == value
+    elif method.gives:
+        assert message == json_format.ParseDict(value, wanted())
+    arguments = {
+        "string": ["a"], "int": [3], "bool": [True], "bytes": [b"\xff"], "kv": ["k", ["v", 1.5]], "list": ["a", 2.0],
+        "struct": [{"a": ["1"]}], "exit": [418, b"no", {"a": "b"}], "target": ["h", 80],
+        "consumer_spec": ["u", True], "authenticate": [{"id": "c"}, {"id": "k"}], "": [],
+    }[method.takes]  # fmt: skip
+    again = given.FromString(method.encode(arguments)).SerializeToString()
+    found = from_protobuf(method, again)
+    if method.takes == "authenticate":
+        assert [item["id"] for item in found] == ["c", "k"]
+    else:
+        assert found == arguments
