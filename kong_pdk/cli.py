@@ -179,6 +179,7 @@ def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
             session,
             driver(session, lua_style=not args.no_lua_style),
             instance_id_of,
+            backlog=args.listen_queue_size,
             use_gevent=args.gevent,
             last_words=partial(session.last_words, refusal=REFUSAL),
             socket_of=socket_of if getattr(args, "socket_per_plugin", False) else None,

@@ -106,6 +106,10 @@ class Listener:
             warn=warn,
         )
 
+    def set_backlog(self, connections: int) -> None:
+        """Let so many connections wait to be accepted; the kernel has a limit of its own."""
+        self.socket.listen(connections)
+
     def close(self) -> None:
         """Stop listening and remove the socket's file, if it is still ours."""
         self.socket.close()

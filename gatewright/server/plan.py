@@ -10,6 +10,7 @@ from typing import Any
 from gatewright.runtime.confs import token_of
 from gatewright.runtime.discovery import Discovery
 from gatewright.server.connection import connection_factory
+from gatewright.server.listener import BACKLOG
 from gatewright.server.service import Service
 from gatewright.settings import Address, Settings
 
@@ -29,6 +30,7 @@ class Plan:
         last_words: gives what to write on a connection whose worker died, from the first bytes (31 at most) of the
             request that it owed an answer to; `None`: the connection is just closed.
         use_gevent: handlers run in greenlets of gevent's.
+        backlog: connections that may wait to be accepted.
         socket_of: gives the address of a plugin's own socket, besides the one that all share; `None`: there are none.
     """
 
@@ -39,4 +41,5 @@ class Plan:
     hash_token: Callable[[bytes, int], int] = token_of
     last_words: Callable[[bytes], bytes] | None = None
     use_gevent: bool = False
+    backlog: int = BACKLOG
     socket_of: Callable[[str], Address] | None = None

@@ -64,6 +64,7 @@ async def _serve(plan: Plan, discovery: Discovery) -> int:
     stop = asyncio.Event()
     settings = plan.settings
     listener = Listener.obtain(settings)
+    listener.set_backlog(plan.backlog)
     own: list[Listener] = []
     servers: list[asyncio.Server] = []
     try:

@@ -113,6 +113,7 @@ class Supervisor:
         try:
             self._admin = Admin(self, settings)  # first: whoever can connect to the runner can ask it how it is
             self._listener = Listener.obtain(settings)
+            self._listener.set_backlog(self._plan.backlog)
             self._dispatcher = Dispatcher(self._loop, self._listener, self._workers)
             self.reloads = Reloads(self, self._load, self._notifier)
             self._loop.run_until_complete(self._start())
@@ -413,7 +414,9 @@ class Supervisor:
         known = self._dispatcher.addresses
         for address in [address for address in map(socket_of, names) if address not in known]:
             try:
-                self._dispatcher.add(Listener.bind_as(self._plan.settings, address, warn=False))
+                listener = Listener.bind_as(self._plan.settings, address, warn=False)
+                listener.set_backlog(self._plan.backlog)
+                self._dispatcher.add(listener)
             except ListenError as error:
                 self._log.critical("a plugin's own socket can't be opened", error=str(error))
                 if not self._was_ready:

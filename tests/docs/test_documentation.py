@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from dataclasses import fields
 from pathlib import Path
 
@@ -59,6 +64,33 @@ def test_the_readmes_commands_and_flags_exist(line: str) -> None:
     assert run.returncode == 0
     for flag in (argument for argument in arguments if argument.startswith("--")):
         assert flag in run.stdout, f"{command} has no {flag}"
+
+
+def test_the_five_minutes_with_kong(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "kong.md").read_text(encoding="utf-8")
+    command, request = blocks(page, "sh")[:2]
+    out = tmp_path / "out"
+    with out.open("w") as file:
+        arguments = [*shlex.split(command)[1:], "--port", "0"]
+        process = subprocess.Popen([sys.executable, "-m", "gatewright", *arguments], cwd=ROOT, stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + 30
+        while "Listening on" not in out.read_text():
+            assert process.poll() is None, out.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        url = out.read_text().partition("Listening on ")[2].partition(",")[0]
+        asked = shlex.split(request)[-1].replace("http://127.0.0.1:9080", url)
+        with urllib.request.urlopen(asked) as answer:
+            headers = dict(json.load(answer)["headers"])
+            assert headers["x-greeting"] == "good morning, ada"
+            assert int(answer.headers["x-length"]) > 0
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(asked.partition("?")[0])
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0, out.read_text()
+    assert "answered with 401" in out.read_text()
 
 
 @pytest.mark.parametrize(
