@@ -11,9 +11,11 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gatewright.dev.kong.declarative import load_declarative
 from gatewright.dev.routes import load_routes
 from gatewright.doctor.apisix import check_apisix_config
 from gatewright.observe.control import ask
@@ -48,7 +51,35 @@ def test_dockerfiles(name: str) -> None:
     assert passes(tool("hadolint"), DEPLOY / "docker" / name) == ""
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "compose.managed.yaml"])
+def test_the_plugin_server_of_the_kong_compose_file_starts_as_written(tmp_path: Path) -> None:
+    services = yaml.safe_load((DEPLOY / "docker" / "compose.kong.yaml").read_text())["services"]
+    kong, plugins = services["kong"]["environment"], services["plugins"]
+    (script,) = plugins["command"]
+    script = script.replace("/run/gatewright", str(tmp_path)).replace("/plugins", str(ROOT / "examples" / "kong"))
+    scripts = sysconfig.get_path("scripts")
+    environ = {**MEASURING, "PATH": f"{scripts}:{os.environ['PATH']}", "GATEWRIGHT_SOCKET_MODE": "0666"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*plugins["entrypoint"], script], env=environ, stdout=log, stderr=log)
+    try:
+        socket = Path(kong["KONG_PLUGINSERVER_PY_HELLO_SOCKET"].replace("/run/gatewright", str(tmp_path)))
+        deadline = time.monotonic() + 20
+        while not socket.exists():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert stat.S_IMODE(socket.stat().st_mode) == 0o666
+        query = kong["KONG_PLUGINSERVER_PY_HELLO_QUERY_CMD"].replace("/run/gatewright", str(tmp_path))
+        dump = json.loads(subprocess.check_output(query, shell=True))
+        assert dump["Protocol"] == "ProtoBuf:1"
+        assert dump["Plugins"][0]["Name"] == kong["KONG_PLUGINSERVER_NAMES"]
+        declared = load_declarative(DEPLOY / "docker" / "kong" / "kong.yml")
+        assert [plugin.name for plugin in declared.plugins] == [dump["Plugins"][0]["Name"]]
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0, (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.managed.yaml", "compose.kong.yaml"])
 def test_compose_files(name: str) -> None:
     file = DEPLOY / "docker" / name
     passes(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", file)
