@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ from gatewright.doctor.apisix import (
     starts_runner,
 )
 from gatewright.doctor.findings import Finding, note, problem
+from gatewright.doctor.kong import check_kong
 from gatewright.doctor.plugins import check_environment, check_plugins
 from gatewright.doctor.sockets import check_control, check_socket
 from gatewright.errors import GatewrightError
@@ -37,6 +39,9 @@ _MARKS = {"good": "ok      ", "note": "note    ", "warning": "warning ", "proble
 @click.option("--config", "-c", "config_file", type=click.Path(path_type=Path), help="its YAML file of settings")
 @click.option("--apisix-config", type=click.Path(path_type=Path), help="APISIX's config.yaml")
 @click.option("--routes", type=click.Path(path_type=Path), help="APISIX's apisix.yaml (standalone mode)")
+@click.option(
+    "--kong-conf", type=click.Path(path_type=Path), help="Kong's kong.conf: look at its plugin servers instead"
+)
 @click.option("--gateway-user", default="", help="who the gateway's workers run as  [default: found by itself]")
 @click.option("--gateway-version", default="", help="APISIX's version  [default: found if installed here]")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
@@ -46,23 +51,29 @@ def doctor(
     config_file: Path | None,
     apisix_config: Path | None,
     routes: Path | None,
+    kong_conf: Path | None,
     gateway_user: str,
     gateway_version: str,
     as_json: bool,
 ) -> None:
     """Find out why a gateway answers 503: settings, plugins, socket, rights, the runner, the gateway's configuration.
 
-    Give the settings that `gatewright run` gets. Exits with 1 if there is a problem.
+    Give the settings that `gatewright run` gets, or Kong's file. Exits with 1 if there is a problem.
     """
     findings = []
-    for finding in _all(
-        {"listen": listen, "plugins": plugins},
-        config_file,
-        apisix_config=apisix_config,
-        routes=routes,
-        gateway_user=gateway_user,
-        gateway_version=gateway_version,
-    ):
+    all_findings = (
+        itertools.chain(check_environment(), check_kong(kong_conf, gateway_user))
+        if kong_conf is not None
+        else _all(
+            {"listen": listen, "plugins": plugins},
+            config_file,
+            apisix_config=apisix_config,
+            routes=routes,
+            gateway_user=gateway_user,
+            gateway_version=gateway_version,
+        )
+    )
+    for finding in all_findings:
         findings.append(finding)
         if not as_json:
             click.echo(_MARKS[finding.level] + finding.text)

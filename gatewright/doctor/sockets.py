@@ -6,7 +6,8 @@ import os
 import pwd
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from gatewright._version import __version__
@@ -16,19 +17,30 @@ from gatewright.gateways.apisix.frames import FrameType
 from gatewright.observe.control import ControlError, ask_json
 from gatewright.settings import Address
 
-__all__ = ["check_control", "check_socket", "may_connect", "worker_users"]
+__all__ = ["Probe", "check_control", "check_socket", "may_connect", "worker_users"]
 
-_PROBE = encode_prepare_conf("gatewright doctor", [])
 _ANSWERS = (FrameType.ERROR, FrameType.PREPARE_CONF)
 _SECONDS = 3.0
 
 
-def check_socket(address: Address, gateway_user: str = "") -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How to tell whether the right one listens: what to send, and whether an answer's first four bytes are right."""
+
+    data: bytes
+    is_right: Callable[[bytes], bool]
+
+
+_APISIX = Probe(encode_prepare_conf("gatewright doctor", []), lambda answer: answer[0] in _ANSWERS)
+
+
+def check_socket(address: Address, gateway_user: str = "", probe: Probe = _APISIX) -> Iterator[Finding]:
     """Look at the socket that the gateway dials.
 
     Args:
         address: where the runner should listen.
         gateway_user: who the gateway's workers run as; by default found among the processes.
+        probe: tells who listens; by default, APISIX's runner.
     """
     if not address.path:
         yield note(f"{address} is a TCP address; APISIX dials unix sockets only", "--listen unix:/path")
@@ -50,15 +62,15 @@ def check_socket(address: Address, gateway_user: str = "") -> Iterator[Finding]:
     if not stat.S_ISSOCK(mode):
         yield problem(f"{path} is not a socket", f"remove the file, or choose another path: rm {path}")
         return
-    yield from _who_answers(path)
+    yield from _who_answers(path, probe)
     yield from _who_may_connect(path, gateway_user)
 
 
-def _who_answers(path: Path) -> Iterator[Finding]:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_SECONDS)
+def _who_answers(path: Path, probe: Probe) -> Iterator[Finding]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_SECONDS)
         try:
-            probe.connect(str(path))
+            connection.connect(str(path))
         except ConnectionRefusedError:
             yield problem(
                 f"{path} is stale: nobody listens, the process that made it was killed",
@@ -72,8 +84,8 @@ def _who_answers(path: Path) -> Iterator[Finding]:
             yield problem(f"{path}: {error.strerror or error}", "restart the runner")
             return
         try:
-            probe.sendall(_PROBE)
-            answer = probe.recv(4)
+            connection.sendall(probe.data)
+            answer = connection.recv(4)
         except TimeoutError:
             yield problem(
                 f"{path}: somebody listens but doesn't answer within {_SECONDS:g} s: no worker serves",
@@ -82,7 +94,7 @@ def _who_answers(path: Path) -> Iterator[Finding]:
             return
         except OSError:
             answer = b""
-    if len(answer) == 4 and answer[0] in _ANSWERS:
+    if len(answer) == 4 and probe.is_right(answer):
         yield good(f"{path}: a runner answers")
     else:
         yield problem(

@@ -1,0 +1,110 @@
+"""Kong's side: the plugin servers that a `kong.conf` names, asked and dialled as Kong does it."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import shutil
+import struct
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgpack
+
+from gatewright.dev.kong.plugins import KnownPlugin, query
+from gatewright.doctor.findings import Finding, good, note, problem, warning
+from gatewright.doctor.sockets import Probe, check_control, check_socket
+from gatewright.errors import GatewrightError
+from gatewright.gateways.kong.conf import PluginServer, read_conf
+from gatewright.gateways.kong.dump import PROTOCOLS
+from gatewright.gateways.kong.pdk import RPC_CALL
+from gatewright.settings import Address
+
+__all__ = ["check_kong"]
+
+_ASK = RPC_CALL.encode({"get_plugin_names": {}})
+_PROBES = {
+    PROTOCOLS["msgpack"]: Probe(
+        msgpack.packb([0, 1, "plugin.GetStatus", []]), lambda answer: answer[:2] == b"\x94\x01"
+    ),
+    PROTOCOLS["protobuf"]: Probe(struct.pack("=I", len(_ASK)) + _ASK, lambda answer: answer[1:4] == b"\0\0\0"),
+}
+
+
+def check_kong(file: Path, gateway_user: str) -> Iterator[Finding]:
+    """Look at a `kong.conf` and all that it names.
+
+    Args:
+        file: the file.
+        gateway_user: who Kong's workers run as; by default found among the processes.
+    """
+    yield from _rival()
+    try:
+        text = file.read_text()
+        servers = read_conf(text)
+    except OSError as error:
+        yield problem(f"{file}: {error.strerror}", "name Kong's configuration file, usually /etc/kong/kong.conf")
+        return
+    except GatewrightError as error:
+        yield problem(f"{file}: {error}", "gatewright kong conf prints the lines for a directory of plugins")
+        return
+    enabled = _enabled(text)
+    for server in servers:
+        yield from _start_command(server)
+        try:
+            plugin = asyncio.run(query(server))
+        except GatewrightError as error:
+            yield problem(f"{server.name}: {error}", "Kong would not start; the command must print JSON alone")
+            continue
+        yield good(f"{server.name}: {plugin.name} {plugin.version}, {', '.join(plugin.phases) or 'no phase'}")
+        yield from _plugin(server, plugin, enabled)
+        probe = _PROBES.get(plugin.protocol)
+        if probe is None:
+            yield problem(
+                f"{server.name}: Kong does not know the protocol {plugin.protocol}", "MsgPack:1 or ProtoBuf:1"
+            )
+            continue
+        yield from check_socket(Address(path=server.socket), gateway_user, probe)
+    seen = {str(path) for server in servers for path in Path(server.socket).parent.glob("*.control")}
+    for control in sorted(seen):
+        yield from check_control(control)
+
+
+def _enabled(text: str) -> set[str] | None:
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and name.strip() == "plugins":
+            return {each.strip() for each in value.partition(" #")[0].split(",")}
+    return None
+
+
+def _plugin(server: PluginServer, plugin: KnownPlugin, enabled: set[str] | None) -> Iterator[Finding]:
+    if enabled is None or plugin.name not in enabled:
+        yield problem(
+            f"{server.name}: the plugin {plugin.name} is not enabled", f"plugins = bundled,{plugin.name} in kong.conf"
+        )
+    if not plugin.phases:
+        yield warning(f"{plugin.name} has no phase: it never runs", "define access, or another phase's method")
+    if plugin.protocol == PROTOCOLS["msgpack"]:
+        yield note(
+            f"{plugin.name} speaks MessagePack: Kong lets requests pass while its plugin server can't be reached",
+            "--protocol protobuf for server and dump, if its methods do",
+        )
+
+
+def _start_command(server: PluginServer) -> Iterator[Finding]:
+    if not server.start_command:
+        yield note(f"{server.name}: Kong does not start it; somebody else has to")
+        return
+    program = shlex.split(server.start_command)[0]
+    if shutil.which(program) is None:
+        yield problem(f"{server.name}: its start command's program is not there: {program}", "write its whole path")
+
+
+def _rival() -> Iterator[Finding]:
+    try:
+        found = version("kong-pdk")
+    except PackageNotFoundError:
+        return
+    yield problem(f"kong-pdk {found} is installed, too, under the same import name", "pip uninstall kong-pdk")
