@@ -56,7 +56,8 @@ class Chain:
     """The steps of one configuration.
 
     Attributes:
-        key: the gateway's key of the configuration, for logs.
+        key: the gateway's key of the configuration, for logs and metrics. What follows a NUL in it is there to tell two
+            of the same apart, and left out here.
         name: the part of the key before any `#`: with Kong, the plugin's name.
         ready: every step is usable; set once `build` is done.
         last_used: the tick (see `confs`) of its last use.
@@ -64,7 +65,7 @@ class Chain:
     """
 
     def __init__(self, key: str, conf: Sequence[tuple[str, str]], builder: ChainBuilder) -> None:
-        self.key = key
+        self.key = key.partition("\0")[0]
         self.name = key.partition("#")[0]
         self.steps: list[Step] = []
         self.request_steps: list[Step] = []

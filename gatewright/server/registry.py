@@ -82,7 +82,7 @@ class Registry:
         if stored is None:
             return ""
         stored.deaths += 1
-        return stored.conf.key.decode("utf-8", "backslashreplace")
+        return stored.conf.key.partition(b"\0")[0].decode("utf-8", "backslashreplace")
 
     def built(self, token: int) -> None:
         """A configuration could be built: it wasn't what ended a worker."""

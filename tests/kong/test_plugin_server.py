@@ -114,7 +114,7 @@ def test_an_exception_refuses_the_request_and_others_go_on(start: Start, protoco
     """The original deadlocks on an exception before the first PDK call, and lets requests pass after it."""
     server = start(protocol, hello=HELLO)
     with server.kong() as kong:
-        instance = kong.start("hello", {"message": "hi"})
+        instance = kong.start("hello", {"message": "hi", "route_id": "r-1"})
         for _ in range(3):
             with pytest.raises(Exited) as exited:
                 kong.event(instance, "access", {"kong.request.get_header": lambda _: "boom"})
@@ -123,6 +123,7 @@ def test_an_exception_refuses_the_request_and_others_go_on(start: Start, protoco
         kong.event(instance, "access", {"kong.request.get_header": lambda _: "on"})
     assert "as meant" in server.log
     assert "in the log phase" in server.log
+    assert "route=hello#r-1 " in server.log
 
 
 @both

@@ -69,7 +69,7 @@ class Instances:
         except ValueError as error:
             raise ConfigError(f"the configuration of {name} is not JSON: {error}") from None
         text = json.dumps(config if self.made_for_kong(name) else self._own_config(name, config))
-        key = f"{name}#{secrets.token_hex(8)}"
+        key = f"{name}#{_place_of(config)}\0{secrets.token_hex(8)}"
         self.service.prepare(key, [(name, text)], lambda number: answer(number, config))
 
     def find(self, number: int, strand: Strand) -> Chain | None:
@@ -168,6 +168,12 @@ class Instances:
                 connection = self.connections.get(number)
                 if connection is not None:
                     connection.refuse_number(ticket, event)
+
+
+def _place_of(config: Any) -> str:
+    """What Kong applies a configuration to, as far as it says."""
+    places = ("route_id", "service_id", "consumer_id")
+    return next((str(config[name]) for name in places if isinstance(config, dict) and config.get(name)), "global")
 
 
 class Elsewhere:
