@@ -29,6 +29,7 @@ from tests.kong.test_dev_gateway import (
     calling,
     check,
     kong_before,
+    the_request,
 )
 
 ORIGINAL = Path(os.environ.get("GATEWRIGHT_KONG_PDK", ROOT / ".venv-kong")) / "bin" / "kong-python-pluginserver"
@@ -216,11 +217,7 @@ async def test_the_original_behind_the_development_gateway(original: Callable[..
     trusted = [ipaddress.ip_network("10.0.0.0/8")]
     async with (
         kong_before(known, tmp_path, content, trusted=trusted) as (client, url, _),
-        client.post(
-            f"{url}/users/7/posts?x=1&y=a%20b&y=c&z",
-            data="body \u00e9".encode(),
-            headers=[("host", "example.test"), ("x-one", "1"), ("x-two", "a"), ("x-two", "b")],
-        ) as answer,
+        the_request(client, url) as answer,
     ):
         assert answer.status == 200
         check(await answer.json(), table)

@@ -245,6 +245,12 @@ def check(found: list[Any], table: list[tuple[str, list[Any], Any]]) -> None:
         assert suits(value, wanted), f"{method}{args} gave {value!r}, not {wanted!r}"
 
 
+def the_request(client: ClientSession, url: str) -> Any:
+    """The request that `READ_IN_ACCESS` is about."""
+    headers = [("host", "example.test"), ("x-one", "1"), ("x-two", "a"), ("x-two", "b")]
+    return client.post(f"{url}/users/7/posts?x=1&y=a%20b&y=c&z", data="body é".encode(), headers=headers)
+
+
 @both
 async def test_every_method_that_reads_in_the_access_phase(start: Start, tmp_path: Path, protocol: str) -> None:
     server = start(protocol, caller=CALLER, environ={"GATEWRIGHT_LOG_LEVEL": "info"})
@@ -257,11 +263,7 @@ async def test_every_method_that_reads_in_the_access_phase(start: Start, tmp_pat
     content = calling({"access": calls}, "access", consumers=[CONSUMER])
     async with (
         kong_before(server, tmp_path, content, trusted=trusted) as (client, url, _),
-        client.post(
-            f"{url}/users/7/posts?x=1&y=a%20b&y=c&z",
-            data="body é".encode(),
-            headers=[("host", "example.test"), ("x-one", "1"), ("x-two", "a"), ("x-two", "b")],
-        ) as answer,
+        the_request(client, url) as answer,
     ):
         assert answer.status == 200, server.log
         check(await answer.json(), table)

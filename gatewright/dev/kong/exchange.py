@@ -6,13 +6,12 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
 
-from gatewright.dev.exchange import ClientRequest, Headers, raw
+from gatewright.dev.exchange import ClientRequest, Headers, normalise, raw
 from gatewright.dev.kong.declarative import Entity
 from gatewright.dev.kong.router import Match
 
-__all__ = ["BufferedAnswer", "Exchange", "HeaderList", "normalized_path"]
+__all__ = ["BufferedAnswer", "Exchange", "HeaderList"]
 
 
 class HeaderList:
@@ -56,25 +55,6 @@ class HeaderList:
 
 def _folded(name: str) -> str:
     return name.lower().replace("_", "-")
-
-
-def normalized_path(path: str) -> str:
-    """Decoded, without dot segments and double slashes (tools/uri.lua, `normalize`)."""
-    out: list[str] = []
-    parts = unquote(path, errors="surrogateescape").split("/")
-    for n, part in enumerate(parts):
-        last = n == len(parts) - 1
-        if part == "..":
-            if out:
-                out.pop()
-            if last:
-                out.append("")
-        elif part == ".":
-            if last:
-                out.append("")
-        elif part or last:
-            out.append(part)
-    return "/" + "/".join(out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +135,7 @@ class Exchange:
     @property
     def path(self) -> str:
         """The path, decoded and normalized."""
-        return normalized_path(self.raw_path)
+        return normalise(self.raw_path)
 
     def variable(self, name: str) -> str | None:
         """An nginx variable, as far as they are known here."""

@@ -101,13 +101,9 @@ class Event:
 
     def call(self, method: str, args: Sequence[Any]) -> Any:
         """Call and wait."""
-        key = None
-        if method in _UNCHANGING:
-            key = method, tuple(args)
-            if self._known is None:
-                self._known = {}
-            elif key in self._known:
-                return self._known[key]
+        key = (method, tuple(args)) if method in _UNCHANGING else None
+        if key is not None and self._known and key in self._known:
+            return self._known[key]
         if not self._bridge.in_loop_thread:
             waiting: concurrent.futures.Future[Any] = concurrent.futures.Future()
             self._service.loop.call_soon_threadsafe(self._put_for_thread, method, args, waiting)
@@ -117,8 +113,8 @@ class Event:
                 return None
             value = self._bridge.wait_for_resume(self._forget)
         value = _value_of(value)
-        if key is not None and self._known is not None:
-            self._known[key] = value
+        if key is not None:
+            self._remember(key, value)
         return value
 
     def call_later(self, method: str, args: Sequence[Any]) -> Awaitable[Any]:
@@ -126,13 +122,9 @@ class Event:
         return self._call_and_wait(method, args)
 
     async def _call_and_wait(self, method: str, args: Sequence[Any]) -> Any:
-        key = None
-        if method in _UNCHANGING:
-            key = method, tuple(args)
-            if self._known is None:
-                self._known = {}
-            elif key in self._known:
-                return self._known[key]
+        key = (method, tuple(args)) if method in _UNCHANGING else None
+        if key is not None and self._known and key in self._known:
+            return self._known[key]
         if self._busy is None:
             self._busy = asyncio.Lock()
         async with self._busy:  # one call at a time: that's all that the protocols can carry
@@ -140,8 +132,8 @@ class Event:
             if not self._put(method, args, future):
                 return None
             value = _value_of(await future)
-        if key is not None and self._known is not None:
-            self._known[key] = value
+        if key is not None:
+            self._remember(key, value)
         return value
 
     def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> bool:
@@ -172,6 +164,11 @@ class Event:
         self.connection = None
         connection.write(data)
         return True
+
+    def _remember(self, key: tuple[str, tuple[Any, ...]], value: Any) -> None:
+        if self._known is None:
+            self._known = {}
+        self._known[key] = value
 
     def _forget_changed(self, method: str) -> None:
         # `kong.request` gives what the client sent, until that is changed for the service.
