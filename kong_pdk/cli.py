@@ -182,6 +182,7 @@ def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
             backlog=args.listen_queue_size,
             use_gevent=args.gevent,
             last_words=partial(session.last_words, refusal=REFUSAL),
+            goes_on=session.moves,
             socket_of=socket_of if getattr(args, "socket_per_plugin", False) else None,
         )
 

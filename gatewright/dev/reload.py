@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -41,3 +42,6 @@ async def watch(paths: Sequence[Path], reload: Callable[[], Awaitable[str]]) -> 
             print(await reload(), flush=True)
         except GatewrightError as error:
             print(f"not reloaded, all stays as it was: {error}", file=sys.stderr, flush=True)
+        except Exception:  # a fault of ours: say so, and go on watching
+            traceback.print_exc()
+            print("not reloaded, all stays as it was", file=sys.stderr, flush=True)

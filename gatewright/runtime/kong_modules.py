@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gatewright.errors import DiscoveryError
+from gatewright.errors import ConfigError, DiscoveryError
 from gatewright.plugin import KONG_PHASES
 from gatewright.plugin import Plugin as NativePlugin
 from gatewright.runtime.discovery import Discovery, Found, import_failure, load_file, plugins_of_module
@@ -51,19 +52,38 @@ def adapt(
         version: as Kong wants it, three numbers.
         priority: plugins of a higher one run first.
         schema: Kong's fields of the configuration.
+
+    Raises:
+        ConfigError: one of these is not what Kong can take.
     """
     if issubclass(plugin, NativePlugin):
         return type(plugin.__name__, (plugin,), {"name": name})
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise ConfigError(f"priority is a whole number, not {priority!r}")
+    _check_schema(schema)
     attributes = {
         "name": name,
         "wrapped": plugin,
-        "version": version or "",
+        "version": str(version or ""),
         "priority": priority,
         "kong_schema": list(schema),
         "__module__": plugin.__module__,
         **{policy: getattr(plugin, policy) for policy in _POLICIES if hasattr(plugin, policy)},
     }
     return type(plugin.__name__, (_Adapter,), attributes)
+
+
+def _check_schema(schema: Any) -> None:
+    """See that a Schema is one: a list of fields, each a name with its attributes."""
+    if not isinstance(schema, list | tuple):
+        raise ConfigError(f"Schema is a list of fields, not {schema!r}")
+    for field in schema:
+        if not isinstance(field, dict) or not all(isinstance(attributes, dict) for attributes in field.values()):
+            raise ConfigError(f'a field of Schema is written {{"name": {{"type": "string"}}}}, not {field!r}')
+    try:
+        json.dumps(schema)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Schema can't be told to Kong, which wants JSON: {error}") from None
 
 
 def load_directory(directory: Path) -> Discovery:
@@ -77,11 +97,11 @@ def load_directory(directory: Path) -> Discovery:
         if file.name.startswith(("_", ".")):
             continue
         try:
-            module = load_file(file.resolve())
+            _take(load_file(file.resolve()), file, discovery)
+        except ConfigError as error:
+            discovery.errors.append(DiscoveryError(f"{file}: {error}"))
         except (Exception, SystemExit) as error:
             discovery.errors.append(import_failure(str(file), error))
-            continue
-        _take(module, file, discovery)
     return discovery
 
 

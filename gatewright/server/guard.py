@@ -13,6 +13,7 @@ __all__ = ["Guard"]
 
 _SLOT: Final = 32
 _KEPT: Final = _SLOT - 1
+_PART: Final = 0x80  # beside the size: the request has not come whole
 
 
 class Guard:
@@ -41,10 +42,11 @@ class Guard:
         """The slot's connection is gone."""
         self._free.append(slot)
 
-    def asked(self, slot: int) -> bytes:
-        """The first bytes of what was asked and not answered; none if nothing was."""
+    def asked(self, slot: int) -> tuple[bytes, bool]:
+        """The first bytes of what was asked and not answered, none if nothing was; and whether it had come whole."""
         at = slot * _SLOT
-        return self._memory[at + 1 : at + 1 + self._memory[at]]
+        size = self._memory[at]
+        return self._memory[at + 1 : at + 1 + (size & ~_PART)], not size & _PART
 
     def close(self) -> None:
         """Give the memory back."""
@@ -53,12 +55,16 @@ class Guard:
     # --- in the worker
 
     def mark(self, slot: int, data: bytes) -> None:
-        """A request has come."""
+        """A request has begun to come."""
         at = slot * _SLOT
         size = min(len(data), _KEPT)
         # The size last: what it counts has to be there.
         self._memory[at + 1 : at + 1 + size] = data[:size]
-        self._memory[at] = size
+        self._memory[at] = size | _PART
+
+    def complete(self, slot: int) -> None:
+        """It has come whole."""
+        self._memory[slot * _SLOT] &= ~_PART
 
     def clear(self, slot: int) -> None:
         """It was answered."""

@@ -29,6 +29,7 @@ class Plan:
         driver: makes, for a service, what makes the drivers of connections; APISIX's unless said otherwise.
         last_words: gives what to write on a connection whose worker died, from the first bytes (31 at most) of the
             request that it owed an answer to; `None`: the connection is just closed.
+        goes_on: after its last words a connection can be used further.
         use_gevent: handlers run in greenlets of gevent's.
         backlog: connections that may wait to be accepted.
         socket_of: gives the address of a plugin's own socket, besides the one that all share; `None`: there are none.
@@ -40,6 +41,7 @@ class Plan:
     driver: Callable[[Service], Callable[[], asyncio.Protocol]] = connection_factory
     hash_token: Callable[[bytes, int], int] = token_of
     last_words: Callable[[bytes], bytes] | None = None
+    goes_on: bool = False
     use_gevent: bool = False
     backlog: int = BACKLOG
     socket_of: Callable[[str], Address] | None = None

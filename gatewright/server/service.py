@@ -113,6 +113,8 @@ class Service:
         self.max_calls = settings.max_calls
         self.on_letter: Callable[[Any, bool], None] = lambda _letter, _delivered: None
         """What a protocol's driver wants to know of letters from other workers (see `messages.Letter`)."""
+        self.on_cut_off: Callable[[], None] = lambda: None
+        """Called before connections with calls under way are closed."""
         self.on_gone: Callable[[int], None] = lambda _pid: None
         """Told of other workers that have ended."""
         self.guard: Guard | None = None
@@ -233,6 +235,7 @@ class Service:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), self.settings.drain)
         cut_off = self.calls
+        self.on_cut_off()
         for timer in self._timers:
             timer.cancel()
         for connection in list(self.connections):

@@ -53,6 +53,10 @@ EXIT_WORKERS_FAIL: Final = 3
 _LOOK_SECONDS = 0.25
 _FROZEN_SECONDS = 2.0
 _LINGER_SECONDS = 1.0
+_REFUSED_AT_ONCE = 1024
+"""Connections beyond a worker's limit that it may have while it refuses what they ask for."""
+_LONGEST_PAUSE_IN_WAITING = 1.0
+"""The same as `_LONGEST_PAUSE` where connections are kept waiting, not closed."""
 _ADMIN_SECONDS = 0.5
 _QUICK_DEATH = 3.0
 _LONGEST_PAUSE = 30.0
@@ -86,6 +90,7 @@ class Supervisor:
         self._was_ready = False
         self._gone = WorkerReport()
         self._numbers = 0
+        self._lingering: set[socket.socket] = set()
         self._told_alive = 0.0
         self._looked = monotonic()
         self._parent = os.getppid()
@@ -168,8 +173,9 @@ class Supervisor:
         for other in self._workers:
             others |= {connection.fileno() for _, connection in other.in_transit}
             others |= {connection.fileno() for connection in other.held.values()}
+        others |= {connection.fileno() for connection in self._lingering}
         if worker.plan.last_words is not None:
-            worker.guard = Guard(worker.plan.settings.max_connections)
+            worker.guard = Guard(worker.plan.settings.max_connections + _REFUSED_AT_ONCE)
         try:
             ours = fork_worker(worker, self._selector, others, self)
         except OSError as error:
@@ -301,21 +307,45 @@ class Supervisor:
         self._finish_if_over()
 
     def _answer_for(self, worker: Worker) -> None:
-        """Refuse what a worker that is gone was asked and did not answer; its idle connections go to others."""
-        guard, last_words = worker.guard, worker.plan.last_words
-        if guard is not None and last_words is not None:
-            for slot, connection in worker.held.items():
-                asked = guard.asked(slot)
-                if not asked and not self._stopping:
+        """Refuse what a worker that is gone was asked and did not answer; its other connections go to others."""
+        if worker.guard is not None:
+            for slot in list(worker.held):
+                connection = worker.held.pop(slot)
+                asked, whole = worker.guard.asked(slot)
+                if asked:
+                    self._say_last_words(worker, connection, asked)
+                if whole and (not asked or worker.plan.goes_on) and not self._stopping:
                     self._dispatcher.place(connection)
-                    continue
-                with contextlib.suppress(OSError):  # the gateway is gone, too
-                    connection.send(last_words(asked) if asked else b"")
-                self._loop.call_later(_LINGER_SECONDS, connection.close)  # it may still want to send something
-            worker.held.clear()
-            guard.close()
+                else:
+                    self._let_linger(connection)
+            worker.guard.close()
         for other in self._workers:
             other.send(messages.Gone(worker.pid))
+
+    @staticmethod
+    def _say_last_words(worker: Worker, connection: socket.socket, asked: bytes) -> None:
+        if worker.plan.last_words is not None:
+            with contextlib.suppress(OSError):  # the gateway is gone, too
+                connection.send(worker.plan.last_words(asked))
+
+    def _let_linger(self, connection: socket.socket) -> None:
+        """Close a connection soon: the gateway may still want to send something, and has to read what it was sent."""
+        self._lingering.add(connection)
+
+        def close() -> None:
+            self._lingering.discard(connection)
+            connection.close()
+
+        self._loop.call_later(_LINGER_SECONDS, close)
+
+    def _closed_by(self, worker: Worker, slots: list[int]) -> None:
+        """A worker has closed connections, or the gateway has; it may have owed an answer."""
+        for slot in slots:
+            if worker.guard is not None and slot in worker.held:
+                asked, _ = worker.guard.asked(slot)
+                if asked:
+                    self._say_last_words(worker, worker.held[slot], asked)
+            worker.let_go(slot)
 
     def _replace(self, worker: Worker, how: str, lived: float) -> None:
         self._crashes = self._crashes + 1 if lived < _QUICK_DEATH else 1
@@ -326,7 +356,9 @@ class Supervisor:
             self._exit_code = EXIT_WORKERS_FAIL
             self.stop()
             return
-        pause = 0.0 if self._crashes < 2 else min(0.25 * 2 ** (self._crashes - 2), _LONGEST_PAUSE)
+        waits = self._plan.last_words is not None  # a connection that is closed lets its request pass
+        longest = _LONGEST_PAUSE_IN_WAITING if waits else _LONGEST_PAUSE
+        pause = 0.0 if self._crashes < 2 else min(0.25 * 2 ** (self._crashes - 2), longest)
         self._log.error(
             "worker ended unexpectedly; its calls under way are lost",
             worker=worker.number,
@@ -339,7 +371,7 @@ class Supervisor:
         )
         self._paused_until = monotonic() + pause
         self._complete()
-        self._dispatcher.hopeless = self._crashes >= _TRIES_BEFORE_GIVING_UP
+        self._dispatcher.hopeless = self._crashes >= _TRIES_BEFORE_GIVING_UP and not waits
         if self._dispatcher.hopeless:
             self._dispatcher.settle()
 
@@ -360,8 +392,7 @@ class Supervisor:
                 self._registry.built(token)
             case messages.Closed(count, slots):
                 worker.connections -= count
-                for slot in slots:
-                    worker.let_go(slot)
+                self._closed_by(worker, slots)
             case messages.Return(slot):
                 worker.send(messages.Returned(connection is not None))
                 if connection is not None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from time import monotonic
 
+import structlog
+
 from gatewright.observe.report import WorkerReport
 from gatewright.server import messages
 from gatewright.server.channel import Channel
@@ -81,7 +83,10 @@ class Worker:
         slot = -1
         if self.guard is not None:
             free = self.guard.take_slot()
-            if free is None:  # it has all that it may have
+            if free is None:
+                structlog.get_logger("gatewright.server").error(
+                    "worker has no room for a connection; closed", worker=self.number, cure="max_connections"
+                )
                 connection.close()
                 return
             slot = free

@@ -140,7 +140,7 @@ class _Reader:
         self._plugins += [(at, plugin, scope) for at, plugin in _items(item, "plugins", where)]
 
     def _base(self, kind: str, where: str, item: Mapping[str, Any], name: Any) -> Entity:
-        if name is not None and not isinstance(name, str):
+        if name is not None and (not isinstance(name, str) or not name.isprintable()):
             raise ConfigError(f"{where}: its name is not a text: {name!r}")
         own = str(item.get("id") or uuid.uuid5(_NAMESPACE, f"{kind}:{name or where}"))
         try:
@@ -164,6 +164,8 @@ class _Reader:
         }  # fmt: skip
         if entity["protocol"] not in ("http", "https"):
             raise ConfigError(f"{where}.protocol: the development gateway has http and https only")
+        _check_types(where, entity, {"path": str, "retries": int, "connect_timeout": int, "write_timeout": int,
+                                     "read_timeout": int, "tls_verify": bool})  # fmt: skip
         if not isinstance(entity.get("host"), str) or not isinstance(entity["port"], int):
             raise ConfigError(f"{where}: needs a url, or a host and a port")
         self._declared.services[entity["id"]] = entity
@@ -182,6 +184,11 @@ class _Reader:
             values = entity.get(name, [])
             if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
                 raise ConfigError(f"{where}.{name}: expected an array of strings")
+        _check_types(where, entity, {"regex_priority": int, "strip_path": bool, "preserve_host": bool, "headers": dict,
+                                     "path_handling": str})  # fmt: skip
+        for name, values in entity.get("headers", {}).items():
+            if not isinstance(name, str) or not isinstance(values, list):
+                raise ConfigError(f"{where}.headers.{name}: expected an array of strings")
         for path in entity.get("paths", ()):
             if not path.startswith(("/", "~")):
                 raise ConfigError(f"{where}.paths: {path} should start with / (or ~/ for a regular expression)")
@@ -255,16 +262,24 @@ def _items(content: Mapping[str, Any], kind: str, where: str = "") -> Iterator[t
         yield at, item
 
 
+def _check_types(where: str, entity: Entity, types: Mapping[str, type]) -> None:
+    for name, wanted in types.items():
+        value = entity.get(name)
+        if value is not None and (not isinstance(value, wanted) or (wanted is int and isinstance(value, bool))):
+            words = {str: "a string", int: "an integer", bool: "a boolean", dict: "a map"}[wanted]
+            raise ConfigError(f"{where}.{name}: expected {words}")
+
+
 def _from_url(url: Any, where: str) -> Entity:
     if url is None:
         return {}
-    parts = urlsplit(str(url))
-    if not parts.hostname or parts.scheme not in ("http", "https"):
-        raise ConfigError(f"{where}.url: expected http://host:port/path or https://…, not {url!r}")
     try:
+        parts = urlsplit(str(url))
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
         raise ConfigError(f"{where}.url: {error}") from None
+    if not parts.hostname or parts.scheme not in ("http", "https"):
+        raise ConfigError(f"{where}.url: expected http://host:port/path or https://…, not {url!r}")
     found: Entity = {"protocol": parts.scheme, "host": parts.hostname, "port": port}
     if parts.path:
         found["path"] = parts.path

@@ -194,14 +194,21 @@ class _Visit:
 
     async def _access(self, route: str, service: str | None) -> None:
         at = -1
+        answered: Exit | LuaError | None = None
         while True:
             consumer = (self.exchange.consumer or {}).get("id")
             configured = self._plugins.suiting(route, service, consumer, at)
             if configured is None:
-                return
+                break
             at = self._plugins.place_of(configured)
             self._ran.append(configured)
-            await self._run(configured, "access")
+            if answered is None:
+                try:
+                    await self._run(configured, "access")
+                except (Exit, LuaError) as error:  # the others still have a log phase
+                    answered = error
+        if answered is not None:
+            raise answered
 
     async def _run(self, configured: Configured, phase: str) -> None:
         if phase not in configured.plugin.phases:
@@ -214,7 +221,7 @@ class _Visit:
     async def log_phase(self) -> None:
         """Run what runs after the request."""
         self.exchange.phase, self.exchange.later = "log", True
-        for configured in self._ran:
+        for configured in self._ran or list(self._plugins.everywhere()):
             try:
                 await self._run(configured, "log")
             except (LuaError, Exit) as error:

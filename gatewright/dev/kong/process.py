@@ -186,6 +186,8 @@ class _Configured:
             return read_conf(self.file.read_text())
         except OSError as error:
             raise ConfigError(f"{self.file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{self.file} is not text in UTF-8") from None
 
     async def known(self) -> list[KnownPlugin]:
         return list(await asyncio.gather(*map(query, self._read())))

@@ -143,6 +143,8 @@ def _tag(number: int, wire: int) -> bytes:
 
 def _write(number: int, kind: Any, value: Any, *, keep_default: bool = False) -> bytes:
     if kind in ("string", "bytes"):
+        if not isinstance(value, str | bytes | bytearray | memoryview):
+            raise TypeError("text or bytes are expected")
         raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else bytes(value)
         return _tag(number, _BYTES) + write_varint(len(raw)) + raw if raw or keep_default else b""
     if kind in ("int32", "int64", "bool"):

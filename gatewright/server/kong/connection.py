@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from time import time
@@ -30,6 +31,7 @@ __all__ = ["PluginServerConnection", "driver"]
 
 _NO_INSTANCE: Final = "no plugin instance #%s"  # Kong looks for these words, and then starts one anew
 _LINGER_SECONDS: Final = 5.0
+_HEAD: Final = 64
 _FORGET_SECONDS: Final = 120.0  # Kong itself gives up after 60
 
 
@@ -46,56 +48,77 @@ class PluginServerConnection(asyncio.Protocol):
         self._instances = instances
         self._start = service.bridge.start
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._event: Event | None = None  # of a protocol whose events stay on their connection
+        self.event: Event | None = None  # of a protocol whose events stay on their connection
         self._number = 0
         self._owed = 0  # answers
         self.slot = -1
+        self.asked = 0  # counts requests
         self._guard = service.guard
+        self._head = b""
+        self._discards = False
+        self._taken_in = True
         self._closed = False
 
     # --- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection in, or turn it away if there are too many."""
+        """Take the connection in; if there are too many, only to refuse what it asks for."""
         self._transport = cast("asyncio.Transport", transport)
         self._number = self._instances.add(self)
-        if not self._service.take_in(self):
-            self._closed = True
-            transport.close()
+        self._taken_in = self._service.take_in(self)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
-        if self._guard is not None and self.slot >= 0:
-            self._guard.mark(self.slot, data)
+        if self._discards:
+            return
+        session = self.session
+        if not session.buffered:
+            self._head = data[:_HEAD]
+            if self._guard is not None and self.slot >= 0:
+                self.asked += 1
+                self._guard.mark(self.slot, data)
         self._service.bytes_in += len(data)
         try:
-            events = self.session.receive_data(data)
-            for event in events:
-                self._on_event(event)
-            if not events and self._event is None:  # Kong has caught up
-                self._clear_guard()
-                self._leave_if_idle()
+            events = session.receive_data(data)
         except ProtocolError as error:
             self._service.failures.report(
                 "connection closed: the peer broke the protocol", kind="protocol", error=error
             )
-            self._closed = True
-            self._transport.close()
+            self._break_off()
+            return
+        if self._guard is not None and self.slot >= 0 and (events or not session.buffered):
+            self._guard.complete(self.slot)
+        for event in events:
+            self._on_event(event)
+        if not events and self.event is None and not session.buffered:  # Kong has caught up
+            self._answered()
+            self._leave_if_idle()
+
+    def _break_off(self) -> None:
+        """Refuse what was asked, if that much can be told, and read on for a while, so that Kong reads the refusal."""
+        self._discards = True
+        with contextlib.suppress(GatewrightError):
+            self._transport.write(self.session.last_words(self._head, REFUSAL))
+        if self.event is not None:
+            self.event.lost()
+        self._service.loop.call_later(_LINGER_SECONDS, self._transport.close)
 
     def connection_lost(self, _: Exception | None) -> None:
         """End what still waits for this connection."""
         self._closed = True
         self._instances.connections.pop(self._number, None)
         self._service.let_go(self)
-        if self._event is not None:
-            self._event.lost()
+        if self.event is not None:
+            self.event.lost()
 
     # --- Kong's wishes
 
     def _on_event(self, event: KongEvent) -> None:
         self._owed += 1
-        kind = type(event)
-        if kind is HandleEvent:
+        if not self._taken_in:
+            self._turn_away(event)
+            return
+        if type(event) is HandleEvent:
             self._start(self._handle, event)
             return
         match event:
@@ -107,6 +130,14 @@ class PluginServerConnection(asyncio.Protocol):
                 self._start(self._close_instance, (ticket, number))
             case Query(ticket, what, argument):
                 self._on_query(ticket, what, argument)
+
+    def _turn_away(self, event: KongEvent) -> None:
+        if isinstance(event, HandleEvent | Answer):
+            number = event.event if isinstance(event, Answer) else None
+            self._service.count_refused("too many connections")
+            self.refuse_number(event.ticket, number or 0)
+        else:
+            self._fail(event.ticket, "too many connections")
 
     def _start_instance(self, ticket: int, name: str, text: bytes) -> None:
         def answer(number: int | None, config: Any) -> None:
@@ -132,8 +163,8 @@ class PluginServerConnection(asyncio.Protocol):
 
     def _on_answer(self, answer: Answer) -> None:
         if answer.event is None:
-            if self._event is not None:
-                self._event.take_answer(self, answer)
+            if self.event is not None:
+                self.event.take_answer(self, answer)
             return
         event = self._instances.events.get(answer.event)
         if event is not None:
@@ -145,7 +176,8 @@ class PluginServerConnection(asyncio.Protocol):
 
     def _fail(self, ticket: int, message: str) -> None:
         data = self.session.failed(ticket, message)
-        if data is None:
+        if data is None:  # Kong is to see it close, and to begin anew
+            self._clear_guard()
             self._transport.close()
         else:
             self.write(data)
@@ -157,11 +189,13 @@ class PluginServerConnection(asyncio.Protocol):
         if chain is None:
             self._fail(wish.ticket, _NO_INSTANCE % wish.instance)
             return
+        if self._closed:  # while the instance was looked up
+            return
         event = Event(instances, chain, wish.phase, self, wish.ticket, strand)
         if self.session.moves:
             instances.events[event.number] = event
         else:
-            self._event = event
+            self.event = event
             self.session.patient = service.leaving
         service.started += 1
         try:
@@ -173,11 +207,15 @@ class PluginServerConnection(asyncio.Protocol):
                 return
             self._run(event, strand)
             self._end(event, "done")
-        except (PhaseExit, GatewayClosedError):
+        except (PhaseExit, GatewayClosedError) as error:
+            if not event.over:  # it was another event's `kong`
+                service.failures.report("plugin failed: request refused", kind="plugin_error", plugin=chain.name,
+                                        route=chain.key, error=error, traceback=True)  # fmt: skip
+                self._refuse(event)
             self.event_over(event, exited=True)
         except GatewrightError:
             self._refuse(event)  # whoever raised it has logged the cause
-        except Exception as error:
+        except BaseException as error:  # GreenletExit, say: whatever it is, the request must not pass
             service.failures.report(
                 "request refused: internal error", kind="internal", plugin=chain.name, error=error, traceback=True
             )
@@ -224,26 +262,42 @@ class PluginServerConnection(asyncio.Protocol):
     def event_over(self, event: Event, *, exited: bool) -> None:
         """An event has ended, on whatever connection."""
         self._instances.events.pop(event.number, None)
-        if self._event is event:
-            self._event = None
-            self._clear_guard()
+        if self.event is event:
+            self.event = None
+            self._answered()
             if exited:
                 # Kong drops the coroutine that would have answered, and the connection with it.
                 self._service.loop.call_later(_LINGER_SECONDS, self._close_if_quiet)
 
+    def _answered(self) -> None:
+        if self._guard is not None and self.slot >= 0:
+            self._instances.clear_soon(self)
+
+    def clear_guard(self) -> bool:
+        """Take the note back of what was asked, if nothing is still to be sent or to come; tells whether that is so."""
+        if self._closed:
+            return True
+        if self._transport.get_write_buffer_size():
+            return False
+        if not (self.session.buffered and not self.session.moves):
+            self._clear_guard()
+        return True
+
     def _clear_guard(self) -> None:
-        if self._guard is not None and self.slot >= 0 and not (self.session.buffered and not self.session.moves):
+        if self._guard is not None and self.slot >= 0:
             self._guard.clear(self.slot)
 
     def _close_if_quiet(self) -> None:
-        if self._event is None and not self._closed:
+        if self.event is None and not self._closed:
             self._transport.close()
 
     def write(self, data: bytes) -> None:
         """Send an answer."""
+        if self._transport.is_closing():
+            return
         self._transport.write(data)
-        if self._event is None:
-            self._clear_guard()
+        if self.event is None:
+            self._answered()
         self._service.bytes_out += len(data)
         self._owed -= 1
         self._leave_if_idle()
@@ -254,7 +308,7 @@ class PluginServerConnection(asyncio.Protocol):
         self._service.bytes_out += len(data)
 
     def _leave_if_idle(self) -> None:
-        if not self._service.leaving or self._closed or self._owed or self._event is not None or self.session.buffered:
+        if not self._service.leaving or self._closed or self._owed or self.event is not None or self.session.buffered:
             return
         if self._transport.is_reading():
             self._transport.pause_reading()  # what comes next is another worker's
@@ -306,13 +360,13 @@ class PluginServerConnection(asyncio.Protocol):
         """Kong's connections may be silent for as long as they like."""
 
     def close_if_idle(self) -> None:
-        """Close the connection unless an event is under way on it."""
-        if self._event is None:
+        """Close the connection unless an event is under way on it, or may go on over it."""
+        if self.event is None and not self._owed and not (self.session.moves and self._instances.events):
             self._transport.close()
 
     def give_back(self) -> bool:
         """Let another worker serve this connection, if no answer is owed on it."""
-        if self._closed or self._owed or self._event is not None or self.session.buffered:
+        if self._closed or self._owed or self.event is not None or self.session.buffered:
             return False
         if self._transport.get_write_buffer_size():
             return False
@@ -336,6 +390,7 @@ def driver(new_session: Callable[[], KongSession], *, lua_style: bool) -> Callab
         instances = Instances(service, lua_style=lua_style)
         service.on_letter = lambda letter, delivered: instances.on_letter(letter, delivered, new_session)
         service.on_gone = instances.on_gone
+        service.on_cut_off = instances.refuse_all
         return lambda: PluginServerConnection(service, instances, new_session())
 
     return for_service

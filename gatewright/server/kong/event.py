@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import copy
+from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from gatewright.errors import GatewayClosedError, GatewrightError
+from gatewright.errors import GatewayClosedError
 from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.gateways.kong.pdk import TERMINAL
 from gatewright.runtime.bridge import Strand
@@ -42,7 +44,8 @@ REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content-
 _LOGGABLE: Final = frozenset((str, int, list, dict))
 """What the PDK logs as it is; anything else as its text (kong-pdk, pdk/__init__.py)."""
 
-_Waiter = Strand | asyncio.Future[Any] | concurrent.futures.Future[Any]
+_Future = asyncio.Future[Any] | concurrent.futures.Future[Any]
+_Waiter = Strand | _Future
 
 
 class Way(Protocol):
@@ -64,7 +67,7 @@ class Event:
     """One phase of one request: runs a handler, and carries its PDK calls out."""
 
     __slots__ = (
-        "_bridge", "_busy", "_instances", "_known", "_service", "_waiter", "chain", "connection", "number", "over",
+        "_bridge", "_instances", "_known", "_queue", "_service", "_waiter", "chain", "connection", "number", "over",
         "phase", "strand", "ticket", "verdict",
     )  # fmt: skip
 
@@ -85,7 +88,7 @@ class Event:
         self._bridge = instances.service.bridge
         self._known: dict[tuple[str, tuple[Any, ...]], Any] | None = None
         self._waiter: _Waiter | None = None
-        self._busy: asyncio.Lock | None = None
+        self._queue: deque[tuple[str, Sequence[Any], _Waiter]] = deque()
 
     @property
     def sync_pdk(self) -> SyncPdk:
@@ -103,10 +106,10 @@ class Event:
         """Call and wait."""
         key = (method, tuple(args)) if method in _UNCHANGING else None
         if key is not None and self._known and key in self._known:
-            return self._known[key]
+            return _own_copy(self._known[key])
         if not self._bridge.in_loop_thread:
             waiting: concurrent.futures.Future[Any] = concurrent.futures.Future()
-            self._service.loop.call_soon_threadsafe(self._put_for_thread, method, args, waiting)
+            self._service.loop.call_soon_threadsafe(self._put_for, method, args, waiting)
             value = waiting.result()
         else:
             if not self._put(method, args, self._bridge.current()):
@@ -124,29 +127,27 @@ class Event:
     async def _call_and_wait(self, method: str, args: Sequence[Any]) -> Any:
         key = (method, tuple(args)) if method in _UNCHANGING else None
         if key is not None and self._known and key in self._known:
-            return self._known[key]
-        if self._busy is None:
-            self._busy = asyncio.Lock()
-        async with self._busy:  # one call at a time: that's all that the protocols can carry
-            future = self._service.loop.create_future()
-            if not self._put(method, args, future):
-                return None
-            value = _value_of(await future)
+            return _own_copy(self._known[key])
+        future = self._service.loop.create_future()
+        if not self._put(method, args, future):
+            return None
+        value = _value_of(await future)
         if key is not None:
             self._remember(key, value)
         return value
 
     def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> bool:
         """Send a call; tells whether an answer comes for the waiter."""
+        if self.over:
+            raise GatewayClosedError("the event is over: Kong can't be asked about it any more")
         connection = self.connection
+        if connection is None:  # one call at a time: that's all that the protocols can carry
+            self._queue.append((method, args, waiter))
+            return True
         if self._known and method.startswith("kong.service.request."):
             self._forget_changed(method)
         elif method.startswith("kong.log") and method != "kong.log.set_serialize_value":
             args = [arg if type(arg) in _LOGGABLE else str(arg) for arg in args]
-        if connection is None:
-            if self.over:
-                raise GatewayClosedError("the event is over: Kong can't be asked about it any more")
-            raise GatewrightError("another PDK call of this event is under way: call one after the other")
         session = connection.session
         data = session.call(self.ticket, self.number, method, args)
         if method in TERMINAL:
@@ -165,23 +166,24 @@ class Event:
         connection.write(data)
         return True
 
+    def _put_for(self, method: str, args: Sequence[Any], waiting: _Future) -> None:
+        """Send a call of somebody who waits elsewhere."""
+        try:
+            if not self._put(method, args, waiting):
+                waiting.set_result(None)
+        except BaseException as error:
+            waiting.set_exception(error)
+
     def _remember(self, key: tuple[str, tuple[Any, ...]], value: Any) -> None:
         if self._known is None:
             self._known = {}
-        self._known[key] = value
+        self._known[key] = _own_copy(value)
 
     def _forget_changed(self, method: str) -> None:
         # `kong.request` gives what the client sent, until that is changed for the service.
         for part in _CHANGEABLE:
             if part in method and self._known is not None:
                 self._known = {key: value for key, value in self._known.items() if part not in key[0]}
-
-    def _put_for_thread(self, method: str, args: Sequence[Any], waiting: concurrent.futures.Future[Any]) -> None:
-        try:
-            if not self._put(method, args, waiting):
-                waiting.set_result(None)
-        except BaseException as error:
-            waiting.set_exception(error)
 
     def _forget(self) -> None:
         self._waiter = None
@@ -200,6 +202,19 @@ class Event:
             self._bridge.resume(waiter, value)
         elif waiter is not None and not waiter.done():
             waiter.set_result(value)
+        while self._queue and self.connection is not None:
+            method, args, waiter = self._queue.popleft()
+            if isinstance(waiter, Strand):
+                self._put_for_strand(method, args, waiter)
+            elif not waiter.done():
+                self._put_for(method, args, waiter)
+
+    def _put_for_strand(self, method: str, args: Sequence[Any], strand: Strand) -> None:
+        try:
+            if not self._put(method, args, strand):
+                self._bridge.resume(strand, None)
+        except BaseException as error:
+            self._bridge.throw(strand, error)
 
     def lost(self) -> None:
         """Kong is gone: whoever waits, waits in vain."""
@@ -210,13 +225,16 @@ class Event:
     def release(self) -> None:
         """Let go on who still waits for an answer, in a thread or a task."""
         self.over = True
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not isinstance(waiter, Strand) and not waiter.done():
-            waiter.set_exception(GatewayClosedError("the event is over"))
+        waiting, self._waiter = [self._waiter, *(waiter for _, _, waiter in self._queue)], None
+        self._queue.clear()
+        for waiter in waiting:
+            if waiter is not None and not isinstance(waiter, Strand) and not waiter.done():
+                waiter.set_exception(GatewayClosedError("the event is over"))
 
 
 def conclude(connection: Way, event: Event) -> None:
-    """Say how an event ended."""
+    """Say how an event ended; whoever still holds its `kong` can no longer use it."""
+    event.connection, event.over = None, True
     # In a phase without an answer to refuse with, all that can be done is to let the event end.
     refused = event.verdict == "refuse" and event.phase in _MAY_EXIT
     if refused:
@@ -224,6 +242,11 @@ def conclude(connection: Way, event: Event) -> None:
     else:
         connection.write(connection.session.done(event.ticket, event.number))
     connection.event_over(event, exited=refused)
+
+
+def _own_copy(value: Any) -> Any:
+    """What handlers do with a table is not for others to see."""
+    return copy.deepcopy(value) if type(value) in (dict, list) else value
 
 
 def _value_of(value: Any) -> Any:

@@ -17,7 +17,7 @@ from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.server import messages
-from gatewright.server.kong.event import REFUSAL, Event
+from gatewright.server.kong.event import REFUSAL, Event, conclude
 from gatewright.server.service import Service
 
 if TYPE_CHECKING:
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Instances"]
 
+_CLEAR_SECONDS: Final = 0.02
 _PID_BITS: Final = 24  # with an event counter of 28 bits, within what Lua's numbers hold exactly
 _ADDED_BY_KONG: Final = frozenset(("route_id", "service_id", "consumer_id", "plugin_instance_name"))
 """Beside `__seq__` and others that begin so (plugins_iterator.lua, `get_plugin_config`)."""
 _PID_MASK: Final = (1 << _PID_BITS) - 1
+_EVENT_MASK: Final = (1 << 28) - 1
 
 
 class Instances:
@@ -54,6 +56,7 @@ class Instances:
         self._next_connection = 0
         self._made_for_kong: dict[str, bool] = {}
         self._pid = os.getpid()
+        self._to_clear: list[tuple[PluginServerConnection, int]] = []
         self._sent: dict[tuple[int, int], tuple[int, int]] = {}  # connection and ticket: process and event
 
     def start(self, name: str, json_text: bytes, answer: Callable[[int | None, Any], None]) -> None:
@@ -112,8 +115,11 @@ class Instances:
 
     def new_event_number(self) -> int:
         """An id that no event has had; which worker's can be told from it."""
-        self._next_event += 1
-        return self._next_event << _PID_BITS | self._pid
+        while True:
+            self._next_event = self._next_event + 1 & _EVENT_MASK
+            number = self._next_event << _PID_BITS | self._pid
+            if number not in self.events:
+                return number
 
     def add(self, connection: PluginServerConnection) -> int:
         """Number a connection."""
@@ -159,6 +165,25 @@ class Instances:
             connection.write(letter.content)
         elif connection is not None and not letter.back:
             connection.refuse_number(letter.ticket, letter.event)
+
+    def refuse_all(self) -> None:
+        """Refuse what is under way: the process ends, and a connection that closes would let a request pass."""
+        for event in [*self.events.values(), *(each.event for each in self.connections.values() if each.event)]:
+            if not event.over and event.connection is not None:
+                event.verdict = "refuse"
+                conclude(event.connection, event)
+
+    def clear_soon(self, connection: PluginServerConnection) -> None:
+        """Take the note back of what a connection was asked, once the answer has left."""
+        if not self._to_clear:
+            self.service.loop.call_soon(self._clear)
+        self._to_clear.append((connection, connection.asked))
+
+    def _clear(self) -> None:
+        to_clear, self._to_clear = self._to_clear, []
+        for connection, asked in to_clear:
+            if connection.asked == asked and not connection.clear_guard():
+                self.service.loop.call_later(_CLEAR_SECONDS, self.clear_soon, connection)
 
     def on_gone(self, pid: int) -> None:
         """Another worker has ended: refuse what it was asked."""
