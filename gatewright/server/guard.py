@@ -66,6 +66,10 @@ class Guard:
         """It has come whole."""
         self._memory[slot * _SLOT] &= ~_PART
 
+    def sending(self, slot: int) -> None:
+        """The answer is on its way, in parts: there is nothing that somebody else could add."""
+        self._memory[slot * _SLOT] = _PART
+
     def clear(self, slot: int) -> None:
         """It was answered."""
         self._memory[slot * _SLOT] = 0

@@ -278,6 +278,8 @@ class PluginServerConnection(asyncio.Protocol):
         if self._closed:
             return True
         if self._transport.get_write_buffer_size():
+            if self._guard is not None:
+                self._guard.sending(self.slot)
             return False
         if not (self.session.buffered and not self.session.moves):
             self._clear_guard()
@@ -369,6 +371,8 @@ class PluginServerConnection(asyncio.Protocol):
         if self._closed or self._owed or self.event is not None or self.session.buffered:
             return False
         if self._transport.get_write_buffer_size():
+            if self._guard is not None:
+                self._guard.sending(self.slot)
             return False
         self._closed = self._service.hand_over(self, self._transport)
         return self._closed
