@@ -583,6 +583,36 @@ async def test_the_most_specific_configuration_runs(start: Start, tmp_path: Path
         assert (await get("/nowhere"))[1]["message"] == "no Service found with those values"
 
 
+LOGS = """
+priority = {priority}
+class Plugin(object):
+    def __init__(self, config): pass
+    def access(self, kong):
+        if kong.request.get_path()[0] == "/exit": kong.response.exit(403)
+    def log(self, kong): kong.log.notice("log of {name}")
+"""
+
+
+async def test_the_log_phase_runs_whoever_answered(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    plugins = {name: LOGS.format(name=name, priority=priority) for name, priority in (("first", 9), ("second", 8))}
+    server = start("msgpack", **plugins)
+    content = {
+        "services": [{"url": "http://s.test", "routes": [{"paths": ["/exit", "/ok"], "strip_path": False}]}],
+        "plugins": [{"name": name} for name in plugins],
+    }
+    async with kong_before(server, tmp_path, content) as (client, url, gateway):
+        for path, status in (("/ok", 200), ("/exit", 403), ("/nowhere", 404)):
+            caplog.clear()
+            async with client.get(url + path) as answer:
+                assert answer.status == status
+            await gateway.settle()
+            assert "log of first" in caplog.text
+            assert "log of second" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -593,6 +623,15 @@ async def test_the_most_specific_configuration_runs(start: Start, tmp_path: Path
         ({"_format_version": "3.0", "services": [{"name": "a"}]}, "services[0]: needs a url"),
         ({"_format_version": "3.0", "services": [{"url": "ftp://x"}]}, "services[0].url"),
         ({"_format_version": "3.0", "services": [{"url": "http://x", "nmae": "a"}]}, "services[0].nmae: unknown field"),
+        ({"_format_version": "3.0", "services": [{"url": "http://[::1"}]}, "services[0].url: Invalid"),
+        (
+            {"_format_version": "3.0", "services": [{"url": "http://x", "path": 1.5}]},
+            "services[0].path: expected a str",
+        ),
+        ({"_format_version": "3.0", "services": [{"url": "http://x", "name": "a\ud800"}]}, "its name is not a text"),
+        ({"_format_version": "3.0", "routes": [{"headers": "abc"}]}, "routes[0].headers: expected a map"),
+        ({"_format_version": "3.0", "routes": [{"headers": {"x": 1}}]}, "headers.x: expected an array of strings"),
+        ({"_format_version": "3.0", "routes": [{"strip_path": 1}]}, "routes[0].strip_path: expected a boolean"),
         ({"_format_version": "3.0", "routes": [{"paths": ["x"]}]}, "should start with /"),
         ({"_format_version": "3.0", "routes": [{"service": "gone"}]}, "there is no service 'gone'"),
         ({"_format_version": "3.0", "plugins": [{"config": {}}]}, "plugins[0].name: required field missing"),

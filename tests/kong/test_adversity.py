@@ -1,0 +1,315 @@
+"""What goes wrong on Kong's side or ours, and must neither let a request pass nor touch another one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from gatewright.errors import ConfigError, PluginError
+from gatewright.gateways.kong.pdk import METHODS
+from gatewright.runtime.kong_modules import adapt
+from gatewright.server.guard import Guard
+from tests.kong.conftest import Start
+from tests.kong.peer import Closed, Exited, Failed, MsgPackKong, connect
+
+both = pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+ways = pytest.mark.parametrize("flags", [(), ("-g",)], ids=["plain", "-g"])
+
+PLUGIN = """
+import threading, time
+from greenlet import GreenletExit
+
+class Plugin(object):
+    def __init__(self, config):
+        self.shared = None
+
+    def access(self, kong):
+        who, _ = kong.request.get_header("who")
+        if who == "later":
+            threading.Timer(0.2, lambda: kong.response.exit(418, "belongs to another")).start()
+            threading.Timer(0.3, lambda: kong.response.set_header("x", "late")).start()
+        if who == "waits":
+            time.sleep(0.6)
+        if who == "share":
+            self.shared = kong
+            kong.response.exit(200, "shared")
+        if who == "use":
+            self.shared.response.set_header("x", "y")
+        if who == "kill-me":
+            raise GreenletExit
+        if who == "crash":
+            import os; os._exit(9)
+        if who == "slow":
+            time.sleep(0.5)
+            kong.response.exit(403, "no")
+        if who == "ask":
+            kong.request.get_method()
+            kong.response.exit(403, "no")
+        if who == "body":
+            body, _ = kong.request.get_raw_body()
+            kong.response.exit(403, str(len(body)))
+        if who == "body, crash":
+            kong.request.get_raw_body()
+            import os; os._exit(9)
+        if who == "parallel":
+            found = []
+            threads = [threading.Thread(target=lambda n=n: found.append(kong.request.get_header(f"h{n}")[0]))
+                       for n in range(3)]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+            kong.response.set_header("x", ",".join(sorted(found)))
+        if who == "table":
+            kong.request.get_headers(5)[0].pop("a")
+            kong.response.set_header("x", ",".join(sorted(kong.request.get_headers(5)[0])))
+
+    async def rewrite(self, kong):
+        import asyncio
+        try:
+            await asyncio.wait_for(kong.request.get_method(), 0.1)
+        except asyncio.TimeoutError:
+            await kong.response.set_header("x", "gone on")
+"""
+
+
+def pdk(who: str, **more: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    return {"kong.request.get_header": lambda name: who if name == "who" else name, **more}
+
+
+def answer(kong: Any, instance: int, who: str, **more: Any) -> int:
+    with pytest.raises(Exited) as exited:
+        kong.event(instance, "access", {**pdk(who), **{name.replace("_DOT_", "."): run for name, run in more.items()}})
+    return exited.value.status
+
+
+@both
+@ways
+def test_a_kong_that_outlives_its_event_touches_no_other(start: Start, protocol: str, flags: tuple[str, ...]) -> None:
+    server = start(protocol, *flags, plain=PLUGIN)
+    with server.kong(1) if protocol == "msgpack" else server.kong() as kong:
+        instance = kong.start("plain", {})
+        kong.event(instance, "access", pdk("later"))
+        kong.calls.clear()
+        kong.event(instance, "access", pdk("waits"))  # the first one's timers go off meanwhile
+        assert kong.calls == [("kong.request.get_header", ["who"])]
+
+
+@both
+@ways
+def test_anothers_kong_is_no_way_out(start: Start, protocol: str, flags: tuple[str, ...]) -> None:
+    server = start(protocol, *flags, plain=PLUGIN)
+    with server.kong() as kong, server.kong() as other:
+        instance = kong.start("plain", {})
+        assert answer(kong, instance, "share") == 200
+        assert answer(other, instance, "use") == 500
+        assert "the event is over" in server.log
+
+
+@both
+@ways
+def test_whatever_ends_a_handler_its_request_does_not_pass(start: Start, protocol: str, flags: tuple[str, ...]) -> None:
+    server = start(protocol, *flags, plain=PLUGIN)
+    with server.kong() as kong:
+        assert answer(kong, kong.start("plain", {}), "kill-me") == 500
+
+
+@both
+@ways
+def test_calls_at_once_wait_for_each_other(start: Start, protocol: str, flags: tuple[str, ...]) -> None:
+    server = start(protocol, *flags, plain=PLUGIN, environ={"GATEWRIGHT_HOLD_LIMIT": "5"})
+    with server.kong() as kong:
+        instance = kong.start("plain", {})
+        if flags:  # in the loop a handler that waits for its own threads would wait for ever
+            kong.event(instance, "access", pdk("parallel"))
+            assert kong.calls[-1] == ("kong.response.set_header", ["x", "h0,h1,h2"])
+        slow = {"kong.request.get_method": lambda: time.sleep(0.3) or "GET"}
+        kong.calls.clear()
+        kong.event(instance, "rewrite", slow)
+        assert kong.calls[-1] == ("kong.response.set_header", ["x", "gone on"])
+
+
+@both
+def test_tables_that_handlers_change_are_their_own(start: Start, protocol: str) -> None:
+    server = start(protocol, plain=PLUGIN)
+    with server.kong() as kong:
+        headers = {"kong.request.get_headers": lambda _: {"a": ["1"], "b": ["2"]}}
+        kong.event(kong.start("plain", {}), "access", {**pdk("table"), **headers})
+        assert kong.calls[-1] == ("kong.response.set_header", ["x", "a,b"])
+        assert len([method for method, _ in kong.calls if method == "kong.request.get_headers"]) == 1
+
+
+@both
+@ways
+def test_a_stop_lets_what_is_under_way_end(start: Start, protocol: str, flags: tuple[str, ...]) -> None:
+    server = start(protocol, *flags, plain=PLUGIN)
+    statuses = []
+    with server.kong() as kong, server.kong() as other:
+        instance = kong.start("plain", {})
+        thread = threading.Thread(target=lambda: statuses.append(answer(kong, instance, "slow")))
+        thread.start()
+        time.sleep(0.2)
+
+        def stop() -> str:
+            server.process.terminate()
+            time.sleep(0.2)
+            return "GET"
+
+        statuses.append(answer(other, instance, "ask", kong_DOT_request_DOT_get_method=stop))
+        thread.join()
+        assert statuses == [403, 403]
+    assert server.process.wait(10) == 0
+    assert "Traceback" not in server.log
+
+
+def test_a_stop_that_cannot_wait_refuses(start: Start) -> None:
+    server = start("msgpack", "-g", plain=PLUGIN, environ={"GATEWRIGHT_DRAIN": "0.1"})
+    with server.kong() as kong:
+        instance = kong.start("plain", {})
+        threading.Timer(0.1, server.process.terminate).start()
+        assert answer(kong, instance, "slow") == 500
+    assert server.process.wait(10) == 1
+
+
+@both
+def test_crashes_in_a_row_let_nobody_pass(start: Start, protocol: str) -> None:
+    server = start(protocol, plain=PLUGIN)
+    with server.kong() as kong:
+        instance = kong.start("plain", {})
+    for _ in range(7):
+        with server.kong() as kong:
+            assert answer(kong, instance, "crash") == 500
+    with server.kong() as kong:
+        assert answer(kong, instance, "slow") == 403
+
+
+@both
+@pytest.mark.parametrize("size", [1_000, 1_000_000])
+def test_a_request_in_many_pieces_is_refused_like_any_other(start: Start, protocol: str, size: int) -> None:
+    server = start(protocol, plain=PLUGIN)
+    with server.kong() as kong:
+        instance = kong.start("plain", {})
+        body = {"kong_DOT_request_DOT_get_raw_body": lambda: b"x" * size}
+        assert answer(kong, instance, "body, crash", **body) == 500
+    with server.kong() as kong:
+        assert answer(kong, instance, "body", **body) == 403
+
+
+def test_a_worker_that_dies_in_mid_request_leaves_nobody_waiting(start: Start) -> None:
+    server = start("msgpack", plain=PLUGIN)
+    with server.kong(1) as kong, server.kong(1) as other:
+        instance = kong.start("plain", {})
+        request = msgpack.packb([0, 77, "plugin.HandleEvent", [{"InstanceId": instance, "EventName": "access"}]])
+        kong.pool[0].sendall(request[:-9])
+        time.sleep(0.2)
+        assert answer(other, instance, "crash") == 500
+        kong.pool[0].settimeout(5)
+        refusal = msgpack.unpackb(kong.pool[0].recv(4096))
+        assert refusal[1] == 77
+        assert refusal[3]["Data"]["Method"] == "kong.response.exit"
+
+
+@both
+def test_an_answer_that_is_too_long_is_refused(start: Start, protocol: str) -> None:
+    server = start(protocol, plain=PLUGIN)
+    with server.kong() as kong:
+        instance = kong.start("plain", {})
+        body = b"x" * (65 << 20)
+        assert answer(kong, instance, "body", kong_DOT_request_DOT_get_raw_body=lambda: body) == 500
+    assert "broke the protocol" in server.log
+
+
+@both
+def test_connections_beyond_the_limit_are_refused(start: Start, protocol: str) -> None:
+    server = start(protocol, plain=PLUGIN, environ={"GATEWRIGHT_MAX_CONNECTIONS": "3"})
+    with server.kong() as kong:
+        instance = kong.start("plain", {})
+    time.sleep(0.3)
+    kongs = [MsgPackKong(server.path, 1) if protocol == "msgpack" else server.kong() for _ in range(6)]
+    held = [connect(server.path) for _ in range(3)]
+    statuses = [answer(kong, instance, "ask") for kong in kongs]
+    assert 500 in statuses
+    assert "too many connections" in server.log
+    for sock in held:
+        sock.close()
+    for kong in kongs:
+        kong.close()
+    time.sleep(0.3)
+    with server.kong() as kong:
+        assert answer(kong, instance, "ask") == 403
+
+
+@both
+def test_an_instance_that_is_gone_is_started_anew_though_the_worker_has_a_guard(start: Start, protocol: str) -> None:
+    server = start(protocol, plain=PLUGIN)
+    with server.kong() as kong, pytest.raises((Failed, Closed)):  # and no answer of 500, which Kong would believe
+        kong.event(4711, "access", pdk("ask"))
+
+
+# --- parts
+
+
+def test_event_ids_stay_within_what_lua_holds_exactly() -> None:
+    from gatewright.server.kong.instances import Instances
+
+    instances = Instances.__new__(Instances)
+    instances._pid, instances.events, instances._next_event = (1 << 24) - 1, {}, (1 << 28) - 3
+    numbers = [instances.new_event_number() for _ in range(6)]
+    assert len(set(numbers)) == 6
+    assert all(number < 1 << 53 and number == int(float(number)) for number in numbers)
+
+
+def test_the_guard() -> None:
+    guard = Guard(2)
+    one, two = guard.take_slot(), guard.take_slot()
+    assert one is not None
+    assert two is not None
+    assert guard.take_slot() is None
+    guard.mark(one, b"x" * 100)
+    assert guard.asked(one) == (b"x" * 31, False)
+    guard.complete(one)
+    assert guard.asked(one) == (b"x" * 31, True)
+    assert guard.asked(two) == (b"", True)
+    guard.sending(one)
+    assert guard.asked(one) == (b"", False)
+    guard.clear(one)
+    assert guard.asked(one) == (b"", True)
+    guard.free(one)
+    assert guard.take_slot() == one
+
+
+@pytest.mark.parametrize(
+    ("method", "args"),
+    [("kong.service.request.set_path", [5]), ("kong.service.request.set_raw_query", [True]),
+     ("kong.response.exit", [200, 3]), ("kong.response.clear_header", [[104, 105]])],
+)  # fmt: skip
+def test_numbers_are_no_text(method: str, args: list[Any]) -> None:
+    with pytest.raises(PluginError, match="text or bytes are expected"):
+        METHODS[method].encode(args)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [({"schema": 5}, "Schema is a list"), ({"schema": ({"a": "string"},)}, "a field of Schema is written"),
+     ({"schema": ({"a": {"type": "string", "one_of": {1}}},)}, "wants JSON"), ({"priority": "high"}, "whole number")],
+)  # fmt: skip
+def test_odd_schemas_are_told(what: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        adapt("odd", type("Plugin", (), {}), **what)
+
+
+def test_an_odd_module_keeps_no_other_from_being_served(start: Start, tmp_path: Path) -> None:
+    server = start("msgpack", plain=PLUGIN, odd="Schema = None\nclass Plugin(object): pass\n")
+    assert "Schema is a list of fields, not None" in server.log
+    with server.kong() as kong:
+        assert answer(kong, kong.start("plain", {}), "ask") == 403
+    command = [sys.executable, "-m", "kong_pdk.cli", "-d", tmp_path / "plugins", "-p", tmp_path, "--dump-all-plugins"]
+    dump = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Traceback" not in dump.stderr
+    assert "odd.py" in dump.stderr
