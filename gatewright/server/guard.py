@@ -54,17 +54,13 @@ class Guard:
 
     # --- in the worker
 
-    def mark(self, slot: int, data: bytes) -> None:
-        """A request has begun to come."""
+    def mark(self, slot: int, data: bytes, *, whole: bool = True) -> None:
+        """A request has come, or has begun to."""
         at = slot * _SLOT
         size = min(len(data), _KEPT)
         # The size last: what it counts has to be there.
         self._memory[at + 1 : at + 1 + size] = data[:size]
-        self._memory[at] = size | _PART
-
-    def complete(self, slot: int) -> None:
-        """It has come whole."""
-        self._memory[slot * _SLOT] &= ~_PART
+        self._memory[at] = size if whole else size | _PART
 
     def sending(self, slot: int) -> None:
         """The answer is on its way, in parts: there is nothing that somebody else could add."""

@@ -271,9 +271,9 @@ def test_the_guard() -> None:
     assert one is not None
     assert two is not None
     assert guard.take_slot() is None
-    guard.mark(one, b"x" * 100)
+    guard.mark(one, b"x" * 100, whole=False)
     assert guard.asked(one) == (b"x" * 31, False)
-    guard.complete(one)
+    guard.mark(one, b"x" * 100)
     assert guard.asked(one) == (b"x" * 31, True)
     assert guard.asked(two) == (b"", True)
     guard.sending(one)

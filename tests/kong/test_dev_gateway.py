@@ -626,7 +626,7 @@ async def test_the_log_phase_runs_whoever_answered(
         ({"_format_version": "3.0", "services": [{"url": "http://[::1"}]}, "services[0].url: Invalid"),
         (
             {"_format_version": "3.0", "services": [{"url": "http://x", "path": 1.5}]},
-            "services[0].path: expected a str",
+            "path: expected a string",
         ),
         ({"_format_version": "3.0", "services": [{"url": "http://x", "name": "a\ud800"}]}, "its name is not a text"),
         ({"_format_version": "3.0", "routes": [{"headers": "abc"}]}, "routes[0].headers: expected a map"),

@@ -72,11 +72,9 @@ class PluginServerConnection(asyncio.Protocol):
         if self._discards:
             return
         session = self.session
-        if not session.buffered:
+        first = not session.buffered
+        if first:
             self._head = data[:_HEAD]
-            if self._guard is not None and self.slot >= 0:
-                self.asked += 1
-                self._guard.mark(self.slot, data)
         self._service.bytes_in += len(data)
         try:
             events = session.receive_data(data)
@@ -86,8 +84,9 @@ class PluginServerConnection(asyncio.Protocol):
             )
             self._break_off()
             return
-        if self._guard is not None and self.slot >= 0 and (events or not session.buffered):
-            self._guard.complete(self.slot)
+        if self._guard is not None and self.slot >= 0 and (events or first):
+            self.asked += 1
+            self._guard.mark(self.slot, self._head, whole=bool(events))
         for event in events:
             self._on_event(event)
         if not events and self.event is None and not session.buffered:  # Kong has caught up
