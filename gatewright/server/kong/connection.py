@@ -66,6 +66,8 @@ class PluginServerConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._number = self._instances.add(self)
         self._taken_in = self._service.take_in(self)
+        if not self._taken_in:
+            self.slot = -1  # it will be another one's
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
