@@ -35,6 +35,7 @@ from gatewright.server.channel import Channel
 from gatewright.server.dispatcher import Dispatcher
 from gatewright.server.forking import fork_worker
 from gatewright.server.guard import Guard
+from gatewright.server.last_words import LastWords
 from gatewright.server.listener import Listener, watches_parent
 from gatewright.server.notify import Notifier
 from gatewright.server.plan import Plan
@@ -52,7 +53,6 @@ EXIT_WORKERS_FAIL: Final = 3
 
 _LOOK_SECONDS = 0.25
 _FROZEN_SECONDS = 2.0
-_LINGER_SECONDS = 1.0
 _REFUSED_AT_ONCE = 1024
 """Connections beyond a worker's limit that it may have while it refuses what they ask for."""
 _LONGEST_PAUSE_IN_WAITING = 1.0
@@ -90,7 +90,6 @@ class Supervisor:
         self._was_ready = False
         self._gone = WorkerReport()
         self._numbers = 0
-        self._lingering: set[socket.socket] = set()
         self._told_alive = 0.0
         self._looked = monotonic()
         self._parent = os.getppid()
@@ -120,6 +119,7 @@ class Supervisor:
             self._listener = Listener.obtain(settings)
             self._listener.set_backlog(self._plan.backlog)
             self._dispatcher = Dispatcher(self._loop, self._listener, self._workers)
+            self._last_words = LastWords(self._loop, self._dispatcher)
             self.reloads = Reloads(self, self._load, self._notifier)
             self._loop.run_until_complete(self._start())
             while (worker := self._loop.run_until_complete(self._next_fork())) is not None:
@@ -173,7 +173,7 @@ class Supervisor:
         for other in self._workers:
             others |= {connection.fileno() for _, connection in other.in_transit}
             others |= {connection.fileno() for connection in other.held.values()}
-        others |= {connection.fileno() for connection in self._lingering}
+        others |= self._last_words.descriptors()
         if worker.plan.last_words is not None:
             worker.guard = Guard(worker.plan.settings.max_connections + _REFUSED_AT_ONCE)
         try:
@@ -285,7 +285,9 @@ class Supervisor:
             self._workers.remove(worker)
         while worker.in_transit:
             self._dispatcher.place(worker.in_transit.popleft()[1])
-        self._answer_for(worker)
+        self._last_words.worker_ended(worker, stopping=self._stopping)
+        for other in self._workers:
+            other.send(messages.Gone(worker.pid))
         self._gone = add_up([], gone=[self._gone, worker.report])
         lived = monotonic() - worker.began
         expected = was is Stage.RETIRING or self._stopping
@@ -305,47 +307,6 @@ class Supervisor:
             else:
                 self._replace(worker, how, lived)
         self._finish_if_over()
-
-    def _answer_for(self, worker: Worker) -> None:
-        """Refuse what a worker that is gone was asked and did not answer; its other connections go to others."""
-        if worker.guard is not None:
-            for slot in list(worker.held):
-                connection = worker.held.pop(slot)
-                asked, whole = worker.guard.asked(slot)
-                if asked:
-                    self._say_last_words(worker, connection, asked)
-                if whole and (not asked or worker.plan.goes_on) and not self._stopping:
-                    self._dispatcher.place(connection)
-                else:
-                    self._let_linger(connection)
-            worker.guard.close()
-        for other in self._workers:
-            other.send(messages.Gone(worker.pid))
-
-    @staticmethod
-    def _say_last_words(worker: Worker, connection: socket.socket, asked: bytes) -> None:
-        if worker.plan.last_words is not None:
-            with contextlib.suppress(OSError):  # the gateway is gone, too
-                connection.send(worker.plan.last_words(asked))
-
-    def _let_linger(self, connection: socket.socket) -> None:
-        """Close a connection soon: the gateway may still want to send something, and has to read what it was sent."""
-        self._lingering.add(connection)
-
-        def close() -> None:
-            self._lingering.discard(connection)
-            connection.close()
-
-        self._loop.call_later(_LINGER_SECONDS, close)
-
-    def _closed_by(self, worker: Worker, slots: list[int]) -> None:
-        """A worker has closed connections, or the gateway has; it may have owed an answer."""
-        for slot in slots:
-            if worker.guard is not None and slot in worker.held:
-                asked, _ = worker.guard.asked(slot)
-                if asked:
-                    self._say_last_words(worker, worker.held[slot], asked)
-            worker.let_go(slot)
 
     def _replace(self, worker: Worker, how: str, lived: float) -> None:
         self._crashes = self._crashes + 1 if lived < _QUICK_DEATH else 1
@@ -392,7 +353,7 @@ class Supervisor:
                 self._registry.built(token)
             case messages.Closed(count, slots):
                 worker.connections -= count
-                self._closed_by(worker, slots)
+                self._last_words.closed_by(worker, slots)
             case messages.Return(slot):
                 worker.send(messages.Returned(connection is not None))
                 if connection is not None:

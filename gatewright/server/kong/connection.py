@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable
 from time import time
 from typing import Any, Final, cast
 
 from gatewright.errors import ConfigError, GatewayClosedError, GatewrightError, ProtocolError
-from gatewright.gateways.kong.dump import plugin_info
 from gatewright.gateways.kong.events import (
     Answer,
     CloseInstance,
@@ -25,6 +23,7 @@ from gatewright.runtime.pdk import PhaseExit
 from gatewright.server.kong.event import REFUSAL, Event, conclude
 from gatewright.server.kong.instances import Instances
 from gatewright.server.kong.native import run_access, run_response
+from gatewright.server.kong.queries import answer_to
 from gatewright.server.service import Service
 
 __all__ = ["PluginServerConnection", "driver"]
@@ -318,17 +317,10 @@ class PluginServerConnection(asyncio.Protocol):
         self._service.loop.call_soon(self.give_back)
 
     def _on_query(self, ticket: int, what: str, argument: Any) -> None:
-        plugins = self._service.builder.plugins
-        content: Any = None
         if what == "instance_status":
             self._start(self._tell_instance, (ticket, argument))
             return
-        if what == "plugin_names":
-            content = {"names": sorted(plugins)}
-        elif what == "plugin_info" and argument in plugins:
-            content = plugin_info(plugins[argument])
-        elif what == "status":
-            content = self._status()
+        content = answer_to(self._service, what, argument)
         if content is None:
             self._fail(ticket, f"{argument} is not known" if what == "plugin_info" else f"no such method: {argument}")
         else:
@@ -341,21 +333,6 @@ class PluginServerConnection(asyncio.Protocol):
             self._fail(ticket, _NO_INSTANCE % number)
         else:
             self.write(self.session.started(ticket, chain.name, number, None, 0.0))
-
-    def _status(self) -> dict[str, Any]:
-        confs = self._service.confs
-        return {
-            "Pid": os.getpid(),
-            "Plugins": {
-                name: {
-                    "Name": name,
-                    "Instances": [
-                        {"Name": name, "Id": number} for number, chain in confs.items() if chain.name == name
-                    ],
-                }
-                for name in sorted(self._service.builder.plugins)
-            },
-        }
 
     # --- ending (see `Service`)
 
