@@ -395,7 +395,6 @@ class Supervisor:
             return
         if worker.number == 1:
             log_plugins(plugins, errors)
-            self._open_sockets([plugin.name for plugin in plugins])
         self._registry.tell_all(worker)
 
     def _open_sockets(self, names: list[str]) -> None:
@@ -429,6 +428,9 @@ class Supervisor:
 
     def _settle(self) -> None:
         """Workers have become ready: connections can come, and may have to be spread anew."""
+        newest = next((worker for worker in self._workers if worker.stage is Stage.READY), None)
+        if newest is not None:
+            self._open_sockets([plugin.name for plugin in newest.plugins])
         if not self._was_ready and all(worker.stage is Stage.READY for worker in self._workers):
             self._was_ready = True
             self._log.info(

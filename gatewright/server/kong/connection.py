@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from time import time
 from typing import Any, Final, cast
@@ -97,11 +96,11 @@ class PluginServerConnection(asyncio.Protocol):
     def _break_off(self) -> None:
         """Refuse what was asked, if that much can be told, and read on for a while, so that Kong reads the refusal."""
         self._discards = True
-        with contextlib.suppress(GatewrightError):
-            self._transport.write(self.session.last_words(self._head, REFUSAL))
         if self.event is not None:
             self.event.lost()
-        self._service.loop.call_later(_LINGER_SECONDS, self._transport.close)
+        words = self.session.last_words(self._head, REFUSAL)
+        self._transport.write(words)
+        self._service.loop.call_later(_LINGER_SECONDS if words else 0.0, self._transport.close)
 
     def connection_lost(self, _: Exception | None) -> None:
         """End what still waits for this connection."""
