@@ -7,7 +7,10 @@ import ipaddress
 import json
 import logging
 import os
+import shlex
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -309,6 +312,38 @@ async def test_targets_and_upstreams(start: Start, tmp_path: Path, protocol: str
                 assert answer.status == 200, server.log
                 assert (await answer.json())["path"] == "/base/rest"
     await echo.stop()
+
+
+async def test_a_services_certificate_is_checked_if_a_plugin_wants_it(start: Start, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 -subj /CN=service.test"
+    subprocess.run(shlex.split(command), cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+        await writer.drain()
+        writer.close()
+
+    service = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    port = service.sockets[0].getsockname()[1]
+    server = start("msgpack", caller=CALLER)
+    for verify, status in ((False, 200), (True, 502)):
+        calls = [
+            ["kong.service.request.set_scheme", ["https"]],
+            ["kong.service.set_target", ["127.0.0.1", port]],
+            ["kong.service.set_retries", [0]],
+            ["kong.service.set_tls_verify", [verify]],
+        ]
+        async with (
+            kong_before(server, tmp_path, calling({"access": calls})) as (client, url, _),
+            client.get(f"{url}/v1/rest") as got,
+        ):
+            assert got.status == status, server.log
+    service.close()
 
 
 @both

@@ -110,9 +110,9 @@ class Exchange:
     response_headers: HeaderList = field(default_factory=lambda: HeaderList([]))
     service_answer: BufferedAnswer | None = None
     source: str = "error"
-    proxied: bool = False
     tls_verify: bool | None = None
     later: bool = False
+    waited_ms: int = 0
 
     def __post_init__(self) -> None:
         self.headers = HeaderList(self.request.headers)

@@ -9,6 +9,7 @@ Where Kong has a fault, it is shown as a warning that names it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import tempfile
@@ -122,11 +123,12 @@ class KongGateway:
     async def handle(self, request: ClientRequest) -> Answer:
         """Answer one request."""
         self._requests += 1
-        with tempfile.NamedTemporaryFile(prefix="client-body-") as file:
-            long = len(request.body) > self._body_buffer_size
-            if long:
-                await asyncio.to_thread(Path(file.name).write_bytes, request.body)
-            visit = _Visit(self, request, file.name if long else "")
+        with contextlib.ExitStack() as stack:
+            body_file = ""
+            if len(request.body) > self._body_buffer_size:
+                body_file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="client-body-")).name
+                await asyncio.to_thread(Path(body_file).write_bytes, request.body)
+            visit = _Visit(self, request, body_file)
             answer = await visit.run()
         log.info("%s %s -> %d", request.method, request.target, answer.status)
         self._later(visit.log_phase())
@@ -184,7 +186,7 @@ class _Visit:
         await self._access(match.route["id"], service.get("id"))
         if match.service is None:
             self._pdk("kong.response.error", (503, "no Service found with those values", None))
-        exchange.proxied, exchange.source = True, "service"
+        exchange.source = "service"
         exchange.buffered = exchange.buffered or any("response" in each.plugin.phases for each in self._ran)
         await self._ask_service()
         if exchange.buffered:
@@ -244,6 +246,7 @@ class _Visit:
                     host, port, tls=exchange.upstream_scheme == "https", method=exchange.method,
                     target=exchange.upstream_path + query, headers=headers, body=exchange.body,
                     timeout=limits.get("read_timeout", 60000) / 1000,
+                    verify=bool(limits.get("tls_verify") if exchange.tls_verify is None else exchange.tls_verify),
                 )  # fmt: skip
                 break
             except UpstreamError as error:
@@ -251,7 +254,7 @@ class _Visit:
                 if attempt == tries:
                     exchange.source = "error"
                     raise Exit(502, error_body(502, None, exchange.id), {_JSON[0]: [_JSON[1]]}) from None
-        exchange.ctx["waited"] = int((time.monotonic() - began) * 1000)
+        exchange.waited_ms = int((time.monotonic() - began) * 1000)
         own = exchange.response_headers.entries
         gone = _HOP_BY_HOP | {"content-length", "date"}
         headers = [(name, value) for name, value in got.headers if name.lower() not in gone]
@@ -311,8 +314,8 @@ class _Visit:
         assert got is not None  # noqa: S101 - the phases ended without an answer of a plugin's
         headers = exchange.response_headers
         elapsed = int((time.time() - exchange.began) * 1000)
-        headers.set("X-Kong-Upstream-Latency", [str(exchange.ctx.get("waited", 0))])
-        headers.set("X-Kong-Proxy-Latency", [str(max(elapsed - exchange.ctx.get("waited", 0), 0))])
+        headers.set("X-Kong-Upstream-Latency", [str(exchange.waited_ms)])
+        headers.set("X-Kong-Proxy-Latency", [str(max(elapsed - exchange.waited_ms, 0))])
         via = got.headers.get("via")
         headers.set("Via", [f"{via}, 1.1 {_NAME}" if via else f"1.1 {_NAME}"])
         return self._answer(got.body)
