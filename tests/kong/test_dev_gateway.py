@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import json
 import logging
-import os
 import shlex
 import shutil
 import signal
@@ -255,10 +254,12 @@ def the_request(client: ClientSession, url: str) -> Any:
 
 
 @both
-async def test_every_method_that_reads_in_the_access_phase(start: Start, tmp_path: Path, protocol: str) -> None:
+async def test_every_method_that_reads_in_the_access_phase(
+    start: Start, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = start(protocol, caller=CALLER, environ={"GATEWRIGHT_LOG_LEVEL": "info"})
     table = list(READ_IN_ACCESS)
-    os.environ["GATEWRIGHT_TEST_SECRET"] = "hush"
+    monkeypatch.setenv("GATEWRIGHT_TEST_SECRET", "hush")
     if protocol == "msgpack":
         table += MORE_OVER_MSGPACK
     calls = [[method, args] for method, args, _ in table]

@@ -24,7 +24,6 @@ from gatewright.dev.kong.values import LuaError
 log = logging.getLogger("gatewright.dev.kong")
 _NODE_ID: Final = str(uuid.uuid4())
 _CLUSTER_ID: Final = str(uuid.uuid4())
-# --- client
 
 
 @function("client.get_ip")
@@ -95,9 +94,6 @@ def _get_protocol(pdk: Pdk, allow_terminated: Any) -> str | None:
 @function("client.tls.set_client_verify", BEFORE_CONTENT)
 def _tls(pdk: Pdk, _value: Any) -> None:
     """There is no TLS towards clients here."""
-
-
-# --- ctx, nginx, node, and other small things
 
 
 @function("ctx.shared.set", later=True)

@@ -16,7 +16,6 @@ _LEVELS: Final = {
     "alert": logging.CRITICAL, "crit": logging.CRITICAL, "err": logging.ERROR, "warn": logging.WARNING,
     "notice": logging.INFO, "info": logging.INFO, "debug": logging.DEBUG, "deprecation": logging.WARNING,
 }  # fmt: skip
-# --- log
 
 
 def _log(level: str) -> Callable[..., None]:

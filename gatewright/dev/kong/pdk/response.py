@@ -30,7 +30,6 @@ _MESSAGES: Final = {
     502: "An invalid response was received from the upstream server",
     503: "The upstream server is currently unavailable", 504: "The upstream server is timing out",
 }  # fmt: skip
-# --- response
 
 
 @function("response.get_status", ANSWERED, later=True)

@@ -32,7 +32,6 @@ _METHODS: Final = frozenset(
         "UNLOCK", "PATCH", "TRACE",
     )
 )  # fmt: skip
-# --- service
 
 
 @function("service.set_upstream", ACCESS)
