@@ -107,7 +107,11 @@ def start_dedicated_server(
     """
     args = _parser(dedicated=True).parse_args()
     schema = _schema or getattr(sys.modules.get(plugin.__module__), "Schema", ())
-    adapted = adapt(name, plugin, version=_version, priority=_priority, schema=schema)
+    try:
+        adapted = adapt(name, plugin, version=_version, priority=_priority, schema=schema)
+    except ConfigError as error:
+        print(f"kong_pdk: {name}: {error}", file=sys.stderr)
+        sys.exit(2)
     if args.dump:
         with own_stdout() as out:
             out.write(dump([adapted], args.protocol))
@@ -126,7 +130,7 @@ def _start_anew(file: str, args: argparse.Namespace, spec: dict[str, Any]) -> No
     command = [
         *(sys.executable, "-m", "kong_pdk.cli", "-g", *flags, "-d", file, "-p", args.prefix),
         *("--socket-name", args.socket_name or f"{spec['name']}.sock", "--protocol", args.protocol),
-        *("--dedicated", json.dumps(spec)),
+        *("--listen-queue-size", str(args.listen_queue_size), "--dedicated", json.dumps(spec)),
     ]
     sys.stdout.flush()
     sys.stderr.flush()
@@ -134,6 +138,8 @@ def _start_anew(file: str, args: argparse.Namespace, spec: dict[str, Any]) -> No
 
 
 def _load_dedicated(file: Path, spec: dict[str, Any]) -> Discovery:
+    if (place := str(file.resolve().parent)) not in sys.path:
+        sys.path.insert(0, place)  # as for a file that is run
     plugin = attrgetter(spec["class"])(load_file(file.resolve()))
     adapted = adapt(
         spec["name"], plugin, version=spec["version"], priority=spec["priority"], schema=spec["schema"]

@@ -202,14 +202,15 @@ def test_native_plugins_and_processes(start: Start) -> None:
 def test_a_dedicated_server_has_gevent_before_its_plugins_imports(tmp_path: Path) -> None:
     """Or else a context for TLS made from what was imported before would recur without end."""
     file = tmp_path / "own.py"
+    (tmp_path / "own_neighbour.py").write_text("VALUE = 'yes'\n")
     file.write_text(
-        "import ssl\nfrom ssl import SSLContext, PROTOCOL_TLS_CLIENT\n"
+        "import ssl\nfrom ssl import SSLContext, PROTOCOL_TLS_CLIENT\nfrom own_neighbour import VALUE\n"
         "version = '1.2.3'\npriority = 9\nSchema = ()\n"
         "class Plugin(object):\n"
         "    def __init__(self, config): pass\n"
         "    def access(self, kong):\n"
         "        SSLContext(PROTOCOL_TLS_CLIENT).options |= ssl.OP_NO_TLSv1_2\n"
-        "        kong.response.set_header('x-done', 'yes')\n"
+        "        kong.response.set_header('x-done', VALUE)\n"
         "if __name__ == '__main__':\n"
         "    from kong_pdk.cli import start_dedicated_server\n"
         "    start_dedicated_server('named-otherwise', Plugin, version, priority)\n"
