@@ -25,7 +25,6 @@ _QUERIES: Final = {
     "plugin.GetStatus": "status",
     "plugin.GetPluginNames": "plugin_names",
     "plugin.GetPluginInfo": "plugin_info",
-    "plugin.InstanceStatus": "instance_status",
 }
 _DONE: Final = "ret"
 _MAX_BUFFER: Final = 64 << 20
@@ -75,21 +74,24 @@ class MsgPackSession:
             raise ProtocolError(f"not a request [0, id, method, arguments]: {str(message)[:80]}")
         _, ticket, method, args = message
         argument: Any = args[0] if isinstance(args, list) and args else None
+        ticket = _check(ticket, "its id")
         try:
             match method:
                 case "plugin.HandleEvent":
-                    return HandleEvent(ticket, argument["InstanceId"], argument["EventName"])
+                    return HandleEvent(ticket, _check(argument["InstanceId"], "InstanceId"), str(argument["EventName"]))
                 case "plugin.StepError":
-                    return Answer(ticket, argument["EventId"], None, str(argument.get("Data")))
+                    return Answer(ticket, _check(argument["EventId"], "EventId"), None, str(argument.get("Data")))
                 case "plugin.StartInstance":
                     config = argument["Config"]
                     raw = config if isinstance(config, bytes) else config.encode("utf-8", "surrogateescape")
-                    return StartInstance(ticket, argument["Name"], raw)
+                    return StartInstance(ticket, str(argument["Name"]), raw)
                 case "plugin.CloseInstance":
-                    return CloseInstance(ticket, argument)
+                    return CloseInstance(ticket, _check(argument, "instance"))
                 case _ if isinstance(method, str) and method.startswith("plugin.Step"):
-                    return Answer(ticket, argument["EventId"], argument.get("Data"))
-                case _ if method in _QUERIES:
+                    return Answer(ticket, _check(argument["EventId"], "EventId"), argument.get("Data"))
+                case "plugin.InstanceStatus":
+                    return Query(ticket, "instance_status", _check(argument, "instance"))
+                case _ if isinstance(method, str) and method in _QUERIES:
                     return Query(ticket, _QUERIES[method], argument)
                 case _:
                     return Query(ticket, "unknown", method)
@@ -140,6 +142,15 @@ class MsgPackSession:
         if method == "plugin.HandleEvent" or method.startswith("plugin.Step"):
             return cls().call(ticket, 0, "kong.response.exit", refusal)
         return _pack(ticket, "the plugin server's process ended", None)
+
+
+def _check(number: Any, what: str) -> int:
+    """A number that Lua can hold: others are no ids of ours, and not to be passed on."""
+    if type(number) is float and number.is_integer():
+        number = int(number)
+    if type(number) is not int or not 0 <= number < 1 << 63:
+        raise ProtocolError(f"{what} is not a number: {str(number)[:40]}")
+    return number
 
 
 def _pack(ticket: int, error: str | None, result: Any) -> bytes:
