@@ -313,3 +313,45 @@ def test_an_odd_module_keeps_no_other_from_being_served(start: Start, tmp_path: 
     dump = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "Traceback" not in dump.stderr
     assert "odd.py" in dump.stderr
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        [0, 1, "plugin.HandleEvent", [{"InstanceId": "abc", "EventName": "access"}]],
+        [0, 1, "plugin.HandleEvent", [{"InstanceId": (1 << 64) - 1, "EventName": "access"}]],
+        [0, 1, "plugin.Step", [{"EventId": "abc"}]],
+        [0, 1, "plugin.Step", [{"EventId": [1]}]],
+        [0, 1, "plugin.CloseInstance", [{"a": 1}]],
+        [0, 1, "plugin.InstanceStatus", ["abc"]],
+        [0, "one", "plugin.GetStatus", []],
+        [0, 1, ["plugin.GetStatus"], []],
+        [0, 1, "plugin.StartInstance", [{"Name": 5, "Config": 7}]],
+        [0, 1, "plugin.HandleEvent", []],
+    ],
+)
+def test_ids_that_are_none_end_their_connection_only(start: Start, request_: list[Any]) -> None:
+    server = start("msgpack", plain=PLUGIN)
+    with server.kong() as kong, MsgPackKong(server.path, 1) as odd:
+        instance = kong.start("plain", {})
+        odd.pool[0].sendall(msgpack.packb(request_))
+        odd.pool[0].settimeout(8)
+        answered = odd.pool[0].recv(4096)
+        if answered and request_[2] == "plugin.HandleEvent" and request_[3]:
+            assert b"kong.response.exit" in answered, "or else the request would pass"
+        assert answer(kong, instance, "ask") == 403
+    assert "worker ended" not in server.log
+
+
+def test_a_dedicated_server_says_what_is_wrong_with_its_plugin(tmp_path: Path) -> None:
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "class Plugin(object):\n    pass\n"
+        "from kong_pdk.cli import start_dedicated_server\n"
+        "start_dedicated_server('odd', Plugin, '1', 'high', ())\n"
+    )
+    ended = subprocess.run([sys.executable, file, "--dump"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "kong_pdk: odd: " in ended.stderr
+    assert "priority" in ended.stderr
+    assert "Traceback" not in ended.stderr

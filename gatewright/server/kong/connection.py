@@ -211,7 +211,8 @@ class PluginServerConnection(asyncio.Protocol):
                 service.failures.report("plugin failed: request refused", kind="plugin_error", plugin=chain.name,
                                         route=chain.key, error=error, traceback=True)  # fmt: skip
                 self._refuse(event)
-            self.event_over(event, exited=True)
+            else:
+                self.event_over(event, exited=True)
         except GatewrightError:
             self._refuse(event)  # whoever raised it has logged the cause
         except BaseException as error:  # GreenletExit, say: whatever it is, the request must not pass
@@ -305,6 +306,8 @@ class PluginServerConnection(asyncio.Protocol):
 
     def write_ahead(self, data: bytes) -> None:
         """Send what Kong is to do, before the answer."""
+        if self._transport.is_closing():
+            return
         self._transport.write(data)
         self._service.bytes_out += len(data)
 
@@ -348,8 +351,6 @@ class PluginServerConnection(asyncio.Protocol):
         if self._closed or self._owed or self.event is not None or self.session.buffered:
             return False
         if self._transport.get_write_buffer_size():
-            if self._guard is not None:
-                self._guard.sending(self.slot)
             return False
         self._closed = self._service.hand_over(self, self._transport)
         return self._closed

@@ -186,7 +186,10 @@ class Event:
                 self._known = {key: value for key, value in self._known.items() if part not in key[0]}
 
     def _forget(self) -> None:
-        self._waiter = None
+        """The event's own strand waits no longer; threads and tasks that do are another matter."""
+        if isinstance(self._waiter, Strand):
+            self._waiter = None
+        self._queue = deque(entry for entry in self._queue if not isinstance(entry[2], Strand))
 
     # --- what the connection tells
 
