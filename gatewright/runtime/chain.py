@@ -30,7 +30,7 @@ from gatewright.errors import (
 )
 from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.runtime.bridge import Strand
-from gatewright.runtime.pdk import AsyncPdk, PhaseExit, SyncPdk
+from gatewright.runtime.pdk import PhaseExit
 from gatewright.runtime.stats import BOUNDS, Tally
 from gatewright.runtime.steps import ChainBuilder, Mode, PhaseHandler, State, Step, awaited
 
@@ -44,11 +44,11 @@ class PhaseCaller(Protocol):
     """Gives the `kong` objects of one event."""
 
     @property
-    def sync_pdk(self) -> SyncPdk:
+    def sync_pdk(self) -> Any:
         """For `def` handlers."""
 
     @property
-    def async_pdk(self) -> AsyncPdk:
+    def async_pdk(self) -> Any:
         """For `async def` handlers."""
 
 

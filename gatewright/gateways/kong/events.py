@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 __all__ = [
     "PHASES", "Answer", "CloseInstance", "HandleEvent", "KongEvent", "KongSession", "Query", "StartInstance",
@@ -14,8 +15,7 @@ PHASES = ("certificate", "rewrite", "access", "response", "preread", "log")
 """Phases that a plugin server may have handlers for (kong-pdk, module.py; go-pdk, server/rpc.go)."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartInstance:
+class StartInstance(msgspec.Struct, frozen=True):
     """Kong wants an instance of a plugin for a configuration (JSON). `ticket` goes with the answer, as always."""
 
     ticket: int
@@ -23,16 +23,14 @@ class StartInstance:
     config: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CloseInstance:
+class CloseInstance(msgspec.Struct, frozen=True):
     """Kong no longer needs an instance."""
 
     ticket: int
     instance: int
 
 
-@dataclass(frozen=True, slots=True)
-class HandleEvent:
+class HandleEvent(msgspec.Struct, frozen=True):
     """A request has come to a phase."""
 
     ticket: int
@@ -40,8 +38,7 @@ class HandleEvent:
     phase: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """Kong's answer to a PDK call.
 
     Attributes:
@@ -57,8 +54,7 @@ class Answer:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """Kong, or a human, asks how things are: `status`, `plugin_names`, `plugin_info` or `instance_status`."""
 
     ticket: int
@@ -78,10 +74,8 @@ class KongSession(Protocol):
     """The last call's answer says nothing, and does not come as an event: the next thing can be said right away."""
     patient: bool
     """Wait for all answers: so that nothing is still to come when an event is over."""
-
-    @property
-    def buffered(self) -> int:
-        """Bytes received but not yet turned into an event, and answers still to come: not 0 in the middle of things."""
+    buffered: int
+    """Bytes received but not yet turned into an event, and answers still to come: not 0 in the middle of things."""
 
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in as they came.

@@ -47,23 +47,21 @@ class MsgPackSession:
             raw=False, strict_map_key=False, unicode_errors="surrogateescape", max_buffer_size=max_payload
         )
         self._fed = 0
-
-    @property
-    def buffered(self) -> int:
-        """Bytes received but not yet turned into an event."""
-        return self._fed - int(self._unpacker.tell())
+        self.buffered = 0
 
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in."""
         try:
-            if self._fed == self._unpacker.tell():
+            if not self.buffered:
                 try:  # the usual case: one whole message
                     return (self._event_of(msgspec.msgpack.decode(data)),)
                 except msgspec.DecodeError:
                     pass
             self._fed += len(data)
             self._unpacker.feed(data)
-            return [self._event_of(message) for message in self._unpacker]
+            events = [self._event_of(message) for message in self._unpacker]
+            self.buffered = self._fed - int(self._unpacker.tell())
+            return events
         except ProtocolError:
             raise
         except Exception as error:

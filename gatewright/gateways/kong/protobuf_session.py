@@ -32,12 +32,15 @@ from gatewright.gateways.kong.protobuf import read_varint, write_varint
 __all__ = ["ProtoBufSession"]
 
 _length = struct.Struct("=I")
+_pack_length: Final = _length.pack
+_unpack_length: Final = _length.unpack_from
+_PREFIX: Final = _length.size
 _MAX_FRAME: Final = 64 << 20
 _SEQUENCE_TAG: Final = 0x08
 _ALIASES: Final = {"kong.log": "kong.log.notice"}  # Lua's `kong.log(...)`, which has no place in the protocol
 _MAX_KNOWN: Final = 1024
 _MOST_AHEAD: Final = 64  # calls that Kong may be behind by
-_EMPTY_FRAME: Final = _length.pack(0)
+_EMPTY_FRAME: Final = _pack_length(0)
 
 
 class ProtoBufSession:
@@ -56,40 +59,42 @@ class ProtoBufSession:
         self._buffer = bytearray()
         self._max = max_payload
         self._expected: deque[Callable[[bytes], Any] | None] = deque()  # answers; `None` for one that says nothing
+        self.buffered = 0
         self._sequence = 0
+        self._echo = b""  # the sequence as it came
         self._known_calls: dict[bytes, tuple[int, str]] = {}
-
-    @property
-    def buffered(self) -> int:
-        """Bytes received but not yet turned into an event, and answers that are still to come."""
-        return len(self._buffer) + len(self._expected)
 
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in."""
+        size = len(data) - _PREFIX
+        if self._buffer or size < 0 or _unpack_length(data)[0] != size or size > self._max:
+            return self._receive_in_parts(data)
+        event = self._event_of(data[_PREFIX:])  # the usual case: one whole frame
+        return () if event is None else (event,)
+
+    def _receive_in_parts(self, data: bytes) -> Sequence[KongEvent]:
         buffer = self._buffer
-        size = len(data)
-        if not buffer and size >= _length.size and _length.unpack_from(data)[0] == size - _length.size <= self._max:
-            event = self._event_of(data[_length.size :])  # the usual case: one whole frame
-            return () if event is None else (event,)
         buffer += data
         events: list[KongEvent] = []
-        while len(buffer) >= _length.size:
-            size = _length.unpack_from(buffer)[0]
+        while len(buffer) >= _PREFIX:
+            size = _unpack_length(buffer)[0]
             if size > self._max:
                 raise ProtocolError(f"a frame of {size} bytes is longer than the limit of {self._max}")
-            end = _length.size + size
+            end = _PREFIX + size
             if len(buffer) < end:
                 break
-            frame = bytes(buffer[_length.size : end])
+            frame = bytes(buffer[_PREFIX:end])
             del buffer[:end]
             event = self._event_of(frame)
             if event is not None:
                 events.append(event)
+        self.buffered = len(buffer) + len(self._expected)
         return events
 
     def _event_of(self, frame: bytes) -> KongEvent | None:
         if self._expected:
             decode = self._expected.popleft()
+            self.buffered -= 1
             if decode is None:
                 return None
             try:
@@ -101,10 +106,11 @@ class ProtoBufSession:
             ticket, at = read_varint(frame, 1)
             known = self._known_calls.get(frame[at:])
             if known is not None:
-                self._sequence = ticket
+                self._sequence, self._echo = ticket, frame[:at]
                 return HandleEvent(ticket, *known)
         call = RPC_CALL.decode(frame)
         ticket = self._sequence = call.get("sequence", 0)
+        self._echo = b""
         match call:
             case {"handle_event": event}:
                 wish = event.get("instance_id", 0), event.get("event_name", "")
@@ -159,11 +165,15 @@ class ProtoBufSession:
             raise PluginError(f"{method}: {error}") from None
         self.ahead = not known.gives and not self.patient and len(self._expected) < _MOST_AHEAD
         self._expected.append(None if self.ahead else known.decode)
-        return known.frame + _length.pack(len(payload)) + payload
+        self.buffered += 1
+        return known.frame + _pack_length(len(payload)) + payload
 
     def done(self, ticket: int, event: int) -> bytes:
         """The end of an event."""
-        return _EMPTY_FRAME + _frame(b"\x08" + write_varint(ticket) if ticket else b"")
+        echo = self._echo if ticket == self._sequence else b""
+        if ticket and not echo:
+            echo = b"\x08" + write_varint(ticket)
+        return _EMPTY_FRAME + _pack_length(len(echo)) + echo
 
     def failed(self, ticket: int, message: str) -> bytes | None:
         """There are no errors in this protocol."""
@@ -176,4 +186,4 @@ class ProtoBufSession:
 
 
 def _frame(payload: bytes) -> bytes:
-    return _length.pack(len(payload)) + payload
+    return _pack_length(len(payload)) + payload

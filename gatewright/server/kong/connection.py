@@ -53,6 +53,8 @@ class PluginServerConnection(asyncio.Protocol):
         self.asked = 0  # counts requests
         self._guard = service.guard
         self._head = b""
+        self._receiving = False
+        self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
         self._discards = False
         self._taken_in = True
         self._closed = False
@@ -84,14 +86,27 @@ class PluginServerConnection(asyncio.Protocol):
             )
             self._break_off()
             return
-        if self._guard is not None and self.slot >= 0 and (events or first):
-            self.asked += 1
-            self._guard.mark(self.slot, self._head, whole=bool(events))
-        for event in events:
-            self._on_event(event)
-        if not events and self.event is None and not session.buffered:  # Kong has caught up
-            self._answered()
-            self._leave_if_idle()
+        if events:
+            if self.slot >= 0 and self._guard is not None:
+                self.asked += 1
+                self._guard.mark(self.slot, self._head)
+            self._receiving = True
+            try:
+                for event in events:
+                    self._on_event(event)
+            finally:
+                self._receiving = False
+            if self._ahead and not self._transport.is_closing():
+                self._send(b"")
+        elif first:
+            if self.slot >= 0 and self._guard is not None:
+                self.asked += 1
+                self._guard.mark(self.slot, self._head, whole=False)
+        elif self.event is None and not session.buffered:  # Kong has caught up
+            if not self.clear_guard():
+                self._answered()
+            if self._service.leaving:
+                self._leave_if_idle()
 
     def _break_off(self) -> None:
         """Refuse what was asked, if that much can be told, and read on for a while, so that Kong reads the refusal."""
@@ -99,7 +114,7 @@ class PluginServerConnection(asyncio.Protocol):
         if self.event is not None:
             self.event.lost()
         words = self.session.last_words(self._head, REFUSAL)
-        self._transport.write(words)
+        self._send(words)
         self._service.loop.call_later(_LINGER_SECONDS if words else 0.0, self._transport.close)
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -192,7 +207,7 @@ class PluginServerConnection(asyncio.Protocol):
             return
         event = Event(instances, chain, wish.phase, self, wish.ticket, strand)
         if self.session.moves:
-            instances.events[event.number] = event
+            instances.events[event.id] = event
         else:
             self.event = event
             self.session.patient = service.leaving
@@ -261,10 +276,12 @@ class PluginServerConnection(asyncio.Protocol):
 
     def event_over(self, event: Event, *, exited: bool) -> None:
         """An event has ended, on whatever connection."""
-        self._instances.events.pop(event.number, None)
-        if self.event is event:
+        if self.session.moves:
+            self._instances.events.pop(event.number, None)
+        elif self.event is event:
             self.event = None
-            self._answered()
+            if not self.session.buffered:
+                self._answered()
             if exited:
                 # Kong drops the coroutine that would have answered, and the connection with it.
                 self._service.loop.call_later(_LINGER_SECONDS, self._close_if_quiet)
@@ -297,22 +314,28 @@ class PluginServerConnection(asyncio.Protocol):
         """Send an answer."""
         if self._transport.is_closing():
             return
-        self._transport.write(data)
+        self._send(data)
         if self.event is None:
             self._answered()
-        self._service.bytes_out += len(data)
         self._owed -= 1
-        self._leave_if_idle()
+        if self._service.leaving:
+            self._leave_if_idle()
 
     def write_ahead(self, data: bytes) -> None:
         """Send what Kong is to do, before the answer."""
-        if self._transport.is_closing():
-            return
-        self._transport.write(data)
+        if self._receiving:
+            self._ahead += data
+        elif not self._transport.is_closing():
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if self._ahead:
+            data, self._ahead = self._ahead + data, b""
         self._service.bytes_out += len(data)
+        self._transport.write(data)
 
     def _leave_if_idle(self) -> None:
-        if not self._service.leaving or self._closed or self._owed or self.event is not None or self.session.buffered:
+        if self._closed or self._owed or self.event is not None or self.session.buffered:
             return
         if self._transport.is_reading():
             self._transport.pause_reading()  # what comes next is another worker's

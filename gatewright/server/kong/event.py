@@ -6,15 +6,18 @@ import asyncio
 import concurrent.futures
 import copy
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from greenlet import getcurrent
 
 from gatewright.errors import GatewayClosedError
 from gatewright.gateways.kong.events import Answer, KongSession
+from gatewright.gateways.kong.kong_object import Kong
 from gatewright.gateways.kong.pdk import TERMINAL
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
-from gatewright.runtime.pdk import AsyncPdk, PdkError, PhaseExit, SyncPdk
+from gatewright.runtime.pdk import PdkError, PhaseExit
 
 if TYPE_CHECKING:
     from gatewright.server.kong.instances import Instances
@@ -74,7 +77,6 @@ class Event:
     def __init__(
         self, instances: Instances, chain: Chain, phase: str, connection: Way | None, ticket: int, strand: Strand | None
     ) -> None:
-        self.number = instances.new_event_number()
         self.chain = chain
         self.phase = phase
         self.connection = connection
@@ -88,43 +90,70 @@ class Event:
         self._bridge = instances.service.bridge
         self._known: dict[tuple[str, tuple[Any, ...]], Any] | None = None
         self._waiter: _Waiter | None = None
-        self._queue: deque[tuple[str, Sequence[Any], _Waiter]] = deque()
+        self._queue: deque[tuple[str, Sequence[Any], _Waiter]] | None = None
+        self.number = 0
+        """Its id, where one was asked for (see `id`)."""
 
     @property
-    def sync_pdk(self) -> SyncPdk:
+    def id(self) -> int:
+        """A number that no other event has."""
+        if not self.number:
+            self.number = self._instances.new_event_number()
+        return self.number
+
+    @property
+    def sync_pdk(self) -> Kong:
         """The `kong` object for `def` handlers."""
-        return SyncPdk(self, lua_style=self._instances.in_lua_style(self.chain.name))
+        return Kong(self.call_in_lua_style if self._instances.in_lua_style(self.chain.name) else self.call)
 
     @property
-    def async_pdk(self) -> AsyncPdk:
+    def async_pdk(self) -> Kong:
         """The `kong` object for `async def` handlers."""
-        return AsyncPdk(self, lua_style=self._instances.in_lua_style(self.chain.name))
+        in_lua_style = self._instances.in_lua_style(self.chain.name)
+        return Kong(self.call_later_in_lua_style if in_lua_style else self.call_later)
 
-    # --- what handlers call (see `runtime.pdk.Caller`)
+    # --- what handlers call
+
+    def call_in_lua_style(self, method: str, args: Sequence[Any]) -> tuple[Any, str | None]:
+        """Call and wait; gives the value, or else the error."""
+        try:
+            return self.call(method, args), None
+        except PdkError as error:
+            return None, str(error)
+
+    async def call_later_in_lua_style(self, method: str, args: Sequence[Any]) -> tuple[Any, str | None]:
+        """Call and wait; gives the value, or else the error."""
+        try:
+            return await self.call_later(method, args), None
+        except PdkError as error:
+            return None, str(error)
 
     def call(self, method: str, args: Sequence[Any]) -> Any:
-        """Call and wait."""
+        """Call and wait, in a strand or a plugin's thread.
+
+        Raises:
+            PdkError: Kong says that it failed.
+            PhaseExit: the method ends the request.
+        """
         key = (method, tuple(args)) if method in _UNCHANGING else None
         if key is not None and self._known and key in self._known:
             return _own_copy(self._known[key])
-        if not self._bridge.in_loop_thread:
+        strand = getcurrent()
+        if strand is self.strand or self._bridge.in_loop_thread:
+            if not self._put(method, args, strand if strand is self.strand else self._bridge.current()):
+                return None
+            value = self._bridge.wait_for_resume(self._forget)
+        else:
             waiting: concurrent.futures.Future[Any] = concurrent.futures.Future()
             self._service.loop.call_soon_threadsafe(self._put_for, method, args, waiting)
             value = waiting.result()
-        else:
-            if not self._put(method, args, self._bridge.current()):
-                return None
-            value = self._bridge.wait_for_resume(self._forget)
         value = _value_of(value)
         if key is not None:
             self._remember(key, value)
         return value
 
-    def call_later(self, method: str, args: Sequence[Any]) -> Awaitable[Any]:
-        """Call and give something to await."""
-        return self._call_and_wait(method, args)
-
-    async def _call_and_wait(self, method: str, args: Sequence[Any]) -> Any:
+    async def call_later(self, method: str, args: Sequence[Any]) -> Any:
+        """Call and wait, in a task. Raises what `call` does."""
         key = (method, tuple(args)) if method in _UNCHANGING else None
         if key is not None and self._known and key in self._known:
             return _own_copy(self._known[key])
@@ -142,6 +171,8 @@ class Event:
             raise GatewayClosedError("the event is over: Kong can't be asked about it any more")
         connection = self.connection
         if connection is None:  # one call at a time: that's all that the protocols can carry
+            if self._queue is None:
+                self._queue = deque()
             self._queue.append((method, args, waiter))
             return True
         if self._known and method.startswith("kong.service.request."):
@@ -189,7 +220,8 @@ class Event:
         """The event's own strand waits no longer; threads and tasks that do are another matter."""
         if isinstance(self._waiter, Strand):
             self._waiter = None
-        self._queue = deque(entry for entry in self._queue if not isinstance(entry[2], Strand))
+        if self._queue:
+            self._queue = deque(entry for entry in self._queue if not isinstance(entry[2], Strand))
 
     # --- what the connection tells
 
@@ -228,8 +260,10 @@ class Event:
     def release(self) -> None:
         """Let go on who still waits for an answer, in a thread or a task."""
         self.over = True
-        waiting, self._waiter = [self._waiter, *(waiter for _, _, waiter in self._queue)], None
-        self._queue.clear()
+        if self._waiter is None and not self._queue:
+            return
+        waiting, self._waiter = [self._waiter, *(waiter for _, _, waiter in self._queue or ())], None
+        self._queue = None
         for waiter in waiting:
             if waiter is not None and not isinstance(waiter, Strand) and not waiter.done():
                 waiter.set_exception(GatewayClosedError("the event is over"))

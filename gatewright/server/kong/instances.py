@@ -54,7 +54,7 @@ class Instances:
         self.connections: dict[int, PluginServerConnection] = {}
         self._next_event = secrets.randbits(24)
         self._next_connection = 0
-        self._made_for_kong: dict[str, bool] = {}
+        self._in_lua_style: dict[str, bool] = {}
         self._pid = os.getpid()
         self._to_clear: list[tuple[PluginServerConnection, int]] = []
         self._sent: dict[tuple[int, int], tuple[int, int]] = {}  # connection and ticket: process and event
@@ -91,11 +91,7 @@ class Instances:
 
     def made_for_kong(self, name: str) -> bool:
         """Whether a plugin is in kong-pdk's form."""
-        known = self._made_for_kong.get(name)
-        if known is None:
-            plugin = self.service.builder.plugins.get(name)
-            known = self._made_for_kong[name] = getattr(plugin, "kong_schema", None) is not None
-        return known
+        return getattr(self.service.builder.plugins.get(name), "kong_schema", None) is not None
 
     def _own_config(self, name: str, config: Any) -> Any:
         """The configuration without what Kong adds to it, and what was left empty."""
@@ -111,7 +107,10 @@ class Instances:
 
     def in_lua_style(self, name: str) -> bool:
         """Whether a plugin's PDK calls give `(value, error)`."""
-        return self.lua_style and self.made_for_kong(name)
+        known = self._in_lua_style.get(name)
+        if known is None:
+            known = self._in_lua_style[name] = self.lua_style and self.made_for_kong(name)
+        return known
 
     def new_event_number(self) -> int:
         """An id that no event has had; which worker's can be told from it."""

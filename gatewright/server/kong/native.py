@@ -48,7 +48,7 @@ class _Facts:
     @property
     def id(self) -> int:
         """The event's number."""
-        return self._event.number
+        return self._event.id
 
     @property
     def method(self) -> str:
