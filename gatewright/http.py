@@ -85,7 +85,7 @@ class Asker(Protocol):
     """Whoever can put a question of this call to the gateway."""
 
     def ask(self, call: Call, question: Question) -> Awaitable[bytes | None]:
-        """Put a question and give a future for its answer."""
+        """Put a question and wait for its answer, in a task."""
         ...
 
     def ask_sync(self, call: Call, question: Question) -> bytes | None:

@@ -8,10 +8,11 @@ what it waits for is there. A call that never waits costs two switches (0.3 us) 
 Three things can be waited for:
 
 - `Bridge.wait_for_resume`: somebody will call `resume(strand, value)`, e.g. the connection when an answer arrived;
-- `Bridge.run_coroutine`: an async handler. Its first step is taken at once, under a *spare task* that has not
-  started yet, so that `asyncio.current_task()` and all that builds on it (`asyncio.timeout`, aiohttp, anyio) find a
-  real task. A coroutine that ends in that first step needs no task of its own; one that suspends is carried on by
-  the spare task, and the next call gets a new one. (A task per call costs 16 % of the throughput.)
+- `Bridge.run_coroutine`: an async handler. Its first step is taken at once, under a *spare task* that does nothing
+  yet, so that `asyncio.current_task()` and all that builds on it (`asyncio.timeout`, aiohttp, anyio) find a real task.
+  While a coroutine only waits for the gateway's answers (`Bridge.pause`), its strand waits for it, and takes the next
+  step. One that waits for anything else is carried on by the spare task, and the next call gets a new one; so is one
+  whose task is cancelled (`asyncio.timeout`). (A task per call costs 16 % of the throughput, futures for answers more.)
 - `Bridge.run_blocking`: a function in the bounded thread pool.
 
 Deadlines are kept by one periodic sweep over the strands that wait, not by a timer each: a deadline is met to within
@@ -38,6 +39,9 @@ __all__ = ["CURRENT", "SWEEP_INTERVAL", "Bridge", "Strand", "Work", "current_wor
 
 T = TypeVar("T")
 
+_MAX_SPARES: Final = 64
+_PAUSE: Final = object()
+_CANCELLED: Final = object()
 SWEEP_INTERVAL: Final = 0.05
 """Seconds between two looks at the deadlines."""
 
@@ -96,26 +100,45 @@ def current_work() -> tuple[Any, Work | None] | None:
 
 
 class _SpareTask:
-    """A task that waits to take over a coroutine which was started under its name."""
+    """A task in whose name a coroutine is driven by its strand, until it waits for what only a task can wait for.
 
-    __slots__ = ("activation", "context", "size", "task")
+    Attributes:
+        gate: opened to let the task go on with what was handed over. Cancelling the task cancels it, at once.
+        paused: the strand, while it waits for an answer that the coroutine asked for.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.activation: asyncio.Future[tuple[Coroutine[Any, Any, Any], Any]] = loop.create_future()
+    __slots__ = ("context", "gate", "handed_over", "on_expiry", "paused", "resume", "size", "task")
+
+    def __init__(self, bridge: Bridge) -> None:
+        self.gate: asyncio.Future[None] = bridge.loop.create_future()
+        self.handed_over: tuple[Coroutine[Any, Any, Any], Any, Any, Work | None] | None = None
+        self.paused: Strand | None = None
+        self.on_expiry: Callable[[], object] | None = None
+        self.resume = bridge.resume
         self.context = contextvars.copy_context()
         self.size = len(self.context)
-        self.task = asyncio.Task(_carry_on(self.activation), loop=loop, context=self.context)
+        self.task = asyncio.Task(_carry_on(self), loop=bridge.loop, context=self.context)
+
+    def hand_over(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any, strand: Strand) -> None:
+        """Let the task go on with a coroutine that has suspended: it waits for a future, or gets an exception."""
+        self.handed_over = coroutine, waits_for, strand.call, strand.work
+        if not self.gate.done():
+            self.gate.set_result(None)
 
 
-async def _carry_on(activation: asyncio.Future[tuple[Coroutine[Any, Any, Any], Any]]) -> Any:
+async def _carry_on(spare: _SpareTask) -> Any:
+    cancelled = None
     try:
-        coroutine, waits_for = await activation
-    except asyncio.CancelledError:
-        if not activation.done() or activation.cancelled():
-            raise  # never used: the bridge is closing
-        coroutine, _ = activation.result()
-        return await _drive(coroutine, asyncio.CancelledError())
-    return await _drive(coroutine, waits_for)
+        await spare.gate
+    except asyncio.CancelledError as error:
+        cancelled = error
+        if spare.paused is not None:
+            spare.resume(spare.paused, _CANCELLED)  # it hands the coroutine over
+    if spare.handed_over is None:
+        raise asyncio.CancelledError  # nobody uses it any more
+    coroutine, waits_for, call, work = spare.handed_over
+    CURRENT.set((call, work))
+    return await _drive(coroutine, waits_for if cancelled is None else cancelled)
 
 
 @types.coroutine
@@ -168,7 +191,8 @@ class Bridge:
         self.on_hold: Callable[[Any, float], None] = lambda _work, _seconds: None
         """Told of work that held the loop for longer than `hold_limit` seconds before it waits."""
         self._thread_id = threading.get_ident()
-        self._spare: _SpareTask | None = None
+        self._spares: list[_SpareTask] = []
+        self._stepping: _SpareTask | None = None
         self._waiting: set[Strand] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="gatewright-plugin")
@@ -215,9 +239,8 @@ class Bridge:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        if self._spare is not None:
-            self._spare.task.cancel()
-            self._spare = None
+        while self._spares:
+            self._spares.pop().task.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -286,37 +309,67 @@ class Bridge:
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end."""
-        spare = self._spare
-        if spare is None:
-            spare = self._spare = _SpareTask(self.loop)
-        task = spare.task
-        asyncio._enter_task(self.loop, task)
-        try:
-            waits_for = spare.context.run(coroutine.send, None)
-        except StopIteration as stop:
-            result: T = stop.value
-            if len(spare.context) != spare.size:  # it set context variables: not for the next one to see
-                self._retire_spare()
-            return result
-        except BaseException:
-            self._retire_spare()
-            raise
-        finally:
-            asyncio._leave_task(self.loop, task)
-        self._spare = None
-        strand = self.current()
-        spare.context.run(CURRENT.set, (strand.call, strand.work))
-        spare.activation.set_result((coroutine, waits_for))
+        spare = self._spares.pop() if self._spares else _SpareTask(self)
+        loop, task, run = self.loop, spare.task, spare.context.run
+        value: Any = None
+        while True:
+            asyncio._enter_task(loop, task)
+            self._stepping = spare
+            try:
+                waits_for = run(coroutine.send, value)
+            except StopIteration as stop:
+                self._keep(spare)
+                result: T = stop.value
+                return result
+            except BaseException:
+                task.cancel()
+                raise
+            finally:
+                self._stepping = None
+                asyncio._leave_task(loop, task)
+            strand = self.current()
+            if waits_for is not _PAUSE:
+                break
+            spare.paused = strand
+            try:
+                value = self.wait_for_resume(spare.on_expiry)
+            except BaseException:  # nobody waits for the coroutine any more
+                spare.hand_over(coroutine, asyncio.CancelledError(), strand)
+                task.add_done_callback(_swallow)
+                raise
+            finally:
+                spare.paused = None
+            if spare.gate.done() or task.done():
+                if value is _CANCELLED and spare.on_expiry is not None:
+                    spare.on_expiry()
+                waits_for = asyncio.CancelledError()
+                break
+        spare.hand_over(coroutine, waits_for, strand)
         try:
             carried: T = self.wait_future(task)
         except asyncio.CancelledError:
             raise PluginError("the handler was cancelled") from None
         return carried
 
-    def _retire_spare(self) -> None:
-        if self._spare is not None:
-            self._spare.task.cancel()
-            self._spare = None
+    def _keep(self, spare: _SpareTask) -> None:
+        """Keep a task for the next coroutine, unless this one has left traces: a cancellation, or context variables."""
+        cancelled = spare.gate.done() or spare.task.cancelling()
+        if cancelled or len(spare.context) != spare.size or len(self._spares) >= _MAX_SPARES:
+            spare.task.cancel()
+        else:
+            self._spares.append(spare)
+
+    def strand_of_task(self) -> Strand | None:
+        """The strand that drives the current task: it can wait for an answer itself, see `pause`."""
+        spare = self._stepping
+        return self.current() if spare is not None and asyncio.current_task() is spare.task else None
+
+    @types.coroutine
+    def pause(self, on_expiry: Callable[[], object]) -> Generator[Any, Any, Any]:
+        """Wait, in a coroutine that a strand drives, until that strand is resumed; see `wait_for_resume`."""
+        if self._stepping is not None:
+            self._stepping.on_expiry = on_expiry
+        return (yield _PAUSE)
 
     def run_blocking(self, function: Callable[[], T]) -> T:
         """Run a function in the thread pool. Past the deadline its thread goes on, but nobody waits for it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -226,11 +226,15 @@ class Connection(asyncio.Protocol):
 
     # --- questions to the gateway (see `gatewright.http.Asker`)
 
-    def ask(self, call: Call, question: Question) -> Awaitable[bytes | None]:
-        """Put a question and give a future for its answer."""
+    async def ask(self, call: Call, question: Question) -> bytes | None:
+        """Put a question and wait for its answer, in a task."""
+        strand = self._bridge.strand_of_task()
+        if strand is not None:
+            self._put(call, question, strand)
+            return cast("bytes | None", await self._bridge.pause(lambda: self._forget(strand)))
         future: asyncio.Future[bytes | None] = self._service.loop.create_future()
         self._put(call, question, future)
-        return future
+        return await future
 
     def ask_sync(self, call: Call, question: Question) -> bytes | None:
         """Put a question and wait for its answer, in a strand or in a plugin's thread."""

@@ -102,12 +102,12 @@ class Event:
         return self.number
 
     @property
-    def sync_pdk(self) -> Kong:
+    def sync_pdk(self) -> Any:
         """The `kong` object for `def` handlers."""
         return Kong(self.call_in_lua_style if self._instances.in_lua_style(self.chain.name) else self.call)
 
     @property
-    def async_pdk(self) -> Kong:
+    def async_pdk(self) -> Any:
         """The `kong` object for `async def` handlers."""
         in_lua_style = self._instances.in_lua_style(self.chain.name)
         return Kong(self.call_later_in_lua_style if in_lua_style else self.call_later)
@@ -157,10 +157,11 @@ class Event:
         key = (method, tuple(args)) if method in _UNCHANGING else None
         if key is not None and self._known and key in self._known:
             return _own_copy(self._known[key])
-        future = self._service.loop.create_future()
-        if not self._put(method, args, future):
+        bridge = self._bridge
+        waiter = bridge.strand_of_task() or self._service.loop.create_future()
+        if not self._put(method, args, waiter):
             return None
-        value = _value_of(await future)
+        value = _value_of(await bridge.pause(self._forget) if isinstance(waiter, Strand) else await waiter)
         if key is not None:
             self._remember(key, value)
         return value
