@@ -115,7 +115,7 @@ class _SpareTask:
         self.paused: Strand | None = None
         self.on_expiry: Callable[[], object] | None = None
         self.resume = bridge.resume
-        self.context = contextvars.copy_context()
+        self.context = bridge.context.copy()
         self.size = len(self.context)
         self.task = asyncio.Task(_carry_on(self), loop=bridge.loop, context=self.context)
 
@@ -185,6 +185,7 @@ class Bridge:
         """
         self.loop = loop
         self.hub = getcurrent()
+        self.context = contextvars.copy_context()
         self.idle: list[Strand] = []
         self.max_idle = max_idle
         self.hold_limit = float("inf")

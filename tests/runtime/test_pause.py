@@ -76,13 +76,15 @@ async def bridge_at_top() -> AsyncIterator[Bridge]:
     await asyncio.sleep(0.01)
 
 
-async def run(bridge: Bridge, gateway: Gateway, handler: Handler) -> Any:
+async def run(bridge: Bridge, gateway: Gateway, handler: Handler, before: Callable[[], object] | None = None) -> Any:
     """What a handler gives, or the error that it ends in."""
     done: asyncio.Future[Any] = bridge.loop.create_future()
 
     def job(strand: Strand, _: object) -> None:
         strand.work, strand.deadline = Limit, 0.0
         try:
+            if before is not None:
+                before()
             done.set_result(bridge.run_coroutine(handler(gateway)))
         except BaseException as error:
             done.set_result(error)
@@ -244,6 +246,19 @@ async def test_context_variables_stay_with_their_handler() -> None:
         for _ in range(3):
             assert await run(bridge, Gateway(bridge), handler) == ["unset", "set"]
         assert variable.get() == "unset"
+
+
+@on_both_loops
+async def test_what_other_handlers_of_the_call_set_is_not_kept_for_other_calls() -> None:
+    async with bridge_at_top() as bridge:
+        variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+        async def handler(gateway: Gateway) -> str:
+            await gateway.ask("a")
+            return variable.get()
+
+        await run(bridge, Gateway(bridge), handler, before=lambda: variable.set("set"))
+        assert await run(bridge, Gateway(bridge), handler) == "unset"
 
 
 @on_both_loops
