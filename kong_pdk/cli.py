@@ -27,7 +27,7 @@ from gatewright.observe.logs import configure_logs
 from gatewright.runtime.confs import instance_id_of
 from gatewright.runtime.discovery import Discovery, Found, load_file
 from gatewright.runtime.kong_modules import adapt, load_directory
-from gatewright.server.kong.connection import driver
+from gatewright.server.kong.driver import driver
 from gatewright.server.kong.event import REFUSAL
 from gatewright.server.plan import Plan
 from gatewright.server.run import run_runner

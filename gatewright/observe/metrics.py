@@ -99,7 +99,7 @@ class _Families(Collector):
 
     def _counters(self) -> Iterator[Metric]:
         total = self._total
-        calls = [(["request"], total.requests), (["response"], total.responses)]
+        calls = [([phase], count) for phase, count in total.calls.items()]
         yield _counter("calls", "Calls taken up, by phase.", ["phase"], calls)
         yield _counter("answered", "Requests that a plugin answered itself.", [], [([], total.answered)])
         refused = [([reason], count) for reason, count in total.refused.items()]
@@ -113,7 +113,7 @@ class _Families(Collector):
         yield _counter("received_bytes", "Bytes from the gateway.", [], [([], total.bytes_in)])
         yield _counter("sent_bytes", "Bytes to the gateway.", [], [([], total.bytes_out)])
         yield _counter("connections_accepted", "Connections taken up.", [], [([], total.connections_total)])
-        hits = total.requests + total.responses
+        hits = sum(total.calls.values())
         lookups = [
             (["hit"], max(hits - total.token_lookups + total.token_misses, 0)),
             (["other_worker"], total.token_lookups - total.token_misses),

@@ -54,8 +54,8 @@ class WorkerReport(msgspec.Struct):
     descriptors: int = 0
     # counters
     connections_total: int = 0
-    requests: int = 0
-    responses: int = 0
+    calls: dict[str, int] = msgspec.field(default_factory=dict)
+    """Calls taken up, by phase."""
     answered: int = 0
     """Requests that a plugin answered itself."""
     bytes_in: int = 0
@@ -79,8 +79,7 @@ class WorkerReport(msgspec.Struct):
 
 
 _COUNTERS = (
-    "connections_total", "requests", "responses", "answered", "bytes_in", "bytes_out", "tokens_prepared",
-    "token_lookups", "token_misses",
+    "connections_total", "answered", "bytes_in", "bytes_out", "tokens_prepared", "token_lookups", "token_misses",
 )  # fmt: skip
 _GAUGES = (
     "connections", "calls_under_way", "threads", "threads_busy", "threads_waiting", "threads_abandoned",
@@ -101,6 +100,7 @@ def add_up(reports: Iterable[WorkerReport], *, gone: Iterable[WorkerReport] = ()
     for report, running in [*((report, True) for report in reports), *((report, False) for report in gone)]:
         for name in _COUNTERS:
             setattr(total, name, getattr(total, name) + getattr(report, name))
+        _add_counts(total.calls, report.calls)
         _add_counts(total.refused, report.refused)
         _add_counts(total.questions, report.questions)
         for kind, by_plugin in report.failures.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Coroutine
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gatewright._version import __version__
 from gatewright.errors import ConfigError
@@ -17,7 +17,17 @@ from gatewright.http import Call, RequestCall
 if TYPE_CHECKING:
     from gatewright.runtime.steps import Step
 
-__all__ = ["Tracing", "check_tracing"]
+__all__ = ["Traced", "Tracing", "check_tracing"]
+
+
+class Traced(Protocol):
+    """What a span is kept on: a call of APISIX's, or one phase of a request of Kong's."""
+
+    trace: Any
+
+    @property
+    def route(self) -> str:
+        """Which configuration it's for."""
 
 
 def check_tracing() -> None:
@@ -81,40 +91,44 @@ class Tracing:
             parent: the request's `traceparent` header.
             state: its `tracestate` header.
         """
+        name = "gatewright request" if isinstance(call, RequestCall) else "gatewright response"
+        self._begin(call, name, _attributes(call), parent, state)
+
+    def begin_phase(self, event: Traced, phase: str, parent: str | None, state: str | None = None) -> None:
+        """Begin the span of one of Kong's phases; see `begin`."""
+        self._begin(event, f"gatewright {phase}", {"gatewright.phase": phase}, parent, state)
+
+    def _begin(self, call: Traced, name: str, attributes: Any, parent: str | None, state: str | None) -> None:
         headers = {name: value for name, value in (("traceparent", parent), ("tracestate", state)) if value}
-        span = self._tracer.start_span(
-            "gatewright request" if isinstance(call, RequestCall) else "gatewright response",
-            context=self._propagator.extract(headers),
-            kind=self._kind,
-            attributes=_attributes(call),
-        )
+        context = self._propagator.extract(headers)
+        span = self._tracer.start_span(name, context=context, kind=self._kind, attributes=attributes)
         call.trace = span, self._set_span_in_context(span)
 
-    def refused(self, call: Call, error: BaseException) -> None:
+    def refused(self, call: Traced, error: BaseException) -> None:
         """Tell that a call is refused."""
         call.trace[0].record_exception(error)
         call.trace[0].set_status(self._error, f"refused: {error}")
 
-    def end(self, call: Call) -> None:
+    def end(self, call: Traced) -> None:
         """End the span of a call."""
         span = call.trace[0]
         if call.route:
             span.set_attribute("gatewright.route", call.route)
         span.end()
 
-    def function(self, step: Step, phase: str, call: Call, run: Callable[[], Any]) -> Any:
+    def function(self, step: Step, phase: str, call: Traced, run: Callable[[], Any]) -> Any:
         """Run a `def` handler in a span."""
         with self._span(step, phase, call):
             return run()
 
-    async def coroutine(self, step: Step, phase: str, call: Call, run: Coroutine[Any, Any, Any]) -> Any:
+    async def coroutine(self, step: Step, phase: str, call: Traced, run: Coroutine[Any, Any, Any]) -> Any:
         """Run an `async def` handler in a span."""
         with self._span(step, phase, call):
             return await run
 
-    def _span(self, step: Step, phase: str, call: Call) -> Any:
+    def _span(self, step: Step, phase: str, call: Traced) -> Any:
         return self._tracer.start_as_current_span(
-            f"{step.name} on_{phase}",
+            f"{step.name} on_{phase}" if isinstance(call, Call) else f"{step.name} {phase}",
             context=call.trace[1],
             attributes={"gatewright.plugin": step.name, "gatewright.phase": phase},
         )

@@ -252,7 +252,13 @@ class Bridge:
     # --- from inside a strand
 
     def current(self) -> Strand:
-        """The strand that the caller runs in."""
+        """The strand that the caller runs in, and can wait in.
+
+        Raises:
+            RuntimeError: the caller runs in none, or is a coroutine, which has to await.
+        """
+        if self._stepping is not None:  # the loop would run others in the name of its task
+            raise RuntimeError("an `async def` handler can't wait without `await`")
         strand = getcurrent()
         if not isinstance(strand, Strand):
             raise RuntimeError("this can be used only while a plugin handles a call")
@@ -363,7 +369,7 @@ class Bridge:
     def strand_of_task(self) -> Strand | None:
         """The strand that drives the current task: it can wait for an answer itself, see `pause`."""
         spare = self._stepping
-        return self.current() if spare is not None and asyncio.current_task() is spare.task else None
+        return cast("Strand", getcurrent()) if spare is not None and asyncio.current_task() is spare.task else None
 
     @types.coroutine
     def pause(self, on_expiry: Callable[[], object]) -> Generator[Any, Any, Any]:

@@ -32,7 +32,7 @@ from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.pdk import PhaseExit
 from gatewright.runtime.stats import BOUNDS, Tally
-from gatewright.runtime.steps import ChainBuilder, Mode, PhaseHandler, State, Step, awaited
+from gatewright.runtime.steps import Around, ChainBuilder, Mode, PhaseHandler, State, Step, awaited
 
 __all__ = ["Chain", "PhaseCaller"]
 
@@ -254,10 +254,10 @@ class Chain:
                 if step.state is not State.READY or handler is None:
                     raise step.error or PluginError("not set up yet")
                 if step.limit is None:
-                    self._run_phase_handler(handler, caller)
+                    self._run_phase_handler(step, handler, phase, caller)
                 else:
                     with step.limit:
-                        self._run_phase_handler(handler, caller)
+                        self._run_phase_handler(step, handler, phase, caller)
                 now = perf_counter()
                 if now - strand.began > self._hold_limit:
                     self._held_the_loop(step, now - strand.began)
@@ -268,15 +268,27 @@ class Chain:
                 tally = handler.tally if handler is not None else Tally()
                 started = self._failed(step, error, strand, tally, started)
 
-    def _run_phase_handler(self, handler: PhaseHandler, caller: PhaseCaller) -> None:
+    def _run_phase_handler(self, step: Step, handler: PhaseHandler, phase: str, caller: PhaseCaller) -> None:
+        around = step.around
+        if handler.mode is _COROUTINE:
+            coroutine = handler.run(caller.async_pdk)
+            if around is not None:
+                coroutine = around.coroutine(step, phase, caller, coroutine)
+            self._bridge.run_coroutine(coroutine)
+            return
+        run = handler.run if around is None else partial(self._run_around, around, step, handler, phase, caller)
         if handler.mode is _DIRECT:
-            result = handler.run(caller.sync_pdk)
+            result = run(caller.sync_pdk)
             if result is not None and inspect.isawaitable(result):
                 self._bridge.run_coroutine(awaited(result))
-        elif handler.mode is _COROUTINE:
-            self._bridge.run_coroutine(handler.run(caller.async_pdk))
         else:
-            self._bridge.run_blocking(partial(handler.run, caller.sync_pdk))
+            self._bridge.run_blocking(partial(run, caller.sync_pdk))
+
+    @staticmethod
+    def _run_around(
+        around: Around, step: Step, handler: PhaseHandler, phase: str, caller: PhaseCaller, pdk: Any
+    ) -> Any:
+        return around.function(step, phase, caller, lambda: handler.run(pdk))
 
     # --- off the hot path
 

@@ -17,7 +17,6 @@ from gatewright.errors import (
     PluginError,
     UnknownPluginError,
 )
-from gatewright.http import Call
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
@@ -109,6 +108,11 @@ class Step:
     request_tally: Tally = field(default_factory=Tally, repr=False)
     response_tally: Tally = field(default_factory=Tally, repr=False)
 
+    def is_async(self, phase: str) -> bool:
+        """Whether its handler for a phase (`request` or `response`) is an `async def`."""
+        mode = self.request_mode if phase == "request" else self.response_mode
+        return self.own_mode.get(phase, mode) is Mode.COROUTINE
+
     def move_to_thread(self) -> None:
         """Run `def` handlers in a thread from now on."""
         for handler in self.phases.values():
@@ -126,10 +130,10 @@ class Step:
 class Around(Protocol):
     """Something that wants to be around every handler: tracing."""
 
-    def function(self, step: Step, phase: str, call: Call, run: Callable[[], Any]) -> Any:
+    def function(self, step: Step, phase: str, call: Any, run: Callable[[], Any]) -> Any:
         """Run a `def` handler."""
 
-    def coroutine(self, step: Step, phase: str, call: Call, run: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+    def coroutine(self, step: Step, phase: str, call: Any, run: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
         """A coroutine that runs an `async def` handler."""
 
 

@@ -134,7 +134,7 @@ class Admin:
                     "generation": worker.generation,
                     "uptime": round(report.uptime, 1),
                     "connections": report.connections,
-                    "calls": report.requests + report.responses,
+                    "calls": sum(report.calls.values()),
                     "calls_under_way": report.calls_under_way,
                     "chains": report.chains,
                     "memory": report.memory,

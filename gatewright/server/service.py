@@ -126,6 +126,8 @@ class Service:
         self.leaving = False
         """Connections have to go, by being closed or to another worker."""
         self.started = self.ended = self.responses = self.answered = 0
+        self.phases: dict[str, int] | None = None
+        """Calls by phase, where the gateway has others than requests and responses."""
         self.bytes_in = self.bytes_out = self.connections_total = self.tokens_prepared = 0
         self.refused: dict[str, int] = {}
         self.questions: dict[str, int] = {}
@@ -145,6 +147,10 @@ class Service:
     def calls(self) -> int:
         """Calls under way."""
         return self.started - self.ended
+
+    def calls_by_phase(self) -> dict[str, int]:
+        """Calls taken up so far."""
+        return self.phases or {"request": self.started - self.responses, "response": self.responses}
 
     def take_in(self, connection: Driver) -> bool:
         """Count a connection in; `False` if it can't stay."""

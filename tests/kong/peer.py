@@ -99,6 +99,9 @@ class MsgPackKong:
                 raise Exited(*args)
             value = pdk[method](*args) if method in pdk else None
             answer = {"EventId": step["EventId"]}
+            if isinstance(value, Exception):
+                step = self.rpc("plugin.StepError", {**answer, "Data": str(value)})
+                continue
             if value is not None:
                 answer["Data"] = value
             step = self.rpc("plugin.Step", answer)

@@ -56,9 +56,11 @@ class Skips(Fails):
     on_error = "skip"
 """
 
+LIMITED = NATIVE.replace("    priority = 900\n", "    priority = 900\n    max_concurrent = 5\n")
 both = pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
-SOURCES = [NATIVE.format(async_="", await_=""), NATIVE.format(async_="async ", await_="await ")]
-kinds = pytest.mark.parametrize("source", SOURCES, ids=["def", "async def"])
+ASYNC = {"async_": "async ", "await_": "await "}
+SOURCES = [NATIVE.format(async_="", await_=""), NATIVE.format(**ASYNC), LIMITED.format(**ASYNC)]
+kinds = pytest.mark.parametrize("source", SOURCES, ids=["def", "async def", "async def, max_concurrent"])
 
 REQUEST: dict[str, Any] = {
     "kong.request.get_method": lambda: "POST",

@@ -8,23 +8,21 @@ import re
 import signal
 import socket
 import stat
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gatewright.gateways.apisix import calls
 from gatewright.observe.control import ControlError, ask, ask_json
 from gatewright.observe.report import Sample, TallyReport, WorkerReport, add_up
 from gatewright.redaction import redact, redact_fields
+from tests.collector import Collector, attributes
 from tests.conftest import RunnerProcess, StartRunner
 from tests.peer import Refused
 
@@ -350,45 +348,6 @@ def test_secrets_are_blacked_out_wherever_they_stand() -> None:
 # --- traces
 
 
-class Collector(HTTPServer):
-    """An OTLP receiver that keeps what it gets."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Receive)
-        self.spans: list[Any] = []
-
-
-class _Receive(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["content-length"])))
-        assert self.path == "/v1/traces"
-        for resource in body.resource_spans:
-            for scope in resource.scope_spans:
-                self.server.spans.extend(scope.spans)
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    server = Collector()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def attributes(span: Any) -> dict[str, Any]:
-    return {item.key: item.value.string_value or item.value.int_value for item in span.attributes}
-
-
 def test_spans_continue_the_requests_trace(
     start_runner: StartRunner, plugin_dir: WriteFiles, collector: Collector
 ) -> None:
@@ -567,14 +526,21 @@ def test_a_thread_that_outlives_its_deadline_is_counted_until_it_ends(
 
 
 def test_reports_add_up() -> None:
-    one = WorkerReport(requests=2, connections=3, chains=4, memory=10, loop_lag=0.5, failures={"a": {"p": 1}})
+    one = WorkerReport(calls={"access": 2}, connections=3, chains=4, memory=10, loop_lag=0.5, failures={"a": {"p": 1}})
     one.tallies = [TallyReport("p", "request", "r", [1, 0], 0.5)]
     one.samples = [
         Sample("c", "counter", "", "c_total", {"x": "1"}, 2.0),
         Sample("c", "counter", "", "c_created", {"x": "1"}, 100.0),
         Sample("g", "gauge", "", "g", {}, 5.0),
     ]
-    other = WorkerReport(requests=5, connections=1, chains=3, memory=20, loop_lag=0.1, failures={"a": {"p": 2, "q": 1}})
+    other = WorkerReport(
+        calls={"access": 4, "log": 1},
+        connections=1,
+        chains=3,
+        memory=20,
+        loop_lag=0.1,
+        failures={"a": {"p": 2, "q": 1}},
+    )
     other.tallies = [TallyReport("p", "request", "r", [1, 2], 1.0), TallyReport("q", "request", "r", [1, 1], 1.0)]
     other.samples = [
         Sample("c", "counter", "", "c_total", {"x": "1"}, 3.0),
@@ -582,7 +548,8 @@ def test_reports_add_up() -> None:
         Sample("g", "gauge", "", "g", {}, 7.0),
     ]
     total = add_up([one], gone=[other])
-    assert (total.requests, total.connections, total.chains, total.memory, total.loop_lag) == (7, 3, 4, 10, 0.5)
+    assert (total.connections, total.chains, total.memory, total.loop_lag) == (3, 4, 10, 0.5)
+    assert total.calls == {"access": 6, "log": 1}
     assert total.failures == {"a": {"p": 3, "q": 1}}
     assert [(t.plugin, t.counts, t.seconds) for t in total.tallies] == [("p", [2, 2], 1.5), ("q", [1, 1], 1.0)]
     assert [(s.name, s.value) for s in total.samples] == [("c_total", 5.0), ("c_created", 90.0), ("g", 5.0)]

@@ -107,7 +107,9 @@ class KongGateway:
     async def settle(self) -> None:
         """Wait until nothing runs in the background."""
         while self._background:
-            await asyncio.gather(*self._background)
+            ending = [*self._background]
+            await asyncio.gather(*ending)
+            self._background.difference_update(ending)  # or else Python 3.12 would never let the loop take a turn
 
     def replace(self, declared: Declared, plugins: Plugins) -> None:
         """Take a new configuration. Requests under way end with the one they began with."""

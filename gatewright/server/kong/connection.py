@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from time import time
 from typing import Any, Final, cast
 
@@ -25,7 +24,7 @@ from gatewright.server.kong.native import run_access, run_response
 from gatewright.server.kong.queries import answer_to
 from gatewright.server.service import Service
 
-__all__ = ["PluginServerConnection", "driver"]
+__all__ = ["PluginServerConnection"]
 
 _NO_INSTANCE: Final = "no plugin instance #%s"  # Kong looks for these words, and then starts one anew
 _LINGER_SECONDS: Final = 5.0
@@ -212,6 +211,8 @@ class PluginServerConnection(asyncio.Protocol):
             self.event = event
             self.session.patient = service.leaving
         service.started += 1
+        if wish.phase in instances.phases:
+            instances.phases[wish.phase] += 1
         try:
             if service.started - service.ended > service.max_calls:
                 service.failures.report(
@@ -227,6 +228,7 @@ class PluginServerConnection(asyncio.Protocol):
                                         route=chain.key, error=error, traceback=True)  # fmt: skip
                 self._refuse(event)
             else:
+                service.answered += type(error) is PhaseExit
                 self.event_over(event, exited=True)
         except GatewrightError:
             self._refuse(event)  # whoever raised it has logged the cause
@@ -381,21 +383,3 @@ class PluginServerConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Close the connection now."""
         self._transport.close()
-
-
-def driver(new_session: Callable[[], KongSession], *, lua_style: bool) -> Callable[[Service], Callable[[], Any]]:
-    """What makes the drivers of connections for a service.
-
-    Args:
-        new_session: makes the protocol state of a new connection.
-        lua_style: PDK calls give `(value, error)`.
-    """
-
-    def for_service(service: Service) -> Callable[[], PluginServerConnection]:
-        instances = Instances(service, lua_style=lua_style)
-        service.on_letter = lambda letter, delivered: instances.on_letter(letter, delivered, new_session)
-        service.on_gone = instances.on_gone
-        service.on_cut_off = instances.refuse_all
-        return lambda: PluginServerConnection(service, instances, new_session())
-
-    return for_service

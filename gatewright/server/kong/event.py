@@ -71,7 +71,7 @@ class Event:
 
     __slots__ = (
         "_bridge", "_instances", "_known", "_queue", "_service", "_waiter", "chain", "connection", "number", "over",
-        "phase", "strand", "ticket", "verdict",
+        "phase", "strand", "ticket", "trace", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -91,8 +91,14 @@ class Event:
         self._known: dict[tuple[str, tuple[Any, ...]], Any] | None = None
         self._waiter: _Waiter | None = None
         self._queue: deque[tuple[str, Sequence[Any], _Waiter]] | None = None
+        self.trace: Any = None
         self.number = 0
         """Its id, where one was asked for (see `id`)."""
+
+    @property
+    def route(self) -> str:
+        """Which configuration it's for, in logs and traces."""
+        return self.chain.key
 
     @property
     def id(self) -> int:
@@ -138,9 +144,8 @@ class Event:
         key = (method, tuple(args)) if method in _UNCHANGING else None
         if key is not None and self._known and key in self._known:
             return _own_copy(self._known[key])
-        strand = getcurrent()
-        if strand is self.strand or self._bridge.in_loop_thread:
-            if not self._put(method, args, strand if strand is self.strand else self._bridge.current()):
+        if getcurrent() is self.strand or self._bridge.in_loop_thread:
+            if not self._put(method, args, self._bridge.current()):
                 return None
             value = self._bridge.wait_for_resume(self._forget)
         else:

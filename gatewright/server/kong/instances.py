@@ -13,7 +13,7 @@ import msgspec
 from gatewright.config import config_schema
 from gatewright.errors import ConfigError
 from gatewright.gateways.kong.dump import kong_fields
-from gatewright.gateways.kong.events import Answer, KongSession
+from gatewright.gateways.kong.events import PHASES, Answer, KongSession
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.server import messages
@@ -55,6 +55,7 @@ class Instances:
         self._next_event = secrets.randbits(24)
         self._next_connection = 0
         self._in_lua_style: dict[str, bool] = {}
+        self.phases = service.phases = dict.fromkeys(PHASES, 0)
         self._pid = os.getpid()
         self._to_clear: list[tuple[PluginServerConnection, int]] = []
         self._sent: dict[tuple[int, int], tuple[int, int]] = {}  # connection and ticket: process and event

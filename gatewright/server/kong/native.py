@@ -15,7 +15,6 @@ from urllib.parse import quote, unquote
 from gatewright.http import Call, Question, RequestCall, Response, ResponseCall
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
-from gatewright.runtime.steps import Mode
 
 if TYPE_CHECKING:
     from gatewright.server.kong.event import Event
@@ -113,7 +112,7 @@ def run_access(chain: Chain, event: Event, strand: Strand) -> None:
     """
     call = RequestCall(cast("Any", _Facts(event)), 0)
     _prepare(call, chain, event, strand)
-    if chain.steps[0].request_mode is Mode.COROUTINE:
+    if chain.steps[0].is_async("request"):
         cast("_Facts", call.source).fetch()
     response = chain.run_request(call, strand)
     if response is not None:
@@ -129,7 +128,7 @@ def run_response(chain: Chain, event: Event, strand: Strand) -> None:
     """
     call = ResponseCall(cast("Any", _Facts(event)), 0)
     call.response_status = event.call("kong.response.get_status", ())
-    if chain.steps[0].response_mode is Mode.COROUTINE:
+    if chain.steps[0].is_async("response"):
         headers = event.call("kong.response.get_headers", (_MAX_HEADERS,))
         call.response_source = lambda: _entries(headers)
         cast("_Facts", call.source).fetch()
@@ -150,7 +149,7 @@ def run_response(chain: Chain, event: Event, strand: Strand) -> None:
 
 def _prepare(call: Call, chain: Chain, event: Event, strand: Strand) -> None:
     call.asker = _Questions(event)
-    call.route = chain.key
+    call.route, call.trace = chain.key, event.trace
     strand.call = call
 
 
