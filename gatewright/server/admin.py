@@ -98,7 +98,7 @@ class Admin:
     async def _metrics(self, ask: Ask) -> Answer:
         each, total = await self._supervisor.reports()
         numbered = [(worker.number, report) for worker, report in each if worker.stage is Stage.READY]
-        body, content_type = exposition(ask.accept, self._supervisor.counts, total, numbered)
+        body, content_type = exposition(ask.accept, self._supervisor.accounts.counts, total, numbered)
         return Answer(200, body, content_type)
 
     async def _public_status(self, _: Ask) -> Answer:
@@ -148,11 +148,11 @@ class Admin:
                 for p in (current.plugins if current else [])
             ],
             "plugin_errors": current.errors if current else [],
-            "configurations": supervisor.counts.configurations,
+            "configurations": supervisor.accounts.counts.configurations,
             "chains": sorted(routes.values(), key=lambda route: str(route["key"])),
             "refused": total.refused,
             "last_errors": total.last_failures[-20:],
-            "worker_exits": list(supervisor.exits),
+            "worker_exits": list(supervisor.accounts.exits),
             "last_reload": supervisor.reloads.last,
         }
 

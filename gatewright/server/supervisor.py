@@ -16,20 +16,19 @@ import functools
 import os
 import selectors
 import signal
-import socket
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from gatewright._version import __version__
 from gatewright.errors import ListenError
 from gatewright.observe import logs
-from gatewright.observe.metrics import RunnerCounts
-from gatewright.observe.report import WorkerReport, add_up
+from gatewright.observe.report import WorkerReport
 from gatewright.server import messages
+from gatewright.server.accounts import Accounts
 from gatewright.server.admin import Admin
 from gatewright.server.channel import Channel
 from gatewright.server.dispatcher import Dispatcher
@@ -37,10 +36,12 @@ from gatewright.server.forking import fork_worker
 from gatewright.server.guard import Guard
 from gatewright.server.last_words import LastWords
 from gatewright.server.listener import Listener, watches_parent
+from gatewright.server.mail import Mail
 from gatewright.server.notify import Notifier
 from gatewright.server.plan import Plan
 from gatewright.server.registry import Registry
 from gatewright.server.reloading import Reloads
+from gatewright.server.rounds import Rounds
 from gatewright.server.worker import TEARDOWN_SECONDS, log_plugins, raise_file_limit
 from gatewright.server.workers import Stage, Worker, describe_exit
 from gatewright.settings import Settings, worker_count
@@ -52,7 +53,6 @@ EXIT_CANNOT_START: Final = 2
 EXIT_WORKERS_FAIL: Final = 3
 
 _LOOK_SECONDS = 0.25
-_FROZEN_SECONDS = 2.0
 _REFUSED_AT_ONCE = 1024
 """Connections beyond a worker's limit that it may have while it refuses what they ask for."""
 _LONGEST_PAUSE_IN_WAITING = 1.0
@@ -88,14 +88,9 @@ class Supervisor:
         self._crashes = 0
         self._paused_until = 0.0
         self._was_ready = False
-        self._gone = WorkerReport()
-        self._numbers = 0
-        self._told_alive = 0.0
-        self._looked = monotonic()
         self._parent = os.getppid()
         self._began = monotonic()
-        self.counts = RunnerCounts(version=__version__)
-        self.exits: deque[dict[str, Any]] = deque(maxlen=10)
+        self.accounts = Accounts(self._workers)
 
     # --- life
 
@@ -120,6 +115,8 @@ class Supervisor:
             self._listener.set_backlog(self._plan.backlog)
             self._dispatcher = Dispatcher(self._loop, self._listener, self._workers)
             self._last_words = LastWords(self._loop, self._dispatcher)
+            self._mail = Mail(self, self._workers, self._registry, self._dispatcher, self._last_words)
+            self._rounds = Rounds(self._workers, self._dispatcher, self._notifier, self._kill)
             self.reloads = Reloads(self, self._load, self._notifier)
             self._loop.run_until_complete(self._start())
             while (worker := self._loop.run_until_complete(self._next_fork())) is not None:
@@ -149,7 +146,7 @@ class Supervisor:
         ):
             loop.add_signal_handler(number, act)
         await self._admin.start()
-        self._complete()
+        self.complete()
         loop.call_later(_LOOK_SECONDS, self._look_after)
         loop.call_later(self._registry.tick_seconds, self._tick)
 
@@ -187,7 +184,7 @@ class Supervisor:
             self._loop,
             ours,
             messages.FromWorker,
-            functools.partial(self._on_message, worker),
+            functools.partial(self._mail.take, worker),
             lambda: None,  # the process's end is what counts
         )
 
@@ -229,13 +226,13 @@ class Supervisor:
 
     # --- workers
 
-    def _complete(self) -> None:
+    def complete(self) -> None:
         """Order what is missing: a worker in every place, and successors for those that want one."""
         pause = self._paused_until - monotonic()
         if self._stopping:
             return
         if pause > 0:
-            self._loop.call_later(pause, self._complete)
+            self._loop.call_later(pause, self.complete)
             return
         present = [
             worker
@@ -288,15 +285,13 @@ class Supervisor:
         self._last_words.worker_ended(worker, stopping=self._stopping)
         for other in self._workers:
             other.send(messages.Gone(worker.pid))
-        self._gone = add_up([], gone=[self._gone, worker.report])
         lived = monotonic() - worker.began
         expected = was is Stage.RETIRING or self._stopping
         reason = "retired" if was is Stage.RETIRING else "stopped" if self._stopping else "crashed"
-        self.counts.worker_exits[reason] = self.counts.worker_exits.get(reason, 0) + 1
+        self.accounts.worker_ended(worker, reason, how, lived)
         if expected:
             self._log.info("worker ended", worker=worker.number, pid=worker.pid, how=how)
         else:
-            self.exits.append({"worker": worker.number, "pid": worker.pid, "how": how, "lived": round(lived, 1)})
             suspects = [self._registry.ended_a_worker(token) for token in worker.building]
             if suspects:
                 self._log.error(
@@ -331,65 +326,13 @@ class Supervisor:
             replaced_in=pause,
         )
         self._paused_until = monotonic() + pause
-        self._complete()
+        self.complete()
         self._dispatcher.hopeless = self._crashes >= _TRIES_BEFORE_GIVING_UP and not waits
         if self._dispatcher.hopeless:
             self._dispatcher.settle()
 
-    def _on_message(self, worker: Worker, message: messages.FromWorker, connection: socket.socket | None) -> None:
-        worker.heard = monotonic()
-        match message:
-            case messages.Alive():
-                pass
-            case messages.Taken(came):
-                left = worker.taken(came)
-                if left is not None:
-                    self._log.error("worker has no room for a connection: file descriptors", worker=worker.number)
-                    self._dispatcher.place(left)
-            case messages.Building(token):
-                worker.building.add(token)
-            case messages.Built(token):
-                worker.building.discard(token)
-                self._registry.built(token)
-            case messages.Closed(count, slots):
-                worker.connections -= count
-                self._last_words.closed_by(worker, slots)
-            case messages.Return(slot):
-                worker.send(messages.Returned(connection is not None))
-                if connection is not None:
-                    worker.connections -= 1
-                    worker.let_go(slot)
-                    self._dispatcher.place(connection)
-            case messages.Register(digest, conf):
-                self._registry.register(worker, digest, conf)
-            case messages.Lookup(token):
-                self._registry.look_up(worker, token)
-            case messages.Used(tokens):
-                self._registry.used(tokens)
-            case messages.Forget(token):
-                self._registry.forget(token)
-                for each in self._workers:
-                    if each is not worker:
-                        each.send(messages.Forgotten(token))
-            case messages.Forward(address):
-                to = next((w for w in self._workers if w.pid == address.to and w.stage is not Stage.ENDED), None)
-                if to is None:
-                    worker.send(messages.Undelivered(address))
-                else:
-                    to.send(messages.Forwarded(address))
-            case messages.Reported(number, report):
-                worker.report = report
-                if number in worker.asked:
-                    worker.asked.pop(number).set_result(report)
-            case messages.WantsRetirement(reason):
-                worker.wants = reason
-                self._complete()
-            case messages.Loaded(plugins, errors) if worker.stage is Stage.STARTING:
-                self._on_loaded(worker, plugins, errors)
-            case messages.Ready() if worker.stage is Stage.STARTING:
-                self._on_ready(worker)
-
-    def _on_loaded(self, worker: Worker, plugins: list[messages.PluginInfo], errors: list[str]) -> None:
+    def on_loaded(self, worker: Worker, plugins: list[messages.PluginInfo], errors: list[str]) -> None:
+        """A worker has loaded its plugins: say which, and give it all configurations."""
         worker.plugins, worker.errors = plugins, errors
         if self.reloads.concerns(worker) and not self.reloads.accepts(worker):
             return
@@ -415,7 +358,8 @@ class Supervisor:
                     self.stop()
                     return
 
-    def _on_ready(self, worker: Worker) -> None:
+    def on_ready(self, worker: Worker) -> None:
+        """A worker can serve: let it, unless it has to wait for others of its generation."""
         self._log.debug("worker is ready", worker=worker.number, pid=worker.pid)
         if self.reloads.concerns(worker):
             self.reloads.worker_ready(worker)
@@ -475,7 +419,7 @@ class Supervisor:
 
     def reload_ended(self) -> None:
         """A reload has ended, one way or the other: see to what had to wait for that."""
-        self._complete()
+        self.complete()
 
     def drop(self, worker: Worker) -> None:
         """Do without a worker that does not serve yet."""
@@ -492,40 +436,11 @@ class Supervisor:
 
     def _look_after(self) -> None:
         self._loop.call_later(_LOOK_SECONDS, self._look_after)
-        now = monotonic()
-        if now - self._looked > _FROZEN_SECONDS:  # we were stopped, and so were the workers
-            for worker in self._workers:
-                worker.heard = now
-        self._looked = now
         if self._watch_parent and os.getppid() != self._parent and not self._stopping:
             self._log.warning("the process that started this runner is gone: stopping")
             self.stop()
-        if self._stopping:
-            return
-        settings = self._plan.settings
-        stuck_limit = settings.stuck_limit
-        for worker in list(self._workers):
-            silent = now - worker.heard
-            if worker.stage is Stage.RETIRING and worker.retire_by and now > worker.retire_by:
-                self._log.error("retired worker does not end; killed", worker=worker.number, pid=worker.pid)
-                self._kill(worker)
-            elif worker.stage is Stage.READY and stuck_limit and silent > stuck_limit:
-                self._log.error(
-                    "worker is stuck; killed", worker=worker.number, pid=worker.pid, silent_for=round(silent, 1)
-                )
-                self._kill(worker)
-            elif worker.stage is Stage.STARTING and worker.pid and now - worker.began > settings.start_timeout:
-                self._log.error("worker does not get ready; killed", worker=worker.number, pid=worker.pid)
-                self._kill(worker)
-        self._dispatcher.spread()
-        every = self._notifier.watchdog_seconds / 2
-        if (
-            every
-            and any(worker.stage is Stage.READY for worker in self._workers)
-            and now - self._told_alive >= every / 2
-        ):
-            self._told_alive = now
-            self._notifier.alive()
+        if not self._stopping:
+            self._rounds.look(self._plan.settings)
 
     def _tick(self) -> None:
         self._registry.tick()
@@ -564,25 +479,13 @@ class Supervisor:
         return max(self._paused_until - monotonic(), 0.0)
 
     async def reports(self, seconds: float = 1.0) -> tuple[list[tuple[Worker, WorkerReport]], WorkerReport]:
-        """Every worker's report, and all added up, ended ones included. A silent one's last report counts."""
-        asked: list[asyncio.Future[WorkerReport]] = []
-        for worker in self._workers:
-            if worker.channel is not None and worker.stage in (Stage.READY, Stage.RETIRING):
-                self._numbers += 1
-                future = worker.asked[self._numbers] = self._loop.create_future()
-                worker.send(messages.Report(self._numbers))
-                asked.append(future)
-        if asked:
-            await asyncio.wait(asked, timeout=seconds)
-        for worker in self._workers:
-            worker.asked = {number: future for number, future in worker.asked.items() if future not in asked}
-        counts = self.counts
-        counts.workers = sum(worker.stage is Stage.READY for worker in self._workers)
+        """Every worker's report, and all added up; see `Accounts.reports`."""
+        told = await self.accounts.reports(seconds)
+        counts = self.accounts.counts
         counts.workers_wanted = worker_count(self._plan.settings)
         counts.reloads = self.reloads.counts
         counts.configurations = len(self._registry)
-        each = [(worker, worker.report) for worker in self._workers if worker.stage is not Stage.STARTING]
-        return each, add_up([report for _, report in each], gone=[self._gone])
+        return told
 
     def set_level(self, level: str) -> None:
         """Log at another level, here and in all workers."""
