@@ -28,8 +28,10 @@ import contextvars
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator
+from sys import getrefcount
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar, cast
+from weakref import getweakrefcount
 
 from greenlet import getcurrent, greenlet
 
@@ -72,7 +74,7 @@ class Strand(greenlet):
         self.work: Work | None = None
         self.call: Any = None
         self.deadline = 0.0
-        self.on_expiry: Callable[[], object] | None = None
+        self.on_expiry: Callable[[Strand], object] | None = None
 
     def run(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         """The greenlet's body: run jobs, and wait among the idle ones in between."""
@@ -104,41 +106,70 @@ class _SpareTask:
 
     Attributes:
         gate: opened to let the task go on with what was handed over. Cancelling the task cancels it, at once.
+        has_begun: the task waits at the gate. Cancelled before that, it ends without a look at what it is handed.
         paused: the strand, while it waits for an answer that the coroutine asked for.
     """
 
-    __slots__ = ("context", "gate", "handed_over", "on_expiry", "paused", "resume", "size", "task")
+    __slots__ = (
+        "context", "gate", "handed_over", "has_begun", "known", "on_expiry", "paused", "resume", "task", "watched",
+    )  # fmt: skip
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, context: contextvars.Context) -> None:
         self.gate: asyncio.Future[None] = bridge.loop.create_future()
+        self.has_begun = False
         self.handed_over: tuple[Coroutine[Any, Any, Any], Any, Any, Work | None] | None = None
         self.paused: Strand | None = None
-        self.on_expiry: Callable[[], object] | None = None
+        self.on_expiry: Callable[[Strand], object] | None = None
         self.resume = bridge.resume
-        self.context = bridge.context.copy()
-        self.size = len(self.context)
-        self.task = asyncio.Task(_carry_on(self), loop=bridge.loop, context=self.context)
+        self.context = context
+        self.task = asyncio.Task(_carry_on(self), loop=bridge.loop, context=context)
+        self.known, self.watched = getrefcount(self.task), getweakrefcount(self.task)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wanted the coroutine cancelled."""
+        return self.gate.done() or bool(self.task.cancelling())
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether the coroutine has left no traces: it can have ended without anybody having noticed the task."""
+        return not (
+            self.cancelled
+            or len(self.context)
+            or getrefcount(self.task) > self.known
+            or getweakrefcount(self.task) > self.watched
+            or self.task._callbacks
+        )
 
     def hand_over(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any, strand: Strand) -> None:
         """Let the task go on with a coroutine that has suspended: it waits for a future, or gets an exception."""
         self.handed_over = coroutine, waits_for, strand.call, strand.work
+        self.end()
+
+    def end(self) -> None:
+        """Let the task go on; with nothing handed over, it ends."""
         if not self.gate.done():
             self.gate.set_result(None)
 
 
 async def _carry_on(spare: _SpareTask) -> Any:
     cancelled = None
+    spare.has_begun = True
     try:
         await spare.gate
     except asyncio.CancelledError as error:
         cancelled = error
         if spare.paused is not None:
             spare.resume(spare.paused, _CANCELLED)  # it hands the coroutine over
-    if spare.handed_over is None:
-        raise asyncio.CancelledError  # nobody uses it any more
+    if spare.handed_over is None:  # the coroutine has ended, in its strand
+        return None
     coroutine, waits_for, call, work = spare.handed_over
     CURRENT.set((call, work))
-    return await _drive(coroutine, waits_for if cancelled is None else cancelled)
+    if cancelled is not None:
+        if asyncio.isfuture(waits_for):
+            waits_for.cancel()
+        waits_for = cancelled
+    return await _drive(coroutine, waits_for)
 
 
 @types.coroutine
@@ -185,7 +216,6 @@ class Bridge:
         """
         self.loop = loop
         self.hub = getcurrent()
-        self.context = contextvars.copy_context()
         self.idle: list[Strand] = []
         self.max_idle = max_idle
         self.hold_limit = float("inf")
@@ -230,6 +260,10 @@ class Bridge:
         """Let a strand that waits go on with an exception; whatever it was waiting for no longer matters."""
         strand.throw(error)
 
+    def waits(self, strand: Strand, on_expiry: Callable[[Strand], object]) -> bool:
+        """Whether a strand waits for what this function would make forget it."""
+        return strand in self._waiting and strand.on_expiry == on_expiry
+
     @property
     def in_loop_thread(self) -> bool:
         """Whether the caller runs in the loop's thread."""
@@ -264,11 +298,11 @@ class Bridge:
             raise RuntimeError("this can be used only while a plugin handles a call")
         return strand
 
-    def wait_for_resume(self, on_expiry: Callable[[], object] | None = None) -> Any:
+    def wait_for_resume(self, on_expiry: Callable[[Strand], object] | None = None) -> Any:
         """Go back to the loop until somebody resumes this strand; gives the value it is resumed with.
 
         Args:
-            on_expiry: called if the deadline passes first, to forget about this strand.
+            on_expiry: called with this strand if the deadline passes first, to forget about it.
 
         Raises:
             DeadlineExceededError: the deadline passed first.
@@ -298,7 +332,7 @@ class Bridge:
                 if waiting:  # it may have been thrown into since this was called for
                     self.resume(strand)
 
-            def give_up() -> None:
+            def give_up(_: object = None) -> None:
                 nonlocal waiting
                 waiting = False
                 future.remove_done_callback(wake)
@@ -316,7 +350,8 @@ class Bridge:
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end."""
-        spare = self._spares.pop() if self._spares else _SpareTask(self)
+        strand = self.current()
+        spare = self._spare_task()
         loop, task, run = self.loop, spare.task, spare.context.run
         value: Any = None
         while True:
@@ -325,54 +360,87 @@ class Bridge:
             try:
                 waits_for = run(coroutine.send, value)
             except StopIteration as stop:
-                self._keep(spare)
-                result: T = stop.value
-                return result
+                ended, result = True, cast("T", stop.value)
             except BaseException:
-                task.cancel()
+                spare.end()
                 raise
+            else:
+                ended = False
             finally:
                 self._stepping = None
                 asyncio._leave_task(loop, task)
-            strand = self.current()
+            if ended:
+                del task
+                self._keep(spare)
+                return result
             if waits_for is not _PAUSE:
+                break
+            if task.cancelling() and not spare.has_begun:
+                self._forget_pause(spare, strand)
+                waits_for = asyncio.CancelledError()
                 break
             spare.paused = strand
             try:
                 value = self.wait_for_resume(spare.on_expiry)
             except BaseException:  # nobody waits for the coroutine any more
-                spare.hand_over(coroutine, asyncio.CancelledError(), strand)
-                task.add_done_callback(_swallow)
+                self._hand_over(spare, coroutine, asyncio.CancelledError(), strand).add_done_callback(_swallow)
                 raise
             finally:
                 spare.paused = None
-            if spare.gate.done() or task.done():
-                if value is _CANCELLED and spare.on_expiry is not None:
-                    spare.on_expiry()
+            if spare.cancelled:
+                if value is _CANCELLED:
+                    self._forget_pause(spare, strand)
                 waits_for = asyncio.CancelledError()
                 break
-        spare.hand_over(coroutine, waits_for, strand)
+        task = self._hand_over(spare, coroutine, waits_for, strand)
         try:
             carried: T = self.wait_future(task)
         except asyncio.CancelledError:
             raise PluginError("the handler was cancelled") from None
         return carried
 
+    @staticmethod
+    def _forget_pause(spare: _SpareTask, strand: Strand) -> None:
+        if spare.on_expiry is not None:
+            spare.on_expiry(strand)
+
+    def _hand_over(
+        self, spare: _SpareTask, coroutine: Coroutine[Any, Any, Any], waits_for: Any, strand: Strand
+    ) -> asyncio.Task[Any]:
+        if not spare.has_begun and (spare.task.cancelling() or spare.task.done()):  # another one has to see to it
+            if spare.task.cancelling():
+                if asyncio.isfuture(waits_for):
+                    waits_for.cancel()
+                waits_for = asyncio.CancelledError()
+            spare = _SpareTask(self, spare.context)
+        spare.hand_over(coroutine, waits_for, strand)
+        return spare.task
+
+    def _spare_task(self) -> _SpareTask:
+        context = contextvars.copy_context()
+        if len(context):  # what other handlers of this call have set is for this one to see, and for no other call's
+            return _SpareTask(self, context)
+        while self._spares:
+            spare = self._spares.pop()
+            if not spare.task.done():
+                return spare
+        return _SpareTask(self, context)
+
     def _keep(self, spare: _SpareTask) -> None:
-        """Keep a task for the next coroutine, unless this one has left traces: a cancellation, or context variables."""
-        cancelled = spare.gate.done() or spare.task.cancelling()
-        if cancelled or len(spare.context) != spare.size or len(self._spares) >= _MAX_SPARES:
-            spare.task.cancel()
-        else:
+        if spare.is_unused and len(self._spares) < _MAX_SPARES:
             self._spares.append(spare)
+        else:
+            spare.end()
 
     def strand_of_task(self) -> Strand | None:
         """The strand that drives the current task: it can wait for an answer itself, see `pause`."""
         spare = self._stepping
-        return cast("Strand", getcurrent()) if spare is not None and asyncio.current_task() is spare.task else None
+        running = getcurrent()
+        drives = spare is not None and isinstance(running, Strand) and asyncio.current_task() is spare.task
+        return cast("Strand", running) if drives else None
 
     @types.coroutine
-    def pause(self, on_expiry: Callable[[], object]) -> Generator[Any, Any, Any]:
+    def pause(self, on_expiry: Callable[[Strand], object]) -> Generator[Any, Any, Any]:
         """Wait, in a coroutine that a strand drives, until that strand is resumed; see `wait_for_resume`."""
         if self._stepping is not None:
             self._stepping.on_expiry = on_expiry
@@ -386,8 +454,8 @@ class Bridge:
         """
         if self.pool_room <= 0:
             raise OverloadedError("all plugin threads are busy and their queue is full (settings: threads)")
-        self.pool_room -= 1
         strand = self.current()
+        self.pool_room -= 1
         context = contextvars.copy_context()
         context.run(CURRENT.set, (strand.call, strand.work))
         job = self._pool.submit(context.run, _outcome, function)
@@ -420,7 +488,7 @@ class Bridge:
             if strand not in self._waiting or not 0 < strand.deadline <= now:
                 continue  # what was thrown into another has let this one go on
             if strand.on_expiry is not None:
-                strand.on_expiry()
+                strand.on_expiry(strand)
             limit = strand.work.timeout if strand.work is not None else 0.0
             self.throw(strand, DeadlineExceededError(f"took longer than its timeout of {limit:g} s"))
         if self._waiting and self._sweep is None:

@@ -121,7 +121,7 @@ class GeventBridge(Bridge):
 
     # --- from inside a strand
 
-    def wait_for_resume(self, on_expiry: Callable[[], object] | None = None) -> Any:
+    def wait_for_resume(self, on_expiry: Callable[[Strand], object] | None = None) -> Any:
         """Give way until somebody resumes this strand; see `Bridge.wait_for_resume`."""
         strand = self.current()
         inner = strand in self._turns

@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
         strand = self._bridge.strand_of_task()
         if strand is not None:
             self._put(call, question, strand)
-            return cast("bytes | None", await self._bridge.pause(lambda: self._forget(strand)))
+            return cast("bytes | None", await self._bridge.pause(self._forget))
         future: asyncio.Future[bytes | None] = self._service.loop.create_future()
         self._put(call, question, future)
         return await future
@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
             return waiting.result()
         strand = self._bridge.current()
         self._put(call, question, strand)
-        return cast("bytes | None", self._bridge.wait_for_resume(lambda: self._forget(strand)))
+        return cast("bytes | None", self._bridge.wait_for_resume(self._forget))
 
     def _put(self, call: Call, question: Question, waiter: _Waiter) -> None:
         if self._closed or self._half_closed:

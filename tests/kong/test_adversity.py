@@ -355,3 +355,100 @@ def test_a_dedicated_server_says_what_is_wrong_with_its_plugin(tmp_path: Path) -
     assert "kong_pdk: odd: " in ended.stderr
     assert "priority" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("cuts", [(24,), (24, -7), (1, 2, 3)])
+def test_a_request_that_is_cut_anywhere_is_served(start: Start, workers: str, cuts: tuple[int, ...]) -> None:
+    server = start("msgpack", plain=PLUGIN, environ={"GATEWRIGHT_WORKERS": workers})
+    with server.kong(1) as kong:
+        instance = kong.start("plain", {})
+        request = msgpack.packb([0, 7, "plugin.HandleEvent", [{"InstanceId": instance, "EventName": "access"}]])
+        for begin, end in zip((0, *cuts), (*cuts, len(request)), strict=True):
+            kong.pool[0].sendall(request[begin:end])
+            time.sleep(0.1)
+        _, ticket, error, step = msgpack.unpackb(kong.pool[0].recv(4096))
+        assert (ticket, error) == (7, None)
+        assert step["Data"] == {"Method": "kong.request.get_header", "Args": ["who"]}
+
+
+LONG = """
+import asyncio, os
+class Plugin(object):
+    def __init__(self, config):
+        pass
+    async def access(self, kong):
+        await kong.response.set_header("x", "y" * 3_000_000)
+        await asyncio.sleep(0.3)
+        os._exit(9)
+"""
+
+
+def test_a_worker_that_dies_after_a_long_call_leaves_nobody_without_an_answer(start: Start) -> None:
+    server = start("msgpack", plain=LONG)
+    with server.kong(1) as kong:
+        instance = kong.start("plain", {})
+        with pytest.raises(Exited) as exited:
+            kong.event(instance, "access", {})
+        assert exited.value.status == 500
+
+
+WRAPPED = """
+import asyncio, functools
+shared = {}
+
+def wrapped(handler):  # and so no `async def` any more
+    @functools.wraps(handler, assigned=("__name__",), updated=())
+    def run(self, kong):
+        return handler(self, kong)
+    return run
+
+class Plugin(object):
+    def __init__(self, config):
+        pass
+    @wrapped
+    async def access(self, kong):
+        kong.request.get_method()
+    async def rewrite(self, kong):
+        await asyncio.sleep(0)
+        await kong.request.get_path()
+        await kong.response.set_header("x", "well")
+    async def certificate(self, kong):
+        shared["kong"] = kong
+        await asyncio.sleep(0.3)
+    async def preread(self, kong):
+        await shared["kong"].request.get_path()
+"""
+
+
+@both
+def test_a_coroutine_that_does_not_await_harms_only_itself(start: Start, protocol: str) -> None:
+    server = start(protocol, plain=WRAPPED)
+    with server.kong() as kong, server.kong() as other:
+        instance = kong.start("plain", {})
+        for _ in range(3):
+            with pytest.raises(Exited) as exited:
+                kong.event(instance, "access", {"kong.request.get_method": lambda: "GET"})
+            assert exited.value.status == 500
+            other.event(instance, "rewrite", {"kong.request.get_path": lambda: "/"})
+            assert other.calls.pop() == ("kong.response.set_header", ["x", "well"])
+    assert "can't wait without `await`" in server.log
+
+
+@both
+def test_whoever_asks_through_an_event_that_ends_does_not_wait_for_ever(start: Start, protocol: str) -> None:
+    server = start(protocol, plain=WRAPPED)
+    with server.kong() as kong, server.kong() as other:
+        instance = kong.start("plain", {})
+        first = threading.Thread(target=kong.event, args=(instance, "certificate", {}))
+        first.start()
+        time.sleep(0.1)
+        began = time.monotonic()
+        try:
+            # The question goes out on the first one's connection, whose end comes while it's at work.
+            other.event(instance, "preread", {"kong.request.get_path": lambda: "/"})
+        except Exited as exited:
+            assert exited.status == 500
+        assert time.monotonic() - began < 5
+        first.join(10)
+        assert not first.is_alive()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -43,8 +45,15 @@ class Gateway:
         elif not waiter.done():
             waiter.set_result(value)
 
-    def forget(self) -> None:
+    def forget(self, strand: Strand) -> None:
+        assert self.waiter is strand
         self.waiter = None
+
+
+def name_of_task() -> str:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.get_name()
 
 
 class Limit:
@@ -54,14 +63,16 @@ class Limit:
 Handler = Callable[[Gateway], Coroutine[Any, Any, Any]]
 
 
-def on_both_loops(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
     @functools.wraps(test)
-    def run_test(new_loop: Any) -> None:
+    def run_test(new_loop: Any, **arguments: Any) -> None:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(test())
+            runner.run(test(**arguments))
 
-    del run_test.__wrapped__  # type: ignore[attr-defined]  # pytest would look at its arguments
+    given = inspect.signature(test)
+    loop = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
+    run_test.__signature__ = given.replace(parameters=[*given.parameters.values(), loop])  # type: ignore[attr-defined]
     return run_test
 
 
@@ -96,20 +107,49 @@ async def run(bridge: Bridge, gateway: Gateway, handler: Handler, before: Callab
 @on_both_loops
 async def test_answers_come_without_a_task_of_its_own() -> None:
     async with bridge_at_top() as bridge:
-        tasks: list[asyncio.Task[Any] | None] = []
+        tasks: set[str] = set()
 
         async def handler(gateway: Gateway) -> list[str]:
-            tasks.append(asyncio.current_task())
+            tasks.add(name_of_task())
             answers = [await gateway.ask(f"{n}") for n in range(3)]
-            tasks.append(asyncio.current_task())
+            tasks.add(name_of_task())
             return answers
 
         for _ in range(3):
             gateway = Gateway(bridge)
             assert await run(bridge, gateway, handler) == ["0!", "1!", "2!"]
             assert gateway.driven_by == ["strand"] * 3
-        assert tasks[0] is not None
-        assert len(set(tasks)) == 1, "one stands for all, as none of them needed it"
+        assert len(tasks) == 1, "one stands for all, as none of them needed it"
+
+
+@on_both_loops
+@pytest.mark.parametrize("trace", ["kept", "kept weakly", "watched", "cancelled later"])
+async def test_a_task_that_somebody_knows_is_not_given_to_another(trace: str) -> None:
+    async with bridge_at_top() as bridge:
+        known: Any = weakref.WeakKeyDictionary() if trace == "kept weakly" else {}
+        told: list[str] = []
+
+        async def handler(gateway: Gateway) -> str:
+            task = asyncio.current_task()
+            assert task is not None
+            if trace.startswith("kept"):
+                known[task] = None
+            elif trace == "watched":
+                task.add_done_callback(lambda task: told.append(task.get_name() + str(task.result())))
+            else:
+                asyncio.get_running_loop().call_later(0.03, task.cancel)
+            await gateway.ask("a")
+            return name_of_task()
+
+        async def longer(gateway: Gateway) -> str:
+            await gateway.ask("b")
+            await gateway.ask("c")
+            return name_of_task()
+
+        first = await run(bridge, Gateway(bridge), handler)
+        assert await run(bridge, Gateway(bridge), longer) not in {first}
+        if trace == "watched":
+            assert told == [f"{first}None"]
 
 
 @on_both_loops
@@ -191,14 +231,28 @@ async def test_a_deadline_cancels_the_handler_and_lets_it_clean_up() -> None:
 
 
 @on_both_loops
-async def test_one_that_cancels_itself_fails_and_the_next_one_is_not_touched() -> None:
+@pytest.mark.parametrize("warm", [False, True])
+async def test_one_that_cancels_itself_hears_of_it_and_the_next_one_is_not_touched(warm: bool) -> None:
     async with bridge_at_top() as bridge:
+        heard: list[str] = []
 
         async def cancels_itself(gateway: Gateway) -> str:
             task = asyncio.current_task()
             assert task is not None
             task.cancel()
-            return await gateway.ask("a")
+            try:
+                return await gateway.ask("a")
+            finally:
+                heard.append("of it")
+
+        async def cancels_its_wait(gateway: Gateway) -> None:
+            task, future = asyncio.current_task(), asyncio.get_running_loop().create_future()
+            assert task is not None
+            task.cancel()
+            try:
+                await future
+            finally:
+                heard.append(f"future cancelled: {future.cancelled()}")
 
         async def ends_at_once(gateway: Gateway) -> str:
             task = asyncio.current_task()
@@ -210,8 +264,13 @@ async def test_one_that_cancels_itself_fails_and_the_next_one_is_not_touched() -
             await asyncio.sleep(0)
             return await gateway.ask("b")
 
+        if warm:
+            await run(bridge, Gateway(bridge), ends_at_once)
         for _ in range(2):
-            assert isinstance(await run(bridge, Gateway(bridge), cancels_itself), PluginError)
+            assert isinstance(await run(bridge, Gateway(bridge, 1), cancels_itself), PluginError)
+            assert heard.pop() == "of it"
+            assert isinstance(await run(bridge, Gateway(bridge), cancels_its_wait), PluginError)
+            assert heard.pop() == "future cancelled: True"
             assert await run(bridge, Gateway(bridge), ends_at_once) == "ended"
             assert await run(bridge, Gateway(bridge), plain) == "b!"
 
@@ -249,7 +308,7 @@ async def test_context_variables_stay_with_their_handler() -> None:
 
 
 @on_both_loops
-async def test_what_other_handlers_of_the_call_set_is_not_kept_for_other_calls() -> None:
+async def test_what_other_handlers_of_the_call_set_is_for_this_call_only() -> None:
     async with bridge_at_top() as bridge:
         variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -257,8 +316,9 @@ async def test_what_other_handlers_of_the_call_set_is_not_kept_for_other_calls()
             await gateway.ask("a")
             return variable.get()
 
-        await run(bridge, Gateway(bridge), handler, before=lambda: variable.set("set"))
-        assert await run(bridge, Gateway(bridge), handler) == "unset"
+        for value in ("one", "unset", "two"):
+            before = None if value == "unset" else functools.partial(variable.set, value)
+            assert await run(bridge, Gateway(bridge), handler, before=before) == value
 
 
 @on_both_loops

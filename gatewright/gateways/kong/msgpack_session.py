@@ -46,7 +46,7 @@ class MsgPackSession:
         self._unpacker = msgpack.Unpacker(
             raw=False, strict_map_key=False, unicode_errors="surrogateescape", max_buffer_size=max_payload
         )
-        self._fed = 0
+        self._fed = self._whole = 0  # bytes that went into the unpacker, and those of whole messages
         self.buffered = 0
 
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
@@ -59,8 +59,11 @@ class MsgPackSession:
                     pass
             self._fed += len(data)
             self._unpacker.feed(data)
-            events = [self._event_of(message) for message in self._unpacker]
-            self.buffered = self._fed - int(self._unpacker.tell())
+            events = []
+            for message in self._unpacker:
+                self._whole = int(self._unpacker.tell())  # it also counts what it has read of a message that goes on
+                events.append(self._event_of(message))
+            self.buffered = self._fed - self._whole
             return events
         except ProtocolError:
             raise

@@ -282,8 +282,7 @@ class PluginServerConnection(asyncio.Protocol):
             self._instances.events.pop(event.number, None)
         elif self.event is event:
             self.event = None
-            if not self.session.buffered:
-                self._answered()
+            self._answered()
             if exited:
                 # Kong drops the coroutine that would have answered, and the connection with it.
                 self._service.loop.call_later(_LINGER_SECONDS, self._close_if_quiet)

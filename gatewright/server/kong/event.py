@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from greenlet import getcurrent
 
-from gatewright.errors import GatewayClosedError
+from gatewright.errors import GatewayClosedError, PluginError
 from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.gateways.kong.kong_object import Kong
 from gatewright.gateways.kong.pdk import TERMINAL
@@ -163,10 +163,18 @@ class Event:
         if key is not None and self._known and key in self._known:
             return _own_copy(self._known[key])
         bridge = self._bridge
-        waiter = bridge.strand_of_task() or self._service.loop.create_future()
-        if not self._put(method, args, waiter):
-            return None
-        value = _value_of(await bridge.pause(self._forget) if isinstance(waiter, Strand) else await waiter)
+        # Only its own strand is let go on if the event ends meanwhile.
+        strand = bridge.strand_of_task()
+        if strand is not None and strand is self.strand:
+            if not self._put(method, args, strand):
+                return None
+            value = await bridge.pause(self._forget)
+        else:
+            future = self._service.loop.create_future()
+            if not self._put(method, args, future):
+                return None
+            value = await future
+        value = _value_of(value)
         if key is not None:
             self._remember(key, value)
         return value
@@ -222,12 +230,11 @@ class Event:
             if part in method and self._known is not None:
                 self._known = {key: value for key, value in self._known.items() if part not in key[0]}
 
-    def _forget(self) -> None:
-        """The event's own strand waits no longer; threads and tasks that do are another matter."""
-        if isinstance(self._waiter, Strand):
+    def _forget(self, strand: Strand) -> None:
+        if self._waiter is strand:
             self._waiter = None
         if self._queue:
-            self._queue = deque(entry for entry in self._queue if not isinstance(entry[2], Strand))
+            self._queue = deque(entry for entry in self._queue if entry[2] is not strand)
 
     # --- what the connection tells
 
@@ -239,23 +246,28 @@ class Event:
             return
         waiter, self._waiter = self._waiter, None
         value = PdkError(answer.error) if answer.error else answer.value
+        go_on: list[tuple[Strand, Any]] = []
         if isinstance(waiter, Strand):
-            self._bridge.resume(waiter, value)
+            go_on.append((waiter, value))
         elif waiter is not None and not waiter.done():
             waiter.set_result(value)
-        while self._queue and self.connection is not None:
+        while self._queue and self.connection is not None:  # before the strand asks for the next thing
             method, args, waiter = self._queue.popleft()
             if isinstance(waiter, Strand):
-                self._put_for_strand(method, args, waiter)
+                self._put_for_strand(method, args, waiter, go_on)
             elif not waiter.done():
                 self._put_for(method, args, waiter)
+        for strand, value in go_on:
+            self._bridge.resume(strand, value)
 
-    def _put_for_strand(self, method: str, args: Sequence[Any], strand: Strand) -> None:
+    def _put_for_strand(
+        self, method: str, args: Sequence[Any], strand: Strand, go_on: list[tuple[Strand, Any]]
+    ) -> None:
         try:
             if not self._put(method, args, strand):
-                self._bridge.resume(strand, None)
+                go_on.append((strand, None))
         except BaseException as error:
-            self._bridge.throw(strand, error)
+            go_on.append((strand, error))
 
     def lost(self) -> None:
         """Kong is gone: whoever waits, waits in vain."""
@@ -271,8 +283,16 @@ class Event:
         waiting, self._waiter = [self._waiter, *(waiter for _, _, waiter in self._queue or ())], None
         self._queue = None
         for waiter in waiting:
-            if waiter is not None and not isinstance(waiter, Strand) and not waiter.done():
+            if isinstance(waiter, Strand):
+                if waiter is not self.strand:
+                    self._service.loop.call_soon(self._disappoint, waiter)
+            elif waiter is not None and not waiter.done():
                 waiter.set_exception(GatewayClosedError("the event is over"))
+
+    def _disappoint(self, strand: Strand) -> None:
+        """Let another event's strand go on that waits for this one's answer."""
+        if self._bridge.waits(strand, self._forget):
+            self._bridge.throw(strand, PluginError("the other event, which was asked, is over"))
 
 
 def conclude(connection: Way, event: Event) -> None:
@@ -293,6 +313,6 @@ def _own_copy(value: Any) -> Any:
 
 
 def _value_of(value: Any) -> Any:
-    if isinstance(value, PdkError):
+    if isinstance(value, BaseException):  # what Kong sends is none
         raise value
     return value

@@ -182,8 +182,11 @@ class Instances:
     def _clear(self) -> None:
         to_clear, self._to_clear = self._to_clear, []
         for connection, asked in to_clear:
-            if connection.asked == asked and not connection.clear_guard():
-                self.service.loop.call_later(_CLEAR_SECONDS, self.clear_soon, connection)
+            self._clear_one(connection, asked)
+
+    def _clear_one(self, connection: PluginServerConnection, asked: int) -> None:
+        if connection.asked == asked and not connection.clear_guard():  # and not the note of what came after it
+            self.service.loop.call_later(_CLEAR_SECONDS, self._clear_one, connection, asked)
 
     def on_gone(self, pid: int) -> None:
         """Another worker has ended: refuse what it was asked."""
