@@ -223,7 +223,8 @@ class Bridge:
         """Told of work that held the loop for longer than `hold_limit` seconds before it waits."""
         self._thread_id = threading.get_ident()
         self._spares: list[_SpareTask] = []
-        self._stepping: _SpareTask | None = None
+        self.stepping: _SpareTask | None = None
+        """In whose name a coroutine takes a step right now."""
         self._waiting: set[Strand] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="gatewright-plugin")
@@ -291,7 +292,7 @@ class Bridge:
         Raises:
             RuntimeError: the caller runs in none, or is a coroutine, which has to await.
         """
-        if self._stepping is not None:  # the loop would run others in the name of its task
+        if self.stepping is not None:  # the loop would run others in the name of its task
             raise RuntimeError("an `async def` handler can't wait without `await`")
         strand = getcurrent()
         if not isinstance(strand, Strand):
@@ -356,7 +357,7 @@ class Bridge:
         value: Any = None
         while True:
             asyncio._enter_task(loop, task)
-            self._stepping = spare
+            self.stepping = spare
             try:
                 waits_for = run(coroutine.send, value)
             except StopIteration as stop:
@@ -367,7 +368,7 @@ class Bridge:
             else:
                 ended = False
             finally:
-                self._stepping = None
+                self.stepping = None
                 asyncio._leave_task(loop, task)
             if ended:
                 del task
@@ -434,7 +435,7 @@ class Bridge:
 
     def strand_of_task(self) -> Strand | None:
         """The strand that drives the current task: it can wait for an answer itself, see `pause`."""
-        spare = self._stepping
+        spare = self.stepping
         running = getcurrent()
         drives = spare is not None and isinstance(running, Strand) and asyncio.current_task() is spare.task
         return cast("Strand", running) if drives else None
@@ -442,8 +443,8 @@ class Bridge:
     @types.coroutine
     def pause(self, on_expiry: Callable[[Strand], object]) -> Generator[Any, Any, Any]:
         """Wait, in a coroutine that a strand drives, until that strand is resumed; see `wait_for_resume`."""
-        if self._stepping is not None:
-            self._stepping.on_expiry = on_expiry
+        if self.stepping is not None:
+            self.stepping.on_expiry = on_expiry
         return (yield _PAUSE)
 
     def run_blocking(self, function: Callable[[], T]) -> T:

@@ -29,6 +29,7 @@ __all__ = ["PluginServerConnection"]
 _NO_INSTANCE: Final = "no plugin instance #%s"  # Kong looks for these words, and then starts one anew
 _LINGER_SECONDS: Final = 5.0
 _HEAD: Final = 64
+_SURELY_SENT: Final = 1 << 14  # bytes that a socket's buffer has room for
 _FORGET_SECONDS: Final = 120.0  # Kong itself gives up after 60
 
 
@@ -53,6 +54,7 @@ class PluginServerConnection(asyncio.Protocol):
         self._guard = service.guard
         self._head = b""
         self._receiving = False
+        self._unread = 0  # bytes sent since Kong was last seen to have read all
         self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
         self._discards = False
         self._taken_in = True
@@ -102,6 +104,7 @@ class PluginServerConnection(asyncio.Protocol):
                 self.asked += 1
                 self._guard.mark(self.slot, self._head, whole=False)
         elif self.event is None and not session.buffered:  # Kong has caught up
+            self._unread = 0
             if not self.clear_guard():
                 self._answered()
             if self._service.leaving:
@@ -198,7 +201,7 @@ class PluginServerConnection(asyncio.Protocol):
     def _handle(self, strand: Strand, wish: HandleEvent) -> None:
         """Run a handler. Runs in a strand."""
         service, instances = self._service, self._instances
-        chain = instances.find(wish.instance, strand)
+        chain = service.confs.get(wish.instance) or instances.find(wish.instance, strand)
         if chain is None:
             self._fail(wish.ticket, _NO_INSTANCE % wish.instance)
             return
@@ -282,7 +285,8 @@ class PluginServerConnection(asyncio.Protocol):
             self._instances.events.pop(event.number, None)
         elif self.event is event:
             self.event = None
-            self._answered()
+            if exited or not self.session.buffered or self._unread > _SURELY_SENT:
+                self._answered()  # else Kong still has calls to answer, and the note is taken back then
             if exited:
                 # Kong drops the coroutine that would have answered, and the connection with it.
                 self._service.loop.call_later(_LINGER_SECONDS, self._close_if_quiet)
@@ -332,7 +336,9 @@ class PluginServerConnection(asyncio.Protocol):
     def _send(self, data: bytes) -> None:
         if self._ahead:
             data, self._ahead = self._ahead + data, b""
-        self._service.bytes_out += len(data)
+        size = len(data)
+        self._unread += size
+        self._service.bytes_out += size
         self._transport.write(data)
 
     def _leave_if_idle(self) -> None:

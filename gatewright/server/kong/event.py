@@ -144,10 +144,14 @@ class Event:
         key = (method, tuple(args)) if method in _UNCHANGING else None
         if key is not None and self._known and key in self._known:
             return _own_copy(self._known[key])
-        if getcurrent() is self.strand or self._bridge.in_loop_thread:
-            if not self._put(method, args, self._bridge.current()):
+        bridge = self._bridge
+        strand: Any = getcurrent()
+        if strand is not self.strand or bridge.stepping is not None:
+            strand = bridge.current() if bridge.in_loop_thread else None
+        if strand is not None:
+            if not self._put(method, args, strand):
                 return None
-            value = self._bridge.wait_for_resume(self._forget)
+            value = bridge.wait_for_resume(self._forget)
         else:
             waiting: concurrent.futures.Future[Any] = concurrent.futures.Future()
             self._service.loop.call_soon_threadsafe(self._put_for, method, args, waiting)
