@@ -254,15 +254,21 @@ class Chain:
                 if step.state is not State.READY or handler is None:
                     raise step.error or PluginError("not set up yet")
                 if step.limit is None:
-                    self._run_phase_handler(step, handler, phase, caller)
+                    if handler.mode is _DIRECT and step.around is None:
+                        result = handler.run(caller.sync_pdk)
+                        if result is not None:
+                            self._await(result)
+                    else:
+                        self._run_phase_handler(step, handler, phase, caller)
                 else:
                     with step.limit:
                         self._run_phase_handler(step, handler, phase, caller)
                 now = perf_counter()
                 if now - strand.began > self._hold_limit:
                     self._held_the_loop(step, now - strand.began)
-                handler.tally.counts[bisect(BOUNDS, now - started)] += 1
-                handler.tally.seconds += now - started
+                tally, took = handler.tally, now - started
+                tally.counts[bisect(BOUNDS, took)] += 1
+                tally.seconds += took
                 started = strand.began = now
             except BaseException as error:
                 tally = handler.tally if handler is not None else Tally()
@@ -278,11 +284,14 @@ class Chain:
             return
         run = handler.run if around is None else partial(self._run_around, around, step, handler, phase, caller)
         if handler.mode is _DIRECT:
-            result = run(caller.sync_pdk)
-            if result is not None and inspect.isawaitable(result):
-                self._bridge.run_coroutine(awaited(result))
+            self._await(run(caller.sync_pdk))
         else:
             self._bridge.run_blocking(partial(run, caller.sync_pdk))
+
+    def _await(self, result: Any) -> None:
+        """See to the end of what a `def` handler gave back, if it's to be awaited."""
+        if inspect.isawaitable(result):
+            self._bridge.run_coroutine(awaited(result))
 
     @staticmethod
     def _run_around(

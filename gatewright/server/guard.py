@@ -57,9 +57,10 @@ class Guard:
     def mark(self, slot: int, data: bytes, *, whole: bool = True) -> None:
         """A request has come, or has begun to."""
         at = slot * _SLOT
-        size = min(len(data), _KEPT)
+        kept = data[:_KEPT]
+        size = len(kept)
         # The size last: what it counts has to be there.
-        self._memory[at + 1 : at + 1 + size] = data[:size]
+        self._memory[at + 1 : at + 1 + size] = kept
         self._memory[at] = size if whole else size | _PART
 
     def sending(self, slot: int) -> None:

@@ -69,7 +69,11 @@ class ProtoBufSession:
         size = len(data) - _PREFIX
         if self._buffer or size < 0 or _unpack_length(data)[0] != size or size > self._max:
             return self._receive_in_parts(data)
-        event = self._event_of(data[_PREFIX:])  # the usual case: one whole frame
+        if not size and self._expected and self._expected[0] is None:  # the usual cases: an answer that says nothing
+            self._expected.popleft()
+            self.buffered -= 1
+            return ()
+        event = self._event_of(data[_PREFIX:])  # and one whole frame
         return () if event is None else (event,)
 
     def _receive_in_parts(self, data: bytes) -> Sequence[KongEvent]:

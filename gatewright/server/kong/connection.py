@@ -94,7 +94,11 @@ class PluginServerConnection(asyncio.Protocol):
             self._receiving = True
             try:
                 for event in events:
-                    self._on_event(event)
+                    if type(event) is HandleEvent and self._taken_in:
+                        self._owed += 1
+                        self._start(self._handle, event)
+                    else:
+                        self._on_event(event)
             finally:
                 self._receiving = False
             if self._ahead and not self._transport.is_closing():
@@ -133,9 +137,6 @@ class PluginServerConnection(asyncio.Protocol):
         self._owed += 1
         if not self._taken_in:
             self._turn_away(event)
-            return
-        if type(event) is HandleEvent:
-            self._start(self._handle, event)
             return
         match event:
             case Answer():
@@ -224,7 +225,10 @@ class PluginServerConnection(asyncio.Protocol):
                 self._refuse(event)
                 return
             self._run(event, strand)
-            self._end(event, "done")
+            if not event.over and event.connection is not None:
+                conclude(event.connection, event)
+            else:
+                self._end(event, "done")
         except (PhaseExit, GatewayClosedError) as error:
             if not event.over:  # it was another event's `kong`
                 service.failures.report("plugin failed: request refused", kind="plugin_error", plugin=chain.name,
@@ -297,14 +301,13 @@ class PluginServerConnection(asyncio.Protocol):
 
     def clear_guard(self) -> bool:
         """Take the note back of what was asked, if nothing is still to be sent or to come; tells whether that is so."""
-        if self._closed:
+        if self._closed or self.slot < 0 or self._guard is None:
             return True
         if self._transport.get_write_buffer_size():
-            if self._guard is not None:
-                self._guard.sending(self.slot)
+            self._guard.sending(self.slot)
             return False
-        if not (self.session.buffered and not self.session.moves):
-            self._clear_guard()
+        if self.session.moves or not self.session.buffered:
+            self._guard.clear(self.slot)
         return True
 
     def _clear_guard(self) -> None:
@@ -317,9 +320,15 @@ class PluginServerConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send an answer."""
-        if self._transport.is_closing():
+        transport = self._transport
+        if transport.is_closing():
             return
-        self._send(data)
+        if self._ahead:
+            data, self._ahead = self._ahead + data, b""
+        size = len(data)
+        self._unread += size
+        self._service.bytes_out += size
+        transport.write(data)
         if self.event is None:
             self._answered()
         self._owed -= 1
@@ -334,11 +343,9 @@ class PluginServerConnection(asyncio.Protocol):
             self._send(data)
 
     def _send(self, data: bytes) -> None:
-        if self._ahead:
-            data, self._ahead = self._ahead + data, b""
-        size = len(data)
-        self._unread += size
-        self._service.bytes_out += size
+        data, self._ahead = self._ahead + data, b""
+        self._unread += len(data)
+        self._service.bytes_out += len(data)
         self._transport.write(data)
 
     def _leave_if_idle(self) -> None:

@@ -13,7 +13,7 @@ from greenlet import getcurrent
 
 from gatewright.errors import GatewayClosedError, PluginError
 from gatewright.gateways.kong.events import Answer, KongSession
-from gatewright.gateways.kong.kong_object import Kong
+from gatewright.gateways.kong.kong_object import Kong, LuaStyleAsyncKong, LuaStyleKong
 from gatewright.gateways.kong.pdk import TERMINAL
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
@@ -110,29 +110,14 @@ class Event:
     @property
     def sync_pdk(self) -> Any:
         """The `kong` object for `def` handlers."""
-        return Kong(self.call_in_lua_style if self._instances.in_lua_style(self.chain.name) else self.call)
+        return (LuaStyleKong if self._instances.in_lua_style[self.chain.name] else Kong)(self.call)
 
     @property
     def async_pdk(self) -> Any:
         """The `kong` object for `async def` handlers."""
-        in_lua_style = self._instances.in_lua_style(self.chain.name)
-        return Kong(self.call_later_in_lua_style if in_lua_style else self.call_later)
+        return (LuaStyleAsyncKong if self._instances.in_lua_style[self.chain.name] else Kong)(self.call_later)
 
     # --- what handlers call
-
-    def call_in_lua_style(self, method: str, args: Sequence[Any]) -> tuple[Any, str | None]:
-        """Call and wait; gives the value, or else the error."""
-        try:
-            return self.call(method, args), None
-        except PdkError as error:
-            return None, str(error)
-
-    async def call_later_in_lua_style(self, method: str, args: Sequence[Any]) -> tuple[Any, str | None]:
-        """Call and wait; gives the value, or else the error."""
-        try:
-            return await self.call_later(method, args), None
-        except PdkError as error:
-            return None, str(error)
 
     def call(self, method: str, args: Sequence[Any]) -> Any:
         """Call and wait, in a strand or a plugin's thread.

@@ -54,7 +54,7 @@ class Instances:
         self.connections: dict[int, PluginServerConnection] = {}
         self._next_event = secrets.randbits(24)
         self._next_connection = 0
-        self._in_lua_style: dict[str, bool] = {}
+        self.in_lua_style = _LuaStyle(self)
         self.phases = service.phases = dict.fromkeys(PHASES, 0)
         self._pid = os.getpid()
         self._to_clear: list[tuple[PluginServerConnection, int]] = []
@@ -105,13 +105,6 @@ class Instances:
             for key, value in config.items()
             if value is not None and (key in known or not (key.startswith("__") or key in _ADDED_BY_KONG))
         }
-
-    def in_lua_style(self, name: str) -> bool:
-        """Whether a plugin's PDK calls give `(value, error)`."""
-        known = self._in_lua_style.get(name)
-        if known is None:
-            known = self._in_lua_style[name] = self.lua_style and self.made_for_kong(name)
-        return known
 
     def new_event_number(self) -> int:
         """An id that no event has had; which worker's can be told from it."""
@@ -196,6 +189,17 @@ class Instances:
                 connection = self.connections.get(number)
                 if connection is not None:
                     connection.refuse_number(ticket, event)
+
+
+class _LuaStyle(dict[str, bool]):
+    """Whether a plugin's PDK calls give `(value, error)`, by its name."""
+
+    def __init__(self, instances: Instances) -> None:
+        self._instances = instances
+
+    def __missing__(self, name: str) -> bool:
+        self[name] = self._instances.lua_style and self._instances.made_for_kong(name)
+        return self[name]
 
 
 def _place_of(config: Any) -> str:
