@@ -68,7 +68,7 @@ def test_frames_in_any_pieces(sequences: list[int], data: st.DataObject) -> None
         for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
             events += session.receive_data(stream[start:end])
             assert (session.buffered == 0) == (end in (4 * ahead, len(stream)))
-        assert events == [HandleEvent(sequence, 7, "access")]
+        assert events == [HandleEvent(0, 7, "access")]
         answer = session.done(sequence, 0)
         assert answer[:4] == bytes(4)
         assert struct.unpack("=I", answer[4:8])[0] == len(answer) - 8
@@ -78,11 +78,30 @@ def test_frames_in_any_pieces(sequences: list[int], data: st.DataObject) -> None
 def test_the_end_of_an_event_tells_its_own_sequence() -> None:
     session = ProtoBufSession()
     event = {"instance_id": 7, "event_name": "access"}
-    for sequence in (300, 300, 5):
+    for sequence in (300, 300, 5, 1 << 40, 0, 7):
         session.receive_data(frame(sequence=sequence, handle_event=event))
-    session.receive_data(frame(sequence=9, get_plugin_names={}))
-    for sequence in (300, 5, 9):
-        assert RPC_RETURN.decode(session.done(sequence, 0)[8:])["sequence"] == sequence
+        assert RPC_RETURN.decode(session.done(0, 0)[8:]).get("sequence", 0) == sequence
+        names = session.receive_data(frame(sequence=9, get_plugin_names={}))[0]
+        assert RPC_RETURN.decode(session.answered(names.ticket, "plugin_names", {})[4:])["sequence"] == 9
+
+
+@given(st.binary(max_size=12))
+def test_an_odd_sequence_is_refused_or_taken(varint: bytes) -> None:
+    """Whatever stands where a call that is known has its sequence."""
+    session, tail = ProtoBufSession(), frame(handle_event={"instance_id": 7, "event_name": "access"})[4:]
+    session.receive_data(frame(sequence=1, handle_event={"instance_id": 7, "event_name": "access"}))
+    payload = b"\x08" + varint + tail
+    try:
+        events = session.receive_data(struct.pack("=I", len(payload)) + payload)
+    except ProtocolError:
+        return
+    assert len(events) == 1
+
+
+@pytest.mark.parametrize("payload", [b"\x08", b"\x08\xff", b"\x08\xff\xff", b"\x08\x01", b"\xff", b"\x00"])
+def test_calls_that_are_cut_off_are_refused(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        ProtoBufSession().receive_data(struct.pack("=I", len(payload)) + payload)
 
 
 @pytest.mark.parametrize("size", [1 << 26, (1 << 32) - 1])

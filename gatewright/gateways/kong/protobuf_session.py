@@ -37,6 +37,7 @@ _unpack_length: Final = _length.unpack_from
 _PREFIX: Final = _length.size
 _MAX_FRAME: Final = 64 << 20
 _SEQUENCE_TAG: Final = 0x08
+_LAST_OF_VARINT: Final = 0x7F  # bytes up to this one end a number
 _ALIASES: Final = {"kong.log": "kong.log.notice"}  # Lua's `kong.log(...)`, which has no place in the protocol
 _MAX_KNOWN: Final = 1024
 _MOST_AHEAD: Final = 64  # calls that Kong may be behind by
@@ -44,7 +45,10 @@ _EMPTY_FRAME: Final = _pack_length(0)
 
 
 class ProtoBufSession:
-    """One connection's state; see `gatewright.gateways.kong.events.KongSession` for the methods' contract."""
+    """One connection's state; see `gatewright.gateways.kong.events.KongSession` for the methods' contract.
+
+    An event's ticket is 0: its connection has no other, and so its sequence is kept here.
+    """
 
     moves = False
 
@@ -60,67 +64,76 @@ class ProtoBufSession:
         self._max = max_payload
         self._expected: deque[Callable[[bytes], Any] | None] = deque()  # answers; `None` for one that says nothing
         self.buffered = 0
-        self._sequence = 0
-        self._echo = b""  # the sequence as it came
-        self._known_calls: dict[bytes, tuple[int, str]] = {}
+        self._sequence = b""  # of the event, as it came
+        self._known_calls: dict[bytes, tuple[HandleEvent]] = {}
 
     def receive_data(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in."""
         size = len(data) - _PREFIX
         if self._buffer or size < 0 or _unpack_length(data)[0] != size or size > self._max:
             return self._receive_in_parts(data)
-        if not size and self._expected and self._expected[0] is None:  # the usual cases: an answer that says nothing
-            self._expected.popleft()
-            self.buffered -= 1
-            return ()
-        event = self._event_of(data[_PREFIX:])  # and one whole frame
-        return () if event is None else (event,)
+        return self._events_of(data[_PREFIX:])  # the usual case: one whole frame
 
     def _receive_in_parts(self, data: bytes) -> Sequence[KongEvent]:
         buffer = self._buffer
-        buffer += data
+        if buffer:
+            buffer += data
+        received, at = buffer or data, 0
+        expected = self._expected
         events: list[KongEvent] = []
-        while len(buffer) >= _PREFIX:
-            size = _unpack_length(buffer)[0]
+        while len(received) - at >= _PREFIX:
+            size = _unpack_length(received, at)[0]
+            if not size and expected and expected[0] is None:  # often together with the next event's call
+                expected.popleft()
+                at += _PREFIX
+                continue
             if size > self._max:
                 raise ProtocolError(f"a frame of {size} bytes is longer than the limit of {self._max}")
-            end = _PREFIX + size
-            if len(buffer) < end:
+            begin, end = at + _PREFIX, at + _PREFIX + size
+            if len(received) < end:
                 break
-            frame = bytes(buffer[_PREFIX:end])
-            del buffer[:end]
-            event = self._event_of(frame)
-            if event is not None:
-                events.append(event)
-        self.buffered = len(buffer) + len(self._expected)
+            events += self._events_of(bytes(received[begin:end]))
+            at = end
+        if buffer:
+            del buffer[:at]
+        else:
+            buffer += data[at:]
+        self.buffered = len(buffer) + len(expected)
         return events
 
-    def _event_of(self, frame: bytes) -> KongEvent | None:
+    def _events_of(self, frame: bytes) -> Sequence[KongEvent]:
         if self._expected:
             decode = self._expected.popleft()
             self.buffered -= 1
             if decode is None:
-                return None
+                return ()
             try:
-                return Answer(self._sequence, None, decode(frame))
+                return (Answer(0, None, decode(frame)),)
             except PluginError as error:
-                return Answer(self._sequence, None, None, str(error))
+                return (Answer(0, None, None, str(error)),)
         # After the sequence, an event's call is the same bytes whenever the same instance meets the same phase.
         if frame and frame[0] == _SEQUENCE_TAG:
-            ticket, at = read_varint(frame, 1)
-            known = self._known_calls.get(frame[at:])
+            after = 1
+            while after < len(frame) and frame[after] > _LAST_OF_VARINT:
+                after += 1
+            known = self._known_calls.get(frame[after + 1 :])
             if known is not None:
-                self._sequence, self._echo = ticket, frame[:at]
-                return HandleEvent(ticket, *known)
+                self._sequence = frame[: after + 1]
+                return known
+        return (self._decode(frame),)
+
+    def _decode(self, frame: bytes) -> KongEvent:
         call = RPC_CALL.decode(frame)
-        ticket = self._sequence = call.get("sequence", 0)
-        self._echo = b""
+        ticket = call.get("sequence", 0)
         match call:
             case {"handle_event": event}:
-                wish = event.get("instance_id", 0), event.get("event_name", "")
-                if frame[0] == _SEQUENCE_TAG and len(self._known_calls) < _MAX_KNOWN:
-                    self._known_calls[frame[read_varint(frame, 1)[1] :]] = wish
-                return HandleEvent(ticket, *wish)
+                wish = HandleEvent(0, event.get("instance_id", 0), event.get("event_name", ""))
+                self._sequence = b"\x08" + write_varint(ticket) if ticket else b""
+                if frame[0] == _SEQUENCE_TAG:
+                    if len(self._known_calls) >= _MAX_KNOWN:
+                        self._known_calls.clear()
+                    self._known_calls[frame[read_varint(frame, 1)[1] :]] = (wish,)
+                return wish
             case {"start_instance": start}:
                 return StartInstance(ticket, start.get("name", ""), start.get("config", b""))
             case {"close_instance": close}:
@@ -173,11 +186,8 @@ class ProtoBufSession:
         return known.frame + _pack_length(len(payload)) + payload
 
     def done(self, ticket: int, event: int) -> bytes:
-        """The end of an event."""
-        echo = self._echo if ticket == self._sequence else b""
-        if ticket and not echo:
-            echo = b"\x08" + write_varint(ticket)
-        return _EMPTY_FRAME + _pack_length(len(echo)) + echo
+        """The end of an event. Its sequence is known: there is no other event on this connection."""
+        return _EMPTY_FRAME + _pack_length(len(self._sequence)) + self._sequence
 
     def failed(self, ticket: int, message: str) -> bytes | None:
         """There are no errors in this protocol."""

@@ -54,7 +54,7 @@ class PluginServerConnection(asyncio.Protocol):
         self._guard = service.guard
         self._head = b""
         self._receiving = False
-        self._unread = 0  # bytes sent since Kong was last seen to have read all
+        self._unread = 0  # bytes sent since Kong has last read all
         self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
         self._discards = False
         self._taken_in = True
@@ -213,6 +213,7 @@ class PluginServerConnection(asyncio.Protocol):
             instances.events[event.id] = event
         else:
             self.event = event
+            self._unread = 0
             self.session.patient = service.leaving
         service.started += 1
         if wish.phase in instances.phases:
