@@ -28,22 +28,19 @@ import contextvars
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator
-from sys import getrefcount
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar, cast
-from weakref import getweakrefcount
 
 from greenlet import getcurrent, greenlet
 
 from gatewright.errors import DeadlineExceededError, OverloadedError, PluginError
+from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, SpareTask, SpareTasks
 
 __all__ = ["CURRENT", "SWEEP_INTERVAL", "Bridge", "Strand", "Work", "current_work"]
 
 T = TypeVar("T")
 
-_MAX_SPARES: Final = 64
 _PAUSE: Final = object()
-_CANCELLED: Final = object()
 SWEEP_INTERVAL: Final = 0.05
 """Seconds between two looks at the deadlines."""
 
@@ -91,108 +88,10 @@ class Strand(greenlet):
             job, argument = hub.switch()
 
 
-CURRENT: contextvars.ContextVar[tuple[Any, Work | None] | None] = contextvars.ContextVar("gatewright", default=None)
-"""Call and work of code that runs in no strand: the rest of an async handler, a thread."""
-
-
 def current_work() -> tuple[Any, Work | None] | None:
     """The call and the work that the caller runs for; `None` outside of calls."""
     running = getcurrent()
     return (running.call, running.work) if isinstance(running, Strand) else CURRENT.get()
-
-
-class _SpareTask:
-    """A task in whose name a coroutine is driven by its strand, until it waits for what only a task can wait for.
-
-    Attributes:
-        gate: opened to let the task go on with what was handed over. Cancelling the task cancels it, at once.
-        has_begun: the task waits at the gate. Cancelled before that, it ends without a look at what it is handed.
-        paused: the strand, while it waits for an answer that the coroutine asked for.
-    """
-
-    __slots__ = (
-        "context", "gate", "handed_over", "has_begun", "known", "on_expiry", "paused", "resume", "task", "watched",
-    )  # fmt: skip
-
-    def __init__(self, bridge: Bridge, context: contextvars.Context) -> None:
-        self.gate: asyncio.Future[None] = bridge.loop.create_future()
-        self.has_begun = False
-        self.handed_over: tuple[Coroutine[Any, Any, Any], Any, Any, Work | None] | None = None
-        self.paused: Strand | None = None
-        self.on_expiry: Callable[[Strand], object] | None = None
-        self.resume = bridge.resume
-        self.context = context
-        self.task = asyncio.Task(_carry_on(self), loop=bridge.loop, context=context)
-        self.known, self.watched = getrefcount(self.task), getweakrefcount(self.task)
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether somebody wanted the coroutine cancelled."""
-        return self.gate.done() or bool(self.task.cancelling())
-
-    @property
-    def is_unused(self) -> bool:
-        """Whether the coroutine has left no traces: it can have ended without anybody having noticed the task."""
-        return not (
-            self.cancelled
-            or len(self.context)
-            or getrefcount(self.task) > self.known
-            or getweakrefcount(self.task) > self.watched
-            or self.task._callbacks
-        )
-
-    def hand_over(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any, strand: Strand) -> None:
-        """Let the task go on with a coroutine that has suspended: it waits for a future, or gets an exception."""
-        self.handed_over = coroutine, waits_for, strand.call, strand.work
-        self.end()
-
-    def end(self) -> None:
-        """Let the task go on; with nothing handed over, it ends."""
-        if not self.gate.done():
-            self.gate.set_result(None)
-
-
-async def _carry_on(spare: _SpareTask) -> Any:
-    cancelled = None
-    spare.has_begun = True
-    try:
-        await spare.gate
-    except asyncio.CancelledError as error:
-        cancelled = error
-        if spare.paused is not None:
-            spare.resume(spare.paused, _CANCELLED)  # it hands the coroutine over
-    if spare.handed_over is None:  # the coroutine has ended, in its strand
-        return None
-    coroutine, waits_for, call, work = spare.handed_over
-    CURRENT.set((call, work))
-    if cancelled is not None:
-        if asyncio.isfuture(waits_for):
-            waits_for.cancel()
-        waits_for = cancelled
-    return await _drive(coroutine, waits_for)
-
-
-@types.coroutine
-def _drive(coroutine: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
-    """Go on with a suspended coroutine: first wait for what it yielded (or throw the exception given)."""
-    try:
-        if isinstance(waits_for, BaseException):
-            waits_for = coroutine.throw(waits_for)
-        while True:
-            try:
-                value = yield waits_for
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:
-                waits_for = coroutine.throw(error)
-            else:
-                waits_for = coroutine.send(value)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    except SystemExit as exit:  # a task would pass it on to the loop, and so end the process
-        raise PluginError(f"the handler called sys.exit({exit.code!r})") from exit
 
 
 class Bridge:
@@ -222,8 +121,8 @@ class Bridge:
         self.on_hold: Callable[[Any, float], None] = lambda _work, _seconds: None
         """Told of work that held the loop for longer than `hold_limit` seconds before it waits."""
         self._thread_id = threading.get_ident()
-        self._spares: list[_SpareTask] = []
-        self.stepping: _SpareTask | None = None
+        self._spares = SpareTasks(loop, self.resume)
+        self.stepping: SpareTask | None = None
         """In whose name a coroutine takes a step right now."""
         self._waiting: set[Strand] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -275,8 +174,7 @@ class Bridge:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        while self._spares:
-            self._spares.pop().task.cancel()
+        self._spares.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -352,7 +250,7 @@ class Bridge:
     def run_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end."""
         strand = self.current()
-        spare = self._spare_task()
+        spare = self._spares.take()
         loop, task, run = self.loop, spare.task, spare.context.run
         value: Any = None
         while True:
@@ -372,7 +270,7 @@ class Bridge:
                 asyncio._leave_task(loop, task)
             if ended:
                 del task
-                self._keep(spare)
+                self._spares.keep(spare)
                 return result
             if waits_for is not _PAUSE:
                 break
@@ -389,7 +287,7 @@ class Bridge:
             finally:
                 spare.paused = None
             if spare.cancelled:
-                if value is _CANCELLED:
+                if value is CANCELLED:
                     self._forget_pause(spare, strand)
                 waits_for = asyncio.CancelledError()
                 break
@@ -401,37 +299,21 @@ class Bridge:
         return carried
 
     @staticmethod
-    def _forget_pause(spare: _SpareTask, strand: Strand) -> None:
+    def _forget_pause(spare: SpareTask, strand: Strand) -> None:
         if spare.on_expiry is not None:
             spare.on_expiry(strand)
 
     def _hand_over(
-        self, spare: _SpareTask, coroutine: Coroutine[Any, Any, Any], waits_for: Any, strand: Strand
+        self, spare: SpareTask, coroutine: Coroutine[Any, Any, Any], waits_for: Any, strand: Strand
     ) -> asyncio.Task[Any]:
         if not spare.has_begun and (spare.task.cancelling() or spare.task.done()):  # another one has to see to it
             if spare.task.cancelling():
                 if asyncio.isfuture(waits_for):
                     waits_for.cancel()
                 waits_for = asyncio.CancelledError()
-            spare = _SpareTask(self, spare.context)
+            spare = self._spares.make(spare.context)
         spare.hand_over(coroutine, waits_for, strand)
         return spare.task
-
-    def _spare_task(self) -> _SpareTask:
-        context = contextvars.copy_context()
-        if len(context):  # what other handlers of this call have set is for this one to see, and for no other call's
-            return _SpareTask(self, context)
-        while self._spares:
-            spare = self._spares.pop()
-            if not spare.task.done():
-                return spare
-        return _SpareTask(self, context)
-
-    def _keep(self, spare: _SpareTask) -> None:
-        if spare.is_unused and len(self._spares) < _MAX_SPARES:
-            self._spares.append(spare)
-        else:
-            spare.end()
 
     def strand_of_task(self) -> Strand | None:
         """The strand that drives the current task: it can wait for an answer itself, see `pause`."""

@@ -1,0 +1,170 @@
+"""Tasks for coroutines that strands drive: there to be `asyncio.current_task()`, and to take over from the strand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import types
+from collections.abc import Callable, Coroutine, Generator
+from sys import getrefcount
+from typing import Any, Final, TypeVar
+from weakref import getweakrefcount
+
+from gatewright.errors import PluginError
+
+__all__ = ["CANCELLED", "CURRENT", "SpareTask", "SpareTasks"]
+
+T = TypeVar("T")
+
+CANCELLED: Final = object()
+"""What a paused strand is resumed with when the task in whose name it waits was cancelled."""
+_MOST_KEPT: Final = 64
+
+CURRENT: contextvars.ContextVar[tuple[Any, Any] | None] = contextvars.ContextVar("gatewright", default=None)
+"""Call and work of code that runs in no strand: the rest of an async handler, a thread."""
+
+
+class SpareTask:
+    """A task in whose name a coroutine is driven by its strand, until it waits for what only a task can wait for.
+
+    Attributes:
+        gate: opened to let the task go on with what was handed over. Cancelling the task cancels it, at once.
+        has_begun: the task waits at the gate. Cancelled before that, it ends without a look at what it is handed.
+        paused: the strand, while it waits for an answer that the coroutine asked for.
+    """
+
+    __slots__ = (
+        "context", "gate", "handed_over", "has_begun", "known", "on_expiry", "paused", "resume", "task", "watched",
+    )  # fmt: skip
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, resume: Callable[[Any, object], None], context: contextvars.Context
+    ) -> None:
+        """Make the task; to be called in the loop's thread.
+
+        Args:
+            loop: the loop.
+            resume: lets a strand go on with a value.
+            context: what the task runs in.
+        """
+        self.gate: asyncio.Future[None] = loop.create_future()
+        self.has_begun = False
+        self.handed_over: tuple[Coroutine[Any, Any, Any], Any, Any, Any] | None = None
+        self.paused: Any = None
+        self.on_expiry: Callable[[Any], object] | None = None
+        self.resume = resume
+        self.context = context
+        self.task = asyncio.Task(_carry_on(self), loop=loop, context=context)
+        self.known, self.watched = getrefcount(self.task), getweakrefcount(self.task)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wanted the coroutine cancelled."""
+        return self.gate.done() or bool(self.task.cancelling())
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether the coroutine has left no traces: it can have ended without anybody having noticed the task."""
+        return not (
+            self.cancelled
+            or len(self.context)
+            or getrefcount(self.task) > self.known
+            or getweakrefcount(self.task) > self.watched
+            or self.task._callbacks
+        )
+
+    def hand_over(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any, strand: Any) -> None:
+        """Let the task go on with a coroutine that has suspended: it waits for a future, or gets an exception."""
+        self.handed_over = coroutine, waits_for, strand.call, strand.work
+        self.end()
+
+    def end(self) -> None:
+        """Let the task go on; with nothing handed over, it ends."""
+        if not self.gate.done():
+            self.gate.set_result(None)
+
+
+async def _carry_on(spare: SpareTask) -> Any:
+    cancelled = None
+    spare.has_begun = True
+    try:
+        await spare.gate
+    except asyncio.CancelledError as error:
+        cancelled = error
+        if spare.paused is not None:
+            spare.resume(spare.paused, CANCELLED)  # it hands the coroutine over
+    if spare.handed_over is None:  # the coroutine has ended, in its strand
+        return None
+    coroutine, waits_for, call, work = spare.handed_over
+    CURRENT.set((call, work))
+    if cancelled is not None:
+        if asyncio.isfuture(waits_for):
+            waits_for.cancel()
+        waits_for = cancelled
+    return await _drive(coroutine, waits_for)
+
+
+@types.coroutine
+def _drive(coroutine: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """Go on with a suspended coroutine: first wait for what it yielded (or throw the exception given)."""
+    try:
+        if isinstance(waits_for, BaseException):
+            waits_for = coroutine.throw(waits_for)
+        while True:
+            try:
+                value = yield waits_for
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as error:
+                waits_for = coroutine.throw(error)
+            else:
+                waits_for = coroutine.send(value)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    except SystemExit as exit:  # a task would pass it on to the loop, and so end the process
+        raise PluginError(f"the handler called sys.exit({exit.code!r})") from exit
+
+
+class SpareTasks:
+    """The spare tasks of a bridge."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, resume: Callable[[Any, object], None]) -> None:
+        """Begin with none.
+
+        Args:
+            loop: the loop.
+            resume: lets a strand go on with a value.
+        """
+        self._loop = loop
+        self._resume = resume
+        self._kept: list[SpareTask] = []
+
+    def make(self, context: contextvars.Context) -> SpareTask:
+        """A new one."""
+        return SpareTask(self._loop, self._resume, context)
+
+    def take(self) -> SpareTask:
+        """One for a coroutine that is about to start, in the caller's context variables."""
+        context = contextvars.copy_context()
+        if len(context):  # what other handlers of this call have set is for this one to see, and for no other call's
+            return self.make(context)
+        while self._kept:
+            spare = self._kept.pop()
+            if not spare.task.done():
+                return spare
+        return self.make(context)
+
+    def keep(self, spare: SpareTask) -> None:
+        """The coroutine has ended: keep its task for another one, if nobody can tell."""
+        if len(self._kept) < _MOST_KEPT and spare.is_unused:
+            spare.on_expiry = None
+            self._kept.append(spare)
+        else:
+            spare.end()
+
+    def close(self) -> None:
+        """End them all."""
+        while self._kept:
+            self._kept.pop().task.cancel()
