@@ -53,7 +53,7 @@ def make_report(service: Service, *, detailed: bool) -> WorkerReport:
         bytes_out=service.bytes_out,
         refused=service.refused,
         failures=failures,
-        questions=service.questions,
+        questions={**service.questions, "pdk": service.pdk_calls} if service.pdk_calls else service.questions,
         tokens_prepared=service.tokens_prepared,
         token_lookups=link.lookups if link is not None else 0,
         token_misses=link.misses if link is not None else 0,

@@ -131,6 +131,7 @@ class Service:
         self.bytes_in = self.bytes_out = self.connections_total = self.tokens_prepared = 0
         self.refused: dict[str, int] = {}
         self.questions: dict[str, int] = {}
+        self.pdk_calls = 0
         self.began = loop.time()
         self.lag = LagMeter(loop, settings.max_lag, self._shed)
         self._idle = asyncio.Event()

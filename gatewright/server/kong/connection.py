@@ -52,6 +52,7 @@ class PluginServerConnection(asyncio.Protocol):
         self.slot = -1
         self.asked = 0  # counts requests
         self._guard = service.guard
+        self._noted = False  # in the guard, for a protocol in which what was asked makes no difference
         self._head = b""
         self._receiving = False
         self._unread = 0  # bytes sent since Kong has last read all
@@ -90,7 +91,9 @@ class PluginServerConnection(asyncio.Protocol):
         if events:
             if self.slot >= 0 and self._guard is not None:
                 self.asked += 1
-                self._guard.mark(self.slot, self._head)
+                if not self._noted:
+                    self._guard.mark(self.slot, self._head)
+                    self._noted = not session.moves
             self._receiving = True
             try:
                 for event in events:
@@ -106,6 +109,7 @@ class PluginServerConnection(asyncio.Protocol):
         elif first:
             if self.slot >= 0 and self._guard is not None:
                 self.asked += 1
+                self._noted = False
                 self._guard.mark(self.slot, self._head, whole=False)
         elif self.event is None and not session.buffered:  # Kong has caught up
             self._unread = 0
@@ -305,14 +309,17 @@ class PluginServerConnection(asyncio.Protocol):
         if self._closed or self.slot < 0 or self._guard is None:
             return True
         if self._transport.get_write_buffer_size():
+            self._noted = False
             self._guard.sending(self.slot)
             return False
         if self.session.moves or not self.session.buffered:
+            self._noted = False
             self._guard.clear(self.slot)
         return True
 
     def _clear_guard(self) -> None:
         if self._guard is not None and self.slot >= 0:
+            self._noted = False
             self._guard.clear(self.slot)
 
     def _close_if_quiet(self) -> None:

@@ -190,8 +190,7 @@ class Event:
             connection.write(data)
             connection.event_over(self, exited=True)
             raise PhaseExit
-        questions = self._service.questions
-        questions["pdk"] = questions.get("pdk", 0) + 1
+        self._service.pdk_calls += 1
         if session.ahead:
             connection.write_ahead(data)
             return False
