@@ -158,6 +158,7 @@ class Bridge:
 
     def throw(self, strand: Strand, error: BaseException) -> None:
         """Let a strand that waits go on with an exception; whatever it was waiting for no longer matters."""
+        strand.began = perf_counter()
         strand.throw(error)
 
     def waits(self, strand: Strand, on_expiry: Callable[[Strand], object]) -> bool:
@@ -201,7 +202,7 @@ class Bridge:
         """Go back to the loop until somebody resumes this strand; gives the value it is resumed with.
 
         Args:
-            on_expiry: called with this strand if the deadline passes first, to forget about it.
+            on_expiry: called with this strand if it has to go on without, to forget about it.
 
         Raises:
             DeadlineExceededError: the deadline passed first.
@@ -218,8 +219,13 @@ class Bridge:
             self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._look_at_deadlines)
         try:
             return self.hub.switch()
+        except BaseException:
+            if on_expiry is not None:
+                on_expiry(strand)
+            raise
         finally:
             self._waiting.discard(strand)
+            strand.on_expiry = None
 
     def wait_future(self, future: asyncio.Future[T]) -> T:
         """Wait for a future of this loop. At the deadline the future is cancelled."""
@@ -370,8 +376,6 @@ class Bridge:
         for strand in [strand for strand in self._waiting if 0 < strand.deadline <= now]:
             if strand not in self._waiting or not 0 < strand.deadline <= now:
                 continue  # what was thrown into another has let this one go on
-            if strand.on_expiry is not None:
-                strand.on_expiry(strand)
             limit = strand.work.timeout if strand.work is not None else 0.0
             self.throw(strand, DeadlineExceededError(f"took longer than its timeout of {limit:g} s"))
         if self._waiting and self._sweep is None:

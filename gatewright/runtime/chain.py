@@ -350,6 +350,21 @@ class Chain:
         if seconds > step.timeout:
             raise DeadlineExceededError(f"took {seconds:.3g} s, its timeout is {step.timeout:g} s")
 
+    def failed_before(self, error: BaseException, strand: Strand, phase: str) -> None:
+        """What a handler needs could not be had: as if the handler had failed itself.
+
+        Args:
+            error: why not.
+            strand: the strand that this runs in.
+            phase: `request` or `response`.
+
+        Raises:
+            CallRefusedError: the policy is to refuse the call; it has been logged.
+        """
+        step = self.steps[0]
+        tally = step.request_tally if phase == "request" else step.response_tally
+        self._failed(step, error, strand, tally, strand.began)
+
     def _failed(self, step: Step, error: BaseException, strand: Strand, tally: Tally, started: float) -> float:
         """What a failure of a step means; gives the time if the chain goes on without it."""
         if isinstance(error, GatewayClosedError | PhaseExit | GreenletExit):

@@ -41,9 +41,8 @@ class LastWords:
         for slot in list(worker.held):
             connection = worker.held.pop(slot)
             asked, whole = worker.guard.asked(slot)
-            if asked:
-                self._say(worker, connection, asked)
-            if whole and (not asked or worker.plan.goes_on) and not stopping:
+            said = bool(asked) and self._say(worker, connection, asked)
+            if whole and (not asked or (said and worker.plan.goes_on)) and not stopping:
                 self._dispatcher.place(connection)
             else:
                 self._let_linger(connection)
@@ -59,10 +58,11 @@ class LastWords:
             worker.let_go(slot)
 
     @staticmethod
-    def _say(worker: Worker, connection: socket.socket, asked: bytes) -> None:
-        if worker.plan.last_words is not None:
-            with contextlib.suppress(OSError):  # the gateway is gone, too
-                connection.send(worker.plan.last_words(asked))
+    def _say(worker: Worker, connection: socket.socket, asked: bytes) -> bool:
+        words = worker.plan.last_words(asked) if worker.plan.last_words is not None else b""
+        with contextlib.suppress(OSError):  # the gateway is gone, too
+            return bool(words) and connection.send(words) == len(words)
+        return False
 
     def _let_linger(self, connection: socket.socket) -> None:
         """Close a connection soon: the gateway may still want to send something, and has to read what it was sent."""

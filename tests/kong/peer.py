@@ -50,7 +50,7 @@ class MsgPackKong:
 
     def __init__(self, path: Path, connections: int = 2) -> None:
         self.pool = [connect(path) for _ in range(connections)]
-        self.unpackers = [msgpack.Unpacker(strict_map_key=False) for _ in self.pool]
+        self.unpackers = [msgpack.Unpacker(strict_map_key=False, unicode_errors="surrogateescape") for _ in self.pool]
         self.message = 0
         self.calls: list[tuple[str, list[Any]]] = []
 
@@ -69,7 +69,7 @@ class MsgPackKong:
         self.message += 1
         number = self.message % len(self.pool)
         sock, unpacker = self.pool[number], self.unpackers[number]
-        sock.sendall(msgpack.packb([0, self.message, method, list(args)]))
+        sock.sendall(msgpack.packb([0, self.message, method, list(args)], unicode_errors="surrogateescape"))
         while True:
             for kind, message, error, result in unpacker:
                 assert kind == 1

@@ -452,3 +452,118 @@ def test_whoever_asks_through_an_event_that_ends_does_not_wait_for_ever(start: S
         assert time.monotonic() - began < 5
         first.join(10)
         assert not first.is_alive()
+
+
+KEEPS = """
+import gc
+class Plugin(object):
+    def __init__(self, config):
+        pass
+    def access(self, kong):
+        self.kong = kong  # and what others do with it in the meantime is theirs
+        self.kong.response.set_header("x", self.kong.request.get_header("x")[0])
+    def log(self, kong):
+        gc.collect()
+        kong.log.info(sum(type(each) is Plugin for each in gc.get_objects()))
+    def rewrite(self, kong):
+        value, _ = kong.rpc.call("a", 1)
+        kong.response.set_header("y", kong.my.place("b")[0] + kong.up("c")[0] + kong.my.way._call[0] + value)
+"""
+
+
+def test_text_that_is_not_utf8_is_passed_on(start: Start) -> None:
+    server = start("msgpack", plain=KEEPS)
+    with server.kong() as kong:
+        kong.event(kong.start("plain", {}), "access", {"kong.request.get_header": lambda _: "caf\udce9"})
+        assert kong.calls[-1] == ("kong.response.set_header", ["x", "caf\udce9"])
+
+
+@both
+def test_a_kong_that_a_plugin_keeps_goes_with_its_instance(start: Start, protocol: str) -> None:
+    server = start(protocol, plain=KEEPS)
+    with server.kong() as kong:
+        for number in range(10):
+            instance = kong.start("plain", {"number": number})
+            kong.event(instance, "access", {"kong.request.get_header": lambda _: "v"})
+            kong.stop(instance)
+        kong.event(kong.start("plain", {}), "log", {})
+        method, args = kong.calls[-1]
+        assert method == "kong.log.info"
+        assert int(args[0]) <= 3
+
+
+def test_any_name_is_a_function_of_kongs(start: Start) -> None:
+    server = start("msgpack", plain=KEEPS)
+    answers = {name: lambda *args: "/".join(map(str, args)) for name in ("kong.rpc.call", "kong.my.place", "kong.up")}
+    with server.kong() as kong, pytest.raises(Exited):  # but what begins with an underscore is not
+        kong.event(kong.start("plain", {}), "rewrite", answers)
+    assert [method for method, _ in kong.calls] == ["kong.rpc.call", "kong.my.place", "kong.up", "kong.response.exit"]
+
+
+def test_a_connection_that_is_lost_in_the_middle_touches_no_other(start: Start) -> None:
+    """A handler that waits for the answer to another event's question ends with its own connection."""
+    server = start("protobuf", plain=KEEPS)
+    with server.kong() as kong:
+        instance = kong.start("plain", {})
+        gates = {name: threading.Event() for name in ("a asked", "b asked", "a lost", "c asked", "b answered")}
+        values: dict[str, list[Any]] = {"b": [], "c": []}
+
+        def b() -> None:
+            with server.kong() as own:
+
+                def get_header(_: str) -> str:
+                    gates["b asked"].set()
+                    gates["c asked"].wait(5)
+                    return "of b"
+
+                own.event(instance, "access", {"kong.request.get_header": get_header})
+                values["b"] = own.calls[-1][1]
+                gates["b answered"].set()
+
+        def c() -> None:
+            with server.kong() as own:
+
+                def get_header(_: str) -> str:
+                    gates["c asked"].set()
+                    gates["b answered"].wait(5)
+                    return "of c"
+
+                own.event(instance, "access", {"kong.request.get_header": get_header})
+                values["c"] = own.calls[-1][1]
+
+        class Lost(Exception):
+            pass
+
+        def lose(_: str) -> str:
+            first.start()
+            assert gates["b asked"].wait(5)
+            raise Lost  # and so A's connection is closed, while it asks
+
+        first, second = threading.Thread(target=b), threading.Thread(target=c)
+        with pytest.raises(Lost), server.kong() as own:
+            own.event(instance, "access", {"kong.request.get_header": lose})
+        second.start()
+        for thread in (first, second):
+            thread.join(20)
+            assert not thread.is_alive()
+    assert values == {"b": ["x", "of b"], "c": ["x", "of c"]}
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("cut", [3, 12, 40])
+def test_a_worker_that_dies_after_a_request_in_parts_is_answered_for(start: Start, cut: int) -> None:
+    server = start("msgpack", plain=PLUGIN)
+    with server.kong(1) as kong:
+        instance = kong.start("plain", {})
+        kong.event(instance, "access", pdk("nobody"))
+        request = msgpack.packb([0, 7, "plugin.HandleEvent", [{"InstanceId": instance, "EventName": "access"}]])
+        kong.pool[0].sendall(request[:cut])
+        time.sleep(0.2)
+        kong.pool[0].sendall(request[cut:])
+        step = msgpack.unpackb(kong.pool[0].recv(4096))[3]
+        answer_ = msgpack.packb([0, 8, "plugin.Step", [{"EventId": step["EventId"], "Data": "crash"}]])
+        kong.pool[0].sendall(answer_[:cut])
+        time.sleep(0.2)
+        kong.pool[0].sendall(answer_[cut:])
+        kong.pool[0].settimeout(10)
+        assert b"kong.response.exit" in kong.pool[0].recv(4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ class Plugin(object):
         pass
 """
 HEADERS = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
-TRACED: dict[str, Any] = {**REQUEST, "kong.request.get_header": HEADERS.get}
+TRACED: dict[str, Any] = {
+    **REQUEST,
+    "kong.request.get_header": HEADERS.get,
+    "kong.nginx.get_subsystem": lambda: "http",
+}
 
 
 @pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
@@ -117,3 +122,17 @@ def test_metrics_count_phases(start: Start, tmp_path: Path) -> None:
     assert told == {f'gatewright_calls_total{{phase="{phase}"}} {count}.0' for phase, count in counts.items()}
     assert "gatewright_answered_total 1.0" in lines
     assert 'gatewright_extra_info_total{kind="pdk"} 8.0' in lines
+
+
+def test_a_trace_that_is_not_told_in_time_changes_nothing_else(start: Start, collector: Collector) -> None:
+    def slow(_: str) -> str:
+        time.sleep(0.8)
+        return HEADERS["traceparent"]
+
+    source = NATIVE.format(**ASYNC).replace("    priority = 900\n", "    priority = 900\n    timeout = 0.5\n")
+    environ = {"GATEWRIGHT_TRACING": f"http://127.0.0.1:{collector.server_port}"}
+    server = start("msgpack", native=source, environ=environ)
+    with server.kong() as kong:
+        kong.event(kong.start("greet", {}), "access", {**REQUEST, "kong.request.get_header": slow})
+        assert ("kong.service.request.set_raw_body", [b"new"]) in kong.calls
+    assert "held the loop" not in server.log

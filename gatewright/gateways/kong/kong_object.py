@@ -27,29 +27,29 @@ Way = Callable[[Callable[[Any], Call], str], Callable[..., Any]]
 """Makes a method from what finds the `Call` of its object, and the name."""
 
 
-class _Node(msgspec.Struct, gc=False, eq=False):
+class _Node(msgspec.Struct, eq=False):
     """A place in the tree of names."""
 
-    up: Any
+    _up: Any
 
 
-class _Other(msgspec.Struct, gc=False, eq=False):
+class _Other(msgspec.Struct, eq=False):
     """A place that has no class of its own, and, when it's called, a method."""
 
-    call: Call
-    place: str
-    way: Way
+    _call: Call
+    _place: str
+    _way: Way
 
     def __getattr__(self, name: str) -> _Other:
         if name[:2] == "__":
             raise AttributeError(name)
-        return _Other(self.call, f"{self.place}.{name}", self.way)
+        return _Other(self._call, f"{self._place}.{name}", self._way)
 
     def __call__(self, *args: Any) -> Any:
-        return self.way(attrgetter("call"), self.place)(self, *args)
+        return self._way(attrgetter("_call"), self._place)(self, *args)
 
     def __repr__(self) -> str:
-        return f"<{self.place}>"
+        return f"<{self._place}>"
 
 
 def _plain(call_of: Callable[[Any], Call], name: str) -> Callable[..., Any]:
@@ -87,7 +87,7 @@ def _class_of(place: str, names: Sequence[str], way: Way) -> Callable[[Any], Any
         names: the rest of each method's name below it, such as `request.set_path`.
         way: how its methods work.
     """
-    call_of = attrgetter(".".join(["up"] * len(place.split("."))))
+    call_of = attrgetter(".".join(["_up"] * len(place.split("."))))
 
     def made_up(self: Any, name: str) -> Any:
         if name[:2] == "__":
@@ -104,7 +104,7 @@ def _class_of(place: str, names: Sequence[str], way: Way) -> Callable[[Any], Any
         below = [rest for name in names for head, dot, rest in [name.partition(".")] if head == first and dot]
         full = f"{place}.{first}"
         members[first] = property(_class_of(full, below, way)) if below else way(call_of, full)
-    return msgspec.defstruct(place, [], bases=(_Node,), namespace=members, gc=False, eq=False)
+    return msgspec.defstruct(place, [], bases=(_Node,), namespace=members, eq=False)
 
 
 _NAMES: Final = [name.partition(".")[2] for name in METHODS]

@@ -55,7 +55,7 @@ class MsgPackSession:
             if not self.buffered:
                 try:  # the usual case: one whole message
                     return (self._event_of(msgspec.msgpack.decode(data)),)
-                except msgspec.DecodeError:
+                except (msgspec.DecodeError, UnicodeDecodeError):  # not whole, or with text that is not UTF-8
                     pass
             self._fed += len(data)
             self._unpacker.feed(data)

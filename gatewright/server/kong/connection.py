@@ -6,7 +6,7 @@ import asyncio
 from time import time
 from typing import Any, Final, cast
 
-from gatewright.errors import ConfigError, GatewayClosedError, GatewrightError, ProtocolError
+from gatewright.errors import CallRefusedError, ConfigError, GatewayClosedError, GatewrightError
 from gatewright.gateways.kong.events import (
     Answer,
     CloseInstance,
@@ -79,10 +79,12 @@ class PluginServerConnection(asyncio.Protocol):
         first = not session.buffered
         if first:
             self._head = data[:_HEAD]
+        elif len(self._head) < _HEAD:
+            self._head += data[: _HEAD - len(self._head)]
         self._service.bytes_in += len(data)
         try:
             events = session.receive_data(data)
-        except ProtocolError as error:
+        except Exception as error:  # whatever it is, a connection that is closed would let the request pass
             self._service.failures.report(
                 "connection closed: the peer broke the protocol", kind="protocol", error=error
             )
@@ -106,7 +108,7 @@ class PluginServerConnection(asyncio.Protocol):
                 self._receiving = False
             if self._ahead and not self._transport.is_closing():
                 self._send(b"")
-        elif first:
+        elif first or session.moves:  # a part of a request
             if self.slot >= 0 and self._guard is not None:
                 self.asked += 1
                 self._noted = False
@@ -242,8 +244,13 @@ class PluginServerConnection(asyncio.Protocol):
             else:
                 service.answered += type(error) is PhaseExit
                 self.event_over(event, exited=True)
-        except GatewrightError:
-            self._refuse(event)  # whoever raised it has logged the cause
+        except CallRefusedError:
+            self._refuse(event)  # it was logged
+        except GatewrightError as error:
+            service.failures.report(
+                "request refused", kind="plugin_error", plugin=chain.name, route=chain.key, error=error
+            )
+            self._refuse(event)
         except BaseException as error:  # GreenletExit, say: whatever it is, the request must not pass
             service.failures.report(
                 "request refused: internal error", kind="internal", plugin=chain.name, error=error, traceback=True

@@ -36,7 +36,9 @@ class TracedPluginServerConnection(PluginServerConnection):
         if not chain.ready:
             chain.build()
         strand.work, strand.deadline = chain.steps[0], 0.0
-        parent, state = (self._header(event, name) for name in ("traceparent", "tracestate"))
+        parent = self._header(event, "traceparent")
+        state = self._header(event, "tracestate") if parent else None
+        strand.deadline = 0.0
         self._tracing.begin_phase(event, event.phase, parent, state)
         try:
             super()._run(event, strand)
@@ -50,6 +52,8 @@ class TracedPluginServerConnection(PluginServerConnection):
         if event.phase not in _WITH_REQUEST:
             return None
         try:
+            if event.phase == "log" and event.call("kong.nginx.get_subsystem", ()) != "http":
+                return None
             value: str | None = event.call("kong.request.get_header", (name,))
         except (PdkError, DeadlineExceededError) as error:
             self._service.failures.report("trace not continued", kind="trace", plugin=event.chain.name, error=error)

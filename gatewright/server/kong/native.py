@@ -113,7 +113,11 @@ def run_access(chain: Chain, event: Event, strand: Strand) -> None:
     call = RequestCall(cast("Any", _Facts(event)), 0)
     _prepare(call, chain, event, strand)
     if chain.steps[0].is_async("request"):
-        cast("_Facts", call.source).fetch()
+        try:
+            cast("_Facts", call.source).fetch()
+        except BaseException as error:
+            chain.failed_before(error, strand, "request")
+            return  # goes on without it
     response = chain.run_request(call, strand)
     if response is not None:
         _exit(event, response.status, response.content, _response_headers(response))
@@ -127,14 +131,18 @@ def run_response(chain: Chain, event: Event, strand: Strand) -> None:
         PhaseExit: the plugin replaced the body, so Kong answers with it.
     """
     call = ResponseCall(cast("Any", _Facts(event)), 0)
-    call.response_status = event.call("kong.response.get_status", ())
-    if chain.steps[0].is_async("response"):
-        headers = event.call("kong.response.get_headers", (_MAX_HEADERS,))
-        call.response_source = lambda: _entries(headers)
-        cast("_Facts", call.source).fetch()
-    else:
-        call.response_source = lambda: _entries(event.call("kong.response.get_headers", (_MAX_HEADERS,)))
     _prepare(call, chain, event, strand)
+    try:
+        call.response_status = event.call("kong.response.get_status", ())
+        if chain.steps[0].is_async("response"):
+            headers = event.call("kong.response.get_headers", (_MAX_HEADERS,))
+            call.response_source = lambda: _entries(headers)
+            cast("_Facts", call.source).fetch()
+        else:
+            call.response_source = lambda: _entries(event.call("kong.response.get_headers", (_MAX_HEADERS,)))
+    except BaseException as error:
+        chain.failed_before(error, strand, "response")
+        return  # goes on without it
     chain.run_response(call, strand)
     changed = call.seen_response_headers.changes if call.seen_response_headers is not None else {}
     if call.response_body is not None:
@@ -151,6 +159,7 @@ def _prepare(call: Call, chain: Chain, event: Event, strand: Strand) -> None:
     call.asker = _Questions(event)
     call.route, call.trace = chain.key, event.trace
     strand.call = call
+    strand.work, strand.deadline = chain.steps[0], 0.0
 
 
 def _write_request(call: Call, event: Event) -> None:
