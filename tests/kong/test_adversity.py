@@ -500,53 +500,61 @@ def test_any_name_is_a_function_of_kongs(start: Start) -> None:
     assert [method for method, _ in kong.calls] == ["kong.rpc.call", "kong.my.place", "kong.up", "kong.response.exit"]
 
 
+ASKS_ANOTHER = """
+class Plugin(object):
+    def __init__(self, config):
+        self.kong = None
+    def access(self, kong):
+        who, _ = kong.request.get_header("x")
+        if who == "a":
+            self.kong.request.get_path()
+        else:
+            self.kong = kong
+            path, _ = kong.request.get_path()
+            kong.response.set_header("x", f"{who} {path}")
+"""
+
+
 def test_a_connection_that_is_lost_in_the_middle_touches_no_other(start: Start) -> None:
     """A handler that waits for the answer to another event's question ends with its own connection."""
-    server = start("protobuf", plain=KEEPS)
+    server = start("protobuf", plain=ASKS_ANOTHER)
+
+    def begin(sequence: int) -> Any:
+        sock = connect(server.path)
+        call = kong.messages.RpcCall(sequence=sequence)
+        call.cmd_handle_event.instance_id, call.cmd_handle_event.event_name = instance, "access"
+        kong._send(sock, call.SerializeToString())
+        return sock
+
+    def answer_to(sock: Any, method: str, value: str) -> None:
+        assert kong._receive(sock).decode() == method
+        kong._receive(sock)
+        kong._send(sock, kong.messages.wrap(kong.messages.methods[method][1], value).SerializeToString())
+
+    def changed(sock: Any) -> list[Any]:
+        method = kong._receive(sock).decode()
+        assert method == "kong.response.set_header"
+        return list(kong.messages.positional(kong.messages.methods[method][0].FromString(kong._receive(sock))))
+
     with server.kong() as kong:
         instance = kong.start("plain", {})
-        gates = {name: threading.Event() for name in ("a asked", "b asked", "a lost", "c asked", "b answered")}
-        values: dict[str, list[Any]] = {"b": [], "c": []}
-
-        def b() -> None:
-            with server.kong() as own:
-
-                def get_header(_: str) -> str:
-                    gates["b asked"].set()
-                    gates["c asked"].wait(5)
-                    return "of b"
-
-                own.event(instance, "access", {"kong.request.get_header": get_header})
-                values["b"] = own.calls[-1][1]
-                gates["b answered"].set()
-
-        def c() -> None:
-            with server.kong() as own:
-
-                def get_header(_: str) -> str:
-                    gates["c asked"].set()
-                    gates["b answered"].wait(5)
-                    return "of c"
-
-                own.event(instance, "access", {"kong.request.get_header": get_header})
-                values["c"] = own.calls[-1][1]
-
-        class Lost(Exception):
-            pass
-
-        def lose(_: str) -> str:
-            first.start()
-            assert gates["b asked"].wait(5)
-            raise Lost  # and so A's connection is closed, while it asks
-
-        first, second = threading.Thread(target=b), threading.Thread(target=c)
-        with pytest.raises(Lost), server.kong() as own:
-            own.event(instance, "access", {"kong.request.get_header": lose})
-        second.start()
-        for thread in (first, second):
-            thread.join(20)
-            assert not thread.is_alive()
-    assert values == {"b": ["x", "of b"], "c": ["x", "of c"]}
+        b = begin(1)
+        answer_to(b, "kong.request.get_header", "b")
+        a = begin(2)
+        time.sleep(0.1)
+        answer_to(a, "kong.request.get_header", "a")  # and so it asks through B, which waits itself
+        time.sleep(0.2)
+        a.close()
+        time.sleep(0.2)
+        c = begin(3)  # is served where A was
+        time.sleep(0.1)
+        answer_to(b, "kong.request.get_path", "/b")
+        assert changed(b) == ["x", "b /b"]
+        answer_to(c, "kong.request.get_header", "c")
+        answer_to(c, "kong.request.get_path", "/c")
+        assert changed(c) == ["x", "c /c"]
+        b.close()
+        c.close()
     assert "Traceback" not in server.log
 
 
