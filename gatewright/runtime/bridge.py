@@ -41,6 +41,7 @@ __all__ = ["CURRENT", "SWEEP_INTERVAL", "Bridge", "Strand", "Work", "current_wor
 T = TypeVar("T")
 
 _PAUSE: Final = object()
+_ENDED: Final = object()
 SWEEP_INTERVAL: Final = 0.05
 """Seconds between two looks at the deadlines."""
 
@@ -255,7 +256,8 @@ class Bridge:
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end."""
-        strand = self.current()
+        if self.stepping is not None:
+            self.current()  # says what is wrong
         spare = self._spares.take()
         loop, task, run = self.loop, spare.task, spare.context.run
         value: Any = None
@@ -265,19 +267,19 @@ class Bridge:
             try:
                 waits_for = run(coroutine.send, value)
             except StopIteration as stop:
-                ended, result = True, cast("T", stop.value)
+                value, waits_for = stop.value, _ENDED
             except BaseException:
                 spare.end()
                 raise
-            else:
-                ended = False
             finally:
                 self.stepping = None
                 asyncio._leave_task(loop, task)
-            if ended:
+            if waits_for is _ENDED:
                 del task
                 self._spares.keep(spare)
+                result: T = value
                 return result
+            strand = self.current()
             if waits_for is not _PAUSE:
                 break
             if task.cancelling() and not spare.has_begun:

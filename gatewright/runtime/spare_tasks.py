@@ -55,23 +55,13 @@ class SpareTask:
         self.resume = resume
         self.context = context
         self.task = asyncio.Task(_carry_on(self), loop=loop, context=context)
-        self.known, self.watched = getrefcount(self.task), getweakrefcount(self.task)
+        task = self.task
+        self.known, self.watched = getrefcount(task), getweakrefcount(task)
 
     @property
     def cancelled(self) -> bool:
         """Whether somebody wanted the coroutine cancelled."""
         return self.gate.done() or bool(self.task.cancelling())
-
-    @property
-    def is_unused(self) -> bool:
-        """Whether the coroutine has left no traces: it can have ended without anybody having noticed the task."""
-        return not (
-            self.cancelled
-            or len(self.context)
-            or getrefcount(self.task) > self.known
-            or getweakrefcount(self.task) > self.watched
-            or self.task._callbacks
-        )
 
     def hand_over(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any, strand: Any) -> None:
         """Let the task go on with a coroutine that has suspended: it waits for a future, or gets an exception."""
@@ -148,17 +138,25 @@ class SpareTasks:
     def take(self) -> SpareTask:
         """One for a coroutine that is about to start, in the caller's context variables."""
         context = contextvars.copy_context()
-        if len(context):  # what other handlers of this call have set is for this one to see, and for no other call's
-            return self.make(context)
-        while self._kept:
-            spare = self._kept.pop()
-            if not spare.task.done():
-                return spare
+        if not len(context):  # what other handlers of this call have set is for this one to see, not for other calls'
+            while self._kept:
+                spare = self._kept.pop()
+                if not spare.gate.done() and (spare.has_begun or not spare.task.done()):  # nobody has cancelled it
+                    return spare
         return self.make(context)
 
     def keep(self, spare: SpareTask) -> None:
         """The coroutine has ended: keep its task for another one, if nobody can tell."""
-        if len(self._kept) < _MOST_KEPT and spare.is_unused:
+        task = spare.task
+        if (
+            not spare.gate.done()
+            and (spare.has_begun or not task.cancelling())
+            and not len(spare.context)
+            and getrefcount(task) <= spare.known
+            and getweakrefcount(task) <= spare.watched
+            and not task._callbacks
+            and len(self._kept) < _MOST_KEPT
+        ):
             spare.on_expiry = None
             self._kept.append(spare)
         else:
