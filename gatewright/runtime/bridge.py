@@ -246,11 +246,7 @@ class Bridge:
                 future.cancel()
 
             future.add_done_callback(wake)
-            try:
-                self.wait_for_resume(give_up)
-            except BaseException:
-                give_up()
-                raise
+            self.wait_for_resume(give_up)
             waiting = False
         return future.result()
 

@@ -30,12 +30,11 @@ class Gateway:
 
     async def ask(self, question: str) -> str:
         loop, strand = self.bridge.loop, self.bridge.strand_of_task()
-        waiter = self.waiter = strand or loop.create_future()
-        loop.call_later(self.seconds, self.answer, waiter, f"{question}!")
+        future: asyncio.Future[str] = loop.create_future()
+        self.waiter = strand or future
+        loop.call_later(self.seconds, self.answer, self.waiter, f"{question}!")
         self.driven_by.append("strand" if strand is not None else "task")
-        if strand is not None:
-            return str(await self.bridge.pause(self.forget))
-        return await waiter  # type: ignore[misc]  # no strand
+        return await future if strand is None else str(await self.bridge.pause(self.forget))
 
     def answer(self, waiter: Any, value: str) -> None:
         if waiter is not self.waiter:

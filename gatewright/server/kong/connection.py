@@ -6,7 +6,7 @@ import asyncio
 from time import time
 from typing import Any, Final, cast
 
-from gatewright.errors import CallRefusedError, ConfigError, GatewayClosedError, GatewrightError
+from gatewright.errors import CallRefusedError, ConfigError, GatewayClosedError, GatewrightError, ProtocolError
 from gatewright.gateways.kong.events import (
     Answer,
     CloseInstance,
@@ -84,11 +84,11 @@ class PluginServerConnection(asyncio.Protocol):
         self._service.bytes_in += len(data)
         try:
             events = session.receive_data(data)
-        except Exception as error:  # whatever it is, a connection that is closed would let the request pass
-            self._service.failures.report(
-                "connection closed: the peer broke the protocol", kind="protocol", error=error
-            )
-            self._break_off()
+        except ProtocolError as error:
+            self._break_off("connection closed: the peer broke the protocol", "protocol", error)
+            return
+        except Exception as error:  # ours, then; without a word, the request would pass
+            self._break_off("connection closed: internal error", "internal", error)
             return
         if events:
             if self.slot >= 0 and self._guard is not None:
@@ -120,8 +120,9 @@ class PluginServerConnection(asyncio.Protocol):
             if self._service.leaving:
                 self._leave_if_idle()
 
-    def _break_off(self) -> None:
+    def _break_off(self, why: str, kind: str, error: Exception) -> None:
         """Refuse what was asked, if that much can be told, and read on for a while, so that Kong reads the refusal."""
+        self._service.failures.report(why, kind=kind, error=error, traceback=kind == "internal")
         self._discards = True
         if self.event is not None:
             self.event.lost()
@@ -232,10 +233,7 @@ class PluginServerConnection(asyncio.Protocol):
                 self._refuse(event)
                 return
             self._run(event, strand)
-            if not event.over and event.connection is not None:
-                conclude(event.connection, event)
-            else:
-                self._end(event, "done")
+            self._end(event, "done")
         except (PhaseExit, GatewayClosedError) as error:
             if not event.over:  # it was another event's `kong`
                 service.failures.report("plugin failed: request refused", kind="plugin_error", plugin=chain.name,

@@ -115,7 +115,7 @@ def run_access(chain: Chain, event: Event, strand: Strand) -> None:
     if chain.steps[0].is_async("request"):
         try:
             cast("_Facts", call.source).fetch()
-        except BaseException as error:
+        except Exception as error:
             chain.failed_before(error, strand, "request")
             return  # goes on without it
     response = chain.run_request(call, strand)
@@ -140,7 +140,7 @@ def run_response(chain: Chain, event: Event, strand: Strand) -> None:
             cast("_Facts", call.source).fetch()
         else:
             call.response_source = lambda: _entries(event.call("kong.response.get_headers", (_MAX_HEADERS,)))
-    except BaseException as error:
+    except Exception as error:
         chain.failed_before(error, strand, "response")
         return  # goes on without it
     chain.run_response(call, strand)
