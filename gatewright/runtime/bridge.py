@@ -220,7 +220,7 @@ class Bridge:
             self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._look_at_deadlines)
         try:
             return self.hub.switch()
-        except BaseException:
+        except BaseException:  # a deadline, a vanished gateway: what comes now is no longer for this strand
             if on_expiry is not None:
                 on_expiry(strand)
             raise

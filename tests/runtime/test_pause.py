@@ -69,7 +69,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(test(**arguments))
 
-    given = inspect.signature(test)
+    given = inspect.signature(test)  # pytest asks the function which arguments it wants
     loop = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
     run_test.__signature__ = given.replace(parameters=[*given.parameters.values(), loop])  # type: ignore[attr-defined]
     return run_test
