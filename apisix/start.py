@@ -14,11 +14,11 @@ import yaml
 
 from gatewright import __version__
 from gatewright.errors import ConfigError, GatewrightError
-from gatewright.gateways.apisix.session import ApisixSession
 from gatewright.observe.logs import configure_logs
 from gatewright.runtime.discovery import Discovery, discover
-from gatewright.server.plan import Plan
+from gatewright.server.drivers.apisix.driver import plan
 from gatewright.server.run import run_runner
+from gatewright.server.worker.process import WorkerPlan
 from gatewright.settings import load_settings
 
 __all__ = ["main", "read_legacy_config", "start_runner"]
@@ -83,7 +83,7 @@ def start_runner(
         The exit code: 0, 1 if calls were cut off, 2 if the runner could not start, 3 if its workers could not.
     """
 
-    def load() -> Plan:
+    def load() -> WorkerPlan:
         settings = load_settings(
             flags=flags,
             environ=os.environ,
@@ -92,10 +92,9 @@ def start_runner(
             file_values=None if config is None else read_legacy_config(config, os.environ),
         ).settings
         places = [*plugin_directories(), *settings.plugins]
-        return Plan(
+        return plan(
             settings,
             lambda: discover(places, installed=settings.installed_plugins) if discovery is None else discovery,
-            lambda: ApisixSession(max_payload=settings.max_frame),
         )
 
     try:

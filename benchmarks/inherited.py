@@ -9,10 +9,10 @@ import asyncio
 from typing import Any
 
 from gatewright.cli import main
-from gatewright.server.connection import connection_factory
-from gatewright.server.dispatcher import Dispatcher
-from gatewright.server.link import Link
-from gatewright.server.listener import BACKLOG, Listener
+from gatewright.server.drivers.apisix.driver import driver
+from gatewright.server.host.listener import BACKLOG, Listener
+from gatewright.server.supervisor.dispatcher import Dispatcher
+from gatewright.server.worker.link import Link
 
 _listeners: list[Listener] = []
 _servers: list[asyncio.Task[Any]] = []
@@ -28,7 +28,7 @@ def obtain(settings: Any) -> Listener:
 def start(self: Link) -> None:
     _start(self)
     service = self._service
-    serving = service.loop.create_unix_server(connection_factory(service), sock=_listeners[0].socket, backlog=BACKLOG)
+    serving = service.loop.create_unix_server(driver(service), sock=_listeners[0].socket, backlog=BACKLOG)
     _servers.append(service.loop.create_task(serving))
 
 

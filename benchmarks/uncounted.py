@@ -13,7 +13,7 @@ from typing import Any
 
 from gatewright.cli import main
 from gatewright.runtime.chain import Chain
-from gatewright.server.connection import Connection
+from gatewright.server.drivers.apisix.connection import Connection
 
 _COUNTS = re.compile(
     r"\s*(tally = step\.|tally\.counts\[|tally\.seconds |\w+(\.\w+)*\.(bytes_in|bytes_out|answered) \+= )"

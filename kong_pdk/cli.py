@@ -20,24 +20,18 @@ import msgpack
 from gatewright import __version__
 from gatewright.errors import ConfigError, GatewrightError
 from gatewright.gateways.kong.dump import PROTOCOLS, dump, own_stdout, plugin_info
-from gatewright.gateways.kong.events import KongSession
-from gatewright.gateways.kong.msgpack_session import MsgPackSession
-from gatewright.gateways.kong.protobuf_session import ProtoBufSession
 from gatewright.observe.logs import configure_logs
-from gatewright.runtime.confs import instance_id_of
 from gatewright.runtime.discovery import Discovery, Found, load_file
 from gatewright.runtime.kong_modules import adapt, load_directory
-from gatewright.server.kong.driver import driver
-from gatewright.server.kong.event import REFUSAL
-from gatewright.server.plan import Plan
+from gatewright.server.drivers.kong.driver import plan
 from gatewright.server.run import run_runner
+from gatewright.server.worker.process import WorkerPlan
 from gatewright.settings import Address, load_settings
 
 __all__ = ["start_dedicated_server", "start_server"]
 
 _NEVER = 1e9  # seconds: Kong closes instances, and an idle one is never gone
 DEFAULT_SOCKET_NAME = "python_pluginserver.sock"
-_SESSIONS: dict[str, type[KongSession]] = {"msgpack": MsgPackSession, "protobuf": ProtoBufSession}
 
 
 def _parser(*, dedicated: bool) -> argparse.ArgumentParser:
@@ -162,12 +156,10 @@ def _refuse_rival() -> None:
 
 
 def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
-    session = _SESSIONS[args.protocol]
-
     def socket_of(name: str) -> Address:
         return Address(path=f"{args.prefix.rstrip('/')}/{name}.socket")
 
-    def load() -> Plan:
+    def load() -> WorkerPlan:
         _refuse_rival()
         if args.gevent and importlib.util.find_spec("gevent") is None:
             raise ConfigError("-g needs gevent: pip install 'gatewright[gevent]'")
@@ -179,16 +171,13 @@ def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
             "log_level": {0: "warning", 1: "info"}.get(args.verbose, "debug"),
         }
         settings = load_settings(flags=flags, environ=os.environ, defaults={"conf_expire": _NEVER}).settings
-        return Plan(
+        return plan(
             settings,
             discover,
-            session,
-            driver(session, lua_style=not args.no_lua_style),
-            instance_id_of,
-            backlog=args.listen_queue_size,
+            protocol=args.protocol,
+            lua_style=not args.no_lua_style,
             use_gevent=args.gevent,
-            last_words=partial(session.last_words, refusal=REFUSAL),
-            goes_on=session.moves,
+            backlog=args.listen_queue_size,
             socket_of=socket_of if getattr(args, "socket_per_plugin", False) else None,
         )
 

@@ -54,8 +54,8 @@ def dev(
     Without --routes every plugin found is applied to every path. This gateway is for development only.
     """
     try:
+        from gatewright.dev.apisix.process import run_dev
         from gatewright.dev.kong.process import is_declarative, run_kong_dev
-        from gatewright.dev.process import run_dev
     except ImportError as error:
         fail(f"the development gateway needs {error.name}: pip install 'gatewright[dev-gateway]'")
     places = list(paths) or [Path()]

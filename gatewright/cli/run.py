@@ -11,11 +11,11 @@ import click
 
 from gatewright.cli._options import fail, settings_options
 from gatewright.errors import GatewrightError
-from gatewright.gateways.apisix.session import ApisixSession
 from gatewright.observe.logs import configure_logs
 from gatewright.runtime.discovery import discover
-from gatewright.server.plan import Plan
+from gatewright.server.drivers.apisix.driver import plan
 from gatewright.server.run import run_runner
+from gatewright.server.worker.process import WorkerPlan
 from gatewright.settings import load_settings
 
 __all__ = ["run"]
@@ -33,12 +33,11 @@ def run(config_file: Path | None, **flags: Any) -> None:
     socket), 3 if workers ended again and again before one was ever ready.
     """
 
-    def load() -> Plan:
+    def load() -> WorkerPlan:
         settings = load_settings(flags=flags, environ=os.environ, file=config_file).settings
-        return Plan(
+        return plan(
             settings,
             lambda: discover(settings.plugins, installed=settings.installed_plugins),
-            lambda: ApisixSession(max_payload=settings.max_frame),
         )
 
     try:

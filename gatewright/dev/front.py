@@ -17,7 +17,7 @@ import h2.events
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from gatewright.dev.exchange import Answer, ClientRequest, raw, text_of
+from gatewright.dev.messages import Answer, ClientRequest, raw, text_of
 
 __all__ = ["Front", "Handler"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import h11
 
-from gatewright.dev.exchange import Headers, raw, text_of
+from gatewright.dev.messages import Headers, raw, text_of
 
 __all__ = ["UpstreamAnswer", "UpstreamError", "send_request"]
 

@@ -10,14 +10,14 @@ from collections.abc import Callable
 import structlog
 
 from gatewright.observe.tracing import check_tracing
-from gatewright.server.plan import Plan
-from gatewright.server.single import run_single
-from gatewright.server.supervisor import Supervisor
+from gatewright.server.supervisor.supervisor import Supervisor
+from gatewright.server.worker.process import WorkerPlan
+from gatewright.server.worker.single import run_single
 
 __all__ = ["run_runner"]
 
 
-def run_runner(load: Callable[[], Plan], *, loop: asyncio.AbstractEventLoop | None = None) -> int:
+def run_runner(load: Callable[[], WorkerPlan], *, loop: asyncio.AbstractEventLoop | None = None) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Args:
@@ -31,7 +31,7 @@ def run_runner(load: Callable[[], Plan], *, loop: asyncio.AbstractEventLoop | No
         GatewrightError: the settings are invalid, or an address can't be bound.
     """
 
-    def checked() -> Plan:
+    def checked() -> WorkerPlan:
         plan = load()
         if plan.settings.tracing:
             check_tracing()
@@ -48,7 +48,7 @@ def run_runner(load: Callable[[], Plan], *, loop: asyncio.AbstractEventLoop | No
     return run_single(plan, loop=loop)
 
 
-def _why_alone(plan: Plan, loop: asyncio.AbstractEventLoop | None) -> str:
+def _why_alone(plan: WorkerPlan, loop: asyncio.AbstractEventLoop | None) -> str:
     """Why there can be no workers; empty if there can."""
     if plan.settings.workers == "0":
         return "workers is 0"

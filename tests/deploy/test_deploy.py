@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 import yaml
 
+from gatewright.dev.apisix.routes import load_routes
 from gatewright.dev.kong.declarative import load_declarative
-from gatewright.dev.routes import load_routes
 from gatewright.doctor.apisix import check_apisix_config
 from gatewright.observe.control import ask
 from gatewright.settings import Settings, load_settings

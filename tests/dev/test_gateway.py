@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, web
 
-from gatewright.dev.gateway import DevGateway
-from gatewright.dev.routes import Upstream, build_routes, load_routes
-from gatewright.dev.rpc import Timeouts
+from gatewright.dev.apisix.gateway import DevGateway
+from gatewright.dev.apisix.routes import Upstream, build_routes, load_routes
+from gatewright.dev.apisix.rpc import Timeouts
 from gatewright.errors import ConfigError
 from tests.conftest import ROOT, RunnerProcess, StartRunner
 from tests.dev.recorded import send_http2

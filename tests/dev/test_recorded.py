@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gatewright.dev.gateway import DevGateway
-from gatewright.dev.routes import Upstream, build_routes
-from gatewright.dev.rpc import Timeouts
+from gatewright.dev.apisix.gateway import DevGateway
+from gatewright.dev.apisix.routes import Upstream, build_routes
+from gatewright.dev.apisix.rpc import Timeouts
 from tests.dev.recorded import (
     HASTE,
     ScriptedRunner,

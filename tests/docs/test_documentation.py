@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gatewright.dev.routes import build_routes
+from gatewright.dev.apisix.routes import build_routes
 from gatewright.gateways.apisix.replies import Rewrite, Stop
 from gatewright.observe.control import ask
 from gatewright.settings import Settings, load_settings

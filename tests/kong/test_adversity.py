@@ -16,7 +16,7 @@ import pytest
 from gatewright.errors import ConfigError, PluginError
 from gatewright.gateways.kong.pdk import METHODS
 from gatewright.runtime.kong_modules import adapt
-from gatewright.server.guard import Guard
+from gatewright.server.ipc.guard import Guard
 from tests.kong.conftest import Start
 from tests.kong.peer import Closed, Exited, Failed, MsgPackKong, connect
 
@@ -256,7 +256,7 @@ def test_an_instance_that_is_gone_is_started_anew_though_the_worker_has_a_guard(
 
 
 def test_event_ids_stay_within_what_lua_holds_exactly() -> None:
-    from gatewright.server.kong.instances import Instances
+    from gatewright.server.drivers.kong.instances import Instances
 
     instances = Instances.__new__(Instances)
     instances._pid, instances.events, instances._next_event = (1 << 24) - 1, {}, (1 << 28) - 3

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
-from gatewright.server.leaks import LeakWatch
+from gatewright.server.worker.leaks import LeakWatch
 
 
 async def never(gate: asyncio.Event) -> None:

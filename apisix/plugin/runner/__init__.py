@@ -21,7 +21,7 @@ from gatewright import Plugin as NativePlugin
 from gatewright import http
 from gatewright.plugin import kebab_case
 from gatewright.runtime.discovery import Discovery
-from gatewright.server.worker import new_event_loop
+from gatewright.server.worker.process import new_event_loop
 
 __all__ = ["DEFAULT_SOCKET", "Plugin", "PluginRunner"]
 

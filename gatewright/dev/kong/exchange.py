@@ -7,9 +7,10 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from gatewright.dev.exchange import ClientRequest, Headers, normalise, raw
 from gatewright.dev.kong.declarative import Entity
 from gatewright.dev.kong.router import Match
+from gatewright.dev.messages import ClientRequest, Headers, raw
+from gatewright.dev.nginx import normalise
 
 __all__ = ["BufferedAnswer", "Exchange", "HeaderList"]
 

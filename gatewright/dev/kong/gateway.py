@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gatewright.dev.exchange import Answer, ClientRequest, Headers
 from gatewright.dev.front import Front
 from gatewright.dev.kong.declarative import Declared
 from gatewright.dev.kong.exchange import BufferedAnswer, Exchange, HeaderList
@@ -27,6 +26,7 @@ from gatewright.dev.kong.plugins import Configured, Plugins
 from gatewright.dev.kong.router import Router
 from gatewright.dev.kong.rpc import Exit
 from gatewright.dev.kong.values import LuaError
+from gatewright.dev.messages import Answer, ClientRequest, Headers
 from gatewright.dev.upstream import UpstreamError, send_request
 
 __all__ = ["BODY_BUFFER_SIZE", "KongGateway"]

@@ -17,8 +17,9 @@ from gatewright.dev.echo import EchoUpstream
 from gatewright.dev.kong.declarative import Declared, load_declarative, parse_declarative
 from gatewright.dev.kong.gateway import KongGateway
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins, known_plugins, query
-from gatewright.dev.process import end, until_listening, until_stopped, upstream_of
+from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
+from gatewright.dev.target import upstream_of
 from gatewright.errors import ConfigError, GatewrightError, ListenError
 from gatewright.gateways.kong.conf import PluginServer, read_conf
 from gatewright.observe.control import ask_json

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from gatewright.dev.exchange import parse_args
 from gatewright.dev.kong.declarative import Declared
 from gatewright.dev.kong.exchange import Exchange
 from gatewright.dev.kong.values import LuaError
+from gatewright.dev.nginx import parse_args
 
 __all__ = [
     "ACCESS", "ANSWERED", "AUTHENTICATED", "BEFORE_CONTENT", "CHANGE_REQUEST", "FUNCTIONS", "NEVER", "REQUEST", "Pdk",

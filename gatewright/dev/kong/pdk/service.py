@@ -6,7 +6,6 @@ import logging
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
-from gatewright.dev.exchange import format_args, parse_args
 from gatewright.dev.kong.bodies import read_body, write_body
 from gatewright.dev.kong.exchange import HeaderList
 from gatewright.dev.kong.pdk.core import (
@@ -24,6 +23,7 @@ from gatewright.dev.kong.pdk.core import (
     whole,
 )
 from gatewright.dev.kong.values import LuaError
+from gatewright.dev.nginx import format_args, parse_args
 
 log = logging.getLogger("gatewright.dev.kong")
 _METHODS: Final = frozenset(

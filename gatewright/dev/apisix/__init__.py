@@ -1,0 +1,1 @@
+"""The development gateway that acts as Apache APISIX does."""

@@ -1,0 +1,260 @@
+"""One request on its way through the gateway: what the client sent, nginx's variables, and what each reply changes.
+
+No I/O. The names are nginx's and APISIX's. Text is `str` with surrogateescape, so that any byte passes.
+
+APISIX keeps two views of the request's headers: nginx's own list (sent to the upstream by `proxy_pass`), and a Lua
+table that is filled once and then patched under the name *as the runner sent it*. The runner, and the request of
+post-resp, get the table. With lower-case names both agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
+from gatewright.dev.nginx import Args, escape, format_args, header_value, normalise, parse_args, set_header
+from gatewright.gateways.apisix._flatbuffers import Entry
+from gatewright.gateways.apisix.replies import RespReply, Rewrite, Stop
+
+__all__ = ["EXCLUDED_RESPONSE_HEADERS", "Exchange", "LuaError"]
+
+EXCLUDED_RESPONSE_HEADERS = frozenset(
+    (
+        "connection", "content-length", "transfer-encoding", "location", "server", "www-authenticate",
+        "content-encoding", "content-type", "content-location", "content-language"
+    )
+)  # fmt: skip
+
+
+class LuaError(Exception):
+    """APISIX's Lua code aborts: the client gets a 500 page, whatever `allow_degradation` says."""
+
+
+class Exchange:
+    """The state of one request."""
+
+    def __init__(self, request: ClientRequest) -> None:
+        self.request = request
+        target = request.target
+        absolute = re.match(r"(https?)://([^/?]*)", target)
+        self.request_host = ""
+        if absolute:
+            self.request_host = absolute[2].rsplit(":", 1)[0]
+            target = target[absolute.end() :] or "/"
+        self.target = target
+        path, question, query = target.partition("?")
+        self.uri = normalise(path)
+        self.is_args = "?" if question else ""
+        self.args_text = query
+        self.upstream_uri = ""
+        self.headers: Headers = [
+            (name, value) for name, value in request.headers if re.fullmatch(r"[A-Za-z0-9_\-]+", name)
+        ]
+        self.table: dict[str, list[str]] = {}
+        for name, value in self.headers:
+            self.table.setdefault(name.lower(), []).append(value)
+        self.upstream_host: str | None = next(iter(self.table.get("host", ())), None)
+        self.host = (self.request_host or (self.table.get("host") or [""])[0].rsplit(":", 1)[0]).lower() or "_"
+        """`$host`: of the absolute target, the Host header, or the server's name; rewriting Host doesn't change it."""
+        self.client_ip = request.client_ip
+        if "x-real-ip" in self.table and ip_address(request.client_ip).is_loopback:
+            with contextlib.suppress(ValueError):  # as nginx: what is no address is ignored
+                self.client_ip = str(ip_address(self.table["x-real-ip"][0]))
+        self.body = request.body
+        self.body_read = False
+        self.body_changed = False
+        self.response_headers: Headers = []
+        self._args: Args | None = None
+        self.announced_length: int | None = None
+        """A content-length that was set before the body was read: nginx then reads so many bytes."""
+        self.args_set = False
+
+    # --- what the runner is told
+
+    def args(self) -> Args:
+        """The arguments' table; APISIX parses the query once."""
+        if self._args is None:
+            self._args = parse_args(self.args_text)
+        return self._args
+
+    def call_path(self) -> str:
+        """The path for the runner; a query that another plugin put into `upstream_uri` becomes the arguments."""
+        if not self.upstream_uri:
+            return self.uri
+        path, question, query = self.upstream_uri.partition("?")
+        if question:
+            self.set_args_text(query)
+        return path
+
+    def call_args(self) -> list[tuple[str, str | None]]:
+        """The arguments for the runner."""
+        return [(name, value) for name, values in self.args().items() for value in values]
+
+    def call_headers(self) -> list[tuple[str, str | None]]:
+        """The headers for the runner, from the Lua table."""
+        return [
+            (name, (self.upstream_host or "") if name == "host" else value)
+            for name, values in self.table.items()
+            for value in values
+        ]
+
+    def var(self, name: str, extra: dict[str, str]) -> bytes | None:
+        """One of nginx's variables; `None` where there is no such one."""
+        request = self.request
+        known = {
+            "uri": self.uri,
+            "request_uri": request.target if not self.request_host else self.target,
+            "args": self.args_text,
+            "query_string": self.args_text,
+            "is_args": self.is_args,
+            "host": self.host,
+            "hostname": "localhost",
+            "request_method": request.method,
+            "method": request.method,
+            "scheme": "http",
+            "remote_addr": self.client_ip,
+            "realip_remote_addr": request.client_ip,
+            "server_addr": request.server_addr,
+            "server_port": str(request.server_port),
+            "server_protocol": f"HTTP/{request.version}",
+            "server_name": "_",
+            "upstream_uri": self.upstream_uri,
+            "upstream_host": self.upstream_host or "",
+            "status": "0",
+            "content_length": ", ".join(self.table.get("content-length", [])),
+            "content_type": ", ".join(self.table.get("content-type", [])),
+            **extra,
+        }
+        if name == "binary_remote_addr":
+            return ip_address(self.client_ip).packed
+        if name in ("content_length", "content_type", "args", "query_string") and not known[name]:
+            return None
+        if name in known:
+            return raw(known[name])
+        if name.startswith("http_"):
+            values = [v for n, v in self.headers if n.lower().replace("-", "_") == name[5:]]
+            return raw(", ".join(values)) if values else None
+        if name.startswith("arg_"):
+            given = [v for n, vs in self.args().items() if n.lower() == name[4:].lower() for v in vs]
+            return raw(given[0] or "") if given else None
+        if name.startswith("cookie_"):
+            for part in "; ".join(self.table.get("cookie", [])).split(";"):
+                key, _, value = part.strip().partition("=")
+                if key == name[7:]:
+                    return raw(value)
+        return None
+
+    # --- what replies change
+
+    def set_header(self, name: str, value: str | None) -> None:
+        """`core.request.set_header`: an empty value deletes as an absent one does."""
+        self.headers = set_header(self.headers, name, [value] if value else [])
+        if value is None:
+            self.table.pop(name, None)
+        else:
+            self.table[name] = [value]
+
+    def set_args_text(self, query: str) -> None:
+        """Replace the query."""
+        self.args_text = query
+        self.args_set = True
+        self.is_args = "?" if query else ""
+        self._args = None
+
+    def apply_rewrite(self, rewrite: Rewrite) -> None:
+        """Path, headers, body, response headers, arguments: in this order, as APISIX applies them."""
+        path = None
+        if rewrite.path is not None:
+            path = escape(rewrite.path)
+            self.upstream_uri = path
+        for name, value in rewrite.headers:
+            if not self.body_read and name.lower() == "content-length" and value and value.isdigit():
+                self.announced_length = int(value)
+            self.set_header(name, value)
+            if name.lower() == "host":
+                self.upstream_host = value
+        if rewrite.body:
+            self.body, self.body_read, self.body_changed = rewrite.body, True, True
+        self.add_response_headers(rewrite.resp_headers, EXCLUDED_RESPONSE_HEADERS)
+        if rewrite.args:
+            self._apply_args(rewrite)
+            if path is not None:
+                # 3.9.1: the query comes back only with arguments in the reply.
+                self.upstream_uri = path + "?" + self.args_text
+
+    def _apply_args(self, rewrite: Rewrite) -> None:
+        args: Args = {name: list(values) for name, values in self.args().items()}
+        changed: set[str] = set()
+        for name, value in rewrite.args:
+            if value is None:
+                args.pop(name, None)
+            elif name in changed and name in args:
+                args[name].append(value)
+                changed.add(name)
+            else:
+                args[name] = [value]
+                changed.add(name)
+        self.args_text = format_args(args)
+        self.args_set = True
+        self.is_args = "?" if self.args_text else ""
+        self._args = None
+
+    def add_response_headers(self, entries: Sequence[Entry], excluded: frozenset[str]) -> None:
+        """The first of a name sets, others add; names go out in lower case."""
+        seen: set[str] = set()
+        for name, value in entries:
+            lower = name.lower()
+            if lower in excluded:
+                continue
+            values = [] if value is None else [header_value(value)]
+            if lower not in seen:
+                seen.add(lower)
+                self.response_headers = set_header(self.response_headers, lower, values)
+            else:
+                self.response_headers += [(lower, text) for text in values]
+
+    def stop_answer(self, stop: Stop) -> Answer:
+        """The answer that a Stop makes."""
+        self.add_response_headers(stop.headers, frozenset())
+        status = stop.status or 200
+        return Answer(status, self.response_headers, stop.body or None, page=status >= 300 and not stop.body)
+
+    def apply_resp_reply(self, reply: RespReply, upstream: Answer) -> None:
+        """The headers of an answer to the response phase."""
+        if reply.headers:
+            self.add_response_headers(reply.headers, frozenset())
+            return
+        for name in dict.fromkeys(name for name, _ in upstream.headers):
+            if name.lower() not in EXCLUDED_RESPONSE_HEADERS:
+                values = [value for present, value in upstream.headers if present == name]
+                self.response_headers = set_header(self.response_headers, name, values)
+
+    # --- what the upstream is sent
+
+    def proxy_target(self) -> str:
+        """The target for `proxy_pass`: what the client sent, byte for byte, unless something was changed."""
+        if self.upstream_uri:
+            return self.upstream_uri
+        if self.args_set:
+            return escape(self.uri) + self.is_args + self.args_text
+        return self.target
+
+    def subrequest_target(self) -> str:
+        """The target for post-resp's own request, which is put together anew: `$uri` goes out decoded."""
+        path, question, query = (self.upstream_uri or self.uri).partition("?")
+        query = query if question else self.args_text
+        return path + ("?" + query if query else "")
+
+    def subrequest_headers(self) -> Headers:
+        """The headers for post-resp's own request: of names that differ only in case, the older value wins."""
+        merged: dict[str, tuple[str, list[str]]] = {}
+        for name, values in self.table.items():
+            lower = name.lower()
+            if lower not in merged:
+                merged[lower] = name, values
+            else:
+                merged[lower] = name, merged[lower][1]
+        return [(name, value) for name, values in merged.values() for value in values]

@@ -1,0 +1,52 @@
+"""What passes between a development gateway, its clients and its upstreams.
+
+Text is `str` with `surrogateescape`, so that every byte survives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Answer", "ClientRequest", "Headers", "raw", "text_of"]
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRequest:
+    """What the client sent. `framing` is `none`, `content-length` or `chunked`."""
+
+    method: str
+    target: str
+    headers: Headers
+    client_ip: str
+    version: str = "1.1"
+    body: bytes = b""
+    framing: str = "none"
+    server_port: int = 9080
+    server_addr: str = "127.0.0.1"
+    client_port: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the client gets. `body` is `None` where nothing is printed; `page`: the gateway's own HTML page."""
+
+    status: int
+    headers: Headers = field(default_factory=list)
+    body: bytes | None = None
+    framing: str = "chunked"
+    page: bool = False
+    close: bool = False
+    reason: str | None = None
+    server: str | None = None
+
+
+def raw(text: str) -> bytes:
+    """The bytes of a text."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def text_of(data: bytes) -> str:
+    """The text of bytes."""
+    return data.decode("utf-8", "surrogateescape")

@@ -1,0 +1,300 @@
+"""One connection: bytes to the session, its events to the chains, their replies back.
+
+`data_received` and `_serve` are the hot path. A call runs in a strand (see `runtime.bridge`), so what looks like
+blocking code here only stops its own call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections import deque
+from typing import Any, cast
+
+from greenlet import GreenletExit
+
+from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightError, NotAvailableError, ProtocolError
+from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
+from gatewright.http import Call, Question, RequestCall, ResponseCall
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.chain import Chain
+from gatewright.server.worker.service import Service, Uplink
+
+__all__ = ["Connection"]
+
+_Waiter = Strand | asyncio.Future["bytes | None"] | concurrent.futures.Future["bytes | None"]
+
+
+class Connection(asyncio.Protocol):
+    """The driver of one session."""
+
+    def __init__(self, service: Service, session: Session) -> None:
+        self._service = service
+        self._confs = service.confs
+        self._chains = service.confs.by_token
+        self._bridge = service.bridge
+        self._start = service.bridge.start
+        self._session = session
+        self._receive = self._session.receive_data
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._call: Call | None = None
+        self._strand: Strand | None = None
+        self._waiters: deque[_Waiter | None] = deque()
+        self._half_closed = False
+        self._stalled_since = 0.0
+        self._closed = False
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection in, or turn it away if there are too many."""
+        service = self._service
+        self._transport = cast("asyncio.Transport", transport)
+        if not service.take_in(self):
+            self._closed = True
+            transport.close()
+        elif service.leaving:
+            service.loop.call_soon(self.give_back)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in."""
+        self._service.bytes_in += len(data)
+        try:
+            for event in self._receive(data):
+                kind = type(event)
+                if kind is RequestCall or kind is ResponseCall:
+                    self._start(self._serve, event)
+                else:
+                    self._other_event(event)
+        except ProtocolError as error:
+            self._end_for_protocol_error(error)
+
+    def eof_received(self) -> bool:
+        """The gateway sends no more; a call under way may still be answered, unless it waits for the gateway."""
+        self._half_closed = True
+        if self._waiters:
+            return False
+        if self._session.buffered and not self._session.busy:
+            self._service.failures.report(
+                "connection closed in the middle of a frame", kind="protocol", bytes=self._session.buffered
+            )
+        return self._session.busy
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """End what still waits for this gateway."""
+        self._closed = True
+        self._service.let_go(self)
+        waiters, self._waiters = self._waiters, deque()
+        for waiter in waiters:
+            if waiter is not None and not isinstance(waiter, Strand) and not waiter.done():
+                waiter.set_exception(GatewayClosedError("the gateway closed the connection"))
+        if self._strand is not None:
+            self._bridge.throw(self._strand, GatewayClosedError("the gateway closed the connection"))
+
+    # --- calls
+
+    def _serve(self, strand: Strand, call: Call) -> None:
+        """Answer one call. Runs in a strand."""
+        service = self._service
+        session = self._session
+        chain = self._chains.get(call.conf_token)
+        if chain is None and service.link is not None:
+            chain = self._chain_of_others(strand, call, service.link)
+            if self._closed:
+                return
+        if chain is None:
+            self._refuse(Refusal.UNKNOWN_CONF)
+            return
+        if service.started - service.ended >= service.max_calls:
+            service.failures.report(
+                "too many calls under way, request refused", kind="overloaded", route=chain.key, limit=service.max_calls
+            )
+            self._refuse(Refusal.UNAVAILABLE)
+            return
+        chain.last_used = self._confs.now
+        call.asker = self
+        call.route = chain.key
+        self._call = strand.call = call
+        self._strand = strand
+        service.started += 1
+        try:
+            if type(call) is RequestCall:
+                response = chain.run_request(call, strand)
+                if response is not None:
+                    service.answered += 1
+                elif call.body is not None:
+                    for question in session.questions_before_reply(call):
+                        call.read_body = self.ask_sync(call, question)
+            else:
+                service.responses += 1
+                response = chain.run_response(call, strand)
+            frame = session.reply(call, response)
+            if call.warning:
+                service.failures.report(call.warning, kind="warning", route=chain.key)
+        except GatewayClosedError:
+            service.count_refused("gateway_closed")
+            self._transport.close()  # nobody is left to be answered
+            return
+        except GatewrightError as error:
+            frame = self._refusal_of(error, call)
+        except GreenletExit:
+            raise
+        except BaseException as error:  # ours, not the plugin's: the gateway must have an answer, and not pass
+            service.failures.report(
+                "request refused: internal error", kind="internal", route=chain.key, error=error, traceback=True
+            )
+            service.count_refused(Refusal.UNAVAILABLE.value)
+            frame = session.refuse(Refusal.UNAVAILABLE)
+        finally:
+            self._call = self._strand = None
+            service.ended += 1
+            if service.draining:
+                service.call_ended()
+        self._transport.write(frame)
+        service.bytes_out += len(frame)
+        if session.buffered or self._half_closed or service.leaving:
+            self._after_write()
+
+    def _chain_of_others(self, strand: Strand, call: Call, link: Uplink) -> Chain | None:
+        """The chain of a token that another worker may have given out."""
+        self._strand = strand
+        try:
+            return link.lookup(call.conf_token, strand)
+        except GatewayClosedError:
+            return None
+        finally:
+            self._strand = None
+
+    def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
+        route = call.route
+        if not isinstance(error, CallRefusedError):
+            self._service.failures.report("request refused", kind="inexpressible", route=route, error=error)
+        refusal = Refusal.BAD_REQUEST if isinstance(error, ProtocolError) else Refusal.UNAVAILABLE
+        self._service.count_refused(refusal.value)
+        return self._session.refuse(refusal)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._service.count_refused(refusal.value)
+        self._write(self._session.refuse(refusal))
+
+    def _write(self, frame: bytes) -> None:
+        self._transport.write(frame)
+        self._service.bytes_out += len(frame)
+        self._after_write()
+
+    def _after_write(self) -> None:
+        if self._session.buffered:
+            self._service.loop.call_soon(self._look_again)
+        elif self._half_closed or self._service.draining:
+            self._transport.close()
+        elif self._service.leaving and not self._closed:
+            if self._transport.is_reading():
+                self._transport.pause_reading()  # the next call is another worker's
+            self._service.loop.call_soon(self.give_back)
+
+    def _look_again(self) -> None:
+        if not self._closed:
+            self.data_received(b"")
+
+    def _other_event(self, event: Event) -> None:
+        if isinstance(event, Answer):
+            waiter = self._waiters.popleft()
+            if isinstance(waiter, Strand):
+                self._bridge.resume(waiter, event.value)
+            elif waiter is not None and not waiter.done():
+                waiter.set_result(event.value)
+        elif isinstance(event, Prepare):
+            self._service.prepare(event.key, event.conf, self._answer_prepare)
+
+    def _answer_prepare(self, token: int | None) -> None:
+        if self._closed:
+            return
+        self._write(self._session.refuse(Refusal.UNAVAILABLE) if token is None else self._session.token(token))
+
+    def _end_for_protocol_error(self, error: ProtocolError) -> None:
+        self._service.failures.report("connection closed: the peer broke the protocol", kind="protocol", error=error)
+        if not self._closed:
+            self._closed = True
+            self._transport.write(self._session.refuse(Refusal.BAD_REQUEST))
+            self._transport.close()
+
+    # --- questions to the gateway (see `gatewright.http.Asker`)
+
+    async def ask(self, call: Call, question: Question) -> bytes | None:
+        """Put a question and wait for its answer, in a task."""
+        strand = self._bridge.strand_of_task()
+        if strand is not None:
+            self._put(call, question, strand)
+            return cast("bytes | None", await self._bridge.pause(self._forget))
+        future: asyncio.Future[bytes | None] = self._service.loop.create_future()
+        self._put(call, question, future)
+        return await future
+
+    def ask_sync(self, call: Call, question: Question) -> bytes | None:
+        """Put a question and wait for its answer, in a strand or in a plugin's thread."""
+        if not self._bridge.in_loop_thread:
+            waiting: concurrent.futures.Future[bytes | None] = concurrent.futures.Future()
+            self._service.loop.call_soon_threadsafe(self._put_for_thread, call, question, waiting)
+            return waiting.result()
+        strand = self._bridge.current()
+        self._put(call, question, strand)
+        return cast("bytes | None", self._bridge.wait_for_resume(self._forget))
+
+    def _put(self, call: Call, question: Question, waiter: _Waiter) -> None:
+        if self._closed or self._half_closed:
+            raise GatewayClosedError("the gateway closed the connection")
+        if call is not self._call:
+            raise NotAvailableError("the call has ended: the gateway can't be asked about it any more")
+        frame = self._session.ask(question)
+        questions = self._service.questions
+        questions[question.kind] = questions.get(question.kind, 0) + 1
+        self._service.bytes_out += len(frame)
+        self._waiters.append(waiter)
+        self._transport.write(frame)
+
+    def _put_for_thread(self, call: Call, question: Question, waiter: concurrent.futures.Future[Any]) -> None:
+        try:
+            self._put(call, question, waiter)
+        except Exception as error:
+            waiter.set_exception(error)
+
+    def _forget(self, strand: Strand) -> None:
+        # Its answer will come all the same, and must not be taken for another's.
+        self._waiters = deque(None if waiter is strand else waiter for waiter in self._waiters)
+
+    # --- ending
+
+    def end_if_stalled(self, now: float, limit: float) -> None:
+        """End the connection if, for `limit` seconds, a frame stayed incomplete or an answer was not taken."""
+        unfinished = self._session.buffered > 0 and not self._session.busy
+        untaken = self._transport.get_write_buffer_size() > 0
+        if not unfinished and not untaken:
+            self._stalled_since = 0.0
+        elif not self._stalled_since:
+            self._stalled_since = now
+        elif now - self._stalled_since >= limit:
+            what = "an answer was not taken" if untaken else "a frame stayed incomplete"
+            self._service.failures.report(f"connection closed: {what} for {limit:g} s", kind="stalled")
+            self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless a call is under way; then it's closed after its answer."""
+        if not self._session.busy:
+            self._transport.close()
+
+    def give_back(self) -> bool:
+        """Let another worker serve this connection, if nothing is under way on it; tells whether that was so.
+
+        The peer notices nothing: what it sends from now on stays in the kernel until the other worker reads it.
+        """
+        session, transport = self._session, self._transport
+        if self._closed or self._half_closed:
+            return False
+        if session.busy or session.buffered or self._waiters or transport.get_write_buffer_size():
+            return False
+        self._closed = self._service.hand_over(self, transport)
+        return self._closed
+
+    def abort(self) -> None:
+        """Close the connection now; what was written is still sent, a call under way is lost."""
+        self._transport.close()

@@ -1,0 +1,410 @@
+"""The driver of a connection with Kong, over either protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from time import time
+from typing import Any, Final, cast
+
+from gatewright.errors import CallRefusedError, ConfigError, GatewayClosedError, GatewrightError, ProtocolError
+from gatewright.gateways.kong.events import (
+    Answer,
+    CloseInstance,
+    HandleEvent,
+    KongEvent,
+    KongSession,
+    Query,
+    StartInstance,
+)
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.pdk import PhaseExit
+from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude
+from gatewright.server.drivers.kong.instances import Instances
+from gatewright.server.drivers.kong.native import run_access, run_response
+from gatewright.server.drivers.kong.queries import answer_to
+from gatewright.server.worker.service import Service
+
+__all__ = ["PluginServerConnection"]
+
+_NO_INSTANCE: Final = "no plugin instance #%s"  # Kong looks for these words, and then starts one anew
+_LINGER_SECONDS: Final = 5.0
+_HEAD: Final = 64
+_SURELY_SENT: Final = 1 << 14  # bytes that a socket's buffer has room for
+_FORGET_SECONDS: Final = 120.0  # Kong itself gives up after 60
+
+
+class PluginServerConnection(asyncio.Protocol):
+    """The driver of one session with Kong.
+
+    Attributes:
+        slot: its place in the worker's guard; -1 where there is none.
+    """
+
+    def __init__(self, service: Service, instances: Instances, session: KongSession) -> None:
+        self.session = session
+        self._service = service
+        self._instances = instances
+        self._start = service.bridge.start
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.event: Event | None = None  # of a protocol whose events stay on their connection
+        self._number = 0
+        self._owed = 0  # answers
+        self.slot = -1
+        self.asked = 0  # counts requests
+        self._guard = service.guard
+        self._noted = False  # in the guard, for a protocol in which what was asked makes no difference
+        self._head = b""
+        self._receiving = False
+        self._unread = 0  # bytes sent since Kong has last read all
+        self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
+        self._discards = False
+        self._taken_in = True
+        self._closed = False
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection in; if there are too many, only to refuse what it asks for."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._number = self._instances.add(self)
+        self._taken_in = self._service.take_in(self)
+        if not self._taken_in:
+            self.slot = -1  # it will be another one's
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in."""
+        if self._discards:
+            return
+        session = self.session
+        first = not session.buffered
+        if first:
+            self._head = data[:_HEAD]
+        elif len(self._head) < _HEAD:
+            self._head += data[: _HEAD - len(self._head)]
+        self._service.bytes_in += len(data)
+        try:
+            events = session.receive_data(data)
+        except ProtocolError as error:
+            self._break_off("connection closed: the peer broke the protocol", "protocol", error)
+            return
+        except Exception as error:  # ours, then; without a word, the request would pass
+            self._break_off("connection closed: internal error", "internal", error)
+            return
+        if events:
+            if self.slot >= 0 and self._guard is not None:
+                self.asked += 1
+                if not self._noted:
+                    self._guard.mark(self.slot, self._head)
+                    self._noted = not session.moves
+            self._receiving = True
+            try:
+                for event in events:
+                    if type(event) is HandleEvent and self._taken_in:
+                        self._owed += 1
+                        self._start(self._handle, event)
+                    else:
+                        self._on_event(event)
+            finally:
+                self._receiving = False
+            if self._ahead and not self._transport.is_closing():
+                self._send(b"")
+        elif first or session.moves:  # a part of a request
+            if self.slot >= 0 and self._guard is not None:
+                self.asked += 1
+                self._noted = False
+                self._guard.mark(self.slot, self._head, whole=False)
+        elif self.event is None and not session.buffered:  # Kong has caught up
+            self._unread = 0
+            if not self.clear_guard():
+                self._answered()
+            if self._service.leaving:
+                self._leave_if_idle()
+
+    def _break_off(self, why: str, kind: str, error: Exception) -> None:
+        """Refuse what was asked, if that much can be told, and read on for a while, so that Kong reads the refusal."""
+        self._service.failures.report(why, kind=kind, error=error, traceback=kind == "internal")
+        self._discards = True
+        if self.event is not None:
+            self.event.lost()
+        words = self.session.last_words(self._head, REFUSAL)
+        self._send(words)
+        self._service.loop.call_later(_LINGER_SECONDS if words else 0.0, self._transport.close)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """End what still waits for this connection."""
+        self._closed = True
+        self._instances.connections.pop(self._number, None)
+        self._service.let_go(self)
+        if self.event is not None:
+            self.event.lost()
+
+    # --- Kong's wishes
+
+    def _on_event(self, event: KongEvent) -> None:
+        self._owed += 1
+        if not self._taken_in:
+            self._turn_away(event)
+            return
+        match event:
+            case Answer():
+                self._on_answer(event)
+            case StartInstance(ticket, name, text):
+                self._start_instance(ticket, name, text)
+            case CloseInstance(ticket, number):
+                self._start(self._close_instance, (ticket, number))
+            case Query(ticket, what, argument):
+                self._on_query(ticket, what, argument)
+
+    def _turn_away(self, event: KongEvent) -> None:
+        if isinstance(event, HandleEvent | Answer):
+            number = event.event if isinstance(event, Answer) else None
+            self._service.count_refused("too many connections")
+            self.refuse_number(event.ticket, number or 0)
+        else:
+            self._fail(event.ticket, "too many connections")
+
+    def _start_instance(self, ticket: int, name: str, text: bytes) -> None:
+        def answer(number: int | None, config: Any) -> None:
+            if number is None:
+                self._fail(ticket, "the plugin server is about to end")
+            else:
+                self.write(self.session.started(ticket, name, number, config, time()))
+
+        try:
+            self._instances.start(name, text, answer)
+        except ConfigError as error:
+            self._service.failures.report("instance not started", kind="conf", plugin=name, error=error)
+            self._fail(ticket, str(error))
+
+    def _close_instance(self, strand: Strand, wish: tuple[int, int]) -> None:
+        ticket, number = wish
+        chain = self._instances.find(number, strand)
+        if chain is None:
+            self._fail(ticket, _NO_INSTANCE % number)
+            return
+        self._instances.close(number)
+        self.write(self.session.closed(ticket, chain.name, number, None, time()))
+
+    def _on_answer(self, answer: Answer) -> None:
+        if answer.event is None:
+            if self.event is not None:
+                self.event.take_answer(self, answer)
+            return
+        event = self._instances.events.get(answer.event)
+        if event is not None:
+            event.take_answer(self, answer)
+        elif self._instances.is_elsewhere(answer.event):
+            self._instances.forward(self._number, answer)
+        else:
+            self.refuse_number(answer.ticket, answer.event)  # an error would let the request pass
+
+    def _fail(self, ticket: int, message: str) -> None:
+        data = self.session.failed(ticket, message)
+        if data is None:  # Kong is to see it close, and to begin anew
+            self._clear_guard()
+            self._transport.close()
+        else:
+            self.write(data)
+
+    def _handle(self, strand: Strand, wish: HandleEvent) -> None:
+        """Run a handler. Runs in a strand."""
+        service, instances = self._service, self._instances
+        chain = service.confs.get(wish.instance) or instances.find(wish.instance, strand)
+        if chain is None:
+            self._fail(wish.ticket, _NO_INSTANCE % wish.instance)
+            return
+        if self._closed:  # while the instance was looked up
+            return
+        event = Event(instances, chain, wish.phase, self, wish.ticket, strand)
+        if self.session.moves:
+            instances.events[event.id] = event
+        else:
+            self.event = event
+            self._unread = 0
+            self.session.patient = service.leaving
+        service.started += 1
+        if wish.phase in instances.phases:
+            instances.phases[wish.phase] += 1
+        try:
+            if service.started - service.ended > service.max_calls:
+                service.failures.report(
+                    "too many events under way", kind="overloaded", plugin=chain.name, limit=service.max_calls
+                )
+                self._refuse(event)
+                return
+            self._run(event, strand)
+            self._end(event, "done")
+        except (PhaseExit, GatewayClosedError) as error:
+            if not event.over:  # it was another event's `kong`
+                service.failures.report("plugin failed: request refused", kind="plugin_error", plugin=chain.name,
+                                        route=chain.key, error=error, traceback=True)  # fmt: skip
+                self._refuse(event)
+            else:
+                service.answered += type(error) is PhaseExit
+                self.event_over(event, exited=True)
+        except CallRefusedError:
+            self._refuse(event)  # it was logged
+        except GatewrightError as error:
+            service.failures.report(
+                "request refused", kind="plugin_error", plugin=chain.name, route=chain.key, error=error
+            )
+            self._refuse(event)
+        except BaseException as error:  # GreenletExit, say: whatever it is, the request must not pass
+            service.failures.report(
+                "request refused: internal error", kind="internal", plugin=chain.name, error=error, traceback=True
+            )
+            self._refuse(event)
+        finally:
+            event.strand = None
+            event.release()
+            service.ended += 1
+            if service.draining:
+                service.call_ended()
+
+    def _run(self, event: Event, strand: Strand) -> None:
+        chain = event.chain
+        if not chain.ready:
+            chain.build()
+        if event.phase == "access" and chain.request_steps and chain.steps[0].on_request is not None:
+            run_access(chain, event, strand)
+        elif event.phase == "response" and chain.response_steps and chain.steps[0].on_response is not None:
+            run_response(chain, event, strand)
+        else:
+            chain.run_phase(event.phase, event, strand)
+
+    def _refuse(self, event: Event) -> None:
+        self._service.count_refused("service unavailable")
+        self._end(event, "refuse")
+
+    def _end(self, event: Event, verdict: str) -> None:
+        """End an event, at once or, while Kong is at work on a PDK call, when it answers.
+
+        A refusal is an answer of 500: closing would make Kong try again without end, an error would let it pass.
+        """
+        if event.over:  # the handler has answered the request, and caught the exception that should have ended it
+            return
+        event.verdict = verdict
+        if event.connection is not None:
+            conclude(event.connection, event)
+        else:
+            self._service.loop.call_later(_FORGET_SECONDS, self._instances.events.pop, event.number, None)
+
+    def refuse_number(self, ticket: int, event: int) -> None:
+        """Answer a request with 500 whose event has gone with its worker."""
+        self.write(self.session.call(ticket, event, "kong.response.exit", REFUSAL))
+
+    def event_over(self, event: Event, *, exited: bool) -> None:
+        """An event has ended, on whatever connection."""
+        if self.session.moves:
+            self._instances.events.pop(event.number, None)
+        elif self.event is event:
+            self.event = None
+            if exited or not self.session.buffered or self._unread > _SURELY_SENT:
+                self._answered()  # else Kong still has calls to answer, and the note is taken back then
+            if exited:
+                # Kong drops the coroutine that would have answered, and the connection with it.
+                self._service.loop.call_later(_LINGER_SECONDS, self._close_if_quiet)
+
+    def _answered(self) -> None:
+        if self._guard is not None and self.slot >= 0:
+            self._instances.clear_soon(self)
+
+    def clear_guard(self) -> bool:
+        """Take the note back of what was asked, if nothing is still to be sent or to come; tells whether that is so."""
+        if self._closed or self.slot < 0 or self._guard is None:
+            return True
+        if self._transport.get_write_buffer_size():
+            self._noted = False
+            self._guard.sending(self.slot)
+            return False
+        if self.session.moves or not self.session.buffered:
+            self._noted = False
+            self._guard.clear(self.slot)
+        return True
+
+    def _clear_guard(self) -> None:
+        if self._guard is not None and self.slot >= 0:
+            self._noted = False
+            self._guard.clear(self.slot)
+
+    def _close_if_quiet(self) -> None:
+        if self.event is None and not self._closed:
+            self._transport.close()
+
+    def write(self, data: bytes) -> None:
+        """Send an answer."""
+        transport = self._transport
+        if transport.is_closing():
+            return
+        if self._ahead:
+            data, self._ahead = self._ahead + data, b""
+        size = len(data)
+        self._unread += size
+        self._service.bytes_out += size
+        transport.write(data)
+        if self.event is None:
+            self._answered()
+        self._owed -= 1
+        if self._service.leaving:
+            self._leave_if_idle()
+
+    def write_ahead(self, data: bytes) -> None:
+        """Send what Kong is to do, before the answer."""
+        if self._receiving:
+            self._ahead += data
+        elif not self._transport.is_closing():
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        data, self._ahead = self._ahead + data, b""
+        self._unread += len(data)
+        self._service.bytes_out += len(data)
+        self._transport.write(data)
+
+    def _leave_if_idle(self) -> None:
+        if self._closed or self._owed or self.event is not None or self.session.buffered:
+            return
+        if self._transport.is_reading():
+            self._transport.pause_reading()  # what comes next is another worker's
+        self._service.loop.call_soon(self.give_back)
+
+    def _on_query(self, ticket: int, what: str, argument: Any) -> None:
+        if what == "instance_status":
+            self._start(self._tell_instance, (ticket, argument))
+            return
+        content = answer_to(self._service, what, argument)
+        if content is None:
+            self._fail(ticket, f"{argument} is not known" if what == "plugin_info" else f"no such method: {argument}")
+        else:
+            self.write(self.session.answered(ticket, what, content))
+
+    def _tell_instance(self, strand: Strand, wish: tuple[int, int]) -> None:
+        ticket, number = wish
+        chain = self._instances.find(number, strand)
+        if chain is None:
+            self._fail(ticket, _NO_INSTANCE % number)
+        else:
+            self.write(self.session.started(ticket, chain.name, number, None, 0.0))
+
+    # --- ending (see `Service`)
+
+    def end_if_stalled(self, now: float, limit: float) -> None:
+        """Kong's connections may be silent for as long as they like."""
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless an event is under way on it, or may go on over it."""
+        if self.event is None and not self._owed and not (self.session.moves and self._instances.events):
+            self._transport.close()
+
+    def give_back(self) -> bool:
+        """Let another worker serve this connection, if no answer is owed on it."""
+        if self._closed or self._owed or self.event is not None or self.session.buffered:
+            return False
+        if self._transport.get_write_buffer_size():
+            return False
+        self._closed = self._service.hand_over(self, self._transport)
+        return self._closed
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        self._transport.close()

@@ -1,0 +1,123 @@
+"""What serves Kong's connections, traced or not, and the plan for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from gatewright.errors import CallRefusedError, DeadlineExceededError
+from gatewright.gateways.kong.events import KongSession
+from gatewright.gateways.kong.msgpack_session import MsgPackSession
+from gatewright.gateways.kong.protobuf_session import ProtoBufSession
+from gatewright.observe.tracing import Tracing
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.confs import instance_id_of
+from gatewright.runtime.discovery import Discovery
+from gatewright.runtime.pdk import PdkError
+from gatewright.server.drivers.kong.connection import PluginServerConnection
+from gatewright.server.drivers.kong.event import REFUSAL, Event
+from gatewright.server.drivers.kong.instances import Instances
+from gatewright.server.host.listener import BACKLOG
+from gatewright.server.worker.process import WorkerPlan
+from gatewright.server.worker.service import Service
+from gatewright.settings import Address, Settings
+
+__all__ = ["driver", "plan"]
+
+_SESSIONS: Final[dict[str, type[KongSession]]] = {"msgpack": MsgPackSession, "protobuf": ProtoBufSession}
+
+_WITH_REQUEST: Final = frozenset(("rewrite", "access", "response", "log"))
+"""Phases in which Kong tells the request's headers (pdk/request.lua)."""
+
+
+class TracedPluginServerConnection(PluginServerConnection):
+    """A connection whose events are traced."""
+
+    def __init__(self, service: Service, instances: Instances, session: KongSession, tracing: Tracing) -> None:
+        super().__init__(service, instances, session)
+        self._tracing = tracing
+
+    def _run(self, event: Event, strand: Strand) -> None:
+        chain = event.chain
+        if not chain.ready:
+            chain.build()
+        strand.work, strand.deadline = chain.steps[0], 0.0
+        parent = self._header(event, "traceparent")
+        state = self._header(event, "tracestate") if parent else None
+        strand.deadline = 0.0
+        self._tracing.begin_phase(event, event.phase, parent, state)
+        try:
+            super()._run(event, strand)
+        except CallRefusedError as error:
+            self._tracing.refused(event, error)
+            raise
+        finally:
+            self._tracing.end(event)
+
+    def _header(self, event: Event, name: str) -> str | None:
+        if event.phase not in _WITH_REQUEST:
+            return None
+        try:
+            if event.phase == "log" and event.call("kong.nginx.get_subsystem", ()) != "http":
+                return None
+            value: str | None = event.call("kong.request.get_header", (name,))
+        except (PdkError, DeadlineExceededError) as error:
+            self._service.failures.report("trace not continued", kind="trace", plugin=event.chain.name, error=error)
+            return None
+        return value
+
+
+def driver(
+    service: Service, *, new_session: type[KongSession], lua_style: bool
+) -> Callable[[], PluginServerConnection]:
+    """What makes the drivers of connections for a service.
+
+    Args:
+        service: the worker's service.
+        new_session: makes the protocol state of a new connection.
+        lua_style: PDK calls give `(value, error)`.
+    """
+    instances = Instances(service, lua_style=lua_style)
+    service.on_letter = lambda letter, delivered: instances.on_letter(letter, delivered, new_session)
+    service.on_gone = instances.on_gone
+    service.on_cut_off = instances.refuse_all
+    tracing = service.tracing
+    if tracing is None:
+        return lambda: PluginServerConnection(service, instances, new_session())
+    return lambda: TracedPluginServerConnection(service, instances, new_session(), tracing)
+
+
+def plan(
+    settings: Settings,
+    discover: Callable[[], Discovery],
+    *,
+    protocol: str = "msgpack",
+    lua_style: bool = False,
+    use_gevent: bool = False,
+    backlog: int = BACKLOG,
+    socket_of: Callable[[str], Address] | None = None,
+) -> WorkerPlan:
+    """The plan for a Kong plugin server.
+
+    Args:
+        settings: the effective settings.
+        discover: finds the plugins; called in each worker.
+        protocol: what to speak, a key of `gatewright.gateways.kong.dump.PROTOCOLS`.
+        lua_style: PDK calls give `(value, error)`.
+        use_gevent: handlers run in greenlets of gevent's.
+        backlog: connections that may wait to be accepted.
+        socket_of: gives the address of a plugin's own socket, besides the one that all share.
+    """
+    session = _SESSIONS[protocol]
+    return WorkerPlan(
+        settings,
+        discover,
+        partial(driver, new_session=session, lua_style=lua_style),
+        instance_id_of,
+        last_words=partial(session.last_words, refusal=REFUSAL),
+        goes_on=session.moves,
+        use_gevent=use_gevent,
+        backlog=backlog,
+        socket_of=socket_of,
+    )

@@ -1,0 +1,234 @@
+"""`on_request` and `on_response` on Kong.
+
+A call's facts are fetched through the PDK, and its changes written back in as few PDK calls as there are kinds of it.
+Facts are fetched when a `def` handler first looks at them. An `async def` handler can't wait inside a property, so
+for one they are fetched before it starts.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, cast
+from urllib.parse import quote, unquote
+
+from gatewright.http import Call, Question, RequestCall, Response, ResponseCall
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.chain import Chain
+from gatewright.server.drivers.kong.event import Event
+
+__all__ = ["run_access", "run_response"]
+
+_MAX_HEADERS = 1000  # the most that Kong gives (pdk/request.lua, MAX_HEADERS)
+_QUERY_SAFE = "-._~!$'()*,;:@/?"
+
+Entries = list[tuple[str, "str | None"]]
+
+
+class _Facts:
+    """A request as Kong knows it (see `gatewright.http.CallSource`)."""
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def _get(self, method: str, *args: Any) -> Any:
+        return self._event.call(f"kong.{method}", args)
+
+    def fetch(self) -> None:
+        """Fetch all that a handler may look at without waiting."""
+        self._get("request.get_method")
+        self._get("request.get_path")
+        self._get("request.get_raw_query")
+        self._get("client.get_ip")
+        self._get("request.get_headers", _MAX_HEADERS)
+
+    @property
+    def id(self) -> int:
+        """The event's number."""
+        return self._event.id
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self._get("request.get_method"))
+
+    @property
+    def path(self) -> str:
+        """The path, decoded."""
+        return unquote(str(self._get("request.get_path")), errors="surrogateescape")
+
+    @property
+    def src_ip(self) -> bytes:
+        """The client's address."""
+        return ipaddress.ip_address(self._get("client.get_ip")).packed
+
+    def read_args(self) -> Entries:
+        """The arguments, in order."""
+        return _parse_query(self._get("request.get_raw_query") or "")
+
+    def read_headers(self) -> Entries:
+        """The request's headers; names in lower case, as Kong gives them."""
+        return _entries(self._get("request.get_headers", _MAX_HEADERS))
+
+    def has_header(self, name: str) -> bool:
+        """Whether there is a header of this name."""
+        return any(name == key.lower() for key, _ in self.read_headers())
+
+
+class _Questions:
+    """Answers what handlers ask in mid-call (see `gatewright.http.Asker`)."""
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    @staticmethod
+    def _method(question: Question) -> tuple[str, tuple[Any, ...]]:
+        if question.kind == "request_body":
+            return "kong.request.get_raw_body", ()
+        if question.kind == "response_body":
+            return "kong.service.response.get_raw_body", ()
+        return "kong.nginx.get_var", (question.name,)
+
+    def ask_sync(self, call: Call, question: Question) -> bytes | None:
+        """Ask and wait."""
+        return _raw(self._event.call(*self._method(question)))
+
+    def ask(self, call: Call, question: Question) -> Awaitable[bytes | None]:
+        """Ask and give something to await."""
+
+        async def asked() -> bytes | None:
+            return _raw(await self._event.call_later(*self._method(question)))
+
+        return asked()
+
+
+def run_access(chain: Chain, event: Event, strand: Strand) -> None:
+    """Run `on_request` and write its changes back.
+
+    Raises:
+        PhaseExit: the plugin answered the request.
+    """
+    call = RequestCall(cast("Any", _Facts(event)), 0)
+    _prepare(call, chain, event, strand)
+    if chain.steps[0].is_async("request"):
+        try:
+            cast("_Facts", call.source).fetch()
+        except Exception as error:
+            chain.failed_before(error, strand, "request")
+            return  # goes on without it
+    response = chain.run_request(call, strand)
+    if response is not None:
+        _exit(event, response.status, response.content, _response_headers(response))
+    _write_request(call, event)
+
+
+def run_response(chain: Chain, event: Event, strand: Strand) -> None:
+    """Run `on_response` and write its changes back.
+
+    Raises:
+        PhaseExit: the plugin replaced the body, so Kong answers with it.
+    """
+    call = ResponseCall(cast("Any", _Facts(event)), 0)
+    _prepare(call, chain, event, strand)
+    try:
+        call.response_status = event.call("kong.response.get_status", ())
+        if chain.steps[0].is_async("response"):
+            headers = event.call("kong.response.get_headers", (_MAX_HEADERS,))
+            call.response_source = lambda: _entries(headers)
+            cast("_Facts", call.source).fetch()
+        else:
+            call.response_source = lambda: _entries(event.call("kong.response.get_headers", (_MAX_HEADERS,)))
+    except Exception as error:
+        chain.failed_before(error, strand, "response")
+        return  # goes on without it
+    chain.run_response(call, strand)
+    changed = call.seen_response_headers.changes if call.seen_response_headers is not None else {}
+    if call.response_body is not None:
+        kept = {name: list(values) for name, values in changed.items() if values}
+        for name in (name for name, values in changed.items() if not values):
+            event.call("kong.response.clear_header", (name,))
+        _exit(event, call.status_change or call.response_status, call.response_body, kept)
+    if call.status_change > 0:
+        event.call("kong.response.set_status", (call.status_change,))
+    _write_headers(event, "kong.response", changed)
+
+
+def _prepare(call: Call, chain: Chain, event: Event, strand: Strand) -> None:
+    call.asker = _Questions(event)
+    call.route, call.trace = chain.key, event.trace
+    strand.call = call
+    strand.work, strand.deadline = chain.steps[0], 0.0
+
+
+def _write_request(call: Call, event: Event) -> None:
+    if call.path is not None:
+        event.call(
+            "kong.service.request.set_path", (quote(call.path, safe="/-._~!$&'()*+,;=:@", errors="surrogateescape"),)
+        )
+    if call.seen_query is not None and call.seen_query.changes:
+        valueless = {n for n, value in call.source.read_args() if value is None} - call.seen_query.changes.keys()
+        entries = [(n, None if n in valueless else value) for n, value in call.seen_query.multi_items()]
+        event.call("kong.service.request.set_raw_query", (_format_query(entries),))
+    if call.seen_headers is not None:
+        _write_headers(event, "kong.service.request", call.seen_headers.changes)
+    if call.body is not None:
+        event.call("kong.service.request.set_raw_body", (call.body,))
+    if call.seen_response_headers is not None:
+        _write_headers(event, "kong.response", call.seen_response_headers.changes)
+
+
+def _write_headers(event: Event, where: str, changes: Mapping[str, Sequence[str] | None]) -> None:
+    kept = {name: list(values) for name, values in changes.items() if values}
+    if kept:
+        event.call(f"{where}.set_headers", (kept,))
+    for name, values in changes.items():
+        if not values:
+            event.call(f"{where}.clear_header", (name,))
+
+
+def _exit(event: Event, status: int, body: bytes, headers: Mapping[str, list[str]]) -> None:
+    event.call("kong.response.exit", (status, body, dict(headers)))
+
+
+def _response_headers(response: Response) -> dict[str, list[str]]:
+    return {name: list(response.headers.get_all(name)) for name in response.headers}
+
+
+def _entries(headers: Any) -> Entries:
+    entries: Entries = []
+    for name, values in (headers or {}).items():
+        entries.extend((str(name), _as_text(value)) for value in (values if isinstance(values, list) else [values]))
+    return entries
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return "" if value is None or value is True else str(value)
+
+
+def _raw(value: Any) -> bytes | None:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+
+
+def _parse_query(text: str) -> Entries:
+    entries: Entries = []
+    for part in text.split("&"):
+        if part:
+            name, equals, value = part.partition("=")
+            entries.append((_decoded(name), _decoded(value) if equals else None))
+    return entries
+
+
+def _decoded(text: str) -> str:
+    return unquote(text.replace("+", " "), errors="surrogateescape")
+
+
+def _format_query(entries: Sequence[tuple[str, str | None]]) -> str:
+    parts = []
+    for name, value in entries:
+        encoded = quote(name, safe=_QUERY_SAFE, errors="surrogateescape")
+        parts.append(
+            encoded if value is None else f"{encoded}={quote(value, safe=_QUERY_SAFE, errors='surrogateescape')}"
+        )
+    return "&".join(parts)

@@ -1,0 +1,1 @@
+"""What the operating system gives both: listening sockets, and the service manager."""

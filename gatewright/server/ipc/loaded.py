@@ -1,0 +1,33 @@
+"""What is told of the plugins that were found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from gatewright.runtime.discovery import Discovery
+from gatewright.server.ipc.messages import PluginInfo
+
+__all__ = ["log_plugins", "plugins_told"]
+
+
+def plugins_told(discovery: Discovery) -> list[PluginInfo]:
+    """The plugins found, in the words of the channel."""
+    return [
+        PluginInfo(name, list(found.plugin.phases()), found.source, found.version)
+        for name, found in sorted(discovery.found.items())
+    ]
+
+
+def log_plugins(plugins: Sequence[PluginInfo], errors: Sequence[str]) -> None:
+    """Say which plugins there are, and what could not be loaded."""
+    log = structlog.get_logger("gatewright.server")
+    for error in errors:
+        log.error("plugin not loaded; routes that use it are refused", error=error)
+    for plugin in plugins:
+        log.info("plugin", name=plugin.name, phases=plugin.phases, source=plugin.source)
+        if not plugin.phases:
+            log.warning("plugin has no handler: define on_request or on_response", name=plugin.name)
+    if not plugins:
+        log.warning("no plugins found: every route that names one is refused", cure="--plugins DIRECTORY")

@@ -1,0 +1,58 @@
+"""What the supervisor has to know of what its workers run."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from gatewright.server.ipc.guard import Guard
+from gatewright.settings import Address, Settings
+
+__all__ = ["TEARDOWN_SECONDS", "Plan"]
+
+TEARDOWN_SECONDS: Final = 0.12
+"""For plugins at shutdown: what is left of APISIX's one second after draining."""
+
+
+class Plan(Protocol):
+    """What to run, as the supervisor sees it; a driver makes one for its gateway."""
+
+    @property
+    def settings(self) -> Settings:
+        """The effective settings."""
+
+    @property
+    def hash_token(self) -> Callable[[bytes, int], int]:
+        """Digest of a configuration and attempt to its token."""
+
+    @property
+    def last_words(self) -> Callable[[bytes], bytes] | None:
+        """Gives what to write on a connection whose worker died.
+
+        Its argument are the first bytes (31 at most) of the request that it owed an answer to. `None`: the connection
+        is just closed.
+        """
+
+    @property
+    def goes_on(self) -> bool:
+        """After its last words a connection can be used further."""
+
+    @property
+    def backlog(self) -> int:
+        """Connections that may wait to be accepted."""
+
+    @property
+    def socket_of(self) -> Callable[[str], Address] | None:
+        """Gives the address of a plugin's own socket, besides the one that all share; `None`: there are none."""
+
+    def work(self, sock: socket.socket, guard: Guard | None) -> int:
+        """Be a worker until the supervisor says to end, or is gone; to be called in a process of its own.
+
+        Args:
+            sock: the worker's end of the channel.
+            guard: where to write what is asked on a connection.
+
+        Returns:
+            The process's exit code.
+        """

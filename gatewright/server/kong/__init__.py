@@ -1,1 +1,0 @@
-"""Driving Kong's connections: the plugin server."""

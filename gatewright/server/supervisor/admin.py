@@ -1,0 +1,209 @@
+"""Health, status and metrics over HTTP, and the commands of the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+import structlog
+
+from gatewright._version import __version__
+from gatewright.errors import ListenError
+from gatewright.observe.http import Answer, Ask, Handler, HttpServer, json_answer
+from gatewright.observe.metrics import exposition
+from gatewright.observe.report import WorkerReport
+from gatewright.server.host.listener import Listener
+from gatewright.server.supervisor.accounts import Accounts
+from gatewright.server.supervisor.reloading import Reloads
+from gatewright.server.supervisor.workers import Stage, Worker
+from gatewright.settings import LOG_LEVELS, Settings, control_address, parse_address
+
+__all__ = ["Admin"]
+
+_RELOAD_SECONDS = 90.0
+_PRIVATE = ("chains", "last_errors", "last_reload", "plugin_errors")
+"""What may quote requests, configurations or code: for the control socket only."""
+
+
+class Runner(Protocol):
+    """What is shown, and can be told to do something: the runner."""
+
+    accounts: Accounts
+    reloads: Reloads
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be served."""
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start."""
+
+    @property
+    def address(self) -> str:
+        """Where the runner listens."""
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds until a worker is started again; 0 if none waits."""
+
+    async def reports(self) -> tuple[list[tuple[Worker, WorkerReport]], WorkerReport]:
+        """Every worker's report, and all added up."""
+
+    def set_level(self, level: str) -> None:
+        """Log at another level."""
+
+    def reopen_logs(self) -> None:
+        """Open the log file anew."""
+
+
+class Admin:
+    """The servers that a supervisor shows itself through.
+
+    The control socket can change things and is its owner's alone; the metrics address only shows.
+    """
+
+    def __init__(self, runner: Runner, settings: Settings) -> None:
+        """Bind the addresses.
+
+        Raises:
+            ListenError: one of them can't be bound. The control socket is only warned of, unless it was asked for.
+        """
+        self._runner = runner
+        self._listeners: list[Listener] = []
+        self._servers: list[HttpServer] = []
+        shows: dict[tuple[str, str], Handler] = {
+            ("GET", "/healthz"): self._healthz,
+            ("GET", "/readyz"): self._readyz,
+            ("GET", "/status"): self._public_status,
+            ("GET", "/metrics"): self._metrics,
+        }
+        acts: dict[tuple[str, str], Handler] = {
+            ("GET", "/status"): self._status,
+            ("POST", "/reload"): self._reload,
+            ("POST", "/log-level"): self._log_level,
+            ("POST", "/reopen-logs"): self._reopen_logs,
+        }
+        if settings.metrics:
+            self._bind(Listener.bind(parse_address(settings.metrics), mode=0o660, group=settings.socket_group), shows)
+        control = control_address(settings)
+        if control is not None:
+            try:
+                listener = Listener.bind(control, mode=0o600, keep_owner=True)
+            except ListenError as error:
+                if settings.control != "auto":
+                    self.unlink()
+                    raise
+                structlog.get_logger("gatewright.server").warning(
+                    "no control socket: `gatewright status` and the like won't work", reason=str(error)
+                )
+            else:
+                self._bind(listener, shows | acts)
+
+    def _bind(self, listener: Listener, handlers: dict[tuple[str, str], Handler]) -> None:
+        self._listeners.append(listener)
+        self._servers.append(HttpServer(listener.socket, handlers))
+
+    async def start(self) -> None:
+        """Start to serve."""
+        for server in self._servers:
+            await server.start()
+
+    async def close(self) -> None:
+        """Stop to serve."""
+        for server in self._servers:
+            await server.close()
+
+    def unlink(self) -> None:
+        """Remove the sockets' files."""
+        for listener in self._listeners:
+            listener.close()
+
+    # --- shows
+
+    async def _healthz(self, _: Ask) -> Answer:
+        return Answer(200, b"ok\n")
+
+    async def _readyz(self, _: Ask) -> Answer:
+        return Answer(200, b"ready\n") if self._runner.ready else Answer(503, b"not ready: no worker serves\n")
+
+    async def _metrics(self, ask: Ask) -> Answer:
+        each, total = await self._runner.reports()
+        numbered = [(worker.number, report) for worker, report in each if worker.stage is Stage.READY]
+        body, content_type = exposition(ask.accept, self._runner.accounts.counts, total, numbered)
+        return Answer(200, body, content_type)
+
+    async def _public_status(self, _: Ask) -> Answer:
+        content = await self._all()
+        for name in _PRIVATE:
+            del content[name]
+        return json_answer(content)
+
+    async def _status(self, _: Ask) -> Answer:
+        return json_answer(await self._all())
+
+    async def _all(self) -> dict[str, Any]:
+        runner = self._runner
+        each, total = await runner.reports()
+        current = next((worker for worker, _ in each if worker.stage is Stage.READY), None)
+        routes: dict[str, Any] = {}
+        for _worker, report in each:
+            for route in report.routes:
+                present = routes.get(route["key"])
+                if present is None or not route["ready"]:
+                    routes[route["key"]] = route
+        return {
+            "version": __version__,
+            "ready": runner.ready,
+            "address": runner.address,
+            "uptime": round(runner.uptime, 1),
+            "next_start_in": round(runner.paused_for, 1),
+            "workers": [
+                {
+                    "number": worker.number,
+                    "pid": worker.pid,
+                    "stage": worker.stage.value,
+                    "generation": worker.generation,
+                    "uptime": round(report.uptime, 1),
+                    "connections": report.connections,
+                    "calls": sum(report.calls.values()),
+                    "calls_under_way": report.calls_under_way,
+                    "chains": report.chains,
+                    "memory": report.memory,
+                    "descriptors": report.descriptors,
+                    "loop_lag": round(report.loop_lag, 4),
+                }
+                for worker, report in sorted(each, key=lambda item: (item[0].number, item[0].generation))
+            ],
+            "plugins": [
+                {"name": p.name, "phases": p.phases, "source": p.source, "version": p.version}
+                for p in (current.plugins if current else [])
+            ],
+            "plugin_errors": current.errors if current else [],
+            "configurations": runner.accounts.counts.configurations,
+            "chains": sorted(routes.values(), key=lambda route: str(route["key"])),
+            "refused": total.refused,
+            "last_errors": total.last_failures[-20:],
+            "worker_exits": list(runner.accounts.exits),
+            "last_reload": runner.reloads.last,
+        }
+
+    # --- acts
+
+    async def _reload(self, _: Ask) -> Answer:
+        try:
+            result = await asyncio.wait_for(self._runner.reloads.ask(), _RELOAD_SECONDS)
+        except TimeoutError:
+            return json_answer({"result": "under way"}, 202)
+        return json_answer(result, 200 if result.get("result") == "ok" else 409)
+
+    async def _log_level(self, ask: Ask) -> Answer:
+        level = ask.query.get("level", "")
+        if level not in LOG_LEVELS:
+            return json_answer({"error": f"level is one of {', '.join(LOG_LEVELS)}"}, 400)
+        self._runner.set_level(level)
+        return json_answer({"level": level})
+
+    async def _reopen_logs(self, _: Ask) -> Answer:
+        self._runner.reopen_logs()
+        return json_answer({"reopened": True})

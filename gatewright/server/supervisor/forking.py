@@ -1,0 +1,82 @@
+"""Turning a fork of the supervisor into a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+import structlog
+
+from gatewright.observe import logs
+from gatewright.server.supervisor.workers import Worker
+
+__all__ = ["fork_worker"]
+
+_FAILED = 70  # EX_SOFTWARE
+_ancestry: list[object] = []  # what a worker inherits must not be collected there: that would close its own descriptors
+
+
+def fork_worker(worker: Worker, selector: selectors.BaseSelector, others: Iterable[int], keep: object) -> socket.socket:
+    """Fork a worker. To be called while the loop stands still, so that the child begins with a clean stack.
+
+    Args:
+        worker: what to run; gets its `pid`.
+        selector: the supervisor's loop's.
+        others: further descriptors that the worker must not have.
+        keep: the supervisor, which must stay alive in the child.
+
+    Returns:
+        The supervisor's end of the channel.
+
+    Raises:
+        OSError: there can be no more processes.
+    """
+    ours, theirs = socket.socketpair()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    gc.freeze()  # what parent and child share stays shared
+    try:
+        worker.pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
+    if not worker.pid:
+        _ancestry.append(keep)
+        ours.close()
+        descriptors = {selector.fileno(), *(key.fd for key in selector.get_map().values()), *others}  # type: ignore[attr-defined]
+        _become(worker, theirs, descriptors)
+    gc.unfreeze()
+    theirs.close()
+    return ours
+
+
+def _become(worker: Worker, sock: socket.socket, descriptors: set[int]) -> NoReturn:
+    code = _FAILED
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)  # the supervisor says what they mean
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for fd in descriptors:
+            os.close(fd)
+        settings = worker.plan.settings
+        logs.configure_logs(
+            level=logs.level(), format=settings.log_format, file=settings.log_file, fields={"worker": worker.number}
+        )
+        code = worker.plan.work(sock, worker.guard)
+    except BaseException as error:
+        structlog.get_logger("gatewright.server").critical("worker failed", exc_info=error)
+    finally:
+        logging.shutdown()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(code)

@@ -1,0 +1,75 @@
+"""What the supervisor says for workers that have died, on the connections that they had (see `guard`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterable
+from typing import Final
+
+from gatewright.server.supervisor.dispatcher import Dispatcher
+from gatewright.server.supervisor.workers import Worker
+
+__all__ = ["LastWords"]
+
+_LINGER_SECONDS: Final = 1.0
+
+
+class LastWords:
+    """Answers what workers were asked and can answer no more. Does nothing for workers without a guard."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, dispatcher: Dispatcher) -> None:
+        """Make one.
+
+        Args:
+            loop: the supervisor's loop.
+            dispatcher: finds other workers for connections that can be used further.
+        """
+        self._loop = loop
+        self._dispatcher = dispatcher
+        self._lingering: set[socket.socket] = set()
+
+    def descriptors(self) -> set[int]:
+        """The descriptors that a worker inherits and has no use for."""
+        return {connection.fileno() for connection in self._lingering}
+
+    def worker_ended(self, worker: Worker, *, stopping: bool) -> None:
+        """Answer for a worker that is gone; its other connections go to others, unless all is about to stop."""
+        if worker.guard is None:
+            return
+        for slot in list(worker.held):
+            connection = worker.held.pop(slot)
+            asked, whole = worker.guard.asked(slot)
+            said = bool(asked) and self._say(worker, connection, asked)
+            if whole and (not asked or (said and worker.plan.goes_on)) and not stopping:
+                self._dispatcher.place(connection)
+            else:
+                self._let_linger(connection)
+        worker.guard.close()
+
+    def closed_by(self, worker: Worker, slots: Iterable[int]) -> None:
+        """A worker has closed connections, or the gateway has; it may have owed an answer."""
+        for slot in slots:
+            if worker.guard is not None and slot in worker.held:
+                asked, _ = worker.guard.asked(slot)
+                if asked:
+                    self._say(worker, worker.held[slot], asked)
+            worker.let_go(slot)
+
+    @staticmethod
+    def _say(worker: Worker, connection: socket.socket, asked: bytes) -> bool:
+        words = worker.plan.last_words(asked) if worker.plan.last_words is not None else b""
+        with contextlib.suppress(OSError):  # the gateway is gone, too
+            return bool(words) and connection.send(words) == len(words)
+        return False
+
+    def _let_linger(self, connection: socket.socket) -> None:
+        """Close a connection soon: the gateway may still want to send something, and has to read what it was sent."""
+        self._lingering.add(connection)
+
+        def close() -> None:
+            self._lingering.discard(connection)
+            connection.close()
+
+        self._loop.call_later(_LINGER_SECONDS, close)

@@ -1,0 +1,71 @@
+"""Looking after the workers, several times a second: those that hang are killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from gatewright.server.host.notify import Notifier
+from gatewright.server.supervisor.dispatcher import Dispatcher
+from gatewright.server.supervisor.workers import Stage, Worker
+from gatewright.settings import Settings
+
+__all__ = ["Rounds"]
+
+_FROZEN_SECONDS: Final = 2.0
+
+
+class Rounds:
+    """Sees whether workers are well, and spreads connections."""
+
+    def __init__(
+        self, workers: list[Worker], dispatcher: Dispatcher, notifier: Notifier, kill: Callable[[Worker], None]
+    ) -> None:
+        """Be ready to look.
+
+        Args:
+            workers: the workers of now; the list is looked at anew each time.
+            dispatcher: spreads connections.
+            notifier: tells systemd that we are alive.
+            kill: ends a worker at once.
+        """
+        self._workers = workers
+        self._dispatcher = dispatcher
+        self._notifier = notifier
+        self._kill = kill
+        self._log = structlog.get_logger("gatewright.server")
+        self._looked = monotonic()
+        self._told_alive = 0.0
+
+    def look(self, settings: Settings) -> None:
+        """Look once."""
+        now = monotonic()
+        if now - self._looked > _FROZEN_SECONDS:  # we were stopped, and so were the workers
+            for worker in self._workers:
+                worker.heard = now
+        self._looked = now
+        for worker in list(self._workers):
+            self._look_at(worker, now, settings)
+        self._dispatcher.spread()
+        every = self._notifier.watchdog_seconds / 2
+        is_ready = any(worker.stage is Stage.READY for worker in self._workers)
+        if every and is_ready and now - self._told_alive >= every / 2:
+            self._told_alive = now
+            self._notifier.alive()
+
+    def _look_at(self, worker: Worker, now: float, settings: Settings) -> None:
+        silent = now - worker.heard
+        if worker.stage is Stage.RETIRING and worker.retire_by and now > worker.retire_by:
+            self._log.error("retired worker does not end; killed", worker=worker.number, pid=worker.pid)
+            self._kill(worker)
+        elif worker.stage is Stage.READY and settings.stuck_limit and silent > settings.stuck_limit:
+            self._log.error(
+                "worker is stuck; killed", worker=worker.number, pid=worker.pid, silent_for=round(silent, 1)
+            )
+            self._kill(worker)
+        elif worker.stage is Stage.STARTING and worker.pid and now - worker.began > settings.start_timeout:
+            self._log.error("worker does not get ready; killed", worker=worker.number, pid=worker.pid)
+            self._kill(worker)

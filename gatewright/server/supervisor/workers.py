@@ -1,0 +1,151 @@
+"""A worker as its supervisor sees it, and the choice of one for a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from time import monotonic
+
+import structlog
+
+from gatewright.observe.report import WorkerReport
+from gatewright.server.ipc import messages
+from gatewright.server.ipc.channel import Channel
+from gatewright.server.ipc.guard import Guard
+from gatewright.server.ipc.plan import Plan
+
+__all__ = ["Stage", "Worker", "describe_exit", "least_loaded", "to_give_back"]
+
+SILENT_SECONDS = 2.0
+"""A worker that was not heard of for so long gets no new connections if another one can have them."""
+_UNEVEN = 0.1
+"""Share of the mean by which a worker may have more connections than it should."""
+
+
+class Stage(Enum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    STANDBY = "standby"
+    """Ready, and waiting for the others of a reload."""
+    READY = "ready"
+    RETIRING = "retiring"
+    ENDED = "ended"
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker process.
+
+    Attributes:
+        number: its place, from 1 up; a successor has the same one.
+        generation: counts reloads.
+        plan: what it runs.
+        instead_of: the worker that retires when this one is ready.
+        guard: what the gateway waits for on its connections, for plans that have last words.
+        connections: how many it has, those on their way included.
+        heard: when it was last heard of (`monotonic`).
+    """
+
+    number: int
+    generation: int
+    plan: Plan
+    instead_of: Worker | None = None
+    pid: int = 0
+    stage: Stage = Stage.STARTING
+    channel: Channel[messages.FromWorker] | None = None
+    connections: int = 0
+    began: float = field(default_factory=monotonic)
+    heard: float = field(default_factory=monotonic)
+    retire_by: float = 0.0
+    wants: str = ""
+    """Why it wants to be replaced, if it does."""
+    building: set[int] = field(default_factory=set)
+    """Tokens of the configurations that it builds just now."""
+    plugins: list[messages.PluginInfo] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    report: WorkerReport = field(default_factory=WorkerReport)
+    in_transit: deque[tuple[int, socket.socket]] = field(default_factory=deque)
+    """Connections sent to it, with their slots, that it has not said to have taken; if it dies, another one gets them.
+    """
+    guard: Guard | None = None
+    held: dict[int, socket.socket] = field(default_factory=dict)
+    """Connections that it has, by slot, if there is a guard."""
+    asked: dict[int, asyncio.Future[WorkerReport]] = field(default_factory=dict)
+
+    def hand_over(self, connection: socket.socket) -> None:
+        """Give it a connection."""
+        slot = -1
+        if self.guard is not None:
+            free = self.guard.take_slot()
+            if free is None:
+                structlog.get_logger("gatewright.server").error(
+                    "worker has no room for a connection; closed", worker=self.number, cure="max_connections"
+                )
+                connection.close()
+                return
+            slot = free
+        self.connections += 1
+        self.in_transit.append((slot, connection))
+        if self.channel is not None:
+            self.channel.send(messages.Take(slot), connection, keep=True)
+
+    def taken(self, came: bool) -> socket.socket | None:
+        """It has the oldest connection that was on its way, or couldn't take it: then here it is."""
+        slot, connection = self.in_transit.popleft()
+        if came:
+            if slot >= 0:
+                self.held[slot] = connection
+            else:
+                connection.close()
+            return None
+        self.connections -= 1
+        if self.guard is not None:
+            self.guard.free(slot)
+        return connection
+
+    def let_go(self, slot: int) -> None:
+        """It no longer has the connection of a slot."""
+        held = self.held.pop(slot, None)
+        if held is not None:
+            held.close()
+        if slot >= 0 and self.guard is not None:
+            self.guard.free(slot)
+
+    def send(self, message: messages.FromSupervisor) -> None:
+        """Tell it something."""
+        if self.channel is not None:
+            self.channel.send(message)
+
+
+def least_loaded(workers: Iterable[Worker], now: float) -> Worker | None:
+    """The worker to give the next connection to: of those that answer, the one with the fewest."""
+    ready = [worker for worker in workers if worker.stage is Stage.READY]
+    lively = [worker for worker in ready if now - worker.heard < SILENT_SECONDS]
+    return min(lively or ready, key=lambda worker: worker.connections, default=None)
+
+
+def to_give_back(workers: Iterable[Worker]) -> list[tuple[Worker, int]]:
+    """How many connections each worker should give back, so that all have about the same."""
+    ready = [worker for worker in workers if worker.stage is Stage.READY]
+    if len(ready) < 2:
+        return []
+    mean = sum(worker.connections for worker in ready) / len(ready)
+    allowed = mean + max(mean * _UNEVEN, 1.0)
+    return [(worker, int(worker.connections - mean)) for worker in ready if worker.connections > allowed]
+
+
+def describe_exit(status: int) -> str:
+    """What `waitpid` said, in words."""
+    code = -status
+    if code > 0:
+        try:
+            return f"killed by {signal.Signals(code).name}"
+        except ValueError:
+            return f"killed by signal {code}"
+    return f"exit code {status}"

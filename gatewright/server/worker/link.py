@@ -1,0 +1,291 @@
+"""A worker's side of the channel to its supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from gatewright.observe import logs
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.chain import Chain
+from gatewright.runtime.confs import Conf, conf_digest
+from gatewright.server.ipc import messages
+from gatewright.server.ipc.channel import Channel
+from gatewright.server.worker.reporting import make_report
+from gatewright.server.worker.service import Driver, Service
+
+__all__ = ["Ending", "Link"]
+
+ALIVE_SECONDS = 0.5
+REPORT_SECONDS = 5.0
+_TRIES = 10
+_PAUSE_SECONDS = 0.05
+
+Ending = str
+"""Why a worker ends: "stop", "retire", or "orphaned" where the supervisor is gone."""
+
+
+class Link:
+    """Gets connections and configurations, gives connections back, asks for tokens, tells how the worker is."""
+
+    def __init__(self, service: Service, sock: socket.socket, new_connection: Callable[[], asyncio.Protocol]) -> None:
+        """Join a service and a supervisor; to be called in the loop.
+
+        Args:
+            service: the worker's service.
+            sock: the worker's end of the socket pair.
+            new_connection: makes the driver of a connection.
+        """
+        self._service = service
+        self._loop = service.loop
+        self._preparing: dict[bytes, tuple[str, Conf, list[Callable[[int | None], None]]]] = {}
+        self._looking_up: dict[int, list[Strand]] = {}
+        self._adopting: set[asyncio.Task[Any]] = set()
+        self._new_connection = new_connection
+        self._ended = 0
+        self._slots: dict[object, int] = {}
+        self._ended_slots: list[int] = []
+        service.builder.on_building = self._building
+        self._returning: deque[tuple[int, socket.socket]] = deque()
+        self._to_return: deque[tuple[int, socket.socket]] = deque()
+        self._wants_retirement = False
+        self.stopped = False
+        self.lookups = 0
+        self.misses = 0
+        self.preloaded = self._loop.create_future()
+        """Done when all configurations of before have come."""
+        self.ending: asyncio.Future[Ending] = self._loop.create_future()
+        self._channel: Channel[messages.FromSupervisor] = Channel(
+            self._loop, sock, messages.FromSupervisor, self._on_message, self._on_close
+        )
+
+    def start(self) -> None:
+        """Say that connections can come, and start to tell how things are."""
+        service = self._service
+        self.send(messages.Ready())
+        service.every(ALIVE_SECONDS, self._alive)
+        service.every(REPORT_SECONDS, lambda: self._report(0))
+        service.every(service.confs.tick_seconds, self._tell_used)
+
+    def send(self, message: messages.FromWorker) -> None:
+        """Tell the supervisor something."""
+        self._channel.send(message)
+
+    @property
+    def unsettled(self) -> bool:
+        """Connections are on their way in or out."""
+        return not self._channel.closed and bool(
+            self._adopting or self._returning or self._to_return or self._channel.unsent
+        )
+
+    async def close(self, seconds: float) -> None:
+        """Send the last report, and close the channel once all has been read, or after `seconds`."""
+        try:
+            self._report(0)
+        except Exception as error:
+            self._service.failures.report("the last report is lost", kind="internal", error=error, traceback=True)
+        deadline = self._loop.time() + seconds
+        while self.unsettled and self._loop.time() < deadline:  # noqa: ASYNC110 - a socket has no event for it
+            await asyncio.sleep(0.005)
+        self._channel.close()
+
+    # --- what the service wants
+
+    def prepare(self, key: str, conf: Conf, answer: Callable[[int | None], None]) -> None:
+        """Get a token for a configuration. The supervisor gives it out, so it's valid in all workers at once."""
+        digest = conf_digest(key, conf)
+        token = self._service.confs.find(digest)
+        if token is not None:
+            answer(token)
+            return
+        waiting = self._preparing.get(digest)
+        if waiting is not None:
+            waiting[2].append(answer)
+            return
+        self._preparing[digest] = key, conf, [answer]
+        packed = [(_raw(name), _raw(text)) for name, text in conf]
+        self.send(messages.Register(digest, messages.Conf(_raw(key), packed)))
+
+    def forget(self, token: int) -> None:
+        """Drop a configuration, here and in all other workers."""
+        self._service.confs.forget(token)
+        self.send(messages.Forget(token))
+
+    def forward(self, letter: messages.Letter) -> None:
+        """Send a letter to another worker."""
+        self.send(messages.Forward(letter))
+
+    def lookup(self, token: int, strand: Strand) -> Chain | None:
+        """The chain of a token that isn't known here, or `None` if nobody knows it. To be called in a strand."""
+        waiting = self._looking_up.setdefault(token, [])
+        waiting.append(strand)
+        if len(waiting) == 1:
+            self.lookups += 1
+            self.send(messages.Lookup(token))
+        try:
+            return cast("Chain | None", self._service.bridge.wait_for_resume())
+        finally:
+            if strand in waiting:  # it goes on because its connection was lost
+                waiting.remove(strand)
+
+    def give_back(self, driver: Driver, connection: socket.socket) -> None:
+        """Hand a connection over; kept until the supervisor has it, which may be short of descriptors."""
+        self._return(self._slots.pop(driver, -1), connection)
+
+    def _return(self, slot: int, connection: socket.socket) -> None:
+        self._returning.append((slot, connection))
+        self._channel.send(messages.Return(slot), connection, keep=True)
+
+    def _give_back_again(self) -> None:
+        if self._to_return:
+            self._return(*self._to_return.popleft())
+
+    def _building(self, chain: Chain, begins: bool) -> None:
+        """Say that a chain is about to be built, or was: if that kills us, the others know which."""
+        if chain.token is not None:
+            self.send(messages.Building(chain.token) if begins else messages.Built(chain.token))
+
+    def connection_ended(self, driver: Driver) -> None:
+        """A connection has gone; the supervisor is told soon, of all at once."""
+        slot = self._slots.pop(driver, -1)
+        if slot >= 0:
+            self._ended_slots.append(slot)
+        if not self._ended:
+            self._loop.call_soon(self._tell_ended)
+        self._ended += 1
+
+    def retire(self, reason: str) -> None:
+        """Ask for a successor."""
+        if not self._wants_retirement:
+            self._wants_retirement = True
+            self.send(messages.WantsRetirement(reason))
+
+    # --- what the supervisor says
+
+    def _on_message(self, message: messages.FromSupervisor, connection: socket.socket | None) -> None:
+        service = self._service
+        match message:
+            case messages.Take(slot):
+                self.send(messages.Taken(connection is not None))  # before anything is read: see `in_transit`
+                if connection is not None:
+                    self._adopt(connection, slot)
+            case messages.Known(token, digest, conf, quarantined):
+                self._on_known(token, digest, conf, quarantined)
+            case messages.Unknown(token):
+                self.misses += 1
+                self._wake(token, None)
+            case messages.Assigned(digest, token, quarantined):
+                self._on_assigned(digest, token, quarantined)
+            case messages.Preloaded():
+                self.preloaded.set_result(None)
+            case messages.Returned(came):
+                slot, returned = self._returning.popleft()
+                if came:
+                    returned.close()
+                else:
+                    self._to_return.append((slot, returned))
+                    self._loop.call_later(_PAUSE_SECONDS, self._give_back_again)
+            case messages.Forgotten(token):
+                service.confs.forget(token)
+            case messages.Forwarded(letter):
+                service.on_letter(letter, True)
+            case messages.Undelivered(letter):
+                service.on_letter(letter, False)
+            case messages.Gone(pid):
+                service.on_gone(pid)
+            case messages.Rebalance(count):
+                service.give_back(count, _TRIES)
+            case messages.Retire():
+                self._end("retire")
+            case messages.Stop():
+                self.stopped = True  # also where it retires already
+                self._end("stop")
+            case messages.Report(number):
+                self._report(number)
+            case messages.Level(level):
+                logs.set_level(level)
+            case messages.Reopen():
+                logs.reopen()
+
+    def _on_assigned(self, digest: bytes, token: int, quarantined: bool) -> None:
+        key, conf, answers = self._preparing.pop(digest)
+        chain, new = self._service.confs.take(token, digest, key, conf)
+        if new and quarantined:
+            chain.quarantine()
+        # The token goes out first: APISIX holds one lock over all routes until it has it.
+        for answer in answers:
+            answer(token)
+        if new:
+            self._service.build(chain)
+
+    def _on_known(self, token: int, digest: bytes, conf: messages.Conf, quarantined: bool) -> None:
+        plugins = [(_text(name), _text(text)) for name, text in conf.plugins]
+        chain, new = self._service.confs.take(token, digest, _text(conf.key), plugins)
+        if new and quarantined:
+            chain.quarantine()
+        if new and self.preloaded.done():
+            self._service.build(chain)
+        self._wake(token, chain)
+
+    def _wake(self, token: int, chain: Chain | None) -> None:
+        waiting = self._looking_up.pop(token, [])
+        while waiting:
+            self._service.bridge.resume(waiting.pop(0), chain)
+
+    def _adopt(self, connection: socket.socket, slot: int) -> None:
+        def new_driver() -> asyncio.Protocol:
+            driver: Any = self._new_connection()
+            if slot >= 0:
+                self._slots[driver] = driver.slot = slot
+            return cast("asyncio.Protocol", driver)
+
+        connection.setblocking(False)
+        task = self._loop.create_task(self._loop.connect_accepted_socket(new_driver, connection))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    def _end(self, ending: Ending) -> None:
+        if not self.ending.done():
+            self.ending.set_result(ending)
+
+    def _on_close(self) -> None:
+        for token in list(self._looking_up):
+            self._wake(token, None)
+        preparing, self._preparing = self._preparing, {}
+        for _, _, answers in preparing.values():
+            for answer in answers:
+                answer(None)
+        if not self.preloaded.done():
+            self.preloaded.set_result(None)
+        for _, connection in (*self._returning, *self._to_return):
+            connection.close()
+        self.stopped = True
+        self._end("orphaned")
+
+    # --- telling
+
+    def _alive(self) -> None:
+        self.send(messages.Alive())
+
+    def _report(self, number: int) -> None:
+        self.send(messages.Reported(number, make_report(self._service, detailed=number > 0)))
+
+    def _tell_used(self) -> None:
+        confs = self._service.confs
+        self.send(messages.Used(confs.used_since(confs.now - 1)))
+
+    def _tell_ended(self) -> None:
+        ended, self._ended = self._ended, 0
+        slots, self._ended_slots = self._ended_slots, []
+        self.send(messages.Closed(ended, slots))
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")

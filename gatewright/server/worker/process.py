@@ -1,0 +1,178 @@
+"""A worker process: what it runs, and its life: load the plugins, get ready, serve what it is handed, leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gatewright.observe.tracing import Tracing
+from gatewright.runtime.chain import Chain
+from gatewright.runtime.confs import token_of
+from gatewright.runtime.discovery import Discovery
+from gatewright.server.host.limits import raise_file_limit
+from gatewright.server.host.listener import BACKLOG
+from gatewright.server.ipc import messages
+from gatewright.server.ipc.guard import Guard
+from gatewright.server.ipc.loaded import plugins_told
+from gatewright.server.ipc.plan import TEARDOWN_SECONDS
+from gatewright.server.worker.link import Link
+from gatewright.server.worker.reporting import resident_memory
+from gatewright.server.worker.service import Service
+from gatewright.server.worker.watchdog import Watchdog
+from gatewright.settings import Address, Settings
+
+__all__ = ["WorkerPlan", "make_service", "prepare_process"]
+
+_RETIRED_TEARDOWN_SECONDS = 10.0
+_PRELOAD_SECONDS = 10.0
+_RETIRE_MARGIN = 5.0
+_FLUSH_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """What to run (see `gatewright.server.ipc.plan.Plan`). Each of `gatewright.server.drivers` makes one.
+
+    Attributes:
+        settings: the effective settings.
+        discover: finds the plugins; called in each worker, so that a new worker has new code.
+        driver: makes, for a service, what makes the drivers of connections.
+        hash_token: digest of a configuration and attempt to its token.
+        last_words: what to say for a worker that died.
+        goes_on: after its last words a connection can be used further.
+        use_gevent: handlers run in greenlets of gevent's.
+        backlog: connections that may wait to be accepted.
+        socket_of: gives the address of a plugin's own socket.
+    """
+
+    settings: Settings
+    discover: Callable[[], Discovery]
+    driver: Callable[[Service], Callable[[], asyncio.Protocol]]
+    hash_token: Callable[[bytes, int], int] = token_of
+    last_words: Callable[[bytes], bytes] | None = None
+    goes_on: bool = False
+    use_gevent: bool = False
+    backlog: int = BACKLOG
+    socket_of: Callable[[str], Address] | None = None
+
+    def work(self, sock: socket.socket, guard: Guard | None) -> int:
+        """Be a worker."""
+        return work(self, sock, guard)
+
+
+def prepare_process(plan: WorkerPlan) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Make a process ready for a plan, before any plugin is imported. Gives what makes its loop."""
+    raise_file_limit()
+    if not plan.use_gevent:
+        return new_event_loop
+    from gatewright.runtime.gevent_bridge import GeventLoop, patch
+
+    patch()
+    return GeventLoop
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """A uvloop loop, or the standard one where uvloop is missing (a fifth slower)."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def work(plan: WorkerPlan, sock: socket.socket, guard: Guard | None) -> int:
+    """See `Plan.work`. Gives 0, or 1 if calls under way had to be cut off."""
+    new_loop = prepare_process(plan)
+    discovery = plan.discover()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(_work(plan, discovery, sock, guard))
+
+
+async def _work(plan: WorkerPlan, discovery: Discovery, sock: socket.socket, guard: Guard | None) -> int:
+    loop = asyncio.get_running_loop()
+    settings = plan.settings
+    service = await make_service(plan, discovery)
+    service.guard = guard
+    link = service.link = Link(service, sock, plan.driver(service))
+    link.send(messages.Loaded(plugins_told(discovery), [str(error) for error in discovery.errors]))
+    loop.add_signal_handler(signal.SIGTERM, lambda: link.retire("SIGTERM"))
+    await link.preloaded
+    await _build_all(service, list(service.confs))
+    service.start()
+    watchdog = Watchdog(service.loop, block_limit=settings.block_limit, stuck_limit=settings.stuck_limit)
+    service.every(watchdog.INTERVAL, watchdog.beat)
+    if not plan.use_gevent:  # a thread that would be a greenlet sees nothing
+        watchdog.start()
+    _watch_limits(service, link, settings)
+    link.start()
+    ending = await link.ending
+    if ending == "retire":
+        left = await service.retire(settings.timeout + _RETIRE_MARGIN)
+        if left:
+            service.failures.report("retired with calls under way", kind="cut_off", connections=left)
+    cut_off = await service.drain()
+    await link.close(_FLUSH_SECONDS if ending == "retire" else 0.02)
+    await service.close(_RETIRED_TEARDOWN_SECONDS if ending == "retire" else TEARDOWN_SECONDS)
+    watchdog.stop()
+    return 1 if cut_off else 0
+
+
+async def make_service(plan: WorkerPlan, discovery: Discovery) -> Service:
+    """A service on the running loop."""
+    loop = asyncio.get_running_loop()
+    tracing = Tracing.start(plan.settings.tracing, plan.settings.tracing_sample) if plan.settings.tracing else None
+
+    def make() -> Service:
+        return Service(
+            loop, plan.settings, discovery.plugins, tracing=tracing, hash_token=plan.hash_token,
+            use_gevent=plan.use_gevent,
+        )  # fmt: skip
+
+    # The hub greenlet of the bridge has to be the one that callbacks run in: hence a callback.
+    made: asyncio.Future[Service] = loop.create_future()
+    loop.call_soon(lambda: made.set_result(make()))
+    return await made
+
+
+async def _build_all(service: Service, chains: list[Chain]) -> None:
+    """Build the chains of before, so that the first calls don't wait; a set-up that takes long goes on meanwhile."""
+    done = asyncio.get_running_loop().create_future()
+    left = len(chains)
+
+    def build(chain: Chain) -> Callable[..., None]:
+        def run(*_: object) -> None:
+            nonlocal left
+            try:
+                chain.build()
+            finally:
+                left -= 1
+                if not left and not done.done():
+                    done.set_result(None)
+
+        return run
+
+    for chain in chains:
+        service.loop.call_soon(service.bridge.start_apart, build(chain), None)
+    if chains:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done, _PRELOAD_SECONDS)
+
+
+def _watch_limits(service: Service, link: Link, settings: Settings) -> None:
+    most = settings.max_requests and settings.max_requests + random.randrange(settings.max_requests // 5 + 1)  # noqa: S311
+    memory = settings.max_memory << 20
+
+    def look() -> None:
+        if most and service.started >= most:
+            link.retire(f"{service.started} calls served (max_requests)")
+        elif memory and resident_memory() > memory:
+            link.retire(f"uses more than {settings.max_memory} MiB (max_memory)")
+
+    if most or memory:
+        service.every(0.5, look)

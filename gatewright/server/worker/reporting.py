@@ -1,0 +1,114 @@
+"""A worker's report, taken from its service."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from gatewright.observe.report import Sample, TallyReport, WorkerReport
+from gatewright.redaction import redact
+from gatewright.server.worker.service import Service
+
+__all__ = ["make_report", "resident_memory"]
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def make_report(service: Service, *, detailed: bool) -> WorkerReport:
+    """How a worker is.
+
+    Args:
+        service: the worker's service.
+        detailed: with its chains and its last failures, for /status.
+    """
+    bridge, link = service.bridge, service.link
+    busy = bridge.pool_size - bridge.pool_room
+    chains = list(service.confs)
+    failures: dict[str, dict[str, int]] = {}
+    for (kind, plugin), count in service.failures.counts.items():
+        failures.setdefault(kind, {})[plugin] = count
+    report = WorkerReport(
+        pid=os.getpid(),
+        uptime=service.loop.time() - service.began,
+        connections=len(service.connections),
+        calls_under_way=service.calls,
+        chains=len(chains),
+        chains_not_ready=sum(not chain.ready for chain in chains),
+        threads=bridge.threads,
+        threads_busy=min(busy, bridge.threads),
+        threads_waiting=max(busy - bridge.threads, 0),
+        threads_abandoned=len(bridge.abandoned),
+        strands_waiting=bridge.waiting,
+        loop_lag=service.lag.highest,
+        memory=resident_memory(),
+        descriptors=_descriptors(),
+        connections_total=service.connections_total,
+        calls=service.calls_by_phase(),
+        answered=service.answered,
+        bytes_in=service.bytes_in,
+        bytes_out=service.bytes_out,
+        refused=service.refused,
+        failures=failures,
+        questions={**service.questions, "pdk": service.pdk_calls} if service.pdk_calls else service.questions,
+        tokens_prepared=service.tokens_prepared,
+        token_lookups=link.lookups if link is not None else 0,
+        token_misses=link.misses if link is not None else 0,
+        tallies=[
+            TallyReport(*key, tally.counts, tally.seconds)
+            for key, tally in service.builder.tallies.items()
+            if any(tally.counts)
+        ],
+        samples=_samples_of_plugins(service),
+    )
+    if detailed:
+        report.last_failures = [{name: _plain(value) for name, value in item.items()} for item in service.failures.last]
+        report.routes = [
+            {
+                "key": chain.key,
+                "ready": chain.ready,
+                "plugins": [
+                    {"name": s.name, "state": s.state.value, "error": redact(str(s.error)) if s.error else None}
+                    for s in chain.steps
+                ],
+            }
+            for chain in chains
+        ]
+    return report
+
+
+def resident_memory() -> int:
+    """Resident bytes of this process; 0 where they can't be known."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _descriptors() -> int:
+    try:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+    except OSError:
+        return 0
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _samples_of_plugins(service: Service) -> list[Sample]:
+    """What plugins count themselves with prometheus-client, if any of them uses it."""
+    library = sys.modules.get("prometheus_client")
+    if library is None:
+        return []
+    try:
+        families = list(library.REGISTRY.collect())
+    except Exception as error:
+        service.failures.report("a plugin's metrics can't be collected", kind="metrics", error=error, traceback=True)
+        return []
+    return [
+        Sample(family.name, family.type, family.documentation, sample.name, dict(sample.labels), sample.value)
+        for family in families
+        if not family.name.startswith(("python_", "process_"))
+        for sample in family.samples
+    ]

@@ -1,0 +1,338 @@
+"""What all connections of a process share: the chains, the limits, the counts, and the way to the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from gatewright.observe.tracing import Tracing
+from gatewright.plugin import Plugin
+from gatewright.runtime.bridge import Bridge, Strand
+from gatewright.runtime.chain import Chain
+from gatewright.runtime.confs import Conf, ConfStore, token_of
+from gatewright.runtime.failures import FailureLog
+from gatewright.runtime.steps import ChainBuilder, Policy
+from gatewright.server.ipc import messages
+from gatewright.server.ipc.guard import Guard
+from gatewright.server.worker.lag import LagMeter
+from gatewright.server.worker.leaks import LeakWatch
+from gatewright.settings import Settings
+
+__all__ = ["Driver", "Service", "Uplink"]
+
+SWEEP_SECONDS = 1.0
+RETRY_SECONDS = 0.01
+
+
+class Driver(Protocol):
+    """A connection, whatever it speaks."""
+
+    def end_if_stalled(self, now: float, limit: float) -> None:
+        """End the connection if it has hung for `limit` seconds."""
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless something is under way on it."""
+
+    def give_back(self) -> bool:
+        """Let another worker have the connection, if that's possible now."""
+
+    def abort(self) -> None:
+        """Close the connection now."""
+
+
+class Uplink(Protocol):
+    """A worker's way to its supervisor, and through it to the other workers."""
+
+    stopped: bool
+    """The supervisor wants an end, or is gone."""
+    lookups: int
+    """How often a token was asked for that another worker may have given out."""
+    misses: int
+    """How often there was none."""
+
+    @property
+    def unsettled(self) -> bool:
+        """Connections are on their way in or out."""
+
+    def prepare(self, key: str, conf: Conf, answer: Callable[[int | None], None]) -> None:
+        """Get a token for a configuration that is valid in all workers; `None` if none can be had."""
+
+    def lookup(self, token: int, strand: Strand) -> Chain | None:
+        """The chain of a token that isn't known here, or `None` if nobody knows it. To be called in a strand."""
+
+    def forget(self, token: int) -> None:
+        """Drop a configuration, here and in all other workers."""
+
+    def forward(self, letter: messages.Letter) -> None:
+        """Send a letter to another worker."""
+
+    def give_back(self, driver: Driver, connection: socket.socket) -> None:
+        """Hand a connection over, to be another worker's."""
+
+    def connection_ended(self, driver: Driver) -> None:
+        """A connection has gone."""
+
+
+def _bridge_class(use_gevent: bool) -> type[Bridge]:
+    if not use_gevent:
+        return Bridge
+    from gatewright.runtime.gevent_bridge import GeventBridge
+
+    return GeventBridge
+
+
+class Service:
+    """The heart of a worker; belongs to one loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        plugins: Mapping[str, type[Plugin]],
+        *,
+        tracing: Tracing | None = None,
+        hash_token: Callable[[bytes, int], int] = token_of,
+        use_gevent: bool = False,
+    ) -> None:
+        """Make a service; to be called in the loop's thread.
+
+        Args:
+            loop: the loop that everything runs on.
+            settings: the effective settings.
+            plugins: the plugin classes by name.
+            tracing: makes a span of every call and handler.
+            hash_token: digest of a configuration and attempt to its token.
+            use_gevent: handlers run in greenlets of gevent's, all of them as blocking ones.
+        """
+        self.tracing = tracing
+        self.loop = loop
+        self.settings = settings
+        self.failures = FailureLog()
+        self.bridge = _bridge_class(use_gevent)(loop, threads=settings.threads, thread_queue=settings.thread_queue)
+        self.builder = ChainBuilder(
+            plugins,
+            self.bridge,
+            self.failures,
+            policies={
+                name: Policy(
+                    on_error=own.on_error,
+                    timeout=own.timeout,
+                    blocking=own.blocking,
+                    max_concurrent=own.max_concurrent,
+                )
+                for name, own in settings.plugin_settings.items()
+            },
+            timeout=settings.timeout,
+            hold_limit=float("inf") if use_gevent else settings.hold_limit,
+            blocking=True if use_gevent else None,
+            around=tracing,
+        )
+        self.confs = ConfStore(
+            lambda key, conf: Chain(key, conf, self.builder),
+            expire=settings.conf_expire,
+            hash_token=hash_token,
+            on_evict=self._tear_down,
+        )
+        self.connections: set[Driver] = set()
+        self.max_calls = settings.max_calls
+        self.on_letter: Callable[[Any, bool], None] = lambda _letter, _delivered: None
+        """What a protocol's driver wants to know of letters from other workers (see `messages.Letter`)."""
+        self.on_cut_off: Callable[[], None] = lambda: None
+        """Called before connections with calls under way are closed."""
+        self.on_gone: Callable[[int], None] = lambda _pid: None
+        """Told of other workers that have ended."""
+        self.guard: Guard | None = None
+        """Where a driver notes what it was asked, for plans that have last words."""
+        self.link: Uplink | None = None
+        """The way to the supervisor; `None` where there is none."""
+        self.draining = False
+        """The process is about to end: connections are closed after their answer."""
+        self.leaving = False
+        """Connections have to go, by being closed or to another worker."""
+        self.started = self.ended = self.responses = self.answered = 0
+        self.phases: dict[str, int] | None = None
+        """Calls by phase, where the gateway has others than requests and responses."""
+        self.bytes_in = self.bytes_out = self.connections_total = self.tokens_prepared = 0
+        self.refused: dict[str, int] = {}
+        self.questions: dict[str, int] = {}
+        self.pdk_calls = 0
+        self.began = loop.time()
+        self.lag = LagMeter(loop, settings.max_lag, self._shed)
+        self._idle = asyncio.Event()
+        self._timers: list[asyncio.TimerHandle] = []
+
+    def start(self) -> None:
+        """Start the periodic work: expiry of configurations, ending of stalled connections, measuring of lag."""
+        self.every(self.confs.tick_seconds, self.confs.tick)
+        self.every(min(SWEEP_SECONDS, self.settings.stall_timeout / 2), self._end_stalled)
+        self.every(LagMeter.INTERVAL, self.lag.measure)
+        self.every(LeakWatch.INTERVAL, LeakWatch(self.loop, self.bridge, self.failures).look)
+
+    @property
+    def calls(self) -> int:
+        """Calls under way."""
+        return self.started - self.ended
+
+    def calls_by_phase(self) -> dict[str, int]:
+        """Calls taken up so far."""
+        return self.phases or {"request": self.started - self.responses, "response": self.responses}
+
+    def take_in(self, connection: Driver) -> bool:
+        """Count a connection in; `False` if it can't stay."""
+        if self.draining or len(self.connections) >= self.settings.max_connections:
+            if not self.draining:
+                self.failures.report(
+                    "too many connections, one more was closed",
+                    kind="too_many_connections",
+                    limit=self.settings.max_connections,
+                )
+            self._tell_ended(connection)
+            return False
+        self.connections.add(connection)
+        self.connections_total += 1
+        return True
+
+    def let_go(self, connection: Driver) -> None:
+        """Count a connection out, if it was in."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self._tell_ended(connection)
+
+    def count_refused(self, reason: str) -> None:
+        """Count a refused call."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def _tell_ended(self, connection: Driver) -> None:
+        if self.link is not None:
+            self.link.connection_ended(connection)
+
+    def prepare(self, key: str, conf: Conf, answer: Callable[[int | None], None]) -> None:
+        """Take a configuration in; `answer` gets its token, or `None` if none can be had."""
+        self.tokens_prepared += 1
+        if self.link is not None:
+            self.link.prepare(key, conf, answer)
+            return
+        token, chain, new = self.confs.prepare(key, conf)
+        # The token goes out first: APISIX holds one lock over all routes until it has it.
+        answer(token)
+        if new:
+            self.build(chain)
+
+    def build(self, chain: Chain) -> None:
+        """Build a new chain soon."""
+        self.loop.call_soon(self.bridge.start_apart, chain.build, None)
+
+    def _tear_down(self, chain: Chain) -> None:
+        self.loop.call_soon(self.bridge.start_apart, chain.teardown, None)
+
+    def _shed(self, overloaded: bool) -> None:
+        self.max_calls = 0 if overloaded else self.settings.max_calls
+        if overloaded:
+            self.failures.report(
+                "the loop lags: requests are refused until it has caught up",
+                kind="lag",
+                lag=round(self.lag.last, 3),
+                limit=self.settings.max_lag,
+            )
+
+    def every(self, seconds: float, work: Callable[[], None]) -> None:
+        """Do something periodically until the process ends."""
+        slot = len(self._timers)
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                self._timers[slot] = self.loop.call_later(seconds, run)
+
+        self._timers.append(self.loop.call_later(seconds, run))
+
+    def _end_stalled(self) -> None:
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.end_if_stalled(now, self.settings.stall_timeout)
+
+    def call_ended(self) -> None:
+        """A call ended while draining."""
+        if not self.calls:
+            self._idle.set()
+
+    async def drain(self) -> int:
+        """Close idle connections, let calls under way end, then close all. Gives the number of calls cut off."""
+        self.draining = self.leaving = True
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        if self.calls:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), self.settings.drain)
+        cut_off = self.calls
+        self.on_cut_off()
+        for timer in self._timers:
+            timer.cancel()
+        for connection in list(self.connections):
+            connection.abort()
+        return cut_off
+
+    async def retire(self, seconds: float) -> int:
+        """Give all connections to other workers, each as soon as it's idle. Gives the number left after `seconds`."""
+        self.leaving = True
+        link = self.link
+        deadline = self.loop.time() + seconds
+        while link is not None and (self.connections or self.calls or link.unsettled) and not link.stopped:
+            if self.loop.time() > deadline:
+                break
+            self.give_back(len(self.connections))
+            await asyncio.sleep(RETRY_SECONDS)
+        return len(self.connections)
+
+    def give_back(self, count: int, tries: int = 1) -> None:
+        """Give so many connections back that are idle now, or soon."""
+        for connection in list(self.connections):
+            if count <= 0:
+                return
+            count -= connection.give_back()
+        if count > 0 and tries > 1 and not self.leaving:
+            self.loop.call_later(RETRY_SECONDS, self.give_back, count, tries - 1)
+
+    def hand_over(self, connection: Driver, transport: asyncio.Transport) -> bool:
+        """Let another worker have a connection on which nothing is under way; tells whether that was possible.
+
+        The peer notices nothing: what it sends from now on stays in the kernel until the other worker reads it.
+        """
+        if self.link is None:
+            return False
+        try:
+            fd = os.dup(transport.get_extra_info("socket").fileno())
+        except OSError:  # no descriptor is free: some time later
+            return False
+        if transport.is_reading():
+            transport.pause_reading()
+        self.connections.discard(connection)
+        self.link.give_back(connection, socket.socket(fileno=fd))
+        transport.abort()  # closes only our descriptor
+        return True
+
+    async def close(self, seconds: float) -> None:
+        """Tear all chains down, for as long as `seconds`, and stop the threads."""
+        chains = list(self.confs)
+        done = self.loop.create_future()
+
+        def tear_all_down(*_: object) -> None:
+            for chain in chains:
+                chain.teardown()
+            if not done.done():
+                done.set_result(None)
+
+        if chains:
+            self.loop.call_soon(self.bridge.start_apart, tear_all_down, None)
+            try:
+                await asyncio.wait_for(done, seconds)
+            except TimeoutError:
+                self.failures.report("plugins took too long to tear down; left as they are", kind="teardown")
+        self.bridge.close()
+        if self.tracing is not None:
+            self.tracing.close(seconds)

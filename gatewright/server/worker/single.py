@@ -1,0 +1,123 @@
+"""Everything in one process, without a supervisor: for debuggers, profilers and plugins that are bound to a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from gatewright._version import __version__
+from gatewright.observe import logs
+from gatewright.runtime.discovery import Discovery
+from gatewright.server.host.listener import BACKLOG, Listener, watches_parent
+from gatewright.server.host.notify import Notifier
+from gatewright.server.ipc.loaded import log_plugins, plugins_told
+from gatewright.server.ipc.plan import TEARDOWN_SECONDS
+from gatewright.server.worker.process import WorkerPlan, make_service, prepare_process
+from gatewright.server.worker.watchdog import Watchdog
+
+__all__ = ["run_single"]
+
+_LOOK_SECONDS = 0.25
+
+
+def run_single(plan: WorkerPlan, *, loop: asyncio.AbstractEventLoop | None = None) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        plan: what to run.
+        loop: a loop that plugins were already bound to; by default a new one.
+
+    Returns:
+        The exit code: 0, or 1 if calls under way had to be cut off.
+
+    Raises:
+        ListenError: the address can't be bound.
+    """
+    new_loop = prepare_process(plan)
+    discovery = plan.discover()
+    log_plugins(plugins_told(discovery), [str(error) for error in discovery.errors])
+    with asyncio.Runner(loop_factory=new_loop if loop is None else lambda: loop) as runner:
+        code = runner.run(_serve(plan, discovery))
+    busy = [thread for thread in threading.enumerate() if thread.name.startswith("gatewright-plugin")]
+    if any(thread.is_alive() for thread in busy):
+        structlog.get_logger("gatewright.server").warning("plugin threads still run: left behind", threads=len(busy))
+        logging.shutdown()
+        os._exit(code)  # the interpreter would wait for them
+    return code
+
+
+async def _serve(plan: WorkerPlan, discovery: Discovery) -> int:
+    log = structlog.get_logger("gatewright.server")
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    settings = plan.settings
+    listener = Listener.obtain(settings)
+    listener.set_backlog(plan.backlog)
+    own: list[Listener] = []
+    servers: list[asyncio.Server] = []
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever runs us stops us
+                loop.add_signal_handler(number, stop.set)
+        with contextlib.suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(signal.SIGHUP, log.warning, "no reload without a supervisor: --workers 1 or more")
+            loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
+        unused = [name for name in ("metrics", "max_requests", "max_memory") if getattr(settings, name)]
+        if unused:
+            log.warning("settings that have no effect without a supervisor", settings=unused)
+        parent, notifier = os.getppid() if watches_parent(settings) else 0, Notifier()
+        service = await make_service(plan, discovery)
+        service.start()
+        watchdog = Watchdog(loop, block_limit=settings.block_limit, stuck_limit=0)
+        service.every(watchdog.INTERVAL, watchdog.beat)
+        if not plan.use_gevent:  # a thread that would be a greenlet sees nothing
+            watchdog.start()
+        new_connection = plan.driver(service)
+        server = await _open(loop, new_connection, listener)
+        if plan.socket_of is not None:
+            for name in discovery.plugins:
+                own.append(Listener.bind_as(settings, plan.socket_of(name), warn=False))
+                servers.append(await _open(loop, new_connection, own[-1]))
+        log.info("listening", address=str(listener.address), workers=0, version=__version__)
+        notifier.ready("one process")
+
+        def look_at_parent() -> None:
+            if parent and os.getppid() != parent:
+                log.warning("the process that started this runner is gone: stopping")
+                stop.set()
+            notifier.alive()
+
+        service.every(_LOOK_SECONDS, look_at_parent)
+        await stop.wait()
+        notifier.stopping()
+        for each in (server, *servers):
+            each.close()
+        for listening in (listener, *own):
+            listening.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
+        cut_off = await service.drain()
+        await service.close(TEARDOWN_SECONDS)
+        watchdog.stop()
+        if cut_off:
+            log.warning("stopped; calls under way were cut off", calls=cut_off)
+        else:
+            log.info("stopped")
+        return 1 if cut_off else 0
+    finally:
+        for listening in (listener, *own):
+            listening.close()
+
+
+async def _open(
+    loop: asyncio.AbstractEventLoop, new_connection: Callable[[], asyncio.Protocol], listener: Listener
+) -> asyncio.Server:
+    if listener.address.path:
+        # Without the path the loop leaves the file alone: removing it is the listener's affair.
+        return await loop.create_unix_server(new_connection, sock=listener.socket, backlog=BACKLOG)
+    return await loop.create_server(new_connection, sock=listener.socket, backlog=BACKLOG)
