@@ -16,7 +16,7 @@ from ipaddress import ip_address
 
 from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
 from gatewright.dev.nginx import Args, escape, format_args, header_value, normalise, parse_args, set_header
-from gatewright.gateways.apisix._flatbuffers import Entry
+from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.replies import RespReply, Rewrite, Stop
 
 __all__ = ["EXCLUDED_RESPONSE_HEADERS", "Exchange", "LuaError"]

@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import Final, NoReturn
 
 from gatewright.errors import NotAvailableError, PluginError, ProtocolError
-from gatewright.gateways.apisix._flatbuffers import Entry
+from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.calls import HttpRespCall
 from gatewright.gateways.apisix.replies import (
     InfoRequest,

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from gatewright.errors import ProtocolError
-from gatewright.gateways.apisix import _flatbuffers as fb
-from gatewright.gateways.apisix._flatbuffers import Entry, Piece
+from gatewright.gateways.apisix import _building as building
+from gatewright.gateways.apisix import _reading as reading
+from gatewright.gateways.apisix._building import Piece
+from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.frames import FrameType, encode_frame
 
 __all__ = [
@@ -35,7 +37,7 @@ METHODS: Final = (
 _HEADER: Final = 4  # bytes of frame header in front of the payload
 _REQUEST_VTABLE: Final = 18  # bytes: two sizes and seven slots
 _MAX_HEADS: Final = 64
-_request_heads: dict[bytes, tuple[fb.Layout, Callable[[bytes, int], tuple[int, ...]], bool]] = {}  # a pure cache
+_request_heads: dict[bytes, tuple[reading.Layout, Callable[[bytes, int], tuple[int, ...]], bool]] = {}  # a pure cache
 _u32 = struct.Struct("<I").unpack_from
 _i32 = struct.Struct("<i").unpack_from
 
@@ -51,12 +53,12 @@ class PrepareConf:
     __slots__ = ("conf", "key")
 
     def __init__(self, frame: bytes) -> None:
-        table = fb.read_root(frame, _HEADER)
-        layout = fb.layout_at(frame, table)
+        table = reading.read_root(frame, _HEADER)
+        layout = reading.layout_at(frame, table)
         self.conf: list[tuple[str, str]] = [
-            (name, value or "") for name, value in fb.read_entries(frame, table, layout[0])
+            (name, value or "") for name, value in reading.read_entries(frame, table, layout[0])
         ]
-        self.key: str = fb.read_string(frame, table, layout[1]) or ""
+        self.key: str = reading.read_string(frame, table, layout[1]) or ""
 
 
 class HttpReqCall:
@@ -81,7 +83,7 @@ class HttpReqCall:
             else:
                 self.conf_token, self.id = read(frame, table)
         except (KeyError, struct.error):
-            self._table, self._layout, self.id, self.conf_token = fb.read_head(frame, _HEADER, 0, 6)
+            self._table, self._layout, self.id, self.conf_token = reading.read_head(frame, _HEADER, 0, 6)
             self._remember_layout()
 
     def _remember_layout(self) -> None:
@@ -95,7 +97,7 @@ class HttpReqCall:
     @property
     def method(self) -> str:
         """The method's name."""
-        number = fb.read_u8(self._frame, self._table, self._layout[2])
+        number = reading.read_u8(self._frame, self._table, self._layout[2])
         try:
             return METHODS[number]
         except IndexError:
@@ -104,27 +106,27 @@ class HttpReqCall:
     @property
     def path(self) -> str:
         """`$uri` (decoded) or, after another plugin set it, `$upstream_uri` (escaped), without the query."""
-        return fb.read_string(self._frame, self._table, self._layout[3]) or ""
+        return reading.read_string(self._frame, self._table, self._layout[3]) or ""
 
     @property
     def src_ip(self) -> bytes:
         """The client's address: 4 bytes, or 16 for IPv6."""
-        return fb.read_bytes(self._frame, self._table, self._layout[1]) or b""
+        return reading.read_bytes(self._frame, self._table, self._layout[1]) or b""
 
     def read_args(self) -> list[Entry]:
         """The query's arguments, decoded; `None` as value for one without `=`."""
-        return fb.read_entries(self._frame, self._table, self._layout[4])
+        return reading.read_entries(self._frame, self._table, self._layout[4])
 
     def read_headers(self) -> list[Entry]:
         """The request's headers, names in lower case unless a plugin rewrote them, repeats apart."""
-        return fb.read_entries(self._frame, self._table, self._layout[5])
+        return reading.read_entries(self._frame, self._table, self._layout[5])
 
     def has_header(self, name: str) -> bool:
         """Whether there is a header of this name (in lower case), decoding as little as possible.
 
         Names come in lower case, unless an earlier phase left others behind.
         """
-        if fb.has_entry(self._frame, self._table, self._layout[5], name):
+        if reading.has_entry(self._frame, self._table, self._layout[5], name):
             return True
         if name.encode("utf-8", "surrogateescape") not in self._frame.lower():
             return False
@@ -132,8 +134,8 @@ class HttpReqCall:
 
     def has_args(self) -> bool:
         """Whether the query has any argument."""
-        vector = fb.read_table(self._frame, self._table, self._layout[4])
-        return vector is not None and fb.read_u32(self._frame, vector - 4, 4) > 0
+        vector = reading.read_table(self._frame, self._table, self._layout[4])
+        return vector is not None and reading.read_u32(self._frame, vector - 4, 4) > 0
 
 
 class HttpRespCall:
@@ -143,37 +145,37 @@ class HttpRespCall:
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame
-        self._table = table = fb.read_root(frame, _HEADER)
-        self._layout = layout = fb.layout_at(frame, table)
-        self.id = fb.read_u32(frame, table, layout[0])
-        self.status = fb.read_u16(frame, table, layout[1])
-        self.conf_token = fb.read_u32(frame, table, layout[3])
+        self._table = table = reading.read_root(frame, _HEADER)
+        self._layout = layout = reading.layout_at(frame, table)
+        self.id = reading.read_u32(frame, table, layout[0])
+        self.status = reading.read_u16(frame, table, layout[1])
+        self.conf_token = reading.read_u32(frame, table, layout[3])
 
     def read_headers(self) -> list[Entry]:
         """The upstream's headers, names in the upstream's case, repeats apart."""
-        return fb.read_entries(self._frame, self._table, self._layout[2])
+        return reading.read_entries(self._frame, self._table, self._layout[2])
 
 
 def decode_extra_info_result(frame: bytes) -> bytes | None:
     """The answer to an ExtraInfo question; `None` when there is no such value."""
-    table = fb.read_root(frame, _HEADER)
-    return fb.read_bytes(frame, table, fb.layout_at(frame, table)[0])
+    table = reading.read_root(frame, _HEADER)
+    return reading.read_bytes(frame, table, reading.layout_at(frame, table)[0])
 
 
 # --- the gateway's side of the same messages ---------------------------------------------------------------------
 
 
 def _entries(entries: Sequence[Entry]) -> Piece:
-    return Piece(fb.build_entries(entries))
+    return Piece(building.build_entries(entries))
 
 
 def encode_prepare_conf(key: str, conf: Sequence[tuple[str, str]] | None) -> bytes:
     """A PrepareConf frame; `None` leaves the `conf` field out, as APISIX does for a route without any."""
     if conf is None:
-        table = fb.build_table("-O", Piece(fb.build_string(key)))
+        table = building.build_table("-O", Piece(building.build_string(key)))
     else:
-        table = fb.build_table("OO", _entries(conf), Piece(fb.build_string(key)))
-    return encode_frame(FrameType.PREPARE_CONF, fb.build_root(table))
+        table = building.build_table("OO", _entries(conf), Piece(building.build_string(key)))
+    return encode_frame(FrameType.PREPARE_CONF, building.build_root(table))
 
 
 def encode_http_req_call(
@@ -193,26 +195,28 @@ def encode_http_req_call(
     """
     if method not in METHODS:
         raise ProtocolError(f"method {method!r} is not in the protocol's enum")
-    table = fb.build_table(
+    table = building.build_table(
         "IOBOOOI",
         id,
-        Piece(fb.build_bytes(src_ip)),
+        Piece(building.build_bytes(src_ip)),
         METHODS.index(method),
-        Piece(fb.build_string(path)),
+        Piece(building.build_string(path)),
         _entries(args),
         _entries(headers),
         conf_token,
     )
-    return encode_frame(FrameType.HTTP_REQ_CALL, fb.build_root(table))
+    return encode_frame(FrameType.HTTP_REQ_CALL, building.build_root(table))
 
 
 def encode_http_resp_call(*, id: int, conf_token: int, status: int, headers: Sequence[Entry]) -> bytes:
     """An HTTPRespCall frame."""
-    table = fb.build_table("IHOI", id, status, _entries(headers), conf_token)
-    return encode_frame(FrameType.HTTP_RESP_CALL, fb.build_root(table))
+    table = building.build_table("IHOI", id, status, _entries(headers), conf_token)
+    return encode_frame(FrameType.HTTP_RESP_CALL, building.build_root(table))
 
 
 def encode_extra_info_result(result: bytes | None) -> bytes:
     """The answer to an ExtraInfo question; `None` says that there is no such value."""
-    table = fb.build_table("-") if result is None else fb.build_table("O", Piece(fb.build_bytes(result)))
-    return encode_frame(FrameType.EXTRA_INFO, fb.build_root(table))
+    table = (
+        building.build_table("-") if result is None else building.build_table("O", Piece(building.build_bytes(result)))
+    )
+    return encode_frame(FrameType.EXTRA_INFO, building.build_root(table))

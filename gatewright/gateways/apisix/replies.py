@@ -13,8 +13,10 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Final
 
-from gatewright.gateways.apisix import _flatbuffers as fb
-from gatewright.gateways.apisix._flatbuffers import Entry, Piece
+from gatewright.gateways.apisix import _building as building
+from gatewright.gateways.apisix import _reading as reading
+from gatewright.gateways.apisix._building import Piece
+from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.frames import MAX_PAYLOAD, FrameType, encode_frame
 
 __all__ = [
@@ -104,12 +106,12 @@ class InfoRequest:
 
 def encode_conf_token(token: int) -> bytes:
     """The answer to PrepareConf."""
-    return encode_frame(FrameType.PREPARE_CONF, fb.build_root(fb.build_table("I", token)))
+    return encode_frame(FrameType.PREPARE_CONF, building.build_root(building.build_table("I", token)))
 
 
 def encode_error(code: ErrorCode) -> bytes:
     """A refusal (type 0); APISIX closes the connection after it."""
-    return encode_frame(FrameType.ERROR, fb.build_root(fb.build_table("B", code)))
+    return encode_frame(FrameType.ERROR, building.build_root(building.build_table("B", code)))
 
 
 def encode_no_action(id: int) -> bytes:
@@ -117,7 +119,7 @@ def encode_no_action(id: int) -> bytes:
     return _NO_ACTION_HEAD + id.to_bytes(4, "little")
 
 
-_NO_ACTION_HEAD: Final = encode_frame(FrameType.HTTP_REQ_CALL, fb.build_root(fb.build_table("I", 0)))[:-4]
+_NO_ACTION_HEAD: Final = encode_frame(FrameType.HTTP_REQ_CALL, building.build_root(building.build_table("I", 0)))[:-4]
 
 
 def encode_stop(id: int, stop: Stop) -> bytes:
@@ -125,11 +127,11 @@ def encode_stop(id: int, stop: Stop) -> bytes:
     kinds = "H" + ("O" if stop.headers else "-") + ("O" if stop.body else "-")
     values: list[int | Piece] = [stop.status]
     if stop.headers:
-        values.append(Piece(fb.build_entries(stop.headers)))
+        values.append(Piece(building.build_entries(stop.headers)))
     if stop.body:
-        values.append(Piece(fb.build_bytes(stop.body)))
-    action = fb.build_table(kinds, *values)
-    return encode_frame(FrameType.HTTP_REQ_CALL, fb.build_root(fb.build_table("IBO", id, _STOP, action)))
+        values.append(Piece(building.build_bytes(stop.body)))
+    action = building.build_table(kinds, *values)
+    return encode_frame(FrameType.HTTP_REQ_CALL, building.build_root(building.build_table("IBO", id, _STOP, action)))
 
 
 @lru_cache(maxsize=32)
@@ -140,8 +142,8 @@ def _rewrite_plan(kinds: str) -> tuple[struct.Struct, bytes, bytes]:
     where building them anew takes 3.4 us.
     """
     count = kinds.count("O")
-    empty = fb.build_table(kinds, *([Piece(b"")] * count))
-    template = fb.build_root(fb.build_table("IBO", 0xFFFFFFFF, _REWRITE, empty))
+    empty = building.build_table(kinds, *([Piece(b"")] * count))
+    template = building.build_root(building.build_table("IBO", 0xFFFFFFFF, _REWRITE, empty))
     at = template.index(b"\xff\xff\xff\xff")
     middle = template[at + 4 : len(template) - 4 * count]
     return struct.Struct(f"<{at}sI{len(middle)}s{count}I"), template[:at], middle
@@ -155,16 +157,16 @@ def encode_rewrite(id: int, rewrite: Rewrite) -> bytes:
         kinds += "-"
     else:
         kinds += "O"
-        pieces.append(fb.build_string(rewrite.path))
+        pieces.append(building.build_string(rewrite.path))
     for entries in (rewrite.headers, rewrite.args, rewrite.resp_headers):
         if entries:
             kinds += "O"
-            pieces.append(fb.build_entries(entries))
+            pieces.append(building.build_entries(entries))
         else:
             kinds += "-"
     if rewrite.body:
         kinds += "O"
-        pieces.append(fb.build_bytes(rewrite.body))
+        pieces.append(building.build_bytes(rewrite.body))
     else:
         kinds += "-"
     return _join_rewrite(id, kinds, pieces)
@@ -198,20 +200,20 @@ def encode_resp_reply(id: int, reply: RespReply) -> bytes:
     if reply.status:
         values.append(reply.status)
     if reply.headers:
-        values.append(Piece(fb.build_entries(reply.headers)))
+        values.append(Piece(building.build_entries(reply.headers)))
     if reply.body:
-        values.append(Piece(fb.build_bytes(reply.body)))
-    return encode_frame(FrameType.HTTP_RESP_CALL, fb.build_root(fb.build_table(kinds, *values)))
+        values.append(Piece(building.build_bytes(reply.body)))
+    return encode_frame(FrameType.HTTP_RESP_CALL, building.build_root(building.build_table(kinds, *values)))
 
 
 @lru_cache(maxsize=128)
 def encode_info_request(request: InfoRequest) -> bytes:
     """An ExtraInfo question."""
     if request.kind == InfoType.VAR:
-        info = fb.build_table("O", Piece(fb.build_string(request.name or "")))
+        info = building.build_table("O", Piece(building.build_string(request.name or "")))
     else:
-        info = fb.build_table("")
-    return encode_frame(FrameType.EXTRA_INFO, fb.build_root(fb.build_table("BO", request.kind, info)))
+        info = building.build_table("")
+    return encode_frame(FrameType.EXTRA_INFO, building.build_root(building.build_table("BO", request.kind, info)))
 
 
 # --- reading: the gateway's side ---------------------------------------------------------------------------------
@@ -219,63 +221,63 @@ def encode_info_request(request: InfoRequest) -> bytes:
 
 def decode_conf_token(frame: bytes) -> int:
     """The token in an answer to PrepareConf; 0 where absent."""
-    table = fb.read_root(frame, _HEADER)
-    return fb.read_u32(frame, table, fb.layout_at(frame, table)[0])
+    table = reading.read_root(frame, _HEADER)
+    return reading.read_u32(frame, table, reading.layout_at(frame, table)[0])
 
 
 def decode_error(frame: bytes) -> int:
     """The code of an error frame; usually an `ErrorCode`."""
-    table = fb.read_root(frame, _HEADER)
-    return fb.read_u8(frame, table, fb.layout_at(frame, table)[0])
+    table = reading.read_root(frame, _HEADER)
+    return reading.read_u8(frame, table, reading.layout_at(frame, table)[0])
 
 
 def decode_action(frame: bytes) -> Stop | Rewrite | None:
     """The action of an answer to HTTPReqCall; `None` for none, or one of unknown type. APISIX looks at no more."""
-    table = fb.read_root(frame, _HEADER)
-    layout = fb.layout_at(frame, table)
-    kind = fb.read_u8(frame, table, layout[1])
-    action = fb.read_table(frame, table, layout[2])
+    table = reading.read_root(frame, _HEADER)
+    layout = reading.layout_at(frame, table)
+    kind = reading.read_u8(frame, table, layout[1])
+    action = reading.read_table(frame, table, layout[2])
     if action is None or kind not in (_STOP, _REWRITE):
         return None
-    layout = fb.layout_at(frame, action)
+    layout = reading.layout_at(frame, action)
     if kind == _STOP:
         return Stop(
-            status=fb.read_u16(frame, action, layout[0]),
-            headers=fb.read_entries(frame, action, layout[1]),
-            body=fb.read_bytes(frame, action, layout[2]) or b"",
+            status=reading.read_u16(frame, action, layout[0]),
+            headers=reading.read_entries(frame, action, layout[1]),
+            body=reading.read_bytes(frame, action, layout[2]) or b"",
         )
     return Rewrite(
-        path=fb.read_string(frame, action, layout[0]),
-        headers=fb.read_entries(frame, action, layout[1]),
-        args=fb.read_entries(frame, action, layout[2]),
-        resp_headers=fb.read_entries(frame, action, layout[3]),
-        body=fb.read_bytes(frame, action, layout[4]) or b"",
+        path=reading.read_string(frame, action, layout[0]),
+        headers=reading.read_entries(frame, action, layout[1]),
+        args=reading.read_entries(frame, action, layout[2]),
+        resp_headers=reading.read_entries(frame, action, layout[3]),
+        body=reading.read_bytes(frame, action, layout[4]) or b"",
     )
 
 
 def decode_req_reply(frame: bytes) -> tuple[int, Stop | Rewrite | None]:
     """Id and action of an answer to HTTPReqCall."""
-    table = fb.read_root(frame, _HEADER)
-    return fb.read_u32(frame, table, fb.layout_at(frame, table)[0]), decode_action(frame)
+    table = reading.read_root(frame, _HEADER)
+    return reading.read_u32(frame, table, reading.layout_at(frame, table)[0]), decode_action(frame)
 
 
 def decode_resp_reply(frame: bytes) -> tuple[int, RespReply]:
     """Id and content of an answer to HTTPRespCall."""
-    table = fb.read_root(frame, _HEADER)
-    layout = fb.layout_at(frame, table)
-    return fb.read_u32(frame, table, layout[0]), RespReply(
-        status=fb.read_u16(frame, table, layout[1]),
-        headers=fb.read_entries(frame, table, layout[2]),
-        body=fb.read_bytes(frame, table, layout[3]) or b"",
+    table = reading.read_root(frame, _HEADER)
+    layout = reading.layout_at(frame, table)
+    return reading.read_u32(frame, table, layout[0]), RespReply(
+        status=reading.read_u16(frame, table, layout[1]),
+        headers=reading.read_entries(frame, table, layout[2]),
+        body=reading.read_bytes(frame, table, layout[3]) or b"",
     )
 
 
 def decode_info_request(frame: bytes) -> InfoRequest:
     """An ExtraInfo question."""
-    table = fb.read_root(frame, _HEADER)
-    layout = fb.layout_at(frame, table)
-    kind = fb.read_u8(frame, table, layout[0])
-    info = fb.read_table(frame, table, layout[1])
+    table = reading.read_root(frame, _HEADER)
+    layout = reading.layout_at(frame, table)
+    kind = reading.read_u8(frame, table, layout[0])
+    info = reading.read_table(frame, table, layout[1])
     if kind != InfoType.VAR or info is None:
         return InfoRequest(kind)
-    return InfoRequest(kind, fb.read_string(frame, info, fb.layout_at(frame, info)[0]))
+    return InfoRequest(kind, reading.read_string(frame, info, reading.layout_at(frame, info)[0]))
