@@ -48,6 +48,8 @@ class Contestant:
     socket: Path
     pids: tuple[int, ...]
     prepare: Path | None
+    before: Contestant | None = None
+    """The same of the other checkout."""
     results: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
 
@@ -79,10 +81,19 @@ def on_core(core: int) -> Callable[[], None]:
 
 
 @contextmanager
-def server(command: list[str], socket: Path, core: int) -> Iterator[tuple[int, ...]]:
-    """A server on one core, until it is no longer needed; gives the ids of its processes."""
+def server(command: list[str], socket: Path, core: int, *, tree: Path | None = None) -> Iterator[tuple[int, ...]]:
+    """A server on one core, until it is no longer needed; gives the ids of its processes.
+
+    Args:
+        command: what starts it.
+        socket: where it will listen.
+        core: where it has to stay.
+        tree: a checkout whose code it runs, if it isn't this one's.
+    """
     process = subprocess.Popen(
         command,
+        env=None if tree is None else {**os.environ, "PYTHONPATH": str(tree)},
+        cwd=tree,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         preexec_fn=on_core(core),  # noqa: PLW1509 - there are no threads here
@@ -148,7 +159,11 @@ def report(contestants: list[Contestant], connections: list[int]) -> list[dict[s
     width = max(len(contestant.text) for contestant in contestants)
     for count in connections:
         print(f"\n{count} connection{'s' if count > 1 else ''}")
-        print(f"  {'':<{width}}  {'req/s':>9}  {'of floor':>8}  {'CPU us':>7}  {'p50 us':>8}  {'p99 us':>8}")
+        compared = any(contestant.before for contestant in contestants)
+        print(
+            f"  {'':<{width}}  {'req/s':>9}  {'of floor':>8}  {'CPU us':>7}  {'p50 us':>8}  {'p99 us':>8}"
+            + "  of before" * compared
+        )
         for contestant in contestants:
             results = contestant.results[count]
             ratios = [mine["rps"] / its["rps"] for mine, its in zip(results, floor.results[count], strict=True)]
@@ -158,11 +173,16 @@ def report(contestants: list[Contestant], connections: list[int]) -> list[dict[s
                 "ratio": statistics.median(ratios),
                 **{key: statistics.median(result[key] for result in results) for key in MEASURES},
             }
+            before = contestant.before
+            if before is not None:
+                pairs = zip(results, before.results[count], strict=True)
+                row["of_before"] = statistics.median(mine["rps"] / its["rps"] for mine, its in pairs)
             rows.append(row)
             cpu = f"{row['cpu_us']:.2f}" if contestant.pids else "-"
             print(
                 f"  {contestant.text:<{width}}  {row['rps']:>9,.0f}  {row['ratio']:>8.3f}  {cpu:>7}"
                 f"  {row['p50_us']:>8.0f}  {row['p99_us']:>8.0f}"
+                + (f"  {row['of_before']:>9.3f}" if before is not None else "")
             )
     return rows
 
@@ -197,6 +217,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=positive_int, nargs="+", default=[1, 16, 64, 128])
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
     parser.add_argument("--uncounted", action="store_true", help="also a runner without metrics, to see their cost")
+    parser.add_argument("--before", type=Path, metavar="DIR", help="also another checkout, as the code was before")
     parser.add_argument("--other", metavar="unix:/PATH", help="one more runner, already listening")
     parser.add_argument("--other-pid", type=int, default=0, help="its process, to charge its CPU time")
     parser.add_argument("--other-plugin", default="one-header-sync", help="what its plugin is called")
@@ -245,6 +266,14 @@ def run(args: argparse.Namespace) -> None:
         runner_pids = stack.enter_context(server(command, runner_socket, args.cores[1]))
         contestants = [Contestant("floor", "C floor", floor_socket, floor_pids, None)]
         contestants += [Contestant(n, CONTESTANTS[n], runner_socket, runner_pids, files[n]) for n in args.only]
+        if args.before:
+            socket = directory / "before.sock"
+            tree = args.before.resolve()
+            pids = stack.enter_context(server(runner_command(socket), socket, args.cores[1], tree=tree))
+            for mine in contestants[1:]:
+                text = f"{mine.text}, before"
+                mine.before = Contestant(f"{mine.name}-before", text, socket, pids, mine.prepare)
+            contestants += [mine.before for mine in contestants[1:] if mine.before is not None]
         if args.uncounted:
             socket = directory / "uncounted.sock"
             pids = stack.enter_context(server(runner_command(socket, "benchmarks.uncounted"), socket, args.cores[1]))

@@ -130,3 +130,18 @@ def test_every_setting_of_the_documents_exists() -> None:
     flags = set(re.findall(r"--([a-z][a-z-]+)", page))
     known = {item.name for item in fields(Settings)} | {"seconds", "output", "apisix_config", "json", "config"}
     assert {flag for flag in flags if flag.replace("-", "_") not in known} == set()
+
+
+def test_the_page_on_the_architecture_names_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
+    named = {name for row in table for name in re.findall(r"`([a-z_/]+?)/?`", row)} | {"gatewright"}
+    packages = [
+        path.parent for top in ("gatewright", "apisix", "kong_pdk") for path in (ROOT / top).rglob("__init__.py")
+    ]
+    rooms = {str(path.relative_to(ROOT)).removeprefix("gatewright/") for path in packages}
+    above = {"gateways", "server", "server/drivers"}  # which only hold rooms
+    inner = {room for room in rooms if room.startswith(("apisix/", "kong_pdk/", "dev/kong/"))}
+    assert rooms - above - inner <= named, "a room is missing on the page"
+    files = {"plugin", "http", "datastructures", "config"}
+    assert named - files - {"gatewright"} <= rooms, "the page names a room that isn't there"
