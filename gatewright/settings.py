@@ -1,7 +1,7 @@
 """Settings: flags over environment over file over defaults, in one frozen object that knows where each came from.
 
-The environment may be empty: APISIX clears it for the runner it starts. `APISIX_LISTEN_ADDRESS` and
-`APISIX_CONF_EXPIRE_TIME` are what APISIX itself passes; all else is `GATEWRIGHT_<NAME>`.
+The environment may be nearly empty: APISIX's nginx passes `PATH` and what `nginx_config.envs` names on to the runner it
+starts. It adds `APISIX_LISTEN_ADDRESS` and `APISIX_CONF_EXPIRE_TIME`; all else is `GATEWRIGHT_<NAME>`.
 """
 
 from __future__ import annotations

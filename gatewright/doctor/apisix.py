@@ -58,12 +58,6 @@ def check_apisix_config(file: Path, settings: Settings) -> Iterator[Finding]:
         return
     yield from _check_ext_plugin(file, ext, settings)
     yield from _check_plugin_list(file, content)
-    envs = (content.get("nginx_config") or {}).get("envs") or []
-    if ext.get("cmd") and not any(str(env).startswith("PATH") for env in envs) and not _is_absolute(ext["cmd"]):
-        yield warning(
-            f"{file}: APISIX clears the environment of what it starts, PATH too, and cmd is no absolute path",
-            "write the whole path of the program, or add PATH under nginx_config.envs",
-        )
 
 
 def starts_runner(file: Path) -> bool:
@@ -124,10 +118,6 @@ def _check_cmd(file: Path, cmd: Any) -> Iterator[Finding]:
             f"{file}: ext-plugin.cmd sets --listen, but APISIX dials the address that it passes itself",
             "leave --listen out",
         )
-
-
-def _is_absolute(cmd: Any) -> bool:
-    return isinstance(cmd, list) and bool(cmd) and str(cmd[0]).startswith("/")
 
 
 def _check_plugin_list(file: Path, content: Mapping[str, Any]) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from gatewright.doctor.findings import Finding, good, note, problem, warning
 from gatewright.gateways.apisix.calls import encode_prepare_conf
 from gatewright.gateways.apisix.frames import FrameType
 from gatewright.observe.control import ControlError, ask_json
+from gatewright.server.host.gateway_user import processes
 from gatewright.settings import Address
 
 __all__ = ["Probe", "check_control", "check_socket", "may_connect", "worker_users"]
@@ -153,19 +154,12 @@ def _has_right(path: Path, uid: int, groups: set[int], right: int) -> bool:
 def worker_users(proc: Path = Path("/proc")) -> set[str]:
     """The users that workers of running gateways run as."""
     users = set()
-    for entry in proc.iterdir() if proc.is_dir() else ():
-        if not entry.name.isdigit():
-            continue
-        try:
-            title = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-            uid = entry.stat().st_uid
-        except OSError:  # it has ended meanwhile
-            continue
-        if b"nginx: worker process" in title:
+    for process in processes(proc).values():
+        if process.title.startswith("nginx: worker process"):
             try:
-                users.add(pwd.getpwuid(uid).pw_name)
+                users.add(pwd.getpwuid(process.uid).pw_name)
             except KeyError:
-                users.add(str(uid))
+                users.add(str(process.uid))
     return users
 
 

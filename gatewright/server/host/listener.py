@@ -4,7 +4,7 @@
 - The file is made with its final rights: nobody can connect in between.
 - On exit only our own file is removed, known by its device and inode.
 - The default mode is 0660. Run as root, the runner gives the socket to the user of the gateway's workers (APISIX runs
-  as root with workers of user `nobody`), found in the settings or among the children of the gateway that started it.
+  as root with workers of user `nobody`), found in the settings or from the gateway that started it (`gateway_user`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from pathlib import Path
 import structlog
 
 from gatewright.errors import ListenError
+from gatewright.server.host.gateway_user import find_gateway_user, gateway_parent
 from gatewright.settings import Address, Settings, parse_address
 
-__all__ = ["BACKLOG", "Listener", "gateway_worker_uid", "passed_socket", "watches_parent"]
+__all__ = ["BACKLOG", "Listener", "passed_socket", "watches_parent"]
 
 _FIRST_PASSED = 3
 BACKLOG = 2048
@@ -239,16 +240,22 @@ def _owner_ids(path: Path, mode: int, owner: str, group: str, warn: bool) -> tup
                 raise ListenError(f"socket_owner: there is no user {owner!r}") from None
             uid = int(owner)
     elif os.geteuid() == 0:
-        found = gateway_worker_uid()
-        if found is not None:
-            uid = found
+        found = find_gateway_user()
+        if found.uid is not None:
+            uid = found.uid
             with contextlib.suppress(KeyError):
-                gid = pwd.getpwuid(found).pw_gid
+                gid = pwd.getpwuid(uid).pw_gid
+            structlog.get_logger("gatewright.server").info(
+                "the socket is given to the gateway's user", socket=str(path), uid=uid, found_by=found.why
+            )
         elif warn and not mode & 0o006 and not group:
-            structlog.get_logger("gatewright.server").warning(
-                "running as root and the gateway's user is unknown: a gateway whose workers run as another user "
-                "can't connect; if so, name that user (unless configured, APISIX: `nobody`, Kong: `kong`)",
+            log = structlog.get_logger("gatewright.server")
+            (log.error if found.started_us else log.warning)(
+                "running as root and the gateway's user is not known: unless its workers run as root too, they can't "
+                "connect and every request is refused; name their user (unless configured, APISIX: `nobody`, "
+                "Kong: `kong`)",
                 socket=str(path),
+                because=found.why,
                 cure="--socket-owner USER, or GATEWRIGHT_SOCKET_OWNER in the environment",
             )
     if group:
@@ -259,55 +266,8 @@ def _owner_ids(path: Path, mode: int, owner: str, group: str, warn: bool) -> tup
     return uid, gid
 
 
-def gateway_worker_uid(pid: int | None = None, proc: Path = Path("/proc")) -> int | None:
-    """The user of the gateway's workers, if a gateway started this process.
-
-    A gateway's master runs as root and its workers, its children, as somebody else; the runner is a child of the master
-    or of one of its children (APISIX: the privileged agent).
-
-    Args:
-        pid: the process that started us; by default our parent.
-        proc: where the process table is mounted.
-    """
-    pid = os.getppid() if pid is None else pid
-    table = _processes(proc)
-    for candidate in (pid, table.get(pid, (0, 0, ""))[0]):
-        if candidate <= 1 or "nginx" not in table.get(candidate, (0, 0, ""))[2]:
-            continue
-        workers = {uid for parent, uid, name in table.values() if parent == candidate and uid != 0 and "nginx" in name}
-        if len(workers) == 1:
-            return workers.pop()
-    return None
-
-
 def watches_parent(settings: Settings) -> bool:
     """Whether to end when the process that started this one ends."""
     if settings.die_with_parent == "auto":
         return gateway_parent()
     return settings.die_with_parent == "yes" and os.getppid() > 1
-
-
-def gateway_parent(proc: Path = Path("/proc")) -> bool:
-    """Whether a gateway started this process: its parent is an nginx, or gave the environment that APISIX gives.
-
-    APISIX clears the environment and sets its own two variables (init.lua, `spawn_proc`).
-    """
-    pid = os.getppid()
-    if pid <= 1:
-        return False
-    if {"APISIX_LISTEN_ADDRESS", "APISIX_CONF_EXPIRE_TIME"} <= os.environ.keys() and "HOME" not in os.environ:
-        return True
-    return "nginx" in _processes(proc).get(pid, (0, 0, ""))[2]
-
-
-def _processes(proc: Path) -> dict[int, tuple[int, int, str]]:
-    """Parent, effective user and name of every process."""
-    table: dict[int, tuple[int, int, str]] = {}
-    for entry in proc.iterdir() if proc.is_dir() else ():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError, ValueError, KeyError):  # processes come and go
-            lines = (entry / "status").read_text(errors="replace").splitlines()
-            values = dict(line.split(":", 1) for line in lines if ":" in line)
-            table[int(entry.name)] = int(values["PPid"]), int(values["Uid"].split()[1]), values["Name"].strip()
-    return table
