@@ -24,6 +24,8 @@ from gatewright.runtime.bridge import current_work
 
 __all__ = ["configure_logs", "level", "reopen", "set_level"]
 
+_LONGEST_ID = 256
+"""Characters of a client's request id; an honest one has 36."""
 _OWN = frozenset(("event", "exc_info", "stack_info", "_record", "_from_structlog"))
 
 
@@ -88,7 +90,7 @@ def configure_logs(
         final += [
             structlog.processors.format_exc_info,
             _redact_texts,
-            structlog.processors.JSONRenderer(default=str),
+            structlog.processors.JSONRenderer(default=lambda value: redact(str(value))),
         ]
     else:
         formatter = _ConsoleFormatter
@@ -158,7 +160,7 @@ def _add_call(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
     if call is not None:
         event.setdefault("call", call.source.id)
         if isinstance(call, RequestCall) and (request_id := call.headers.get("x-request-id")):
-            event.setdefault("request_id", request_id)
+            event.setdefault("request_id", request_id[:_LONGEST_ID])
     return event
 
 

@@ -5,19 +5,26 @@ Off means free: without an endpoint nothing of this is imported, and the hot pat
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gatewright._version import __version__
 from gatewright.errors import ConfigError
 from gatewright.http import Call, RequestCall
+from gatewright.redaction import redact, redact_error
 
 if TYPE_CHECKING:
     from gatewright.runtime.steps import Step
 
 __all__ = ["Traced", "Tracing", "check_tracing"]
+
+_MOST_FRAMES: Final = 50
+_LONGEST_TEXT: Final = 1 << 14
+"""Characters of one attribute of a span; what a client sends may be longer."""
 
 
 class Traced(Protocol):
@@ -106,8 +113,7 @@ class Tracing:
 
     def refused(self, call: Traced, error: BaseException) -> None:
         """Tell that a call is refused."""
-        call.trace[0].record_exception(error)
-        call.trace[0].set_status(self._error, f"refused: {error}")
+        self._record(call.trace[0], error, f"refused: {redact(str(error))}")
 
     def end(self, call: Traced) -> None:
         """End the span of a call."""
@@ -126,12 +132,31 @@ class Tracing:
         with self._span(step, phase, call):
             return await run
 
-    def _span(self, step: Step, phase: str, call: Traced) -> Any:
-        return self._tracer.start_as_current_span(
+    @contextlib.contextmanager
+    def _span(self, step: Step, phase: str, call: Traced) -> Iterator[None]:
+        with self._tracer.start_as_current_span(
             f"{step.name} on_{phase}" if isinstance(call, Call) else f"{step.name} {phase}",
             context=call.trace[1],
             attributes={"gatewright.plugin": step.name, "gatewright.phase": phase},
-        )
+            record_exception=False,  # it would send the exception's text as it is
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except Exception as error:
+                self._record(span, error, redact_error(error))
+                raise
+
+    def _record(self, span: Any, error: BaseException, status: str) -> None:
+        """Note an exception on a span as OpenTelemetry's conventions have it, without secrets."""
+        lines = traceback.format_exception(error, limit=_MOST_FRAMES)
+        attributes = {
+            "exception.type": f"{type(error).__module__}.{type(error).__qualname__}",
+            "exception.message": redact_error(error).partition(": ")[2],
+            "exception.stacktrace": redact("".join(lines)),
+        }
+        span.add_event("exception", {name: text[:_LONGEST_TEXT] for name, text in attributes.items()})
+        span.set_status(self._error, status[:_LONGEST_TEXT])
 
     def close(self, seconds: float) -> None:
         """Send what is left, for as long as `seconds`."""
@@ -144,10 +169,10 @@ def _attributes(call: Call) -> dict[str, Any]:
     attributes: dict[str, Any] = {"gatewright.call": call.source.id}
     if isinstance(call, RequestCall):
         attributes["http.request.method"] = call.source.method
-        attributes["url.path"] = call.source.path
+        attributes["url.path"] = redact(call.source.path[:_LONGEST_TEXT])
         request_id = call.headers.get("x-request-id")
         if request_id:
-            attributes["http.request.header.x-request-id"] = request_id
+            attributes["http.request.header.x-request-id"] = redact(request_id[:_LONGEST_TEXT])
     else:
         attributes["http.response.status_code"] = call.response_status
     return attributes

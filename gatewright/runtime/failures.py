@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from gatewright.redaction import redact
+from gatewright.redaction import redact_error, redact_fields
 
 __all__ = ["FailureLog"]
 
@@ -58,8 +58,9 @@ class FailureLog:
         counted = kind, plugin
         self.counts[counted] = self.counts.get(counted, 0) + 1
         if error is not None:
-            more["error"] = redact(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-        self.last.append({"time": time(), "event": event, "plugin": plugin, "route": route, **more})
+            more["error"] = redact_error(error)
+        told = {"event": event, "plugin": plugin, "route": route, **more}
+        self.last.append({"time": time(), **{name: redact_fields(value, name) for name, value in told.items()}})
         key = (event, plugin, route, type(error).__name__)
         state = self._seen.get(key)
         if state is None:

@@ -12,6 +12,7 @@ from gatewright.errors import ListenError
 from gatewright.observe.http import Answer, Ask, Handler, HttpServer, json_answer
 from gatewright.observe.metrics import exposition
 from gatewright.observe.report import WorkerReport
+from gatewright.redaction import redact_fields
 from gatewright.server.host.listener import Listener
 from gatewright.server.supervisor.accounts import Accounts
 from gatewright.server.supervisor.reloading import Reloads
@@ -137,10 +138,10 @@ class Admin:
         content = await self._all()
         for name in _PRIVATE:
             del content[name]
-        return json_answer(content)
+        return json_answer(redact_fields(content))
 
     async def _status(self, _: Ask) -> Answer:
-        return json_answer(await self._all())
+        return json_answer(redact_fields(await self._all()))
 
     async def _all(self) -> dict[str, Any]:
         runner = self._runner
