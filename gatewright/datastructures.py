@@ -12,14 +12,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import lru_cache
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
-__all__ = ["Headers", "MultiMapping", "Query"]
+from gatewright.errors import NotAvailableError
+
+__all__ = ["CutEntries", "Finder", "Headers", "MultiMapping", "Query"]
 
 Change = tuple[str, ...] | None
 """The values a name now has, or `None` for deleted."""
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+_JOINT: Final = {"cookie": "; "}
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
 
@@ -28,6 +31,25 @@ def _header_key(name: str) -> str:
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"{name!r} is not a header name")
     return name.lower()
+
+
+class CutEntries(list[tuple[str, "str | None"]]):
+    """Entries that a gateway cut off at a limit: there may be more, and more values of the same names."""
+
+
+class _Found(list["str | None"]):
+    """Values that the gateway has been asked for."""
+
+
+class Finder(Protocol):
+    """Whoever can find what was cut off."""
+
+    def find_header(self, name: str) -> str | None:
+        """All values of a header, joined as the gateway does; `None` where there is none.
+
+        Raises:
+            NotAvailableError: it can't be had here; the message says how.
+        """
 
 
 class MultiMapping(MutableMapping[str, str]):
@@ -41,7 +63,9 @@ class MultiMapping(MutableMapping[str, str]):
     _original: list[tuple[str, str | None]] | None = None
     _index: dict[str, list[str | None]] | None = None
     _load: Callable[[], Sequence[tuple[str, str | None]]] | None = None
-    _has: Callable[[str], bool] | None = None
+    _has: Callable[[str], bool | None] | None = None
+    _finder: Finder | None = None
+    _is_cut: bool = False
 
     def __init__(self, items: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
         """Start from names and values, which count as original, not as changes."""
@@ -51,17 +75,22 @@ class MultiMapping(MutableMapping[str, str]):
 
     @classmethod
     def lazy(
-        cls, load: Callable[[], Sequence[tuple[str, str | None]]], has: Callable[[str], bool] | None = None
+        cls,
+        load: Callable[[], Sequence[tuple[str, str | None]]],
+        has: Callable[[str], bool | None] | None = None,
+        finder: Finder | None = None,
     ) -> Self:
         """Start from what `load` will give when it is first needed.
 
         Args:
-            load: gives the original entries; called once at most.
-            has: tells whether a (normalised) name is there, cheaper than loading all.
+            load: gives the original entries; called once at most. `CutEntries`: there may be more of them.
+            has: tells whether a (normalised) name is there, cheaper than loading all; `None` if that's not known.
+            finder: finds what was cut off.
         """
         self = cls.__new__(cls)
         self._load = load
         self._has = has
+        self._finder = finder
         self.changes = {}
         return self
 
@@ -81,8 +110,26 @@ class MultiMapping(MutableMapping[str, str]):
             load = self._load
             assert load is not None  # noqa: S101 - one of the two is always given
             loaded = load()
-            original = self._original = loaded if type(loaded) is list else list(loaded)
+            if type(loaded) is not list:
+                self._is_cut = isinstance(loaded, CutEntries)
+                loaded = list(loaded)
+            original = self._original = loaded
         return original
+
+    def _whole(self) -> list[tuple[str, str | None]]:
+        entries = self._entries()
+        if self._is_cut:
+            raise NotAvailableError(
+                f"the gateway handed over {len(entries)} of the request's headers, and perhaps not all: look up those "
+                "that matter by name, or see `headers.complete`"
+            )
+        return entries
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that came is known. Otherwise names can be looked up, but not gone through."""
+        self._entries()
+        return not self._is_cut
 
     def _values(self, key: str) -> Sequence[str | None]:
         if key in self.changes:
@@ -92,7 +139,19 @@ class MultiMapping(MutableMapping[str, str]):
             index = self._index = {}
             for name, value in self._entries():
                 index.setdefault(self._key_of_peer(name), []).append(value)
-        return index.get(key, ())
+        return index.get(key, ()) if not self._is_cut else self._found(key, index)
+
+    def _found(self, key: str, index: dict[str, list[str | None]]) -> Sequence[str | None]:
+        """All values of a name of which the gateway may have handed over some, or none."""
+        known = index.get(key, [])
+        if key != "host" and self._finder is not None and not isinstance(known, _Found):
+            answer = self._finder.find_header(key)
+            together = _JOINT.get(key, ", ").join(value or "" for value in known)
+            if answer is not None and answer != together:
+                rest = answer.removeprefix(together + _JOINT.get(key, ", ")) if known else answer
+                known = [*known, rest] if rest != answer or not known else known
+            known = index[key] = _Found(known)
+        return known
 
     @staticmethod
     def _key_of_peer(name: str) -> str:
@@ -115,7 +174,9 @@ class MultiMapping(MutableMapping[str, str]):
         if key in self.changes:
             return bool(self.changes[key])
         if self._has is not None and self._original is None:
-            return self._has(key)
+            found = self._has(key)
+            if found is not None:
+                return found
         return bool(self._values(key))
 
     def __iter__(self) -> Iterator[str]:
@@ -138,12 +199,12 @@ class MultiMapping(MutableMapping[str, str]):
         return [(name, value or "") for name, value in self._current()]
 
     def _all_entries(self) -> list[tuple[str, str]]:
-        return [(name, value or "") for name, value in self._entries()]
+        return [(name, value or "") for name, value in self._whole()]
 
     def _current(self) -> Iterator[tuple[str, str | None]]:
         changes = self.changes
         done: set[str] = set()
-        for name, value in self._entries():
+        for name, value in self._whole():
             key = self._key_of_peer(name)
             if key not in changes:
                 yield key, value
@@ -166,7 +227,9 @@ class MultiMapping(MutableMapping[str, str]):
     __hash__ = None  # type: ignore[assignment]  # mutable, as dict is
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.multi_items()!r})"
+        if self.complete:
+            return f"{type(self).__name__}({self.multi_items()!r})"
+        return f"<{type(self).__name__}: cut, {self._entries()!r}, changed: {self.changes!r}>"
 
     # --- changing
 
@@ -176,7 +239,9 @@ class MultiMapping(MutableMapping[str, str]):
 
     def __delitem__(self, name: str) -> None:
         key = self._key(name)
-        if name not in self:
+        if self._original is None and self._has is not None and self._has(key) is None:
+            self._entries()
+        if not (self._is_cut and key not in self.changes) and name not in self:  # what was cut off is deleted unseen
             raise KeyError(name)
         self.changes[key] = None
 
@@ -223,7 +288,7 @@ class Headers(MultiMapping):
         return name.lower()
 
     def _all_entries(self) -> list[tuple[str, str]]:
-        return [(name.lower(), value or "") for name, value in self._entries()]
+        return [(name.lower(), value or "") for name, value in self._whole()]
 
     @staticmethod
     def _check(name: str, value: str) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "GatewayClosedError",
     "GatewrightError",
     "ListenError",
+    "MustAwaitError",
     "NotAvailableError",
     "OverloadedError",
     "PluginError",
@@ -60,6 +61,10 @@ class DeadlineExceededError(PluginError):
 
 class NotAvailableError(PluginError):
     """The gateway doesn't offer this value in this phase; the message says what to use instead."""
+
+
+class MustAwaitError(GatewrightError, RuntimeError):
+    """The caller wanted to wait where only `await` can, or outside of a call."""
 
 
 class OverloadedError(GatewrightError):

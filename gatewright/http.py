@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from gatewright.datastructures import Headers, Query
-from gatewright.errors import NotAvailableError
+from gatewright.errors import MustAwaitError, NotAvailableError
 
 __all__ = [
     "Asker",
     "Call",
     "CallSource",
     "Question",
+    "Recipe",
     "Request",
     "RequestCall",
     "Response",
@@ -40,6 +41,10 @@ class Question:
     kind: Literal["var", "request_body", "response_body"]
     name: str = ""
 
+
+T = TypeVar("T")
+Recipe = Generator[Question, "bytes | None", T]
+"""Questions to put, one after another, each with the answer to the one before; it returns what follows from them."""
 
 REQUEST_BODY = Question("request_body")
 RESPONSE_BODY = Question("response_body")
@@ -76,8 +81,8 @@ class CallSource(Protocol):
         """Decode the headers."""
         ...
 
-    def has_header(self, name: str) -> bool:
-        """Whether there is a header of this name, in lower case."""
+    def has_header(self, name: str) -> bool | None:
+        """Whether there is a header of this name, in lower case; `None` if the gateway may have cut it off."""
         ...
 
 
@@ -92,12 +97,18 @@ class Asker(Protocol):
         """Put a question and wait for its answer."""
         ...
 
+    def reading(self, call: Call, question: Question) -> Recipe[bytes]:
+        """How to get a body. The recipe raises `NotAvailableError` where there is, or may be, one that can't be had."""
+        ...
+
 
 class Call:
     """One run of a chain: what came in, what plugins changed, and how to ask the gateway for more.
 
     Fields have class-level defaults, so making one costs an allocation and two stores. The `seen_` fields are the
-    headers and the query if a plugin ever looked at them; `route` is the gateway's key of the configuration.
+    headers and the query if a plugin ever looked at them; `route` is the gateway's key of the configuration. `asks`:
+    the reply may depend on what the gateway must be asked; `late`: others may have rewritten the request's path before.
+    What was learned: `keeps_query` (by a new path), `is_head`, `response_lost` (the upstream's body broke off).
     """
 
     response_status: int = 0
@@ -108,6 +119,11 @@ class Call:
     response_body: bytes | None = None
     read_body: bytes | None = None
     body_was_read: bool = False
+    asks: bool = False
+    late: bool = False
+    keeps_query: bool = False
+    is_head: bool = False
+    response_lost: bool = False
     warning: str = ""
     read_response_body: bytes | None = None
     route: str = ""
@@ -128,7 +144,7 @@ class Call:
         headers = self.seen_headers
         if headers is None:
             source = self.source
-            headers = self.seen_headers = Headers.lazy(source.read_headers, source.has_header)
+            headers = self.seen_headers = Headers.lazy(source.read_headers, source.has_header, self)
         return headers
 
     @property
@@ -137,6 +153,7 @@ class Call:
         query = self.seen_query
         if query is None:
             query = self.seen_query = Query.lazy(self.source.read_args)
+            self.asks = True
         return query
 
     @property
@@ -154,6 +171,22 @@ class Call:
         if ctx is None:
             ctx = self._ctx = {}
         return ctx
+
+    def find_header(self, name: str) -> str | None:
+        """Ask for a header of the client's that the gateway may have cut off.
+
+        Raises:
+            NotAvailableError: the caller is a coroutine, which can't wait here.
+        """
+        variable = f"http_{name.replace('-', '_')}"
+        try:
+            value = self.asker.ask_sync(self, Question("var", variable))
+        except MustAwaitError:
+            raise NotAvailableError(
+                f"the gateway handed over its limit of headers, and {name!r} may be beyond it; ask for it: "
+                f'`await request.var("{variable}")`'
+            ) from None
+        return None if value is None else value.decode("utf-8", "surrogateescape")
 
 
 class RequestCall(Call):
@@ -198,6 +231,7 @@ class _BaseRequest:
         if any(char in path for char in "\r\n\0"):
             raise ValueError(f"a path must not contain CR, LF or NUL: {path!r}")
         self._call.path = path
+        self._call.asks = True
 
     @property
     def headers(self) -> Headers:
@@ -240,6 +274,7 @@ class _BaseRequest:
         The gateway has to be asked for the client's body first, which is done when the chain ends.
         """
         self._call.body = body.encode() if isinstance(body, str) else bytes(body)
+        self._call.asks = True
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}>"
@@ -251,12 +286,16 @@ class Request(_BaseRequest):
     __slots__ = ()
 
     async def body(self) -> bytes:
-        """The client's body (or what was set last); empty where there is none. It is fetched once."""
+        """The client's body (or what was set last); empty where there is none. It is fetched once.
+
+        Raises:
+            NotAvailableError: there is, or may be, one that the gateway doesn't hand over; the message says why.
+        """
         call = self._call
         if call.body is not None:
             return call.body
         if not call.body_was_read:
-            call.read_body = await call.asker.ask(call, REQUEST_BODY)
+            call.read_body = await _follow(call, REQUEST_BODY)
             call.body_was_read = True
         return call.read_body or b""
 
@@ -272,12 +311,16 @@ class SyncRequest(_BaseRequest):
     __slots__ = ()
 
     def body(self) -> bytes:
-        """The client's body (or what was set last); empty where there is none. It is fetched once."""
+        """The client's body (or what was set last); empty where there is none. It is fetched once.
+
+        Raises:
+            NotAvailableError: there is, or may be, one that the gateway doesn't hand over; the message says why.
+        """
         call = self._call
         if call.body is not None:
             return call.body
         if not call.body_was_read:
-            call.read_body = call.asker.ask_sync(call, REQUEST_BODY)
+            call.read_body = _follow_sync(call, REQUEST_BODY)
             call.body_was_read = True
         return call.read_body or b""
 
@@ -285,6 +328,27 @@ class SyncRequest(_BaseRequest):
         """One of the gateway's variables (`request_uri`, `host`, `http_x_name`, ...); `None` where unknown."""
         value = self._call.asker.ask_sync(self._call, Question("var", name))
         return None if value is None else value.decode("utf-8", "surrogateescape")
+
+
+async def _follow(call: Call, question: Question) -> bytes:
+    """Get a body, in a task."""
+    recipe, answer = call.asker.reading(call, question), None
+    try:
+        while True:
+            answer = await call.asker.ask(call, recipe.send(answer))
+    except StopIteration as end:
+        body: bytes = end.value
+        return body
+
+
+def _follow_sync(call: Call, question: Question) -> bytes:
+    recipe, answer = call.asker.reading(call, question), None
+    try:
+        while True:
+            answer = call.asker.ask_sync(call, recipe.send(answer))
+    except StopIteration as end:
+        body: bytes = end.value
+        return body
 
 
 def _check_status(status: object) -> int:
@@ -398,10 +462,14 @@ class Response(_BaseResponse):
         return response
 
     async def body(self) -> bytes:
-        """The body. An upstream's is fetched from the gateway once; one over 16 MiB can't be had from APISIX."""
+        """The body. An upstream's is fetched from the gateway once.
+
+        Raises:
+            NotAvailableError: the gateway doesn't hand it over: it is over 16 MiB, or broke off.
+        """
         call = self._call
         if call is not None and call.response_body is None and call.read_response_body is None:
-            call.read_response_body = await call.asker.ask(call, RESPONSE_BODY) or b""
+            call.read_response_body = await _follow(call, RESPONSE_BODY)
         return self.content
 
 
@@ -418,8 +486,12 @@ class SyncResponse(_BaseResponse):
         return self
 
     def body(self) -> bytes:
-        """The body. An upstream's is fetched from the gateway once; one over 16 MiB can't be had from APISIX."""
+        """The body. An upstream's is fetched from the gateway once.
+
+        Raises:
+            NotAvailableError: the gateway doesn't hand it over: it is over 16 MiB, or broke off.
+        """
         call = self._call
         if call is not None and call.response_body is None and call.read_response_body is None:
-            call.read_response_body = call.asker.ask_sync(call, RESPONSE_BODY) or b""
+            call.read_response_body = _follow_sync(call, RESPONSE_BODY)
         return self.content

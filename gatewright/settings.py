@@ -85,6 +85,16 @@ class Settings:
     )
     tracing: str = _setting("", "OTLP endpoint to send spans to, e.g. http://localhost:4318; empty: none")
     tracing_sample: float = _setting(1.0, "share of the traces that begin here to be recorded")
+    apisix_version: str = _setting("auto", "version of the APISIX that asks, such as 3.9; auto: told by what it knows")
+    response_failure: str = _setting(
+        "refuse",
+        "what a failure of on_response means with APISIX: refuse: the client gets a 503 of ours; gateway: APISIX's "
+        "allow_degradation decides, and the upstream's body is sent in either case",
+    )
+    cut_headers: str = _setting(
+        "ask",
+        "requests with more headers than APISIX hands over: ask: names are asked for when looked up; refuse: 431",
+    )
     log_level: str = _setting("info", "debug, info, warning or error")
     log_format: str = _setting("auto", "console, json, or auto: console on a terminal")
     log_file: str = _setting("", "file to log to instead of stderr")
@@ -106,6 +116,8 @@ class Settings:
                 raise ConfigError(f"{name} must be at least {low:g}, not {getattr(self, name):g}")
         if self.max_frame > MAX_FRAME:
             raise ConfigError(f"max_frame can be at most {MAX_FRAME} (three bytes of length), not {self.max_frame}")
+        if not re.fullmatch(r"auto|\d+\.\d+(\.\d+)?", self.apisix_version):
+            raise ConfigError(f"apisix_version is a version such as 3.9, or auto, not {self.apisix_version!r}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
@@ -120,6 +132,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "log_level": LOG_LEVELS,
     "log_format": ("auto", "console", "json"),
     "die_with_parent": ("auto", "yes", "no"),
+    "response_failure": ("refuse", "gateway"),
+    "cut_headers": ("ask", "refuse"),
 }
 _MAX_WORKERS = 512
 _LEVEL_ALIASES = {"warn": "warning", "critical": "error", "fatal": "error"}

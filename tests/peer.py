@@ -12,6 +12,8 @@ from gatewright.gateways.apisix.frames import FrameType
 from gatewright.gateways.apisix.replies import InfoRequest, RespReply, Rewrite, Stop
 
 Answers = Mapping[str, "bytes | None"] | Callable[[InfoRequest], "bytes | None"]
+USUAL: Mapping[str, bytes] = {"request_method": b"GET", "server_protocol": b"HTTP/1.1", "upstream_uri": b""}
+"""What is answered unless a test says otherwise."""
 
 
 class Refused(Exception):
@@ -116,7 +118,7 @@ class Peer:
                 question = replies.decode_info_request(frame)
                 self.asked.append(question)
                 name = question.name or replies.InfoType(question.kind).name
-                value = answers(question) if callable(answers) else answers.get(name)
+                value = answers(question) if callable(answers) else answers.get(name, USUAL.get(name))
                 self.send(calls.encode_extra_info_result(value))
                 continue
             if frame[0] == FrameType.ERROR:

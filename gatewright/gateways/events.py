@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from gatewright.http import Call, Question, RequestCall, Response, ResponseCall
+from gatewright.http import Call, Question, Recipe, RequestCall, Response, ResponseCall
 
 __all__ = ["Answer", "Event", "Prepare", "Refusal", "Session"]
 
@@ -63,8 +63,14 @@ class Session(Protocol):
     def ask(self, question: Question) -> bytes:
         """Ask the gateway in the middle of a call; its `Answer` comes as an event, in the order of the questions."""
 
-    def questions_before_reply(self, call: Call) -> Sequence[Question]:
-        """What has to be asked before `reply` so that the gateway carries the changes out rightly."""
+    def reading(self, call: Call, question: Question) -> Recipe[bytes]:
+        """How to get a body; see `gatewright.http.Asker`."""
+
+    def before_reply(self, call: Call) -> Recipe[None]:
+        """What has to be asked before `reply` so that the gateway carries the changes out rightly.
+
+        It may raise `NotAvailableError`. For a request, it's needed only if `call.asks`.
+        """
 
     def reply(self, call: Call, response: Response | None) -> bytes:
         """Answer a call: with the plugin's response, or with the changes in its `Call`.
@@ -73,5 +79,5 @@ class Session(Protocol):
             PluginError: the changes can't be expressed in the protocol; the call should be refused.
         """
 
-    def refuse(self, refusal: Refusal) -> bytes:
-        """Answer a call, or `Prepare`, with an error."""
+    def refuse(self, refusal: Refusal, call: Call | None = None) -> bytes:
+        """Answer a call, or `Prepare`, with a refusal."""

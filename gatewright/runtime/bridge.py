@@ -33,7 +33,7 @@ from typing import Any, Final, Protocol, TypeVar, cast
 
 from greenlet import getcurrent, greenlet
 
-from gatewright.errors import DeadlineExceededError, OverloadedError, PluginError
+from gatewright.errors import DeadlineExceededError, MustAwaitError, OverloadedError, PluginError
 from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, SpareTask, SpareTasks
 
 __all__ = ["CURRENT", "SWEEP_INTERVAL", "Bridge", "Strand", "Work", "current_work"]
@@ -190,13 +190,13 @@ class Bridge:
         """The strand that the caller runs in, and can wait in.
 
         Raises:
-            RuntimeError: the caller runs in none, or is a coroutine, which has to await.
+            MustAwaitError: the caller runs in none, or is a coroutine, which has to await.
         """
         if self.stepping is not None:  # the loop would run others in the name of its task
-            raise RuntimeError("an `async def` handler can't wait without `await`")
+            raise MustAwaitError("an `async def` handler can't wait without `await`")
         strand = getcurrent()
         if not isinstance(strand, Strand):
-            raise RuntimeError("this can be used only while a plugin handles a call")
+            raise MustAwaitError("this can be used only while a plugin handles a call")
         return strand
 
     def wait_for_resume(self, on_expiry: Callable[[Strand], object] | None = None) -> Any:

@@ -59,6 +59,7 @@ class Chain:
         key: the gateway's key of the configuration, for logs and metrics. What follows a NUL in it is there to tell two
             of the same apart, and left out here.
         name: the part of the key before any `#`: with Kong, the plugin's name.
+        late: with APISIX, others may have rewritten the request before: the key names the plugin that asks.
         ready: every step is usable; set once `build` is done.
         last_used: the tick (see `confs`) of its last use.
         token: its conf token, where it has one.
@@ -67,6 +68,7 @@ class Chain:
     def __init__(self, key: str, conf: Sequence[tuple[str, str]], builder: ChainBuilder) -> None:
         self.key = key.partition("\0")[0]
         self.name = key.partition("#")[0]
+        self.late = "#ext-plugin-post-req#" in key
         self.steps: list[Step] = []
         self.request_steps: list[Step] = []
         self.response_steps: list[Step] = []

@@ -6,24 +6,27 @@ Each rule here is a habit of the real gateway:
 - Header names go out in lower case: APISIX 3.9.1 patches its header cache under the name as sent, and later phases, or
   the upstream, would see old and new value side by side.
 - A request header is *set* by each entry, so the last of a repeated name wins: values are joined into one.
-- A path alone drops the query on versions up to 3.9.1, unless any argument is named: the deletion of one that isn't
-  there changes nothing and keeps the query.
+- A path alone drops the query on versions before 3.16, unless any argument is named: the deletion of one that isn't
+  there changes nothing and keeps the query, though written anew (escapes, order between names). Later ones keep it.
 - A new request body must follow the reading of the client's, and bring its content-length: otherwise a longer one is
   cut, and a shorter one leaves the upstream waiting, where a post-resp plugin is on the route.
 - An answer to the response phase without headers loses content-type and nine others; one with headers replaces all.
   So all are sent, but those that belong to one connection.
 - When nothing is printed for an upstream answer without a body, nginx asks the upstream *again*, POST and DELETE
-  included. Any reply body stops that; with 204 and 304 the client never sees it.
+  included. Any reply body stops that; with HEAD, 204 and 304 the client never sees it.
+- An error frame in the response phase makes APISIX send its 503 with the upstream's whole body, or ask the upstream
+  again where there is none. So a failure there is answered like a success: a reply with a status and a body.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NoReturn
 
 from gatewright.errors import NotAvailableError, PluginError, ProtocolError
 from gatewright.gateways.apisix._reading import Entry
+from gatewright.gateways.apisix.asking import BODILESS, upstream_header
 from gatewright.gateways.apisix.calls import HttpRespCall
 from gatewright.gateways.apisix.replies import (
     InfoRequest,
@@ -37,16 +40,16 @@ from gatewright.gateways.apisix.replies import (
     encode_stop,
     split_rewrite,
 )
-from gatewright.http import REQUEST_BODY, Call, Question, Response, ResponseCall
+from gatewright.http import Call, Question, Response, ResponseCall
 
-__all__ = ["info_request", "questions_before_reply", "request_reply", "response_call", "response_reply"]
+__all__ = ["info_request", "refusal_reply", "request_reply", "response_call", "response_reply"]
 
 _HOP_BY_HOP: Final = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
 _JOINT: Final = {"cookie": "; "}
-_BODILESS: Final = (204, 304)
-_UNSEEN_BODY: Final = b"\n"  # never reaches the client: the status forbids a body
+_LEAST_BODY: Final = b"\n"
+_REFUSED: Final = RespReply(503, [("content-type", "text/plain; charset=utf-8")], b"The service is unavailable.\n")
 _KINDS: Final = {
     "request_body": InfoRequest(InfoType.REQ_BODY),
     "response_body": InfoRequest(InfoType.RESP_BODY),
@@ -106,11 +109,6 @@ def info_request(question: Question) -> InfoRequest:
     return _KINDS.get(question.kind) or InfoRequest(InfoType.VAR, question.name)
 
 
-def questions_before_reply(call: Call) -> Sequence[Question]:
-    """What must be asked before the reply: the client's body, where another one replaces it."""
-    return (REQUEST_BODY,) if call.body is not None and not call.body_was_read else ()
-
-
 # --- request phase
 
 
@@ -140,7 +138,7 @@ def request_reply(call: Call, response: Response | None) -> bytes:
         header_entries = _joined(headers.changes) if headers is not None else []
         args = [] if query is None else _repeated(query.changes)
         if call.path is not None and not args:
-            args = _keep_query(call)
+            args = [] if call.keeps_query else _keep_query(call)
         if call.body is not None:
             header_entries = _with_length(header_entries, call)
         return encode_rewrite(
@@ -217,6 +215,11 @@ def _with_length(entries: list[Entry], call: Call) -> list[Entry]:
 # --- response phase
 
 
+def refusal_reply(call: Call) -> bytes:
+    """The frame that refuses a response phase: nothing of the upstream's answer reaches the client."""
+    return encode_resp_reply(call.source.id, _REFUSED)
+
+
 def response_reply(call: Call) -> bytes:
     """The frame that answers a response phase.
 
@@ -226,28 +229,18 @@ def response_reply(call: Call) -> bytes:
     headers = call.response_headers
     status = call.status_change or call.response_status
     body = call.response_body
+    unsized = body is not None and not call.is_head
     entries: list[Entry] = [
         (name, value)
         for name, value in headers.multi_items()
-        if name not in _HOP_BY_HOP and not (name == "content-length" and body is not None)
+        if name not in _HOP_BY_HOP and not (name == "content-length" and (unsized or status == 204))
     ]
+    if not body:
+        body = _body_for(call, status)
+        if body is _LEAST_BODY and status not in BODILESS and not call.is_head:
+            entries = [entry for entry in entries if entry[0] != "content-length"]
     if not entries:
         entries = [("connection", None)]  # an empty list would bring the upstream's headers back
-    if not body:
-        if status in _BODILESS:
-            body = _UNSEEN_BODY
-        elif body is not None:
-            raise PluginError("APISIX can't be told to send an empty response body; set the status to 204 instead")
-        elif call.response_status in _BODILESS:
-            raise PluginError(
-                f"the upstream answered {call.response_status} without a body: with status {status} it would be asked "
-                "a second time; set a body too"
-            )
-        elif call.read_response_body == b"" and headers.get("content-length") != "0":
-            call.warning = (
-                "the upstream's answer has no body: APISIX will send the request upstream a second time, "
-                "unless the plugin sets a body"
-            )
     try:
         return encode_resp_reply(
             call.source.id,
@@ -255,3 +248,23 @@ def response_reply(call: Call) -> bytes:
         )
     except ProtocolError as error:
         raise PluginError(f"the reply can't be sent to APISIX: {error}") from error
+
+
+def _body_for(call: Call, status: int) -> bytes | None:
+    """The body where plugins set none, or an empty one: the least that keeps APISIX from asking the upstream again."""
+    if status in BODILESS or call.is_head:
+        return _LEAST_BODY
+    if call.response_body is not None:
+        raise PluginError("APISIX can't be told to send an empty response body; set the status to 204 instead")
+    if call.response_status in BODILESS:
+        raise PluginError(
+            f"the upstream answered {call.response_status} without a body: with status {status} it would be asked "
+            "a second time; set a body too"
+        )
+    if call.read_response_body == b"" and upstream_header(call, "content-length") != "0":
+        call.warning = (
+            "the upstream's answer is empty, and has no content-length: so that APISIX doesn't send the request "
+            "upstream a second time, the client gets a body of one newline; set a body, or the status 204"
+        )
+        return _LEAST_BODY
+    return None

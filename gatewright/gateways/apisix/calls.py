@@ -8,7 +8,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from typing import Final
+from urllib.parse import unquote
 
+from gatewright.datastructures import CutEntries
 from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import _building as building
 from gatewright.gateways.apisix import _reading as reading
@@ -18,9 +20,11 @@ from gatewright.gateways.apisix.frames import FrameType, encode_frame
 
 __all__ = [
     "METHODS",
+    "CutHttpReqCall",
     "HttpReqCall",
     "HttpRespCall",
     "PrepareConf",
+    "WholeHttpReqCall",
     "decode_extra_info_result",
     "encode_extra_info_result",
     "encode_http_req_call",
@@ -37,6 +41,9 @@ METHODS: Final = (
 _HEADER: Final = 4  # bytes of frame header in front of the payload
 _REQUEST_VTABLE: Final = 18  # bytes: two sizes and seven slots
 _MAX_HEADS: Final = 64
+_CAP: Final = 100
+_DRIFT: Final = 10  # headers that APISIX's own plugins may have added to what was cut, or taken away
+_FEWEST: Final = 32 * (_CAP - _DRIFT)  # bytes of so many headers, at the least
 _request_heads: dict[bytes, tuple[reading.Layout, Callable[[bytes, int], tuple[int, ...]], bool]] = {}  # a pure cache
 _u32 = struct.Struct("<I").unpack_from
 _i32 = struct.Struct("<i").unpack_from
@@ -70,6 +77,9 @@ class HttpReqCall:
     """
 
     __slots__ = ("_frame", "_layout", "_table", "conf_token", "id")
+
+    cuts_headers: bool | None = None
+    """Whether this gateway hands over 100 headers at most; `None` where that's not known."""
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame
@@ -119,23 +129,77 @@ class HttpReqCall:
 
     def read_headers(self) -> list[Entry]:
         """The request's headers, names in lower case unless a plugin rewrote them, repeats apart."""
-        return reading.read_entries(self._frame, self._table, self._layout[5])
+        entries = reading.read_entries(self._frame, self._table, self._layout[5])
+        return CutEntries(entries) if len(self._frame) > _FEWEST and self.headers_cut else entries
 
-    def has_header(self, name: str) -> bool:
+    @property
+    def headers_cut(self) -> bool:
+        """Whether the client may have sent more headers than these.
+
+        From 3.10 on 100 are handed over, and plugins before this one may have changed that number a little
+        (core/request.lua, `_headers`). Where the version isn't known, many more than 100 show that none were cut.
+        """
+        if self.cuts_headers is False:
+            return False
+        count = self._count(5)
+        return count >= _CAP - _DRIFT and (self.cuts_headers or count <= _CAP + _DRIFT)
+
+    def _count(self, slot: int) -> int:
+        vector = reading.read_table(self._frame, self._table, self._layout[slot])
+        return 0 if vector is None else reading.read_u32(self._frame, vector - 4, 4)
+
+    def has_header(self, name: str) -> bool | None:
         """Whether there is a header of this name (in lower case), decoding as little as possible.
 
-        Names come in lower case, unless an earlier phase left others behind.
+        Names come in lower case, unless an earlier phase left others behind. `None`: it may have been cut off.
         """
         if reading.has_entry(self._frame, self._table, self._layout[5], name):
             return True
+        if len(self._frame) > _FEWEST and self.headers_cut:
+            return None
         if name.encode("utf-8", "surrogateescape") not in self._frame.lower():
             return False
         return any(present.lower() == name for present, _ in self.read_headers())
 
     def has_args(self) -> bool:
         """Whether the query has any argument."""
-        vector = reading.read_table(self._frame, self._table, self._layout[4])
-        return vector is not None and reading.read_u32(self._frame, vector - 4, 4) > 0
+        return self._count(4) > 0
+
+    @property
+    def may_be_escaped(self) -> bool:
+        """Whether the path looks the same as one that is escaped."""
+        return b"%" in self._frame and "%" in self.path
+
+    def with_escaped_path(self) -> HttpReqCall:
+        """The same, but its path is known to be `$upstream_uri`, which is escaped."""
+        other = _RewrittenHttpReqCall.__new__(_RewrittenHttpReqCall)
+        for name in HttpReqCall.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.cuts_headers = self.cuts_headers
+        return other
+
+
+class CutHttpReqCall(HttpReqCall):
+    """As a gateway from 3.10 on sends it."""
+
+    __slots__ = ()
+    cuts_headers = True
+
+
+class WholeHttpReqCall(HttpReqCall):
+    """As a gateway before 3.10 sends it."""
+
+    __slots__ = ()
+    cuts_headers = False
+
+
+class _RewrittenHttpReqCall(HttpReqCall):
+    __slots__ = ("cuts_headers",)
+    cuts_headers: bool | None
+
+    @property
+    def path(self) -> str:
+        return unquote(super().path, errors="surrogateescape")
 
 
 class HttpRespCall:

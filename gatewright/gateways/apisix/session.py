@@ -25,12 +25,13 @@ from enum import Enum
 from typing import Final
 
 from gatewright.errors import ProtocolError
-from gatewright.gateways.apisix import adapt
-from gatewright.gateways.apisix.calls import HttpReqCall, HttpRespCall, PrepareConf, decode_extra_info_result
+from gatewright.gateways.apisix import adapt, asking
+from gatewright.gateways.apisix.calls import HttpRespCall, PrepareConf, decode_extra_info_result
 from gatewright.gateways.apisix.frames import MAX_PAYLOAD, FrameBuffer, FrameType
 from gatewright.gateways.apisix.replies import ErrorCode, encode_conf_token, encode_error, encode_info_request
+from gatewright.gateways.apisix.versions import Version
 from gatewright.gateways.events import Answer, Event, Prepare, Refusal
-from gatewright.http import Call, Question, RequestCall, Response
+from gatewright.http import Call, Question, Recipe, RequestCall, Response, ResponseCall
 
 __all__ = ["ApisixSession", "State"]
 
@@ -58,19 +59,31 @@ _ERROR_CODES: Final = {
 class ApisixSession:
     """One connection's state; see `gatewright.gateways.events.Session` for the methods' contract."""
 
-    __slots__ = ("_buffer", "_max_payload", "_questions", "_state", "buffered", "busy")
+    __slots__ = (
+        "_answers_failures", "_buffer", "_max_payload", "_questions", "_request_class", "_state", "_version",
+        "buffered", "busy",
+    )  # fmt: skip
 
     busy: bool
     """An RPC is open."""
     buffered: int
     """Bytes received but not yet turned into an event."""
 
-    def __init__(self, *, max_payload: int = MAX_PAYLOAD) -> None:
+    def __init__(self, *, max_payload: int = MAX_PAYLOAD, version: str = "auto", answers_failures: bool = True) -> None:
         """Start idle.
 
         Args:
             max_payload: longest payload in bytes that is accepted.
+            version: the gateway's, or `auto`.
+            answers_failures: refuse in the response phase by a reply; otherwise by an error, after which APISIX sends
+                the upstream's body, with its own 503 or (`allow_degradation`) the upstream's status.
+
+        Raises:
+            ConfigError: that is no version.
         """
+        self._version = Version(version)
+        self._request_class = self._version.request_class
+        self._answers_failures = answers_failures
         self._state = State.IDLE
         self._questions = 0
         self._max_payload = max_payload
@@ -93,7 +106,7 @@ class ApisixSession:
                 if word >> 24 == _HTTP_REQ_CALL:
                     self._state = _CALLED
                     self.busy = True
-                    message = HttpReqCall(data)
+                    message = self._request_class(data)
                     return (RequestCall(message, message.conf_token),)
                 return (self._event_of(data),)
         buffer = self._buffer
@@ -112,7 +125,7 @@ class ApisixSession:
         if kind == _HTTP_REQ_CALL:
             self._state = State.CALLED
             self.busy = True
-            message = HttpReqCall(frame)
+            message = self._request_class(frame)
             return RequestCall(message, message.conf_token)
         if kind == FrameType.EXTRA_INFO:
             if not self._questions:
@@ -140,9 +153,15 @@ class ApisixSession:
         self._questions += 1
         return encode_info_request(adapt.info_request(question))
 
-    def questions_before_reply(self, call: Call) -> Sequence[Question]:
-        """The client's body, where it is to be replaced but has not been read."""
-        return adapt.questions_before_reply(call)
+    def reading(self, call: Call, question: Question) -> Recipe[bytes]:
+        """How to get a body."""
+        return asking.reading(call, self._version, question)
+
+    def before_reply(self, call: Call) -> Recipe[None]:
+        """What must be known before the reply."""
+        if type(call) is RequestCall:
+            return asking.before_request_reply(call, self._version)
+        return asking.before_response_reply(call)
 
     def reply(self, call: Call, response: Response | None) -> bytes:
         """The answer to a call."""
@@ -154,9 +173,11 @@ class ApisixSession:
         self.busy = False
         return frame
 
-    def refuse(self, refusal: Refusal) -> bytes:
-        """An error frame; APISIX closes the connection when it gets it."""
+    def refuse(self, refusal: Refusal, call: Call | None = None) -> bytes:
+        """An error frame, after which APISIX closes the connection; in the response phase, an answer to the client."""
         self._close()
+        if type(call) is ResponseCall and self._answers_failures and refusal is not Refusal.UNKNOWN_CONF:
+            return adapt.refusal_reply(call)
         return encode_error(_ERROR_CODES[refusal])
 
     def _open(self, state: State) -> None:

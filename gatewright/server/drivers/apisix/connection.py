@@ -14,8 +14,9 @@ from typing import Any, cast
 from greenlet import GreenletExit
 
 from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightError, NotAvailableError, ProtocolError
+from gatewright.gateways.apisix.calls import HttpReqCall
 from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
-from gatewright.http import Call, Question, RequestCall, ResponseCall
+from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.server.worker.service import Service, Uplink
@@ -109,7 +110,7 @@ class Connection(asyncio.Protocol):
             service.failures.report(
                 "too many calls under way, request refused", kind="overloaded", route=chain.key, limit=service.max_calls
             )
-            self._refuse(Refusal.UNAVAILABLE)
+            self._refuse(Refusal.UNAVAILABLE, call)
             return
         chain.last_used = self._confs.now
         call.asker = self
@@ -119,15 +120,17 @@ class Connection(asyncio.Protocol):
         service.started += 1
         try:
             if type(call) is RequestCall:
+                if chain.late:
+                    self._look_at_path(call)
                 response = chain.run_request(call, strand)
                 if response is not None:
                     service.answered += 1
-                elif call.body is not None:
-                    for question in session.questions_before_reply(call):
-                        call.read_body = self.ask_sync(call, question)
+                elif call.asks:
+                    self._follow(call, session.before_reply(call))
             else:
                 service.responses += 1
                 response = chain.run_response(call, strand)
+                self._follow(call, session.before_reply(call))
             frame = session.reply(call, response)
             if call.warning:
                 service.failures.report(call.warning, kind="warning", route=chain.key)
@@ -144,7 +147,7 @@ class Connection(asyncio.Protocol):
                 "request refused: internal error", kind="internal", route=chain.key, error=error, traceback=True
             )
             service.count_refused(Refusal.UNAVAILABLE.value)
-            frame = session.refuse(Refusal.UNAVAILABLE)
+            frame = session.refuse(Refusal.UNAVAILABLE, call)
         finally:
             self._call = self._strand = None
             service.ended += 1
@@ -171,11 +174,26 @@ class Connection(asyncio.Protocol):
             self._service.failures.report("request refused", kind="inexpressible", route=route, error=error)
         refusal = Refusal.BAD_REQUEST if isinstance(error, ProtocolError) else Refusal.UNAVAILABLE
         self._service.count_refused(refusal.value)
-        return self._session.refuse(refusal)
+        return self._session.refuse(refusal, call)
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Refusal, call: Call | None = None) -> None:
         self._service.count_refused(refusal.value)
-        self._write(self._session.refuse(refusal))
+        self._write(self._session.refuse(refusal, call))
+
+    def _look_at_path(self, call: Call) -> None:
+        """Learn whether the path is one that was set, and so escaped (init.lua: `$upstream_uri`, or `$uri`)."""
+        call.late = True
+        source = cast("HttpReqCall", call.source)
+        if source.may_be_escaped and self.ask_sync(call, Question("var", "upstream_uri")):
+            call.source = source.with_escaped_path()
+
+    def _follow(self, call: Call, recipe: Recipe[None]) -> None:
+        answer = None
+        try:
+            while True:
+                answer = self.ask_sync(call, recipe.send(answer))
+        except StopIteration:
+            return
 
     def _write(self, frame: bytes) -> None:
         self._transport.write(frame)
@@ -219,6 +237,10 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     # --- questions to the gateway (see `gatewright.http.Asker`)
+
+    def reading(self, call: Call, question: Question) -> Recipe[bytes]:
+        """How to get a body."""
+        return self._session.reading(call, question)
 
     async def ask(self, call: Call, question: Question) -> bytes | None:
         """Put a question and wait for its answer, in a task."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from gatewright.errors import GatewayClosedError, GatewrightError
+from gatewright.gateways.apisix.calls import HttpReqCall
 from gatewright.gateways.apisix.session import ApisixSession
 from gatewright.gateways.events import Session
-from gatewright.http import Call, Question, RequestCall
+from gatewright.http import Call, Question, RequestCall, Response
 from gatewright.observe.tracing import Tracing
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.discovery import Discovery
@@ -16,7 +18,7 @@ from gatewright.server.worker.process import WorkerPlan
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
 
-__all__ = ["TracedConnection", "driver", "plan"]
+__all__ = ["StrictConnection", "StrictTracedConnection", "TracedConnection", "driver", "plan"]
 
 
 class TracedConnection(Connection):
@@ -48,12 +50,38 @@ class TracedConnection(Connection):
         return super()._refusal_of(error, call)
 
 
+class StrictConnection(Connection):
+    """A connection whose requests are refused if headers may have been cut off."""
+
+    def _serve(self, strand: Strand, call: Call) -> None:
+        if type(call) is RequestCall and cast("HttpReqCall", call.source).headers_cut:
+            self._service.count_refused("headers cut")
+            self._write(self._session.reply(call, Response(431, body="Too many headers.\n")))
+            return
+        super()._serve(strand, call)
+
+
+class StrictTracedConnection(StrictConnection, TracedConnection):
+    """Both."""
+
+
 def driver(service: Service) -> Callable[[], Connection]:
     """What makes the drivers of connections for a service."""
-    tracing, most = service.tracing, service.settings.max_frame
+    tracing, settings = service.tracing, service.settings
+
+    def session() -> ApisixSession:
+        return ApisixSession(
+            max_payload=settings.max_frame,
+            version=settings.apisix_version,
+            answers_failures=settings.response_failure == "refuse",
+        )
+
+    strict = settings.cut_headers == "refuse"
     if tracing is None:
-        return lambda: Connection(service, ApisixSession(max_payload=most))
-    return lambda: TracedConnection(service, ApisixSession(max_payload=most), tracing)
+        plain = StrictConnection if strict else Connection
+        return lambda: plain(service, session())
+    traced = StrictTracedConnection if strict else TracedConnection
+    return lambda: traced(service, session(), tracing)
 
 
 def plan(settings: Settings, discover: Callable[[], Discovery]) -> WorkerPlan:

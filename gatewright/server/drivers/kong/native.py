@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
-from gatewright.http import Call, Question, RequestCall, Response, ResponseCall
+from gatewright.errors import NotAvailableError
+from gatewright.http import Call, Question, Recipe, RequestCall, Response, ResponseCall
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.server.drivers.kong.event import Event
@@ -100,6 +101,18 @@ class _Questions:
             return _raw(await self._event.call_later(*self._method(question)))
 
         return asked()
+
+    @staticmethod
+    def reading(_: Call, question: Question) -> Recipe[bytes]:
+        """How to get a body. Kong gives an empty one where there is none, and nothing where it's on its disk."""
+        body = yield question
+        if body is None:
+            raise NotAvailableError(
+                "Kong doesn't hand this body over: it is longer than client_body_buffer_size (nginx keeps it in a file)"
+                if question.kind == "request_body"
+                else "Kong doesn't hand the upstream's body over"
+            )
+        return body
 
 
 def run_access(chain: Chain, event: Event, strand: Strand) -> None:
