@@ -60,7 +60,10 @@ class Settings:
     conf_expire: float = _setting(3600.0, "the gateway's conf token cache time, seconds", env="APISIX_CONF_EXPIRE_TIME")
     socket_mode: str = _setting("0660", "permissions of the unix socket, octal")
     socket_owner: str = _setting("", "user who owns the socket, name or number; empty: find the gateway's")
-    socket_group: str = _setting("", "group of the socket, name or number; empty: the owner's")
+    socket_group: str = _setting("", "group of the socket, name or number; empty: the runner's own")
+    socket_open_directory: bool = _setting(
+        False, "listen even in a directory where everybody may replace the socket (world-writable, no sticky bit)"
+    )
     timeout: float = _setting(55.0, "seconds a handler may take, waiting included (APISIX gives up after 60)")
     hold_limit: float = _setting(0.1, "seconds a `def` handler may hold the loop before it is moved to a thread")
     threads: int = _setting(16, "threads for blocking handlers, in each worker")

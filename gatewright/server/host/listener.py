@@ -1,27 +1,27 @@
 """The listening socket: who may connect, whose file it is, and who may remove it.
 
-- A live socket is never taken over; a stale file is removed; any other file is left alone.
+- A live socket is never taken over; a stale file is removed; any other file is left alone (`socket_file`).
 - The file is made with its final rights: nobody can connect in between.
 - On exit only our own file is removed, known by its device and inode.
 - The default mode is 0660. Run as root, the runner gives the socket to the user of the gateway's workers (APISIX runs
   as root with workers of user `nobody`), found in the settings or from the gateway that started it (`gateway_user`).
+  Its group is our own: that of `nobody` is many a stranger's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import grp
 import os
 import pwd
 import socket
-import stat
 from pathlib import Path
 
 import structlog
 
 from gatewright.errors import ListenError
 from gatewright.server.host.gateway_user import find_gateway_user, gateway_parent
+from gatewright.server.host.socket_file import Found, bind_file, remove_file
 from gatewright.settings import Address, Settings, parse_address
 
 __all__ = ["BACKLOG", "Listener", "passed_socket", "watches_parent"]
@@ -34,23 +34,18 @@ BACKLOG = 2048
 class Listener:
     """A bound, listening socket."""
 
-    def __init__(self, sock: socket.socket, address: Address, *, ours: bool = True) -> None:
+    def __init__(self, sock: socket.socket, address: Address, *, file: Found | None = None) -> None:
         """Take a socket.
 
         Args:
             sock: the socket.
             address: where it listens.
-            ours: the file is ours to remove.
+            file: the socket's file, if it's ours to remove.
         """
         self.socket = sock
         self.address = address
-        self._inode: tuple[int, int] | None = None
-        if address.path and not ours:
-            return
-        if address.path:
-            found = Path(address.path).lstat()
-            self._inode = found.st_dev, found.st_ino
-        else:
+        self._file = file
+        if not address.path:
             host, port = sock.getsockname()[:2]
             self.address = Address(host=host, port=port)
 
@@ -63,6 +58,7 @@ class Listener:
         owner: str = "",
         group: str = "",
         keep_owner: bool = False,
+        open_directory: bool = False,
         warn: bool = True,
     ) -> Listener:
         """Bind and listen.
@@ -71,16 +67,22 @@ class Listener:
             address: where.
             mode: permissions of a unix socket.
             owner: user for a unix socket, name or number; empty to find the gateway's.
-            group: its group; empty for the owner's.
+            group: its group; empty for our own.
             keep_owner: the file stays ours, whoever the gateway's user is.
+            open_directory: a directory is fine in which everybody may replace files.
             warn: tell if the gateway's user can't be found.
 
         Raises:
             ListenError: the address is taken or not ours to take; the message says by whom and what to do.
         """
         if address.path:
-            ids = (-1, -1) if keep_owner else _owner_ids(Path(address.path), mode, owner, group, warn)
-            return cls(_bind_unix(address, mode, *ids), address)
+            path = Path(address.path)
+            uid, gid = (-1, -1) if keep_owner else _owner_ids(path, mode, owner, group, warn)
+            if not group:
+                gid = os.getegid()  # in a directory with the setgid bit it would be the directory's
+                mode = mode & ~0o070 if gid in _groups_of_strangers() else mode
+            sock, file = bind_file(path, mode=mode, uid=uid, gid=gid, backlog=BACKLOG, open_directory=open_directory)
+            return cls(sock, address, file=file)
         return cls(_bind_tcp(address), address)
 
     @classmethod
@@ -104,6 +106,7 @@ class Listener:
             mode=int(settings.socket_mode, 8),
             owner=settings.socket_owner,
             group=settings.socket_group,
+            open_directory=settings.socket_open_directory,
             warn=warn,
         )
 
@@ -114,15 +117,12 @@ class Listener:
     def close(self) -> None:
         """Stop listening and remove the socket's file, if it is still ours."""
         self.socket.close()
-        if self._inode is None:
+        file, self._file = self._file, None
+        if file is None:
             return
         path = Path(self.address.path)
         try:
-            found = path.lstat()
-            if (found.st_dev, found.st_ino) == self._inode:
-                path.unlink()
-        except FileNotFoundError:
-            pass
+            remove_file(path, file)
         except OSError as error:
             structlog.get_logger("gatewright.server").error(
                 "the socket's file can't be removed; the next start will", path=str(path), error=error.strerror
@@ -148,7 +148,7 @@ def passed_socket() -> Listener | None:
     os.set_inheritable(sock.fileno(), False)
     name = sock.getsockname()
     address = Address(path=name) if isinstance(name, str) else Address(host=name[0], port=name[1])
-    return Listener(sock, address, ours=False)
+    return Listener(sock, address)
 
 
 def _bind_tcp(address: Address) -> socket.socket:
@@ -168,64 +168,13 @@ def _bind_tcp(address: Address) -> socket.socket:
     return sock
 
 
-def _bind_unix(address: Address, mode: int, uid: int, gid: int) -> socket.socket:
-    path = Path(address.path)
-    _clear_the_way(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o777)
-    try:
-        sock.bind(str(path))
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.ENOENT:
-            raise ListenError(f"{path}: the directory {path.parent} does not exist") from None
-        if error.errno == errno.EADDRINUSE:
-            raise ListenError(f"{path}: another process took it just now") from None
-        raise ListenError(f"{path}: {error.strerror or error}") from None
-    finally:
-        os.umask(umask)
-    try:
-        if uid != -1 or gid != -1:
-            os.chown(path, uid, gid)
-        path.chmod(mode)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        path.unlink(missing_ok=True)
-        raise ListenError(
-            f"{path}: {error.strerror}; only root can give the socket to another user (--socket-owner, --socket-group)"
-        ) from None
-    sock.setblocking(False)
-    return sock
-
-
-def _clear_the_way(path: Path) -> None:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ListenError(f"{path}: {error.strerror}") from None
-    if not stat.S_ISSOCK(found.st_mode):
-        raise ListenError(f"{path} exists and is not a socket; remove it or choose another path with --listen")
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    probe.settimeout(1.0)
-    try:
-        probe.connect(str(path))
-    except ConnectionRefusedError:
-        pass  # nobody listens: left behind by a process that was killed
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ListenError(f"{path} exists and can't be tried: {error.strerror or error}") from None
-    else:
-        raise ListenError(f"{path} is in use by another running process; stop it or choose another path with --listen")
-    finally:
-        probe.close()
-    try:
-        path.unlink()
-    except OSError as error:
-        raise ListenError(f"{path} is left from an earlier process and can't be removed: {error.strerror}") from None
+def _groups_of_strangers() -> set[int]:
+    """Groups that users have who have nothing to do with each other."""
+    found = {65534}
+    for name in ("nogroup", "nobody"):
+        with contextlib.suppress(KeyError):
+            found.add(grp.getgrnam(name).gr_gid)
+    return found
 
 
 def _owner_ids(path: Path, mode: int, owner: str, group: str, warn: bool) -> tuple[int, int]:
@@ -234,7 +183,7 @@ def _owner_ids(path: Path, mode: int, owner: str, group: str, warn: bool) -> tup
     if owner:
         try:
             entry = pwd.getpwuid(int(owner)) if owner.isdigit() else pwd.getpwnam(owner)
-            uid, gid = entry.pw_uid, entry.pw_gid
+            uid = entry.pw_uid
         except KeyError:
             if not owner.isdigit():
                 raise ListenError(f"socket_owner: there is no user {owner!r}") from None
@@ -243,8 +192,6 @@ def _owner_ids(path: Path, mode: int, owner: str, group: str, warn: bool) -> tup
         found = find_gateway_user()
         if found.uid is not None:
             uid = found.uid
-            with contextlib.suppress(KeyError):
-                gid = pwd.getpwuid(uid).pw_gid
             structlog.get_logger("gatewright.server").info(
                 "the socket is given to the gateway's user", socket=str(path), uid=uid, found_by=found.why
             )

@@ -86,11 +86,21 @@ class Admin:
             ("POST", "/reopen-logs"): self._reopen_logs,
         }
         if settings.metrics:
-            self._bind(Listener.bind(parse_address(settings.metrics), mode=0o660, group=settings.socket_group), shows)
+            self._bind(
+                Listener.bind(
+                    parse_address(settings.metrics),
+                    mode=0o660,
+                    group=settings.socket_group,
+                    open_directory=settings.socket_open_directory,
+                ),
+                shows,
+            )
         control = control_address(settings)
         if control is not None:
             try:
-                listener = Listener.bind(control, mode=0o600, keep_owner=True)
+                listener = Listener.bind(
+                    control, mode=0o600, keep_owner=True, open_directory=settings.socket_open_directory
+                )
             except ListenError as error:
                 if settings.control != "auto":
                     self.unlink()

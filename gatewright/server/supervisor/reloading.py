@@ -23,6 +23,7 @@ _FIXED = (
     "socket_mode",
     "socket_owner",
     "socket_group",
+    "socket_open_directory",
     "control",
     "metrics",
     "die_with_parent",

@@ -1,0 +1,211 @@
+"""The file of a unix socket: made, given away and removed without ever touching another file.
+
+Its directory may belong to somebody else (Kong's prefix is its user's), who can replace the fresh socket by a link to a
+file of root's between any two steps. So nothing is done to a *path* once the directory is open: the file is opened as
+it is (`O_PATH | O_NOFOLLOW`), must be the very socket that was just bound, and owner and mode are set on that.
+
+Two starts at once: the directory is locked from the look at what is there until the new socket listens, so the second
+one finds a socket in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from gatewright.errors import ListenError
+
+__all__ = ["Found", "bind_file", "remove_file"]
+
+_LOCK_SECONDS: Final = 5.0
+_LOCK_PAUSE: Final = 0.01
+_OTHERS_WRITE: Final = 0o002
+
+
+class Found(NamedTuple):
+    """Which file it is: of itself, and of its directory."""
+
+    file: tuple[int, int]
+    directory: tuple[int, int]
+
+
+def bind_file(
+    path: Path, *, mode: int, uid: int, gid: int, backlog: int, open_directory: bool
+) -> tuple[socket.socket, Found]:
+    """Bind a socket and listen.
+
+    Args:
+        path: where.
+        mode: the file's permissions.
+        uid: its owner, -1 for ourselves.
+        gid: its group, -1 for what the system gives.
+        backlog: connections that may wait to be accepted.
+        open_directory: a directory is fine in which everybody may replace files.
+
+    Raises:
+        ListenError: the path is taken or not ours to take; the message says by whom and what to do.
+    """
+    with _open_directory(path, open_directory) as directory:
+        _clear_the_way(path, directory)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _bind(sock, path)
+            found = _give_away(path, directory, mode, uid, gid)
+            sock.listen(backlog)
+        except BaseException:
+            sock.close()
+            raise
+        here = os.fstat(directory)
+        sock.setblocking(False)
+        return sock, Found(found, (here.st_dev, here.st_ino))
+
+
+def remove_file(path: Path, found: Found) -> None:
+    """Remove the socket's file, if it is still that one, in that directory.
+
+    Raises:
+        OSError: it can't be removed.
+    """
+    try:
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        here = os.fstat(directory)
+        if (here.st_dev, here.st_ino) != found.directory:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            there = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
+            if (there.st_dev, there.st_ino) == found.file:
+                os.unlink(path.name, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def _open_directory(path: Path, open_directory: bool) -> Iterator[int]:
+    """The socket's directory, locked."""
+    flags = os.O_DIRECTORY | os.O_CLOEXEC
+    lockable = True
+    try:
+        try:
+            directory = os.open(path.parent, os.O_RDONLY | flags)
+        except PermissionError:  # one may be allowed to write and search, and not to list
+            lockable = False
+            directory = os.open(path.parent, os.O_PATH | flags)
+    except FileNotFoundError:
+        raise ListenError(f"{path}: the directory {path.parent} does not exist") from None
+    except OSError as error:
+        raise ListenError(f"{path}: {error.strerror}") from None
+    try:
+        rights = os.fstat(directory).st_mode
+        if rights & _OTHERS_WRITE and not rights & stat.S_ISVTX and not open_directory:
+            raise ListenError(
+                f"{path}: everybody may replace files in {path.parent} (mode {stat.S_IMODE(rights):04o}), and so pose "
+                f"as the runner: chmod o-w or +t, listen elsewhere, or accept it with --socket-open-directory"
+            )
+        if lockable:
+            _lock(path, directory)
+        yield directory
+    finally:
+        os.close(directory)  # and with it the lock
+
+
+def _lock(path: Path, directory: int) -> None:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ListenError(
+                    f"{path}: another process holds a lock on the directory {path.parent} (see `lsof {path.parent}`)"
+                ) from None
+            time.sleep(_LOCK_PAUSE)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF):
+                raise ListenError(f"{path}: {error.strerror}") from None
+            return  # a file system without locks: there only the socket itself tells
+        else:
+            return
+
+
+def _clear_the_way(path: Path, directory: int) -> None:
+    try:
+        found = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ListenError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ListenError(f"{path} exists and is not a socket; remove it or choose another path with --listen")
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe.settimeout(1.0)
+    try:
+        probe.connect(str(path))
+    except ConnectionRefusedError:
+        pass  # nobody listens: left behind by a process that was killed
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ListenError(f"{path} exists and can't be tried: {error.strerror or error}") from None
+    else:
+        raise ListenError(f"{path} is in use by another running process; stop it or choose another path with --listen")
+    finally:
+        probe.close()
+    try:
+        os.unlink(path.name, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ListenError(f"{path} is left from an earlier process and can't be removed: {error.strerror}") from None
+
+
+def _bind(sock: socket.socket, path: Path) -> None:
+    umask = os.umask(0o777)  # nobody can connect before the rights are set
+    try:
+        sock.bind(str(path))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(f"{path}: another process took it just now") from None
+        raise ListenError(f"{path}: {error.strerror or error}") from None
+    finally:
+        os.umask(umask)
+
+
+def _give_away(path: Path, directory: int, mode: int, uid: int, gid: int) -> tuple[int, int]:
+    """Give the file that was just bound to its owner; tells which one it is."""
+    try:
+        file = os.open(path.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except OSError as error:
+        raise ListenError(f"{path}: gone as soon as it was bound: {error.strerror}") from None
+    try:
+        found = os.fstat(file)
+        # Only a socket of ours that nobody may use is the one that was bound.
+        if not stat.S_ISSOCK(found.st_mode) or stat.S_IMODE(found.st_mode) or found.st_uid != os.geteuid():
+            raise ListenError(
+                f"{path}: somebody replaced the socket while it was made; who may write in {path.parent}?"
+            )
+        itself = f"/proc/self/fd/{file}"  # the one way to change what an O_PATH descriptor stands for
+        try:
+            if uid != -1 or gid != -1:
+                os.chown(itself, uid, gid)
+            Path(itself).chmod(mode)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(path.name, dir_fd=directory)
+            raise ListenError(
+                f"{path}: {error.strerror}; only root can give the socket to another user "
+                "(--socket-owner, --socket-group)"
+            ) from None
+        return found.st_dev, found.st_ino
+    finally:
+        os.close(file)
