@@ -14,7 +14,10 @@ Headers = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class ClientRequest:
-    """What the client sent. `framing` is `none`, `content-length` or `chunked`."""
+    """What the client sent.
+
+    `framing` is `none`, `content-length` or `chunked`, or `h2` for a body over HTTP/2 without a length.
+    """
 
     method: str
     target: str
@@ -26,6 +29,12 @@ class ClientRequest:
     server_port: int = 9080
     server_addr: str = "127.0.0.1"
     client_port: int = 0
+    keep_alive: bool = True
+    """The client wants the connection to stay open."""
+    head_size: int = 0
+    """Bytes of the request line and the headers."""
+    number: int = 1
+    """Which of its connection's requests it is."""
 
 
 @dataclass(slots=True)

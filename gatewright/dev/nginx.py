@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from functools import lru_cache
 
 from gatewright.dev.messages import Headers, raw, text_of
 
-__all__ = ["Args", "escape", "format_args", "header_value", "normalise", "parse_args", "set_header", "unescape"]
+__all__ = [
+    "Args", "Target", "TargetError", "escape", "format_args", "header_value", "normalise", "parse_args", "set_header",
+    "split_target", "unescape", "valid_host",
+]  # fmt: skip
 
 Args = dict[str, list["str | None"]]
 
@@ -53,23 +58,98 @@ def format_args(args: Args) -> str:
     return "&".join(parts)
 
 
+class TargetError(ValueError):
+    """A target that nginx answers with 400."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A request's target, taken apart.
+
+    Attributes:
+        host: of an absolute target, else empty.
+        unparsed: `$request_uri`: as the client sent it, without scheme and host.
+        uri: `$uri`: decoded and normalised.
+        args: `$args`: as the client sent it, `None` where there is no question mark.
+        quoted: there are percent-escapes in the path; only then does nginx escape it again.
+        passed_on: it goes upstream as the client sent it, where nothing changes it.
+    """
+
+    host: str
+    unparsed: str
+    uri: str
+    args: str | None
+    quoted: bool
+    passed_on: bool
+
+
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\[[^\[\]/?# ]*\]|[A-Za-z0-9.-]*)(?::[0-9]*)?(?=[/?]|$)")
+
+
+@lru_cache(maxsize=256)
+def split_target(target: str) -> Target:
+    """Take a target apart as nginx does (ngx_http_parse_request_line, ngx_http_process_request_uri).
+
+    Raises:
+        TargetError: nginx refuses it.
+    """
+    host, passed_on = "", True
+    if not target.startswith("/"):
+        absolute = _ABSOLUTE.match(target)
+        if absolute is None:
+            raise TargetError("neither a path nor an absolute URL")
+        host = absolute[1].lower()
+        if not valid_host(host):
+            raise TargetError("client sent invalid host in request line")
+        target = target[absolute.end() :]
+        passed_on = not target.startswith("?")
+        target = target or "/"
+    before_fragment = target.partition("#")[0]
+    path, question, args = before_fragment.partition("?")
+    return Target(
+        host=host.removesuffix("."),
+        unparsed=target,
+        uri=normalise(path if passed_on else "/"),
+        args=args if question else None,
+        quoted="%" in path,
+        passed_on=passed_on,
+    )
+
+
+def valid_host(host: str) -> bool:
+    """Whether nginx takes a host, with or without a port (ngx_http_validate_host)."""
+    if ".." in host or "/" in host or any(ord(char) <= 0x20 or ord(char) == 0x7F for char in host):
+        return False
+    name = re.match(r"\[[^\]]*\]|[^:]*", host)
+    return name is not None and name[0].removesuffix(".") != ""
+
+
 def normalise(path: str) -> str:
-    """Nginx's `$uri`: decoded, slashes merged, dot segments resolved."""
-    out: list[str] = []
-    segments = re.sub("/+", "/", unescape(path)).split("/")
+    """Nginx's `$uri`: decoded, slashes merged, dot segments resolved (ngx_http_parse_complex_uri).
+
+    Raises:
+        TargetError: an escape is not one or is a NUL, or dots lead above the root.
+    """
+    data = raw(path)
+    if re.search(rb"%(?![0-9A-Fa-f]{2})|%00", data):
+        raise TargetError("an escape that is none, or a NUL")
+    out: list[bytes] = []
+    # Escaped slashes and dots count as such; an escaped `?` or `#` is a character of the path.
+    segments = re.sub(b"/+", b"/", re.sub(rb"%(..)", lambda match: bytes((int(match[1], 16),)), data)).split(b"/")
     for number, segment in enumerate(segments[1:], 1):
         last = number == len(segments) - 1
-        if segment == "..":
-            if out:
-                out.pop()
+        if segment == b"..":
+            if not out:
+                raise TargetError("dots that lead above the root")
+            out.pop()
             if last:
-                out.append("")
-        elif segment == ".":
+                out.append(b"")
+        elif segment == b".":
             if last:
-                out.append("")
+                out.append(b"")
         else:
             out.append(segment)
-    return "/" + "/".join(out)
+    return text_of(b"/" + b"/".join(out))
 
 
 def set_header(headers: Headers, name: str, values: list[str]) -> Headers:

@@ -34,10 +34,8 @@ TIMEOUTS = Timeouts(read=60 / HASTE, lock=5 / HASTE, lock_expiry=30 / HASTE)
 if not CASES:
     pytest.skip("the recorded exchanges are not here (GATEWRIGHT_WIRE names their file)", allow_module_level=True)
 
-# What aiohttp's parser refuses (nginx doesn't), and what needs two gateway workers.
+# What needs two gateway workers.
 DEVIATIONS = {
-    "method-unknown-degrade": "the HTTP parser knows no method FOOBAR: 400 instead of 500",
-    "path-raw-utf8": "the HTTP parser takes no raw UTF-8 in a path: 400 instead of passing it on",
     "workers-two-workers-not-found": "the development gateway is one worker: it prepares once, not once a worker",
 }
 
@@ -50,14 +48,6 @@ def exchanges(case: dict[str, Any]) -> list[dict[str, Any]]:
 async def test_recorded_case(case: dict[str, Any], tmp_path: Path) -> None:
     differences = await (play_parallel if "requests" in case else play)(case, tmp_path)
     assert not differences, "\n".join(differences)
-
-
-@pytest.mark.parametrize("name", ["method-unknown-degrade", "path-raw-utf8"])
-async def test_what_the_http_parser_refuses_is_answered_400_and_reaches_nobody(name: str, tmp_path: Path) -> None:
-    case = next(c for c in CASES if c["case"] == name)
-    differences = "\n".join(await play(case, tmp_path))
-    assert "got  HTTP/1.0 400 Bad Request" in differences
-    assert "got  []" in differences
 
 
 async def test_one_worker_prepares_a_forgotten_token_once(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 
 from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
-from gatewright.dev.nginx import Args, escape, format_args, header_value, normalise, parse_args, set_header
+from gatewright.dev.nginx import Args, escape, format_args, header_value, parse_args, set_header, split_target
 from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.replies import RespReply, Rewrite, Stop
 
@@ -38,17 +38,12 @@ class Exchange:
 
     def __init__(self, request: ClientRequest) -> None:
         self.request = request
-        target = request.target
-        absolute = re.match(r"(https?)://([^/?]*)", target)
-        self.request_host = ""
-        if absolute:
-            self.request_host = absolute[2].rsplit(":", 1)[0]
-            target = target[absolute.end() :] or "/"
+        target = split_target(request.target)
+        self.request_host = target.host
         self.target = target
-        path, question, query = target.partition("?")
-        self.uri = normalise(path)
-        self.is_args = "?" if question else ""
-        self.args_text = query
+        self.uri = target.uri
+        self.is_args = "?" if target.args else ""
+        self.args_text = target.args or ""
         self.upstream_uri = ""
         self.headers: Headers = [
             (name, value) for name, value in request.headers if re.fullmatch(r"[A-Za-z0-9_\-]+", name)
@@ -106,7 +101,7 @@ class Exchange:
         request = self.request
         known = {
             "uri": self.uri,
-            "request_uri": request.target if not self.request_host else self.target,
+            "request_uri": self.target.unparsed,
             "args": self.args_text,
             "query_string": self.args_text,
             "is_args": self.is_args,
@@ -238,9 +233,10 @@ class Exchange:
         """The target for `proxy_pass`: what the client sent, byte for byte, unless something was changed."""
         if self.upstream_uri:
             return self.upstream_uri
-        if self.args_set:
-            return escape(self.uri) + self.is_args + self.args_text
-        return self.target
+        if self.args_set or not self.target.passed_on:
+            path = escape(self.uri) if self.target.quoted else self.uri
+            return path + self.is_args + self.args_text
+        return self.target.unparsed
 
     def subrequest_target(self) -> str:
         """The target for post-resp's own request, which is put together anew: `$uri` goes out decoded."""

@@ -57,6 +57,11 @@ _NOT_REPEATED = ("POST", "LOCK", "PATCH")
 _RESTY_USER_AGENT = "lua-resty-http/0.16.1 (Lua) ngx_lua/10026"
 
 
+def _refusal(status: int) -> Answer:
+    """What nginx answers before APISIX sees anything of it."""
+    return Answer(status, page=True, close=True, server="openresty")
+
+
 class DevGateway:
     """An HTTP server that acts as APISIX does. For development only."""
 
@@ -81,7 +86,7 @@ class DevGateway:
         self.routes = routes
         self._client = RunnerClient(parse_address(runner), timeouts or Timeouts())
         self._upstream_timeout = upstream_timeout
-        self._front = Front(self.handle, server_header=server_header)
+        self._front = Front(self.handle, server_header=server_header, refusal=_refusal)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes any free one.
@@ -116,10 +121,6 @@ class DevGateway:
         return answer
 
     async def _handle(self, request: ClientRequest) -> Answer:
-        if request.method == "TRACE":
-            return Answer(405, page=True, close=True, server="openresty")
-        if any(name.lower() == "host" and not value for name, value in request.headers):
-            return Answer(400, page=True, close=True, server="openresty")
         exchange = Exchange(request)
         route = self.routes.find(request.method, exchange.host, exchange.uri)
         if route is None:

@@ -49,6 +49,12 @@ _JSON = ("Content-Type", "application/json; charset=utf-8")
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
+def _refusal(status: int) -> Answer:
+    """What Kong answers to what is no request; 494 is nginx's own code for too large headers."""
+    status = 400 if status == 494 else status
+    return Answer(status, [_JSON], error_body(status, None, ""), close=True, server=_NAME)
+
+
 class KongGateway:
     """An HTTP server that acts as Kong does. For development only."""
 
@@ -74,7 +80,7 @@ class KongGateway:
         self._trusted = trusted
         self._body_buffer_size = body_buffer_size
         self._default_upstream = default_upstream
-        self._front = Front(self.handle, server_header=_NAME, charset=False)
+        self._front = Front(self.handle, server_header=_NAME, charset=False, refusal=_refusal)
         self._background: set[asyncio.Task[None]] = set()
         self._requests = 0
 

@@ -1,0 +1,99 @@
+"""HTTP/2 towards clients, with prior knowledge."""
+
+from __future__ import annotations
+
+import asyncio
+
+import h2.config
+import h2.connection
+import h2.events
+
+from gatewright.dev.answers import response_head
+from gatewright.dev.http1 import Served
+from gatewright.dev.messages import ClientRequest, raw, text_of
+from gatewright.dev.nginx import TargetError, split_target
+
+__all__ = ["PREFACE", "Http2Connection"]
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+class Http2Connection(asyncio.Protocol):
+    """The driver of one connection: its streams are answered side by side."""
+
+    def __init__(self, front: Served) -> None:
+        self._front = front
+        self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
+        self._streams: dict[int, tuple[list[tuple[str, str]], bytearray]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._window_grew = asyncio.Event()
+        self._transport: asyncio.Transport
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """End the streams."""
+        self._front.connection_closed(self._transport)
+        for task in self._tasks:
+            task.cancel()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+        self._transport = transport
+        self._h2.initiate_connection()
+        transport.write(self._h2.data_to_send())
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in."""
+        for event in self._h2.receive_data(data):
+            if isinstance(event, h2.events.RequestReceived):
+                headers = [(text_of(bytes(n)), text_of(bytes(v))) for n, v in event.headers or ()]
+                self._streams[event.stream_id or 0] = headers, bytearray()
+            elif isinstance(event, h2.events.DataReceived):
+                self._streams[event.stream_id or 0][1].extend(event.data or b"")
+                self._h2.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id or 0)
+            elif isinstance(event, h2.events.StreamEnded):
+                task = asyncio.ensure_future(self._answer(event.stream_id or 0))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            elif isinstance(event, h2.events.WindowUpdated | h2.events.RemoteSettingsChanged):
+                self._window_grew.set()
+        self._transport.write(self._h2.data_to_send())
+
+    async def _answer(self, stream: int) -> None:
+        headers, body = self._streams.pop(stream)
+        pseudo = {name: value for name, value in headers if name.startswith(":")}
+        plain = [(name, value) for name, value in headers if not name.startswith(":")]
+        if pseudo.get(":authority"):
+            plain.insert(0, ("host", pseudo[":authority"]))
+        has_length = any(name == "content-length" for name, _ in plain)
+        peer = self._transport.get_extra_info("peername")
+        request = ClientRequest(
+            method=pseudo[":method"],
+            target=pseudo[":path"],
+            headers=plain,
+            client_ip=peer[0],
+            version="2",
+            body=bytes(body),
+            framing="content-length" if has_length else "h2" if body else "none",
+            server_port=self._front.port,
+            client_port=peer[1],
+        )
+        try:
+            split_target(request.target)
+        except TargetError:
+            answer = self._front.refusal(400)
+        else:
+            answer = await self._front.answer_of(request)
+        _, out, data = response_head(answer, request, self._front.server_header, charset=self._front.charset)
+        fields = [(":status", str(answer.status)), *((name.lower(), value) for name, value in out)]
+        self._h2.send_headers(stream, [(raw(n), raw(v)) for n, v in fields], end_stream=not data)
+        while data:
+            self._transport.write(self._h2.data_to_send())
+            size = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size, len(data))
+            if not size:
+                self._window_grew.clear()
+                await self._window_grew.wait()
+                continue
+            self._h2.send_data(stream, data[:size], end_stream=size == len(data))
+            data = data[size:]
+        self._transport.write(self._h2.data_to_send())
