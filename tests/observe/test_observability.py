@@ -124,7 +124,7 @@ def test_metrics_are_summed_over_workers_and_outlive_them(observed: tuple[Runner
     assert value(counts, "gatewright_refused_total", reason="service unavailable") == 4
     assert value(counts, "gatewright_refused_total", reason="conf token not found") == 1
     assert value(counts, "gatewright_failures_total", kind="plugin_error", plugin="counted") == 4
-    assert value(counts, "gatewright_extra_info_total", kind="var") == 4
+    assert value(counts, "gatewright_extra_info_total", kind="var") == 8  # 4 of the plugin, 4 for the method
     assert value(counts, "gatewright_conf_tokens_total", result="miss") == 1
     assert value(counts, "gatewright_conf_prepared_total") == 1
     assert value(counts, "gatewright_configurations") == 1
