@@ -108,7 +108,8 @@ class Call:
     Fields have class-level defaults, so making one costs an allocation and two stores. The `seen_` fields are the
     headers and the query if a plugin ever looked at them; `route` is the gateway's key of the configuration. `asks`:
     the reply may depend on what the gateway must be asked; `late`: others may have rewritten the request's path before.
-    What was learned: `keeps_query` (by a new path), `is_head`, `response_lost` (the upstream's body broke off).
+    What was learned: `keeps_query` (by a new path), `is_head`, `response_lost` (the upstream's body broke off),
+    `forbids_body` (it was taken for granted that the client's is empty).
     """
 
     response_status: int = 0
@@ -124,6 +125,7 @@ class Call:
     keeps_query: bool = False
     is_head: bool = False
     response_lost: bool = False
+    forbids_body: bool = False
     warning: str = ""
     read_response_body: bytes | None = None
     route: str = ""

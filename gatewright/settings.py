@@ -94,6 +94,11 @@ class Settings:
         "what a failure of on_response means with APISIX: refuse: the client gets a 503 of ours; gateway: APISIX's "
         "allow_degradation decides, and the upstream's body is sent in either case",
     )
+    unsized_answers: str = _setting(
+        "auto",
+        "upstream answers without content-length, which make APISIX ask the upstream again if they are empty: read: "
+        "look; pass: don't (they may be long); auto: look unless the request was a GET or the answer is a stream",
+    )
     cut_headers: str = _setting(
         "ask",
         "requests with more headers than APISIX hands over: ask: names are asked for when looked up; refuse: 431",
@@ -137,6 +142,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "die_with_parent": ("auto", "yes", "no"),
     "response_failure": ("refuse", "gateway"),
     "cut_headers": ("ask", "refuse"),
+    "unsized_answers": ("auto", "read", "pass"),
 }
 _MAX_WORKERS = 512
 _LEVEL_ALIASES = {"warn": "warning", "critical": "error", "fatal": "error"}

@@ -29,9 +29,10 @@ class Response:
         return bool(self.body or self.headers or self.status_code)
 
     def as_answer(self) -> http.Response:
-        """The answer to the client."""
+        """The answer to the client; of names that differ in case only, the one set last."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.body.encode("utf-8", "surrogateescape") if isinstance(self.body, str) else self.body
-        return http.Response(self.status_code or 200, dict(self.headers), body)
+        return http.Response(self.status_code or 200, headers, body)
 
     def get_headers(self) -> dict[str, str]:
         """The headers."""

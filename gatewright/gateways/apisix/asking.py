@@ -3,7 +3,8 @@
 Each is a generator that yields questions and is sent their answers, so that drivers may wait as they like. The facts:
 
 - A body that isn't there has no answer, but neither has one that APISIX can't hand over. Up to 3.16 it does not read
-  the body of an HTTP/2 or HTTP/3 request without Content-Length (core/request.lua, `get_body`).
+  the body of an HTTP/2 or HTTP/3 request without Content-Length (core/request.lua, `get_body`). For a GET and the like
+  none is expected; `content-length: 0` in the reply makes nginx refuse the request if there is one all the same.
 - A body beyond the longest frame makes APISIX break the call off: with a 503, and in the response phase with the
   upstream's whole body under it. So such a body is not asked for where its length is known.
 - An upstream's body can be read once; no answer means that it broke off or is gone.
@@ -27,6 +28,7 @@ __all__ = ["BODILESS", "before_request_reply", "before_response_reply", "reading
 
 BODILESS: Final = (204, 304)
 _OVERHEAD: Final = 64  # bytes around a body in a frame
+_STREAMS: Final = ("text/event-stream", "application/grpc", "application/x-ndjson", "multipart/x-mixed-replace")
 _NO_BODY: Final = ("GET", "HEAD", "OPTIONS", "TRACE")
 
 
@@ -60,10 +62,11 @@ def _request_body(call: Call, version: Version) -> Recipe[bytes]:
     if (yield from _header(call, "transfer-encoding")):
         return b""  # it was read, up to its end
     method = source.method if asked_early else _text((yield Question("var", "request_method")))
-    if method in _NO_BODY:
-        return b""
     protocol = _text((yield Question("var", "server_protocol")))
     if protocol.startswith(("HTTP/1", "HTTP/0")) or (yield from version.reads_unsized_bodies()):
+        return b""
+    if method in _NO_BODY:
+        call.forbids_body = call.asks = True
         return b""
     raise NotAvailableError(
         f"whether this {protocol or 'request'} {method} has a body can't be known: it came without content-length, and "
@@ -110,6 +113,8 @@ def before_request_reply(call: Call, version: Version) -> Recipe[None]:
     if call.body is not None and not call.body_was_read:
         call.read_body = yield from reading(call, version, REQUEST_BODY)
         call.body_was_read = True
+    elif call.forbids_body and call.body is None:
+        call.headers["content-length"] = "0"
     query = call.seen_query
     changed = query is not None and bool(query.changes)
     if call.path is not None:
@@ -123,15 +128,24 @@ def before_request_reply(call: Call, version: Version) -> Recipe[None]:
         call.path = path
 
 
-def before_response_reply(call: Call) -> Recipe[None]:
-    """Find out whether the client's answer has a body."""
+def before_response_reply(call: Call, unsized_answers: str) -> Recipe[None]:
+    """Find out whether the client's answer has a body.
+
+    Args:
+        call: the call.
+        unsized_answers: `read` looks into answers without content-length, `pass` doesn't; `auto` does unless that's
+            harmless (a GET's, of some type, is asked for again) or would hold up a stream.
+    """
     if call.response_body or call.read_response_body or call.response_status in BODILESS:
         return
     if call.response_lost:
         raise NotAvailableError("the upstream's body broke off")
-    call.is_head = (yield Question("var", "request_method")) == b"HEAD"
+    method = yield Question("var", "request_method")
+    call.is_head = method == b"HEAD"
     if call.is_head or call.response_body is not None or call.read_response_body is not None:
         return
-    if not upstream_header(call, "content-length") and not upstream_header(call, "content-type"):
-        # Usually an empty answer; what has a type is not read, since it may be long, or a stream of events.
+    if upstream_header(call, "content-length") or unsized_answers == "pass":
+        return
+    kind = upstream_header(call, "content-type")
+    if unsized_answers == "read" or not kind or not (method == b"GET" or kind.startswith(_STREAMS)):
         call.read_response_body = yield from _response_body(call)

@@ -60,8 +60,8 @@ class ApisixSession:
     """One connection's state; see `gatewright.gateways.events.Session` for the methods' contract."""
 
     __slots__ = (
-        "_answers_failures", "_buffer", "_max_payload", "_questions", "_request_class", "_state", "_version",
-        "buffered", "busy",
+        "_answers_failures", "_buffer", "_max_payload", "_questions", "_request_class", "_state", "_unsized_answers",
+        "_version", "buffered", "busy",
     )  # fmt: skip
 
     busy: bool
@@ -69,7 +69,14 @@ class ApisixSession:
     buffered: int
     """Bytes received but not yet turned into an event."""
 
-    def __init__(self, *, max_payload: int = MAX_PAYLOAD, version: str = "auto", answers_failures: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        max_payload: int = MAX_PAYLOAD,
+        version: str = "auto",
+        answers_failures: bool = True,
+        unsized_answers: str = "auto",
+    ) -> None:
         """Start idle.
 
         Args:
@@ -77,6 +84,7 @@ class ApisixSession:
             version: the gateway's, or `auto`.
             answers_failures: refuse in the response phase by a reply; otherwise by an error, after which APISIX sends
                 the upstream's body, with its own 503 or (`allow_degradation`) the upstream's status.
+            unsized_answers: whether to read an answer without content-length, to see that it isn't empty; see `asking`.
 
         Raises:
             ConfigError: that is no version.
@@ -84,6 +92,7 @@ class ApisixSession:
         self._version = Version(version)
         self._request_class = self._version.request_class
         self._answers_failures = answers_failures
+        self._unsized_answers = unsized_answers
         self._state = State.IDLE
         self._questions = 0
         self._max_payload = max_payload
@@ -161,7 +170,7 @@ class ApisixSession:
         """What must be known before the reply."""
         if type(call) is RequestCall:
             return asking.before_request_reply(call, self._version)
-        return asking.before_response_reply(call)
+        return asking.before_response_reply(call, self._unsized_answers)
 
     def reply(self, call: Call, response: Response | None) -> bytes:
         """The answer to a call."""

@@ -74,6 +74,7 @@ def driver(service: Service) -> Callable[[], Connection]:
             max_payload=settings.max_frame,
             version=settings.apisix_version,
             answers_failures=settings.response_failure == "refuse",
+            unsized_answers=settings.unsized_answers,
         )
 
     strict = settings.cut_headers == "refuse"
