@@ -478,3 +478,28 @@ def test_an_expired_configuration_is_torn_down_and_unknown(
         time.sleep(1)  # the supervisor keeps it a little longer, so that it knows all that a worker has
         with pytest.raises(Refused, match="CONF_TOKEN_NOT_FOUND"):
             peer.request(token)
+
+
+def test_the_control_socket_is_taken_over_from_a_runner_that_still_ends_its_calls(
+    start_runner: StartRunner, plugin_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A gateway that reloads starts the new runner at the same address while the old one has a call under way."""
+    plugins = plugin_dir(slow="import asyncio\nfrom gatewright import Plugin\nclass Slow(Plugin):\n"
+                         "    async def on_request(self, request): await request.body()\n")  # fmt: skip
+    path = tmp_path / "r.sock"
+    old = start_runner("-p", plugins, "--drain", "5", "--no-installed-plugins", socket=path)
+    with old.peer() as peer:
+        token = peer.prepare(("slow", "{}"))
+        peer.send(
+            calls.encode_http_req_call(
+                id=1, conf_token=token, src_ip=b"\x7f\0\0\1", method="POST", path="/", args=[], headers=[]
+            )
+        )
+        assert peer.receive()[0] == 3
+        old.process.terminate()
+        old.wait_for(lambda: not path.exists())
+        new = start_runner("-p", plugins, "--no-installed-plugins", socket=path)
+        assert old.process.poll() is None
+    old.process.wait(10)
+    new.wait_for_log("taken over from an earlier runner")
+    assert new.status()["ready"]

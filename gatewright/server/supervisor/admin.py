@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -13,6 +15,7 @@ from gatewright.observe.http import Answer, Ask, Handler, HttpServer, json_answe
 from gatewright.observe.metrics import exposition
 from gatewright.observe.report import WorkerReport
 from gatewright.redaction import redact_fields
+from gatewright.server.host.gateway_user import gateway_parent
 from gatewright.server.host.listener import Listener
 from gatewright.server.supervisor.accounts import Accounts
 from gatewright.server.supervisor.reloading import Reloads
@@ -22,6 +25,8 @@ from gatewright.settings import LOG_LEVELS, Settings, control_address, parse_add
 __all__ = ["Admin"]
 
 _RELOAD_SECONDS = 90.0
+_TAKE_OVER_SECONDS = 10.0
+_RETRY_SECONDS = 0.1
 _PRIVATE = ("chains", "last_errors", "last_reload", "plugin_errors")
 """What may quote requests, configurations or code: for the control socket only."""
 
@@ -68,9 +73,12 @@ class Admin:
         """Bind the addresses.
 
         Raises:
-            ListenError: one of them can't be bound. The control socket is only warned of, unless it was asked for.
+            ListenError: one of them can't be bound. The control socket is only warned of, unless it was asked for. What
+                a gateway's earlier runner may still hold is taken over when that has ended (see `start`).
         """
         self._runner = runner
+        self._awaited: list[tuple[Callable[[], Listener], dict[tuple[str, str], Handler]]] = []
+        self._taking_over: asyncio.Task[None] | None = None
         self._listeners: list[Listener] = []
         self._servers: list[HttpServer] = []
         shows: dict[tuple[str, str], Handler] = {
@@ -86,42 +94,73 @@ class Admin:
             ("POST", "/reopen-logs"): self._reopen_logs,
         }
         if settings.metrics:
-            self._bind(
-                Listener.bind(
-                    parse_address(settings.metrics),
-                    mode=0o660,
-                    group=settings.socket_group,
-                    open_directory=settings.socket_open_directory,
-                ),
-                shows,
+            metrics = partial(
+                Listener.bind,
+                parse_address(settings.metrics),
+                mode=0o660,
+                group=settings.socket_group,
+                open_directory=settings.socket_open_directory,
             )
+            self._bind(metrics, shows, may_wait=gateway_parent())
         control = control_address(settings)
         if control is not None:
-            try:
-                listener = Listener.bind(
-                    control, mode=0o600, keep_owner=True, open_directory=settings.socket_open_directory
-                )
-            except ListenError as error:
-                if settings.control != "auto":
-                    self.unlink()
-                    raise
-                structlog.get_logger("gatewright.server").warning(
-                    "no control socket: `gatewright status` and the like won't work", reason=str(error)
-                )
-            else:
-                self._bind(listener, shows | acts)
+            own = partial(
+                Listener.bind, control, mode=0o600, keep_owner=True, open_directory=settings.socket_open_directory
+            )
+            self._bind(own, shows | acts, may_wait=settings.control == "auto" or gateway_parent())
 
-    def _bind(self, listener: Listener, handlers: dict[tuple[str, str], Handler]) -> None:
+    def _bind(self, bind: Callable[[], Listener], handlers: dict[tuple[str, str], Handler], *, may_wait: bool) -> None:
+        try:
+            listener = bind()
+        except ListenError:
+            if not may_wait:
+                self.unlink()
+                raise
+            self._awaited.append((bind, handlers))
+        else:
+            self._add(listener, handlers)
+
+    def _add(self, listener: Listener, handlers: dict[tuple[str, str], Handler]) -> HttpServer:
+        server = HttpServer(listener.socket, handlers)
         self._listeners.append(listener)
-        self._servers.append(HttpServer(listener.socket, handlers))
+        self._servers.append(server)
+        return server
 
     async def start(self) -> None:
-        """Start to serve."""
+        """Start to serve.
+
+        A gateway that reloads starts a new runner before the old one has ended its calls: what that one still holds is
+        tried again for some seconds.
+        """
         for server in self._servers:
             await server.start()
+        if self._awaited:
+            self._taking_over = asyncio.create_task(self._take_over())
+
+    async def _take_over(self) -> None:
+        log = structlog.get_logger("gatewright.server")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _TAKE_OVER_SECONDS
+        for bind, handlers in self._awaited:
+            while True:
+                try:
+                    listener = bind()
+                except ListenError as error:
+                    if loop.time() > deadline:
+                        log.warning(
+                            "can't be asked: `gatewright status`, metrics and the like won't work", why=str(error)
+                        )
+                        break
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    continue
+                await self._add(listener, handlers).start()
+                log.info("taken over from an earlier runner", address=str(listener.address))
+                break
 
     async def close(self) -> None:
         """Stop to serve."""
+        if self._taking_over is not None:
+            self._taking_over.cancel()
         for server in self._servers:
             await server.close()
 
