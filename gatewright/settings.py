@@ -69,6 +69,9 @@ class Settings:
     threads: int = _setting(16, "threads for blocking handlers, in each worker")
     thread_queue: int = _setting(256, "blocking calls that may wait for a thread, in each worker; more are refused")
     max_frame: int = _setting(MAX_FRAME, "longest payload accepted, bytes")
+    max_buffered: int = _setting(
+        1 << 28, "input that may wait in each worker, bytes; beyond it the connections that hold most are closed"
+    )
     max_connections: int = _setting(8192, "connections at once, in each worker; more are closed")
     max_calls: int = _setting(4096, "calls under way at once, in each worker; more are refused")
     max_lag: float = _setting(0.0, "seconds that the loop may lag before requests are refused; 0: any")
@@ -126,6 +129,11 @@ class Settings:
             raise ConfigError(f"max_frame can be at most {MAX_FRAME} (three bytes of length), not {self.max_frame}")
         if not re.fullmatch(r"auto|\d+\.\d+(\.\d+)?", self.apisix_version):
             raise ConfigError(f"apisix_version is a version such as 3.9, or auto, not {self.apisix_version!r}")
+        if self.max_buffered < self.max_frame:
+            raise ConfigError(
+                f"max_buffered ({self.max_buffered}) is less than max_frame ({self.max_frame}): "
+                "a frame that is allowed would not fit; lower max_frame, too"
+            )
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")

@@ -6,7 +6,7 @@ each answer. This is all that `server` knows of a protocol.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -49,6 +49,12 @@ class Session(Protocol):
     """A call is under way."""
     buffered: int
     """Bytes received but not yet turned into an event."""
+    on_buffered: Callable[[], None]
+    """Called when `buffered` may have changed."""
+
+    @property
+    def wants_front(self) -> bool:
+        """What stands in front of what is buffered is, or may be, the answer to a question."""
 
     def receive_data(self, data: bytes) -> Sequence[Event]:
         """Take bytes in as they came.

@@ -20,7 +20,7 @@ deadline): its answer still comes, before any new RPC, and is an event like any 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final
 
@@ -46,6 +46,7 @@ class State(Enum):
 
 _SHORTEST: Final = 8  # bytes: a header and a root offset
 _head_word = struct.Struct(">I").unpack_from
+_UNASKED: Final = "the gateway answered a question (frame type 3) that was not asked"
 _IDLE: Final = State.IDLE
 _CALLED: Final = State.CALLED
 _HTTP_REQ_CALL: Final = int(FrameType.HTTP_REQ_CALL)  # a plain int compares four times as fast
@@ -61,13 +62,15 @@ class ApisixSession:
 
     __slots__ = (
         "_answers_failures", "_buffer", "_max_payload", "_questions", "_request_class", "_state", "_unsized_answers",
-        "_version", "buffered", "busy",
+        "_version", "buffered", "busy", "on_buffered",
     )  # fmt: skip
 
     busy: bool
     """An RPC is open."""
     buffered: int
     """Bytes received but not yet turned into an event."""
+    on_buffered: Callable[[], None]
+    """Called when `buffered` may have changed."""
 
     def __init__(
         self,
@@ -99,6 +102,12 @@ class ApisixSession:
         self._buffer = FrameBuffer(max_payload)
         self.busy = False
         self.buffered = 0
+        self.on_buffered = _nothing
+
+    @property
+    def wants_front(self) -> bool:
+        """What stands in front of what is buffered is, or may be, the answer to a question."""
+        return bool(self._questions) and self._buffer.next_type == FrameType.EXTRA_INFO
 
     @property
     def state(self) -> State:
@@ -122,11 +131,14 @@ class ApisixSession:
         buffer.feed(data)
         events: list[Event] = []
         while len(buffer) and (not self.busy or buffer.next_type == FrameType.EXTRA_INFO):
+            if not self._questions and buffer.next_type == FrameType.EXTRA_INFO:
+                raise ProtocolError(_UNASKED)  # before megabytes of it have come
             frame = buffer.next_frame()
             if frame is None:
                 break
             events.append(self._event_of(frame))
         self.buffered = len(buffer)
+        self.on_buffered()
         return events
 
     def _event_of(self, frame: bytes) -> Event:
@@ -138,7 +150,7 @@ class ApisixSession:
             return RequestCall(message, message.conf_token)
         if kind == FrameType.EXTRA_INFO:
             if not self._questions:
-                raise ProtocolError("the gateway answered a question (frame type 3) that was not asked")
+                raise ProtocolError(_UNASKED)
             self._questions -= 1
             return Answer(decode_extra_info_result(frame))
         if kind == FrameType.HTTP_RESP_CALL:
@@ -196,3 +208,7 @@ class ApisixSession:
     def _close(self) -> None:
         self._state = State.IDLE
         self.busy = False
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -18,6 +18,7 @@ from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.steps import ChainBuilder, Policy
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
+from gatewright.server.worker.inflow import BufferedInput
 from gatewright.server.worker.lag import LagMeter
 from gatewright.server.worker.leaks import LeakWatch
 from gatewright.settings import Settings
@@ -138,6 +139,7 @@ class Service:
             on_evict=self._tear_down,
         )
         self.connections: set[Driver] = set()
+        self.buffered_input = BufferedInput(settings.max_buffered, self.failures)
         self.max_calls = settings.max_calls
         self.on_letter: Callable[[Any, bool], None] = lambda _letter, _delivered: None
         """What a protocol's driver wants to know of letters from other workers (see `messages.Letter`)."""

@@ -19,6 +19,7 @@ from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
 from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
+from gatewright.server.worker.inflow import Inflow
 from gatewright.server.worker.service import Service, Uplink
 
 __all__ = ["Connection"]
@@ -36,7 +37,9 @@ class Connection(asyncio.Protocol):
         self._bridge = service.bridge
         self._start = service.bridge.start
         self._session = session
+        self._session.on_buffered = self._note_buffered
         self._receive = self._session.receive_data
+        self._inflow = Inflow()
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._call: Call | None = None
         self._strand: Strand | None = None
@@ -70,6 +73,22 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self._end_for_protocol_error(error)
 
+    def _note_buffered(self) -> None:
+        session = self._session
+        size = session.buffered
+        self._service.buffered_input.set(self, size)
+        self._inflow.sent_ahead(self._transport, size if session.busy else 0, wanted=session.wants_front)
+
+    def pause_writing(self) -> None:
+        """The gateway doesn't take its answers: no more questions of its own until it does."""
+        self._inflow.untaken(self._transport, much=True)
+
+    def resume_writing(self) -> None:
+        """It has taken them."""
+        self._inflow.untaken(self._transport, much=False)
+        if self._session.buffered and not self._session.busy:
+            self._service.loop.call_soon(self._look_again)
+
     def eof_received(self) -> bool:
         """The gateway sends no more; a call under way may still be answered, unless it waits for the gateway."""
         self._half_closed = True
@@ -85,6 +104,7 @@ class Connection(asyncio.Protocol):
         """End what still waits for this gateway."""
         self._closed = True
         self._service.let_go(self)
+        self._service.buffered_input.gone(self)
         waiters, self._waiters = self._waiters, deque()
         for waiter in waiters:
             if waiter is not None and not isinstance(waiter, Strand) and not waiter.done():
@@ -211,7 +231,7 @@ class Connection(asyncio.Protocol):
             self._service.loop.call_soon(self.give_back)
 
     def _look_again(self) -> None:
-        if not self._closed:
+        if not self._closed and not self._inflow.blocked:
             self.data_received(b"")
 
     def _other_event(self, event: Event) -> None:
@@ -298,6 +318,18 @@ class Connection(asyncio.Protocol):
             what = "an answer was not taken" if untaken else "a frame stayed incomplete"
             self._service.failures.report(f"connection closed: {what} for {limit:g} s", kind="stalled")
             self._transport.abort()
+
+    def end_for_room(self, held: int) -> None:
+        """Close the connection, which holds more than the others, because there is no room."""
+        if self._closed:
+            return
+        self._closed = True
+        self._service.count_refused(Refusal.UNAVAILABLE.value)
+        self._transport.write(self._session.refuse(Refusal.UNAVAILABLE))
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()  # it doesn't read: what it holds must go now
+        else:
+            self._transport.close()
 
     def close_if_idle(self) -> None:
         """Close the connection unless a call is under way; then it's closed after its answer."""

@@ -6,7 +6,14 @@ import asyncio
 from time import time
 from typing import Any, Final, cast
 
-from gatewright.errors import CallRefusedError, ConfigError, GatewayClosedError, GatewrightError, ProtocolError
+from gatewright.errors import (
+    CallRefusedError,
+    ConfigError,
+    GatewayClosedError,
+    GatewrightError,
+    OverloadedError,
+    ProtocolError,
+)
 from gatewright.gateways.kong.events import (
     Answer,
     CloseInstance,
@@ -22,6 +29,7 @@ from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.drivers.kong.native import run_access, run_response
 from gatewright.server.drivers.kong.queries import answer_to
+from gatewright.server.worker.inflow import Inflow
 from gatewright.server.worker.service import Service
 
 __all__ = ["PluginServerConnection"]
@@ -58,6 +66,8 @@ class PluginServerConnection(asyncio.Protocol):
         self._unread = 0  # bytes sent since Kong has last read all
         self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
         self._discards = False
+        self._held = 0
+        self._inflow = Inflow()
         self._taken_in = True
         self._closed = False
 
@@ -90,6 +100,9 @@ class PluginServerConnection(asyncio.Protocol):
         except Exception as error:  # ours, then; without a word, the request would pass
             self._break_off("connection closed: internal error", "internal", error)
             return
+        if session.buffered != self._held:
+            self._held = session.buffered
+            self._service.buffered_input.set(self, self._held)
         if events:
             if self.slot >= 0 and self._guard is not None:
                 self.asked += 1
@@ -120,6 +133,20 @@ class PluginServerConnection(asyncio.Protocol):
             if self._service.leaving:
                 self._leave_if_idle()
 
+    def pause_writing(self) -> None:
+        """Kong doesn't take what it was sent: it is not read from until it does."""
+        self._inflow.untaken(self._transport, much=True)
+
+    def resume_writing(self) -> None:
+        """It has taken it."""
+        self._inflow.untaken(self._transport, much=False)
+        if self._service.leaving:
+            self._leave_if_idle()
+
+    def end_for_room(self, held: int) -> None:
+        """Refuse what is asked on this connection, which holds more than the others, because there is no room."""
+        self._break_off("request refused", "max_buffered", OverloadedError(f"{held} bytes of it wait (max_buffered)"))
+
     def _break_off(self, why: str, kind: str, error: Exception) -> None:
         """Refuse what was asked, if that much can be told, and read on for a while, so that Kong reads the refusal."""
         self._service.failures.report(why, kind=kind, error=error, traceback=kind == "internal")
@@ -135,6 +162,7 @@ class PluginServerConnection(asyncio.Protocol):
         self._closed = True
         self._instances.connections.pop(self._number, None)
         self._service.let_go(self)
+        self._service.buffered_input.gone(self)
         if self.event is not None:
             self.event.lost()
 
