@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gatewright.gateways.apisix import calls, replies
 from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply, Rewrite, Stop
 from tests.conftest import RunnerProcess, StartRunner
 from tests.peer import Peer, Refused
@@ -63,6 +64,16 @@ def test_failures_are_left_to_the_gateway_where_that_is_set(start_runner: StartR
     runner = configured(start_runner, tmp_path, "--response-failure", "gateway")
     with runner.peer() as peer, pytest.raises(Refused, match="SERVICE_UNAVAILABLE"):
         peer.response(peer.prepare(("do", json.dumps({"response": "raise RuntimeError()"}))))
+
+
+def test_a_call_that_a_shutdown_cuts_off_is_answered(start_runner: StartRunner, tmp_path: Path) -> None:
+    runner = configured(start_runner, tmp_path, "--drain", "0.1")
+    with runner.peer() as peer:
+        token = peer.prepare(("do-async", json.dumps({"response": "await asyncio.sleep(30)"})))
+        peer.send(calls.encode_http_resp_call(id=3, conf_token=token, status=200, headers=[("X-Secret", "1")]))
+        runner.wait_for(lambda: runner.workers()[0]["calls_under_way"])
+        runner.process.terminate()
+        assert replies.decode_resp_reply(peer.receive()) == (3, REFUSED)
 
 
 def configured(start_runner: StartRunner, tmp_path: Path, *flags: str) -> RunnerProcess:

@@ -350,5 +350,11 @@ class Connection(asyncio.Protocol):
         return self._closed
 
     def abort(self) -> None:
-        """Close the connection now; what was written is still sent, a call under way is lost."""
+        """Close the connection now; what was written is still sent, a call under way is lost.
+
+        In the response phase it's refused first: APISIX would send the upstream's answer.
+        """
+        call = self._call
+        if type(call) is ResponseCall and not self._closed:
+            self._transport.write(self._session.refuse(Refusal.UNAVAILABLE, call))
         self._transport.close()
