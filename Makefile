@@ -37,14 +37,23 @@ setup: $(VENV)/.tests $(VENV)/.lint ## Install everything a developer needs
 dev: $(VENV)/.installed ## Run the example plugins behind the development gateway
 	@$(BIN)/gatewright dev $(PATHS)
 
-.PHONY: test
-test: $(VENV)/.tests ## Run the tests, with coverage
+# What the tests want on the machine. PATH leads to the environment's own python, coverage and checkers.
+.PHONY: for-tests
+for-tests: $(VENV)/.tests
 	@command -v redis-server >/dev/null || sh scripts/apt-install redis-server
 	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
 	@test -e $(VENV)-kong/bin/kong-python-pluginserver || { $(PYTHON) -m venv $(VENV)-kong && \
 		$(VENV)-kong/bin/pip install --quiet 'kong-pdk>=0.36' || echo "kong-pdk can't be installed: no comparison with it"; }
-	$(BIN)/coverage erase
-	GATEWRIGHT_KONG_PDK=$(VENV)-kong $(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+TESTS := GATEWRIGHT_KONG_PDK=$(VENV)-kong PATH="$(abspath $(BIN)):$$PATH" sh scripts/run-tests
+
+.PHONY: test
+test: for-tests ## Run the tests side by side, then those that want the machine to themselves; with coverage
+	$(TESTS) $(ARGS)
+
+.PHONY: test-all
+test-all: for-tests ## Run also the tests that take minutes
+	SELECT="long or not long" $(TESTS) $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.lint ## Check style, types and layers

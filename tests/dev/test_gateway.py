@@ -228,17 +228,18 @@ async def test_large_answers_pass_over_http2_and_connections_are_closed_as_asked
         await writer.wait_closed()
 
 
-def test_dev_that_is_stopped_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
-    before = set(Path(tempfile.gettempdir()).glob("gatewright-*"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gatewright", "dev", str(ROOT / "examples" / "plugins"), "--port", "0"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    while not set(Path(tempfile.gettempdir()).glob("gatewright-*")) - before:
-        assert process.poll() is None
-    process.terminate()
-    assert process.wait(15) == 0
-    assert not set(Path(tempfile.gettempdir()).glob("gatewright-*")) - before
+def test_dev_that_is_stopped_while_it_starts_leaves_nothing_behind() -> None:
+    with tempfile.TemporaryDirectory(prefix="d-") as directory:  # short, since a socket's path is
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gatewright", "dev", str(ROOT / "examples" / "plugins"), "--port", "0"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": directory},
+        )  # fmt: skip
+        while not list(Path(directory).glob("gatewright-*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        assert process.wait(15) == 0
+        assert not list(Path(directory).iterdir())
 
 
 # --- route files

@@ -94,7 +94,7 @@ def test_the_five_minutes_with_kong(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["dev", "test", "install", "setup", "lint", "bench", "endure", "docs", "clean", "help"]
+    "target", ["dev", "test", "test-all", "install", "setup", "lint", "bench", "endure", "docs", "clean", "help"]
 )
 def test_make_targets_exist(target: str) -> None:
     run = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=False)

@@ -216,6 +216,7 @@ def test_a_worker_that_dies_in_mid_request_leaves_nobody_waiting(start: Start) -
 
 
 @both
+@pytest.mark.alone
 def test_an_answer_that_is_too_long_is_refused(start: Start, protocol: str) -> None:
     server = start(protocol, plain=PLUGIN)
     with server.kong() as kong:

@@ -162,6 +162,7 @@ def test_an_exception_before_the_first_call_deadlocks_the_original_only(
         ours.event(instance, "log", {})
 
 
+@pytest.mark.alone
 def test_a_slow_handler_holds_all_events_of_the_original_up(original: Callable[..., Path], start: Start) -> None:
     def wait_of_others(path: Path) -> float:
         with MsgPackKong(path, 1) as slow, MsgPackKong(path, 1) as quick:

@@ -498,6 +498,7 @@ class Plugin(object):
 
 
 @both
+@pytest.mark.alone
 async def test_a_plugin_that_fails_refuses_its_request_and_others_go_on(
     start: Start, tmp_path: Path, protocol: str
 ) -> None:

@@ -125,6 +125,7 @@ def at_once(server: Server, instance: int, hows: list[str], phase: str = "access
 
 
 @both
+@pytest.mark.alone
 def test_whatever_blocks_lets_others_go_on_from_the_first_call(start: Start, protocol: str, url: str) -> None:
     server = start(protocol, "-g", plain=PLUGIN)
     with server.kong() as kong:
@@ -150,6 +151,7 @@ def worker_of(server: Server) -> int:
 
 
 @both
+@pytest.mark.alone
 def test_deadlines_interrupt_what_blocks(start: Start, protocol: str) -> None:
     server = start(protocol, "-g", plain=PLUGIN, environ={"GATEWRIGHT_TIMEOUT": "1"})
     with server.kong() as kong:

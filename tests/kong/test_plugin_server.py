@@ -205,6 +205,7 @@ def test_what_the_server_says_of_itself(start: Start, protocol: str) -> None:
 
 
 @both
+@pytest.mark.alone
 def test_a_slow_handler_holds_nobody_up(start: Start, protocol: str) -> None:
     server = start(protocol, hello=HELLO, quick=QUICK)
     with server.kong() as kong:  # the first slow call is seen, and its handler moved to threads

@@ -449,6 +449,7 @@ def test_a_full_queue_for_threads_refuses(start_runner: StartRunner, plugin_dir:
         peer.close()
 
 
+@pytest.mark.alone
 def test_a_lagging_loop_sheds_calls_and_recovers(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
     runner = start_runner("-p", plugin_dir(crowded=CROWDED), "--max-lag", "0.3")
     with runner.peer() as one:

@@ -53,6 +53,7 @@ def reload(runner: RunnerProcess) -> dict[str, object]:
 # --- connections
 
 
+@pytest.mark.alone
 def test_a_worker_with_very_many_connections_hands_all_of_them_over(
     start_runner: StartRunner, plugin_dir: WriteFiles
 ) -> None:
@@ -440,6 +441,7 @@ def test_a_socket_that_can_not_be_removed_does_not_keep_the_runner_alive(
         place.rmdir()
 
 
+@pytest.mark.alone
 def test_workers_are_not_blamed_when_all_was_frozen(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
     runner = start_runner("-p", plugin_dir(plain=PLAIN), "--stuck-limit", "2.5")
     runner.wait_for_log("listening")
@@ -483,6 +485,7 @@ def test_one_process_survives_sighup_and_does_not_wait_for_threads(
     assert not runner.socket.exists()
 
 
+@pytest.mark.alone
 def test_many_routes_make_metrics_quickly() -> None:
     tallies = [TallyReport("p", "request", f'route "{n}"\n', [1] * (len(BOUNDS) + 1), 0.1) for n in range(2048)]
     began = time.monotonic()

@@ -196,6 +196,7 @@ class Sleeper(Plugin):
 """
 
 
+@pytest.mark.alone
 def test_blocking_handlers_run_side_by_side_and_may_ask_the_gateway(
     start_runner: StartRunner, plugin_dir: WriteFiles
 ) -> None:
@@ -268,6 +269,7 @@ class Hooks(Plugin):
 """
 
 
+@pytest.mark.alone
 def test_prepare_conf_is_answered_at_once_and_calls_wait_for_setup(
     start_runner: StartRunner, plugin_dir: WriteFiles, tmp_path: Path
 ) -> None:
@@ -296,6 +298,7 @@ def test_prepare_conf_is_answered_at_once_and_calls_wait_for_setup(
 # --- signals and sockets
 
 
+@pytest.mark.alone
 def test_sigterm_lets_calls_under_way_end_and_removes_the_socket(
     start_runner: StartRunner, plugin_dir: WriteFiles
 ) -> None:
@@ -315,6 +318,7 @@ def test_sigterm_lets_calls_under_way_end_and_removes_the_socket(
     assert not runner.socket.exists()
 
 
+@pytest.mark.alone
 def test_sigterm_ends_within_a_second_whatever_plugins_do(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
     runner = start_runner("-p", plugin_dir(body=BODY))
     with runner.peer() as peer:

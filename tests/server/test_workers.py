@@ -247,6 +247,7 @@ def test_a_blocked_loop_is_named_with_its_stack_and_its_worker_replaced(
     runner.wait_for(lambda: len(runner.workers()) == 2)
 
 
+@pytest.mark.alone
 def test_sigterm_ends_a_blocked_runner_within_a_second(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
     runner = start_runner("-p", plugin_dir(stuck=STUCK))
     with runner.peer() as peer:
@@ -356,6 +357,7 @@ def test_a_worker_is_replaced_after_max_requests_and_on_sigterm_without_a_loss(
 
 
 @pytest.mark.parametrize("kind", ["reload", "kill"])
+@pytest.mark.alone
 def test_under_full_load(kind: str) -> None:
     outcome = under_load(kind, seconds=6, every=1.4)
     assert outcome.faults == []
