@@ -121,7 +121,8 @@ async def play(case: dict[str, Any], tmp_path: Path) -> list[str]:
             gateway.know_token(re.sub(r"\d{5,}", f"1000{reloads}", key), token)
         request = exchange["request"]
         send = send_http2 if "sent_by" in request else send_http1
-        answer = await send(gateway.port, request, 3.0)
+        # Some recorded clients waited in vain: here they don't wait as long as those that are answered may.
+        answer = await send(gateway.port, request, 0.5 if exchange["client"].get("error") else 3.0)
         differences += [
             f"exchange {number}: {line}"
             for line in compare(exchange, seen, answer, expected, ports=(gateway.port, port))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,19 @@ from tests.kong.peer import MsgPackKong, ProtoBufKong
 class Server:
     """A plugin server that listens."""
 
-    def __init__(self, process: subprocess.Popen[bytes], path: Path, log: Path, protocol: str) -> None:
-        self.process, self.path, self._log, self.protocol = process, path, log, protocol
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path, protocol: str) -> None:
+        self.process, self.protocol = process, protocol
+        self.path, self.plugins = directory / "k.sock", directory / "plugins"
+        self._log, self._seen = directory / "log", 0
 
     @property
     def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        """What it has logged, for this test."""
+        return self._log.read_bytes()[self._seen :].decode(errors="replace")
+
+    def begin_log(self) -> None:
+        """Leave out of the log what other tests have made of it."""
+        self._seen = self._log.stat().st_size
 
     def kong(self, connections: int = 2) -> Any:
         if self.protocol == "msgpack":
@@ -43,32 +50,67 @@ def wait_until(what: Callable[[], object], seconds: float = 15.0) -> None:
         time.sleep(0.02)
 
 
+def begin(
+    directory: Path, protocol: str, arguments: Sequence[str], environ: Mapping[str, str], plugins: Mapping[str, str]
+) -> Server:
+    """Start a server with all that is its own in a directory, and wait until it listens."""
+    (directory / "plugins").mkdir(exist_ok=True)
+    for name, source in plugins.items():
+        (directory / "plugins" / f"{name}.py").write_text(source)
+    with (directory / "log").open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kong_pdk.cli", "-d", directory / "plugins", "-p", directory, "--socket-name",
+             "k.sock", "--protocol", protocol, "-v", *arguments],
+            env={**MEASURING, **environ}, stdout=file, stderr=file,
+        )  # fmt: skip
+    server = Server(process, directory, protocol)
+    deadline = time.monotonic() + 30
+    while "listening" not in server.log:
+        assert process.poll() is None, server.log
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return server
+
+
+def end(servers: Iterable[Server]) -> None:
+    """Stop servers, all at once."""
+    for server in servers:
+        server.process.terminate()
+    for server in servers:
+        server.process.wait(20)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a server for plugins given as source: `start("msgpack", "-m", hello="...")`."""
     servers: list[Server] = []
 
-    def begin(protocol: str, *arguments: str, environ: dict[str, str] | None = None, **plugins: str) -> Server:
-        directory = tmp_path / "plugins"
-        directory.mkdir(exist_ok=True)
-        for name, source in plugins.items():
-            (directory / f"{name}.py").write_text(source)
-        path, log = tmp_path / "k.sock", tmp_path / "log"
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "kong_pdk.cli", "-d", directory, "-p", tmp_path, "--socket-name", "k.sock",
-                 "--protocol", protocol, "-v", *arguments],
-                env={**MEASURING, **(environ or {})}, stdout=file, stderr=file,
-            )  # fmt: skip
-        deadline = time.monotonic() + 20
-        while "listening" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        servers.append(Server(process, path, log, protocol))
+    def begin_own(protocol: str, *arguments: str, environ: dict[str, str] | None = None, **plugins: str) -> Server:
+        servers.append(begin(tmp_path, protocol, arguments, environ or {}, plugins))
         return servers[-1]
 
-    yield begin
-    for server in servers:
-        server.process.terminate()
-        server.process.wait(10)
+    yield begin_own
+    end(servers)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[dict[object, Server]]:
+    """The servers that a module's tests share, by all that makes them differ."""
+    servers: dict[object, Server] = {}
+    yield servers
+    end(servers.values())
+
+
+@pytest.fixture
+def serve(served: dict[object, Server], tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """As `start`, for tests that leave their server as they found it: those that ask for the same share one."""
+
+    def begin_or_share(protocol: str, *arguments: str, environ: dict[str, str] | None = None, **plugins: str) -> Server:
+        key = (protocol, arguments, *sorted((environ or {}).items()), *sorted(plugins.items()))
+        if key in served:
+            served[key].begin_log()
+        else:
+            served[key] = begin(tmp_path_factory.mktemp("served"), protocol, arguments, environ or {}, plugins)
+        return served[key]
+
+    return begin_or_share

@@ -91,8 +91,8 @@ def answer(kong: Any, instance: int, who: str, **more: Any) -> int:
 
 @both
 @ways
-def test_a_kong_that_outlives_its_event_touches_no_other(start: Start, protocol: str, flags: tuple[str, ...]) -> None:
-    server = start(protocol, *flags, plain=PLUGIN)
+def test_a_kong_that_outlives_its_event_touches_no_other(serve: Start, protocol: str, flags: tuple[str, ...]) -> None:
+    server = serve(protocol, *flags, plain=PLUGIN)
     with server.kong(1) if protocol == "msgpack" else server.kong() as kong:
         instance = kong.start("plain", {})
         kong.event(instance, "access", pdk("later"))
@@ -103,8 +103,8 @@ def test_a_kong_that_outlives_its_event_touches_no_other(start: Start, protocol:
 
 @both
 @ways
-def test_anothers_kong_is_no_way_out(start: Start, protocol: str, flags: tuple[str, ...]) -> None:
-    server = start(protocol, *flags, plain=PLUGIN)
+def test_anothers_kong_is_no_way_out(serve: Start, protocol: str, flags: tuple[str, ...]) -> None:
+    server = serve(protocol, *flags, plain=PLUGIN)
     with server.kong() as kong, server.kong() as other:
         instance = kong.start("plain", {})
         assert answer(kong, instance, "share") == 200
@@ -122,8 +122,8 @@ def test_whatever_ends_a_handler_its_request_does_not_pass(start: Start, protoco
 
 @both
 @ways
-def test_calls_at_once_wait_for_each_other(start: Start, protocol: str, flags: tuple[str, ...]) -> None:
-    server = start(protocol, *flags, plain=PLUGIN, environ={"GATEWRIGHT_HOLD_LIMIT": "5"})
+def test_calls_at_once_wait_for_each_other(serve: Start, protocol: str, flags: tuple[str, ...]) -> None:
+    server = serve(protocol, *flags, plain=PLUGIN, environ={"GATEWRIGHT_HOLD_LIMIT": "5"})
     with server.kong() as kong:
         instance = kong.start("plain", {})
         if flags:  # in the loop a handler that waits for its own threads would wait for ever
@@ -136,8 +136,8 @@ def test_calls_at_once_wait_for_each_other(start: Start, protocol: str, flags: t
 
 
 @both
-def test_tables_that_handlers_change_are_their_own(start: Start, protocol: str) -> None:
-    server = start(protocol, plain=PLUGIN)
+def test_tables_that_handlers_change_are_their_own(serve: Start, protocol: str) -> None:
+    server = serve(protocol, plain=PLUGIN)
     with server.kong() as kong:
         headers = {"kong.request.get_headers": lambda _: {"a": ["1"], "b": ["2"]}}
         kong.event(kong.start("plain", {}), "access", {**pdk("table"), **headers})
@@ -247,8 +247,8 @@ def test_connections_beyond_the_limit_are_refused(start: Start, protocol: str) -
 
 
 @both
-def test_an_instance_that_is_gone_is_started_anew_though_the_worker_has_a_guard(start: Start, protocol: str) -> None:
-    server = start(protocol, plain=PLUGIN)
+def test_an_instance_that_is_gone_is_started_anew_though_the_worker_has_a_guard(serve: Start, protocol: str) -> None:
+    server = serve(protocol, plain=PLUGIN)
     with server.kong() as kong, pytest.raises((Failed, Closed)):  # and no answer of 500, which Kong would believe
         kong.event(4711, "access", pdk("ask"))
 
@@ -331,8 +331,8 @@ def test_an_odd_module_keeps_no_other_from_being_served(start: Start, tmp_path: 
         [0, 1, "plugin.HandleEvent", []],
     ],
 )
-def test_ids_that_are_none_end_their_connection_only(start: Start, request_: list[Any]) -> None:
-    server = start("msgpack", plain=PLUGIN)
+def test_ids_that_are_none_end_their_connection_only(serve: Start, request_: list[Any]) -> None:
+    server = serve("msgpack", plain=PLUGIN)
     with server.kong() as kong, MsgPackKong(server.path, 1) as odd:
         instance = kong.start("plain", {})
         odd.pool[0].sendall(msgpack.packb(request_))
@@ -360,8 +360,8 @@ def test_a_dedicated_server_says_what_is_wrong_with_its_plugin(tmp_path: Path) -
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize("cuts", [(24,), (24, -7), (1, 2, 3)])
-def test_a_request_that_is_cut_anywhere_is_served(start: Start, workers: str, cuts: tuple[int, ...]) -> None:
-    server = start("msgpack", plain=PLUGIN, environ={"GATEWRIGHT_WORKERS": workers})
+def test_a_request_that_is_cut_anywhere_is_served(serve: Start, workers: str, cuts: tuple[int, ...]) -> None:
+    server = serve("msgpack", plain=PLUGIN, environ={"GATEWRIGHT_WORKERS": workers})
     with server.kong(1) as kong:
         instance = kong.start("plain", {})
         request = msgpack.packb([0, 7, "plugin.HandleEvent", [{"InstanceId": instance, "EventName": "access"}]])
@@ -423,8 +423,8 @@ class Plugin(object):
 
 
 @both
-def test_a_coroutine_that_does_not_await_harms_only_itself(start: Start, protocol: str) -> None:
-    server = start(protocol, plain=WRAPPED)
+def test_a_coroutine_that_does_not_await_harms_only_itself(serve: Start, protocol: str) -> None:
+    server = serve(protocol, plain=WRAPPED)
     with server.kong() as kong, server.kong() as other:
         instance = kong.start("plain", {})
         for _ in range(3):
@@ -472,16 +472,16 @@ class Plugin(object):
 """
 
 
-def test_text_that_is_not_utf8_is_passed_on(start: Start) -> None:
-    server = start("msgpack", plain=KEEPS)
+def test_text_that_is_not_utf8_is_passed_on(serve: Start) -> None:
+    server = serve("msgpack", plain=KEEPS)
     with server.kong() as kong:
         kong.event(kong.start("plain", {}), "access", {"kong.request.get_header": lambda _: "caf\udce9"})
         assert kong.calls[-1] == ("kong.response.set_header", ["x", "caf\udce9"])
 
 
 @both
-def test_a_kong_that_a_plugin_keeps_goes_with_its_instance(start: Start, protocol: str) -> None:
-    server = start(protocol, plain=KEEPS)
+def test_a_kong_that_a_plugin_keeps_goes_with_its_instance(serve: Start, protocol: str) -> None:
+    server = serve(protocol, plain=KEEPS)
     with server.kong() as kong:
         for number in range(10):
             instance = kong.start("plain", {"number": number})
@@ -493,8 +493,8 @@ def test_a_kong_that_a_plugin_keeps_goes_with_its_instance(start: Start, protoco
         assert int(args[0]) <= 3
 
 
-def test_any_name_is_a_function_of_kongs(start: Start) -> None:
-    server = start("msgpack", plain=KEEPS)
+def test_any_name_is_a_function_of_kongs(serve: Start) -> None:
+    server = serve("msgpack", plain=KEEPS)
     answers = {name: lambda *args: "/".join(map(str, args)) for name in ("kong.rpc.call", "kong.my.place", "kong.up")}
     with server.kong() as kong, pytest.raises(Exited):  # but what begins with an underscore is not
         kong.event(kong.start("plain", {}), "rewrite", answers)
@@ -516,9 +516,9 @@ class Plugin(object):
 """
 
 
-def test_a_connection_that_is_lost_in_the_middle_touches_no_other(start: Start) -> None:
+def test_a_connection_that_is_lost_in_the_middle_touches_no_other(serve: Start) -> None:
     """A handler that waits for the answer to another event's question ends with its own connection."""
-    server = start("protobuf", plain=ASKS_ANOTHER)
+    server = serve("protobuf", plain=ASKS_ANOTHER)
 
     def begin(sequence: int) -> Any:
         sock = connect(server.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import json
 import logging
@@ -80,10 +81,16 @@ class Plugin(object):
 """
 
 
-def dumped(server: Server, directory: Path) -> list[KnownPlugin]:
-    command = [sys.executable, "-m", "kong_pdk.cli", "-d", directory, "-p", directory, "--protocol", server.protocol]
-    output = subprocess.check_output([*command, "--dump-all-plugins"])
-    return known_plugins(output, lambda _: str(server.path))
+@functools.cache
+def dump_of(protocol: str, directory: Path, *_sources: str) -> bytes:
+    """What `--dump-all-plugins` prints for plugins."""
+    command = [sys.executable, "-m", "kong_pdk.cli", "-d", directory, "-p", directory, "--protocol", protocol]
+    return subprocess.check_output([*command, "--dump-all-plugins"])
+
+
+def dumped(server: Server) -> list[KnownPlugin]:
+    sources = [file.read_text() for file in sorted(server.plugins.glob("*.py"))]
+    return known_plugins(dump_of(server.protocol, server.plugins, *sources), lambda _: str(server.path))
 
 
 @asynccontextmanager
@@ -91,7 +98,7 @@ async def kong_before(
     server: Server | list[KnownPlugin], tmp_path: Path, content: dict[str, Any], **options: Any
 ) -> AsyncIterator[tuple[ClientSession, str, KongGateway]]:
     """A gateway before a plugin server, and the built-in upstream behind it."""
-    known = server if isinstance(server, list) else dumped(server, tmp_path / "plugins")
+    known = server if isinstance(server, list) else dumped(server)
     echo = EchoUpstream()
     await echo.start()
     declared = parse_declarative({"_format_version": "3.0", **content})
@@ -254,9 +261,9 @@ def the_request(client: ClientSession, url: str) -> Any:
 
 @both
 async def test_every_method_that_reads_in_the_access_phase(
-    start: Start, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+    serve: Start, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = start(protocol, caller=CALLER, environ={"GATEWRIGHT_LOG_LEVEL": "info"})
+    server = serve(protocol, caller=CALLER, environ={"GATEWRIGHT_LOG_LEVEL": "info"})
     table = list(READ_IN_ACCESS)
     monkeypatch.setenv("GATEWRIGHT_TEST_SECRET", "hush")
     if protocol == "msgpack":
@@ -276,8 +283,8 @@ async def test_every_method_that_reads_in_the_access_phase(
 
 
 @both
-async def test_every_method_that_changes_the_request(start: Start, tmp_path: Path, protocol: str) -> None:
-    server = start(protocol, caller=CALLER)
+async def test_every_method_that_changes_the_request(serve: Start, tmp_path: Path, protocol: str) -> None:
+    server = serve(protocol, caller=CALLER)
     async with (
         kong_before(server, tmp_path, calling({"access": CHANGES})) as (client, url, _),
         client.get(f"{url}/v1/rest", headers={"x-one": "1", "x-two": "2"}) as answer,
@@ -314,7 +321,7 @@ async def test_targets_and_upstreams(start: Start, tmp_path: Path, protocol: str
     await echo.stop()
 
 
-async def test_a_services_certificate_is_checked_if_a_plugin_wants_it(start: Start, tmp_path: Path) -> None:
+async def test_a_services_certificate_is_checked_if_a_plugin_wants_it(serve: Start, tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("service.test").configure_cert(context)  # of an authority that nobody trusts
 
@@ -326,7 +333,7 @@ async def test_a_services_certificate_is_checked_if_a_plugin_wants_it(start: Sta
 
     service = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
     port = service.sockets[0].getsockname()[1]
-    server = start("msgpack", caller=CALLER)
+    server = serve("msgpack", caller=CALLER)
     for verify, status in ((False, 200), (True, 502)):
         calls = [
             ["kong.service.request.set_scheme", ["https"]],
@@ -343,8 +350,8 @@ async def test_a_services_certificate_is_checked_if_a_plugin_wants_it(start: Sta
 
 
 @both
-async def test_every_method_of_the_response_phase(start: Start, tmp_path: Path, protocol: str) -> None:
-    server = start(protocol, caller=CALLER)
+async def test_every_method_of_the_response_phase(serve: Start, tmp_path: Path, protocol: str) -> None:
+    server = serve(protocol, caller=CALLER)
     calls = {"response": [[method, args] for method, args, _ in READ_IN_RESPONSE]}
     async with (
         kong_before(server, tmp_path, calling(calls, "response")) as (client, url, _),
@@ -358,10 +365,10 @@ async def test_every_method_of_the_response_phase(start: Start, tmp_path: Path, 
 
 @both
 async def test_the_log_phase_runs_afterwards_on_saved_data(
-    start: Start, tmp_path: Path, protocol: str, caplog: pytest.LogCaptureFixture
+    serve: Start, tmp_path: Path, protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    server = start(protocol, caller=CALLER)
+    server = serve(protocol, caller=CALLER)
     table: list[tuple[str, list[Any], Any]] = [
         ("kong.ctx.shared.get", ["from"], "access"),
         ("kong.request.get_header", ["x-one"], "1"),
@@ -383,9 +390,9 @@ async def test_the_log_phase_runs_afterwards_on_saved_data(
 
 @both
 async def test_what_cannot_be_asked_in_the_log_phase_is_told(
-    start: Start, tmp_path: Path, protocol: str, caplog: pytest.LogCaptureFixture
+    serve: Start, tmp_path: Path, protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = start(protocol, caller=CALLER, environ={"GATEWRIGHT_TIMEOUT": "1"})
+    server = serve(protocol, caller=CALLER, environ={"GATEWRIGHT_TIMEOUT": "1"})
     async with kong_before(server, tmp_path, calling({"log": [["kong.request.get_method", []]]})) as (client, url, g):
         async with client.get(f"{url}/v1/rest") as answer:
             assert answer.status == 200
@@ -408,8 +415,8 @@ def test_all_methods_of_the_protocol_are_there_and_tried() -> None:
     }  # fmt: skip
 
 
-async def test_bodies_as_tables(start: Start, tmp_path: Path) -> None:
-    server = start("msgpack", caller=CALLER)
+async def test_bodies_as_tables(serve: Start, tmp_path: Path) -> None:
+    server = serve("msgpack", caller=CALLER)
     for kind, sent, table in (
         ("application/json", b'{"a": [1, {"b": null}]}', {"a": [1, []]}),
         ("application/x-www-form-urlencoded", b"a=1&b=x+y&a=2", {"a": ["1", "2"], "b": "x y"}),
@@ -434,9 +441,9 @@ async def test_bodies_as_tables(start: Start, tmp_path: Path) -> None:
 
 @both
 async def test_a_body_longer_than_the_buffer_is_in_a_file(
-    start: Start, tmp_path: Path, protocol: str, caplog: pytest.LogCaptureFixture
+    serve: Start, tmp_path: Path, protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = start(protocol, caller=CALLER, environ={"GATEWRIGHT_TIMEOUT": "2"})
+    server = serve(protocol, caller=CALLER, environ={"GATEWRIGHT_TIMEOUT": "2"})
     content = calling({"access": [["kong.request.get_raw_body", []]]}, "access")
     body = b"x" * 20_000
     async with (
@@ -469,9 +476,9 @@ async def test_a_body_longer_than_the_buffer_is_in_a_file(
     ],
 )
 async def test_lua_errors_refuse_the_request(
-    start: Start, tmp_path: Path, protocol: str, call: list[Any], words: str, caplog: pytest.LogCaptureFixture
+    serve: Start, tmp_path: Path, protocol: str, call: list[Any], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = start(protocol, caller=CALLER, environ={"GATEWRIGHT_TIMEOUT": "1"})
+    server = serve(protocol, caller=CALLER, environ={"GATEWRIGHT_TIMEOUT": "1"})
     async with kong_before(server, tmp_path, calling({"access": [call]})) as (client, url, _):
         async with client.get(f"{url}/v1/x") as answer:
             assert answer.status == 500
@@ -539,8 +546,8 @@ async def test_a_restarted_plugin_server_is_used_again(start: Start, tmp_path: P
             assert answer.status == 200
 
 
-async def test_answers_of_plugins(start: Start, tmp_path: Path) -> None:
-    server = start("msgpack", failing=FAILING)
+async def test_answers_of_plugins(serve: Start, tmp_path: Path) -> None:
+    server = serve("msgpack", failing=FAILING)
     async with kong_before(server, tmp_path, calling({}, plugins=[{"name": "failing"}])) as (client, url, _):
         async with client.get(f"{url}/v1/x", headers={"x-how": "error"}) as answer:
             assert answer.status == 418
@@ -576,8 +583,8 @@ class Plugin(object):
 """
 
 
-async def test_the_most_specific_configuration_runs(start: Start, tmp_path: Path) -> None:
-    server = start("msgpack", mark=MARK, auth=AUTH)
+async def test_the_most_specific_configuration_runs(serve: Start, tmp_path: Path) -> None:
+    server = serve("msgpack", mark=MARK, auth=AUTH)
 
     def mark(text: str, **place: str) -> dict[str, Any]:
         return {"name": "mark", "config": {"mark": text}, **place}
@@ -626,11 +633,11 @@ class Plugin(object):
 
 
 async def test_the_log_phase_runs_whoever_answered(
-    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    serve: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     plugins = {name: LOGS.format(name=name, priority=priority) for name, priority in (("first", 9), ("second", 8))}
-    server = start("msgpack", **plugins)
+    server = serve("msgpack", **plugins)
     content = {
         "services": [{"url": "http://s.test", "routes": [{"paths": ["/exit", "/ok"], "strip_path": False}]}],
         "plugins": [{"name": name} for name in plugins],

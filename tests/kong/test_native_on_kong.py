@@ -81,8 +81,8 @@ RESPONSE = {
 
 @both
 @kinds
-def test_changes_are_written_back_in_few_calls(start: Start, protocol: str, source: str) -> None:
-    server = start(protocol, native=source)
+def test_changes_are_written_back_in_few_calls(serve: Start, protocol: str, source: str) -> None:
+    server = serve(protocol, native=source)
     with server.kong() as kong:
         added = {"__seq__": 5, "__key__": "k", "__plugin_id": "p", "__ws_id": "w", "route_id": "r", "service_id": "s",
                  "consumer_id": "c", "plugin_instance_name": "n"}  # fmt: skip
@@ -104,8 +104,8 @@ def test_changes_are_written_back_in_few_calls(start: Start, protocol: str, sour
 
 @both
 @kinds
-def test_an_answer_of_the_plugins_own(start: Start, protocol: str, source: str) -> None:
-    server = start(protocol, native=source)
+def test_an_answer_of_the_plugins_own(serve: Start, protocol: str, source: str) -> None:
+    server = serve(protocol, native=source)
     with server.kong() as kong:
         instance = kong.start("greet", {})
         with pytest.raises(Exited) as exited:
@@ -117,8 +117,8 @@ def test_an_answer_of_the_plugins_own(start: Start, protocol: str, source: str) 
 
 @both
 @kinds
-def test_the_response_phase(start: Start, protocol: str, source: str) -> None:
-    server = start(protocol, native=source)
+def test_the_response_phase(serve: Start, protocol: str, source: str) -> None:
+    server = serve(protocol, native=source)
     with server.kong() as kong:
         instance = kong.start("greet", {})
         headers = {"content-type": ["a/b"], "x-powered-by": ["php"]}
@@ -136,8 +136,8 @@ def test_the_response_phase(start: Start, protocol: str, source: str) -> None:
 
 @both
 @kinds
-def test_other_phases_and_failures(start: Start, protocol: str, source: str) -> None:
-    server = start(protocol, native=source)
+def test_other_phases_and_failures(serve: Start, protocol: str, source: str) -> None:
+    server = serve(protocol, native=source)
     with server.kong() as kong:
         kong.event(kong.start("greet", {}), "log", REQUEST)
         assert kong.calls[-1] == ("kong.log.info", ["logged", "POST"])
@@ -227,8 +227,8 @@ def slow_headers(_: int) -> dict[str, list[str]]:
 
 
 @both
-def test_a_deadline_while_kong_is_at_work(start: Start, protocol: str) -> None:
-    server = start(protocol, late=LATE)
+def test_a_deadline_while_kong_is_at_work(serve: Start, protocol: str) -> None:
+    server = serve(protocol, late=LATE)
     pdk = {**REQUEST, "kong.request.get_headers": slow_headers}
     with server.kong() as kong:
         for _ in range(2):
@@ -241,8 +241,8 @@ def test_a_deadline_while_kong_is_at_work(start: Start, protocol: str) -> None:
 
 @both
 @pytest.mark.parametrize("name", ["answers", "swallows"])
-def test_an_exit_is_final(start: Start, protocol: str, name: str) -> None:
-    server = start(protocol, late=LATE)
+def test_an_exit_is_final(serve: Start, protocol: str, name: str) -> None:
+    server = serve(protocol, late=LATE)
     with server.kong() as kong:
         instance = kong.start(name, {})
         for _ in range(3):
@@ -252,8 +252,8 @@ def test_an_exit_is_final(start: Start, protocol: str, name: str) -> None:
     assert [method for method, _ in kong.calls] == ["kong.response.exit"] * 3
 
 
-def test_a_step_of_an_event_that_is_gone_does_not_let_the_request_pass(start: Start) -> None:
-    server = start("msgpack", late=LATE)
+def test_a_step_of_an_event_that_is_gone_does_not_let_the_request_pass(serve: Start) -> None:
+    server = serve("msgpack", late=LATE)
     with server.kong(connections=1) as kong:
         instance = kong.start("answers", {})
         step = kong.rpc("plugin.HandleEvent", {"InstanceId": instance, "EventName": "rewrite"})

@@ -76,8 +76,8 @@ both = pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
 
 
 @both
-def test_a_plugin_made_for_kong_pdk(start: Start, protocol: str) -> None:
-    server = start(protocol, hello=HELLO)
+def test_a_plugin_made_for_kong_pdk(serve: Start, protocol: str) -> None:
+    server = serve(protocol, hello=HELLO)
     with server.kong() as kong:
         instance = kong.start("hello", {"message": "hi", "__seq__": 1})
         kong.event(instance, "access", {"kong.request.get_header": lambda name: f"{name}-value"})
@@ -110,9 +110,9 @@ def test_exit_ends_the_handler_and_the_event(start: Start, protocol: str) -> Non
 
 
 @both
-def test_an_exception_refuses_the_request_and_others_go_on(start: Start, protocol: str) -> None:
+def test_an_exception_refuses_the_request_and_others_go_on(serve: Start, protocol: str) -> None:
     """The original deadlocks on an exception before the first PDK call, and lets requests pass after it."""
-    server = start(protocol, hello=HELLO)
+    server = serve(protocol, hello=HELLO)
     with server.kong() as kong:
         instance = kong.start("hello", {"message": "hi", "route_id": "r-1"})
         for _ in range(3):
@@ -127,8 +127,8 @@ def test_an_exception_refuses_the_request_and_others_go_on(start: Start, protoco
 
 
 @both
-def test_unknown_plugins_and_broken_configurations_refuse_and_do_not_loop(start: Start, protocol: str) -> None:
-    server = start(protocol, hello=HELLO)
+def test_unknown_plugins_and_broken_configurations_refuse_and_do_not_loop(serve: Start, protocol: str) -> None:
+    server = serve(protocol, hello=HELLO)
     with server.kong() as kong:
         for name, config in (("hello", {"message": "broken"}), ("nobody", {})):
             instance = kong.start(name, config)
@@ -140,8 +140,8 @@ def test_unknown_plugins_and_broken_configurations_refuse_and_do_not_loop(start:
     assert "no plugin is called 'nobody'" in server.log
 
 
-def test_lost_instances_are_said_so_that_kong_starts_them_anew(start: Start) -> None:
-    server = start("msgpack", hello=HELLO)
+def test_lost_instances_are_said_so_that_kong_starts_them_anew(serve: Start) -> None:
+    server = serve("msgpack", hello=HELLO)
     with server.kong() as kong:
         instance = kong.start("hello", {"message": "hi"})
         assert kong.stop(instance)["Id"] == instance
@@ -157,8 +157,8 @@ def test_lost_instances_are_said_so_that_kong_starts_them_anew(start: Start) -> 
             kong.rpc("plugin.SetPluginDir", "/tmp")
 
 
-def test_lost_instances_close_the_connection_over_protobuf(start: Start) -> None:
-    server = start("protobuf", hello=HELLO)
+def test_lost_instances_close_the_connection_over_protobuf(serve: Start) -> None:
+    server = serve("protobuf", hello=HELLO)
     with server.kong() as kong:
         instance = kong.start("hello", {"message": "hi"})
         assert kong.stop(instance).instance_status.instance_id == instance
@@ -246,8 +246,8 @@ def test_500_connections_need_no_more_threads(start: Start, protocol: str) -> No
 
 @pytest.mark.parametrize("garbage", [b"\xff" * 64, b"GET / HTTP/1.1\r\n\r\n", b"\x94\x01\x01\xc0\xc0"])
 @both
-def test_garbage_ends_its_connection_only(start: Start, protocol: str, garbage: bytes) -> None:
-    server = start(protocol, quick=QUICK)
+def test_garbage_ends_its_connection_only(serve: Start, protocol: str, garbage: bytes) -> None:
+    server = serve(protocol, quick=QUICK)
     with server.kong() as kong:
         instance = kong.start("quick", {})
         with connect(server.path) as sock:
@@ -257,9 +257,9 @@ def test_garbage_ends_its_connection_only(start: Start, protocol: str, garbage: 
         kong.event(instance, "access", {})
 
 
-def test_no_lua_style_gives_values(start: Start) -> None:
+def test_no_lua_style_gives_values(serve: Start) -> None:
     source = QUICK + '        assert kong.request.get_header("host") == "h"\n'
-    server = start("msgpack", "--no-lua-style", quick=source)
+    server = serve("msgpack", "--no-lua-style", quick=source)
     with server.kong() as kong:
         kong.event(kong.start("quick", {}), "access", {"kong.request.get_header": lambda _: "h"})
 
@@ -334,8 +334,8 @@ def test_instances_started_on_one_worker_are_valid_on_all(start: Start, protocol
         kong.close()
 
 
-def test_steps_find_the_worker_that_runs_the_event(start: Start) -> None:
-    server = start("msgpack", "-m", where=WHERE)
+def test_steps_find_the_worker_that_runs_the_event(serve: Start) -> None:
+    server = serve("msgpack", "-m", where=WHERE)
     with server.kong(connections=5) as kong:
         instance = kong.start("where", {})
         for _ in range(50):
