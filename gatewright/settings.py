@@ -72,6 +72,9 @@ class Settings:
     max_buffered: int = _setting(
         1 << 28, "input that may wait in each worker, bytes; beyond it the connections that hold most are closed"
     )
+    max_configurations: int = _setting(
+        20_000, "configurations known at once; beyond it those go first that were prepared and never used again"
+    )
     max_connections: int = _setting(8192, "connections at once, in each worker; more are closed")
     max_calls: int = _setting(4096, "calls under way at once, in each worker; more are refused")
     max_lag: float = _setting(0.0, "seconds that the loop may lag before requests are refused; 0: any")
@@ -141,6 +144,7 @@ class Settings:
 
 _LOWEST: Mapping[str, float] = {
     "conf_expire": 1, "timeout": 0.01, "hold_limit": 0.001, "threads": 1, "max_frame": 1024,
+    "max_configurations": 1,
     "max_connections": 1, "max_calls": 1, "stall_timeout": 0.1, "drain": 0, "thread_queue": 0, "max_lag": 0,
     "max_requests": 0, "max_memory": 0, "block_limit": 0.01, "start_timeout": 1, "stuck_limit": 0, "tracing_sample": 0,
 }  # fmt: skip

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-__all__ = ["Sample", "TallyReport", "WorkerReport", "add_up"]
+from gatewright.runtime.stats import MOST_TALLIES, OTHER_ROUTES
+
+__all__ = ["MOST_SAMPLES", "Sample", "TallyReport", "WorkerReport", "add_up"]
+
+_MOST_SERIES: Final = 4 * MOST_TALLIES
+MOST_SAMPLES: Final = 10_000
+"""Samples of plugins' own metrics."""
+_MOST_NAMES: Final = 1000
+_OTHERS: Final = "(others)"
 
 
 class TallyReport(msgspec.Struct, array_like=True):
@@ -90,6 +98,9 @@ _GAUGES = (
 def add_up(reports: Iterable[WorkerReport], *, gone: Iterable[WorkerReport] = ()) -> WorkerReport:
     """One report for many: sums, of chains and lag the highest.
 
+    What has names is bounded: those of workers that run come first, what comes beyond goes to `(other routes)` and
+    `(others)`, samples of plugins' own metrics are left out.
+
     Args:
         reports: of workers that run.
         gone: last reports of workers that have ended; only their counters are added.
@@ -104,7 +115,7 @@ def add_up(reports: Iterable[WorkerReport], *, gone: Iterable[WorkerReport] = ()
         _add_counts(total.refused, report.refused)
         _add_counts(total.questions, report.questions)
         for kind, by_plugin in report.failures.items():
-            _add_counts(total.failures.setdefault(kind, {}), by_plugin)
+            _add_counts(total.failures.setdefault(kind, {}), by_plugin, most=_MOST_NAMES)
         for tally in report.tallies:
             _add_tally(tallies, tally)
         for sample in report.samples:
@@ -125,13 +136,17 @@ def add_up(reports: Iterable[WorkerReport], *, gone: Iterable[WorkerReport] = ()
     return total
 
 
-def _add_counts(total: dict[str, int], counts: dict[str, int]) -> None:
+def _add_counts(total: dict[str, int], counts: dict[str, int], most: int = 1 << 30) -> None:
     for name, count in counts.items():
+        if name not in total and len(total) >= most:
+            name = _OTHERS
         total[name] = total.get(name, 0) + count
 
 
 def _add_tally(tallies: dict[tuple[str, str, str], TallyReport], tally: TallyReport) -> None:
     key = tally.plugin, tally.phase, tally.route
+    if key not in tallies and len(tallies) >= _MOST_SERIES:
+        key = tally.plugin, tally.phase, OTHER_ROUTES
     present = tallies.get(key)
     if present is None:
         tallies[key] = TallyReport(*key, list(tally.counts), tally.seconds)
@@ -144,6 +159,8 @@ def _add_sample(samples: dict[tuple[str, str, tuple[tuple[str, str], ...]], Samp
     key = sample.family, sample.name, tuple(sorted(sample.labels.items()))
     present = samples.get(key)
     if present is None:
+        if len(samples) >= 2 * MOST_SAMPLES:
+            return
         samples[key] = msgspec.structs.replace(sample)
     elif sample.name.endswith("_created"):
         present.value = min(present.value, sample.value)

@@ -36,6 +36,8 @@ from gatewright.runtime.steps import Around, ChainBuilder, Mode, PhaseHandler, S
 
 __all__ = ["Chain", "PhaseCaller"]
 
+_LONGEST_KEY: Final = 500
+"""Characters of a route's key in logs and labels; APISIX's own have some dozen."""
 _DIRECT: Final = Mode.DIRECT
 _COROUTINE: Final = Mode.COROUTINE
 
@@ -66,8 +68,8 @@ class Chain:
     """
 
     def __init__(self, key: str, conf: Sequence[tuple[str, str]], builder: ChainBuilder) -> None:
-        self.key = key.partition("\0")[0]
-        self.name = key.partition("#")[0]
+        self.key = key.partition("\0")[0][:_LONGEST_KEY]
+        self.name = self.key.partition("#")[0]
         self.late = "#ext-plugin-post-req#" in key
         self.steps: list[Step] = []
         self.request_steps: list[Step] = []
@@ -133,6 +135,7 @@ class Chain:
     def teardown(self, *_: object) -> None:
         """Release what the plugins hold. Runs in a strand."""
         for step in self.steps:
+            self._builder.release(step)
             if step.plugin is not None and step.state is State.READY:
                 self._builder.tear_down(step)
 

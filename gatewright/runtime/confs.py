@@ -13,14 +13,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from gatewright.runtime.chain import Chain
 
-__all__ = ["Conf", "ConfStore", "TokenTable", "conf_digest", "instance_id_of", "token_of"]
+__all__ = [
+    "MOST_CONF_BYTES", "Conf", "ConfStore", "TokenTable", "conf_digest", "conf_size", "instance_id_of", "token_of",
+]  # fmt: skip
 
 Conf = Sequence[tuple[str, str]]
 
+MOST_CONF_BYTES: Final = 1 << 28
+"""Text of all configurations together; etcd, where APISIX has them from, has 2 GiB for everything by default."""
+_ENTRY_BYTES: Final = 100
 _TICKS = 8  # ticks in one cache time
 
 
@@ -32,6 +37,11 @@ def conf_digest(key: str, conf: Conf) -> bytes:
         digest.update(len(raw).to_bytes(4, "big"))
         digest.update(raw)
     return digest.digest()
+
+
+def conf_size(key: str | bytes, conf: Sequence[tuple[str, str]] | Sequence[tuple[bytes, bytes]]) -> int:
+    """About how many bytes a configuration takes up."""
+    return len(key) + sum(len(name) + len(text) + _ENTRY_BYTES for name, text in conf)
 
 
 def token_of(digest: bytes, attempt: int = 0) -> int:
@@ -62,6 +72,8 @@ class TokenTable(Generic[T]):
         keep_ticks: int = 2 * _TICKS + 1,
         on_evict: Callable[[T], None] | None = None,
         hash_token: Callable[[bytes, int], int] = token_of,
+        most: int = 1 << 32,
+        most_bytes: int = 1 << 62,
     ) -> None:
         """Make an empty table.
 
@@ -70,8 +82,16 @@ class TokenTable(Generic[T]):
             keep_ticks: how many ticks (eighths of the cache time) a thing is kept after its last use.
             on_evict: told of each thing that is dropped.
             hash_token: digest and attempt to token.
+            most: how many there may be. Beyond that, some of those go that were not used again since the first time;
+                if all were, those that were used longest ago.
+            most_bytes: how large all may be together.
         """
         self._on_evict = on_evict
+        self._most = most
+        self._most_bytes = most_bytes
+        self._first: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
+        self.bytes = 0
         self._hash_token = hash_token
         self._keep_ticks = keep_ticks
         self.tick_seconds = expire / _TICKS
@@ -99,13 +119,30 @@ class TokenTable(Generic[T]):
             self.by_token[token].last_used = self.now
         return token
 
-    def assign(self, digest: bytes, thing: T) -> int:
-        """Take a new thing in and give it the first token of its digest that is free."""
+    def assign(self, digest: bytes, thing: T, size: int = 0) -> int:
+        """Take a new thing of some size in and give it the first token of its digest that is free."""
+        if len(self.by_token) >= self._most or self.bytes + size > self._most_bytes:
+            self._make_room(size)
         attempt = 0
         while (token := self._hash_token(digest, attempt)) in self._digests:
             attempt += 1
         self.put(token, digest, thing)
+        self._sizes[token] = size
+        self.bytes += size
         return token
+
+    def _make_room(self, size: int) -> None:
+        # A sixteenth at once, so that the sorting is paid for by many that come.
+        by_use = sorted(self.by_token, key=self._worth)
+        few = max(len(by_use) // 16, 1)
+        for number, token in enumerate(by_use):
+            if number >= few and self.bytes + size <= self._most_bytes:
+                return
+            self._drop(token)
+
+    def _worth(self, token: int) -> tuple[bool, int]:
+        used = self.by_token[token].last_used
+        return used > self._first[token] + 1, used
 
     def put(self, token: int, digest: bytes, thing: T) -> None:
         """Take a thing in under a token that was assigned elsewhere; what had that token before is dropped."""
@@ -113,6 +150,7 @@ class TokenTable(Generic[T]):
         if token in self._digests:
             self._drop(token)
         self.by_token[token] = thing
+        self._first[token] = self.now
         self._digests[token] = digest
         self._tokens[digest] = token
 
@@ -143,6 +181,8 @@ class TokenTable(Generic[T]):
 
     def _drop(self, token: int) -> None:
         thing = self.by_token.pop(token)
+        del self._first[token]
+        self.bytes -= self._sizes.pop(token, 0)
         del self._tokens[self._digests.pop(token)]
         if self._on_evict is not None:
             self._on_evict(thing)
@@ -158,6 +198,7 @@ class ConfStore(TokenTable[Chain]):
         expire: float = 3600.0,
         on_evict: Callable[[Chain], None] | None = None,
         hash_token: Callable[[bytes, int], int] = token_of,
+        most: int = 1 << 32,
     ) -> None:
         """Make an empty store.
 
@@ -166,8 +207,9 @@ class ConfStore(TokenTable[Chain]):
             expire: see `TokenTable`.
             on_evict: see `TokenTable`.
             hash_token: see `TokenTable`.
+            most: see `TokenTable`.
         """
-        super().__init__(expire=expire, on_evict=on_evict, hash_token=hash_token)
+        super().__init__(expire=expire, on_evict=on_evict, hash_token=hash_token, most=most, most_bytes=MOST_CONF_BYTES)
         self._make_chain = make_chain
 
     def prepare(self, key: str, conf: Conf) -> tuple[int, Chain, bool]:
@@ -177,7 +219,7 @@ class ConfStore(TokenTable[Chain]):
         if token is not None:
             return token, self.by_token[token], False
         chain = self._make_chain(key, conf)
-        chain.token = self.assign(digest, chain)
+        chain.token = self.assign(digest, chain, conf_size(key, conf))
         return chain.token, chain, True
 
     def take(self, token: int, digest: bytes, key: str, conf: Conf) -> tuple[Chain, bool]:

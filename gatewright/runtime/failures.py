@@ -6,7 +6,7 @@ The same failure (plugin, route, kind) is logged in full a few times, then once 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from time import monotonic, time
 from typing import Any
 
@@ -19,6 +19,12 @@ __all__ = ["FailureLog"]
 _BURST = 5
 _MAX_KINDS = 1024
 _LAST = 20
+_LINES_AT_ONCE = 200
+_LINES_A_SECOND = 50.0
+"""Of one kind, whatever they are about: a thousand routes that fail at once are not a thousand lines a second."""
+_MOST_UNKNOWN = 64
+_OTHERS = "(others)"
+"""Stands for names that no plugin has, beyond some: anybody who speaks to the socket can make them up."""
 
 
 class FailureLog:
@@ -31,7 +37,11 @@ class FailureLog:
         """How many, by kind and plugin."""
         self.last: deque[dict[str, Any]] = deque(maxlen=_LAST)
         """The latest ones, left out of the log or not."""
+        self.known: Container[str] = ()
+        """Names of plugins that there are: each is counted by name."""
+        self._unknown: set[str] = set()
         self._seen: dict[tuple[str, ...], list[float]] = {}  # -> [burst left, next time, suppressed]
+        self._lines: dict[str, list[float]] = {}  # by kind -> [lines left, of when, left out]
 
     def report(
         self,
@@ -55,7 +65,7 @@ class FailureLog:
             traceback: log the traceback too.
             more: further fields.
         """
-        counted = kind, plugin
+        counted = kind, self._label(plugin)
         self.counts[counted] = self.counts.get(counted, 0) + 1
         if error is not None:
             more["error"] = redact_error(error)
@@ -65,7 +75,7 @@ class FailureLog:
         state = self._seen.get(key)
         if state is None:
             if len(self._seen) >= _MAX_KINDS:
-                self._seen.clear()
+                del self._seen[next(iter(self._seen))]
             state = self._seen[key] = [_BURST, 0.0, 0]
         now = self._clock()
         if state[0] > 0:
@@ -79,8 +89,33 @@ class FailureLog:
         if state[2]:
             more["left_out"] = int(state[2])
             state[2] = 0
+        left_out = self._exhausted(kind, now)
+        if left_out is None:
+            return
+        if left_out:
+            more["others_left_out"] = left_out
         if plugin:
             more["plugin"] = plugin
         if route:
             more["route"] = route
         self._log.error(event, exc_info=error if traceback else None, **more)
+
+    def _label(self, plugin: str) -> str:
+        if not plugin or plugin in self.known or plugin in self._unknown:
+            return plugin
+        if len(self._unknown) >= _MOST_UNKNOWN:
+            return _OTHERS
+        self._unknown.add(plugin)
+        return plugin
+
+    def _exhausted(self, kind: str, now: float) -> int | None:
+        """Whether there were too many lines of a kind lately (`None`), or how many were left out before this one."""
+        state = self._lines.setdefault(kind, [_LINES_AT_ONCE, now, 0])
+        state[0] = min(state[0] + (now - state[1]) * _LINES_A_SECOND, _LINES_AT_ONCE)
+        state[1] = now
+        if state[0] < 1:
+            state[2] += 1
+            return None
+        state[0] -= 1
+        left_out, state[2] = int(state[2]), 0
+        return left_out

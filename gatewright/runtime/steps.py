@@ -26,6 +26,7 @@ __all__ = ["Around", "ChainBuilder", "Limit", "Mode", "PhaseHandler", "Policy", 
 
 OnError = Literal["fail", "skip"]
 
+_LONGEST_NAME: Final = 200
 _SETUP_RETRY: Final = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between tries of a setup() that failed
 
 
@@ -174,6 +175,7 @@ class ChainBuilder:
         self.failures = failures
         self.hold_limit = hold_limit
         self._blocking = blocking
+        failures.known = plugins
         bridge.hold_limit, bridge.on_hold = hold_limit, self.held_the_loop
         self.tallies = Tallies()
         self.on_building: Callable[[Any, bool], None] = lambda _chain, _begins: None
@@ -185,6 +187,7 @@ class ChainBuilder:
 
     def make_step(self, route: str, name: str, text: str) -> Step:
         """The step for one entry of a configuration; broken, with the reason, where it can't be used."""
+        name = _short(name)
         policy = self._policies.get(name, Policy())
         plugin_class = self.plugins.get(name)
         step = Step(
@@ -237,7 +240,7 @@ class ChainBuilder:
 
     def quarantined_step(self, route: str, name: str) -> Step:
         """A step that refuses all, because making it has ended processes."""
-        step = Step(name=name, route=route, on_error="fail", timeout=self._timeout, state=State.BROKEN)
+        step = Step(name=_short(name), route=route, on_error="fail", timeout=self._timeout, state=State.BROKEN)
         step.error = PluginError("setting this configuration up has ended several workers; it is no longer tried")
         return step
 
@@ -323,10 +326,21 @@ class ChainBuilder:
                 traceback=True,
             )
 
+    def release(self, step: Step) -> None:
+        """A step's chain is gone: its counts may be added to others'."""
+        if step.plugin is not None:
+            for phase in ("request", "response", *step.phases):
+                self.tallies.release(step.name, phase, step.route)
+
     def _call_hook(self, hook: Callable[[], Any]) -> None:
         result = hook()
         if inspect.isawaitable(result):
             self.bridge.run_coroutine(awaited(result))
+
+
+def _short(name: str) -> str:
+    """A plugin's name as it's kept; what is longer is none's, and comes from whoever speaks to the socket."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
 
 
 def _mode(handler: Callable[..., Any] | None, blocking: bool) -> Mode:

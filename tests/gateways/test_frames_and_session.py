@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import calls, replies
+from gatewright.gateways.apisix._reading import has_entry, read_entries
 from gatewright.gateways.apisix.frames import MAX_PAYLOAD, FrameBuffer, encode_frame
 from gatewright.gateways.apisix.session import ApisixSession, State
 from gatewright.gateways.events import Answer, Prepare, Refusal
@@ -147,10 +149,9 @@ def test_a_damaged_message_gives_a_message_or_a_protocol_error(data: st.DataObje
     decode_everything(bytes(frame[: data.draw(st.integers(4, len(frame)))]))
 
 
-def test_a_small_frame_cannot_make_a_huge_allocation() -> None:
-    """Entries may share one string: 100,000 entries that all point to 1 MB would be 100 GB of text."""
-    count = 100_000
-    text = (1 << 20).to_bytes(4, "little") + b"x" * (1 << 20)
+def shared_entries(count: int, text: bytes) -> bytes:
+    """A PrepareConf frame of `count` entries that are all one and the same, whose name and value are `text`."""
+    raw = len(text).to_bytes(4, "little") + text
     vector = count.to_bytes(4, "little")
     # one entry table, to which all slots point, behind the vector; its vtable in front of it
     entry_at = 4 + 4 * count + 8
@@ -159,9 +160,32 @@ def test_a_small_frame_cannot_make_a_huge_allocation() -> None:
         bytes((8, 0, 12, 0, 4, 0, 8, 0)) + bytes((8, 0, 0, 0)) + (8).to_bytes(4, "little") + (4).to_bytes(4, "little")
     )
     table = bytes((6, 0, 8, 0, 4, 0, 0, 0)) + (8).to_bytes(4, "little") + (4).to_bytes(4, "little")
-    payload = (12).to_bytes(4, "little") + table + vector + offsets + entry + text
+    return b"\x01\0\0\0" + (12).to_bytes(4, "little") + table + vector + offsets + entry + raw
+
+
+def test_a_small_frame_cannot_make_a_huge_allocation() -> None:
+    """Entries may share one string: 1,000 entries that all point to 1 MB would be a GB of text."""
     with pytest.raises(ProtocolError, match="repeat the same text too often"):
-        calls.PrepareConf(b"\x01\0\0\0" + payload)
+        calls.PrepareConf(shared_entries(1000, b"x" * (1 << 20)))
+
+
+def test_a_configuration_of_too_many_plugins_is_refused_before_it_is_expanded() -> None:
+    assert len(calls.PrepareConf(shared_entries(calls.MOST_PLUGINS, b"p")).conf) == calls.MOST_PLUGINS
+    frame = shared_entries(1_000_000, b"p")
+    began = time.process_time()
+    with pytest.raises(ProtocolError, match="names 1000000 plugins, the limit is 1000"):
+        calls.PrepareConf(frame)
+    assert time.process_time() - began < 0.1
+
+
+def test_a_request_of_a_million_headers_is_refused_before_they_are_read() -> None:
+    """The vector of headers is laid out like that of plugins: in slot 5 of HTTPReqCall rather than slot 0."""
+    frame = bytearray(shared_entries(1_000_000, b"p"))
+    root = 4 + int.from_bytes(frame[4:8], "little")
+    with pytest.raises(ProtocolError, match="more than 65536 entries"):
+        read_entries(bytes(frame), root, 4)
+    with pytest.raises(ProtocolError, match="more than 65536 entries"):
+        has_entry(bytes(frame), root, 4, "p")
 
 
 def test_random_streams_never_crash_a_session() -> None:

@@ -522,3 +522,62 @@ def test_reports_add_up() -> None:
     assert [(t.plugin, t.counts, t.seconds) for t in total.tallies] == [("p", [2, 2], 1.5), ("q", [1, 1], 1.0)]
     assert [(s.name, s.value) for s in total.samples] == [("c_total", 5.0), ("c_created", 90.0), ("g", 5.0)]
     assert one.tallies[0].counts == [1, 0], "what is added up stays as it was"
+
+
+# --- what plugins' metrics may be
+
+ODD = """
+from prometheus_client import Counter, Gauge, REGISTRY
+from prometheus_client.core import GaugeMetricFamily
+from gatewright import Plugin
+
+Gauge("no_help", None).set(1)
+good = Counter("good", "fine")
+
+class Raises:
+    def collect(self):
+        raise RuntimeError("not now")
+
+class Texts:
+    def collect(self):
+        family = GaugeMetricFamily("is_text", "x")
+        family.add_metric([], "many")
+        yield family
+        family = GaugeMetricFamily("odd_label", "x", labels=["a"])
+        family.samples.append(family.samples.__class__ and __import__("prometheus_client").samples.Sample(
+            "odd_label", {"a b\\n": "c"}, 1.0))
+        yield family
+        family = GaugeMetricFamily("too_large", "x")
+        family.add_metric([], 10 ** 400)
+        yield family
+
+class Many:
+    def collect(self):
+        family = GaugeMetricFamily("many", "x", labels=["n"])
+        for number in range(20_000):
+            family.add_metric([str(number)], 1)
+        yield family
+
+for one in (Raises(), Texts(), Many()):
+    REGISTRY._collector_to_names[one] = []
+
+class Counts(Plugin):
+    def on_request(self, request):
+        good.inc()
+"""
+
+
+def test_a_metric_that_cannot_be_exported_is_left_out_and_named(
+    start_runner: StartRunner, plugin_dir: WriteFiles
+) -> None:
+    runner = start_runner("-p", plugin_dir(odd=ODD), "--metrics", f"127.0.0.1:{free_port()}")
+    with runner.peer() as peer:
+        peer.request(peer.prepare(("counts", "{}")))
+        exposition = ask(f"{runner.socket}.control", "/metrics")[1].decode()
+        assert "good_total 1.0" in exposition
+        assert "no_help 1.0" in exposition
+        for name in ("is_text", "odd_label", "too_large", "many{"):
+            assert name not in exposition
+        for name in ("is_text", "odd_label", "too_large", "many", "Raises"):
+            assert f"metric={name}" in runner.log
+        assert peer.request(peer.prepare(("counts", "{}"), key="another")) is None

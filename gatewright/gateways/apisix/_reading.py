@@ -177,8 +177,20 @@ def _vector_at(buf: bytes, table: int, offset: int) -> tuple[int, Sequence[int]]
     count = _u32(buf, vector)[0]
     if vector + 4 + 4 * count > len(buf):
         raise _malformed("vector longer than the buffer", vector)
-    offsets = _OFFSETS[count] if count < _SMALL else struct.Struct(f"<{count}I")
+    offsets = _OFFSETS[count] if count < _SMALL else _many(count, vector)
     return vector + 4, offsets.unpack_from(buf, vector + 4)
+
+
+def _many(count: int, at: int) -> struct.Struct:
+    if count > _MOST:  # four bytes each, and some hundred of ours
+        raise _malformed(f"more than {_MOST} entries", at)
+    return struct.Struct(f"<{count}I")
+
+
+def count_entries(buf: bytes, table: int, offset: int) -> int:
+    """How many entries a vector has, without decoding any; 0 where it is absent."""
+    vector = read_table(buf, table, offset)
+    return 0 if vector is None else read_u32(buf, vector - 4, 4)
 
 
 def _read_entries(buf: bytes, table: int, offset: int, errors: str) -> list[Entry]:
@@ -236,6 +248,8 @@ def _name_needle(name: str) -> bytes:
     return _U32.pack(len(raw)) + raw
 
 
+_MOST: Final = 1 << 16
+"""Entries of one vector. nginx itself takes no more than some thousand headers."""
 _SMALL: Final = 64
 _OFFSETS: Final = tuple(struct.Struct(f"<{count}I") for count in range(_SMALL))
 
@@ -260,7 +274,7 @@ def has_entry(buf: bytes, table: int, offset: int, name: str) -> bool:
         slot += 4
         if slot + 4 * count > len(buf):
             raise _malformed("vector longer than the buffer", slot)
-        offsets = _OFFSETS[count] if count < _SMALL else struct.Struct(f"<{count}I")
+        offsets = _OFFSETS[count] if count < _SMALL else _many(count, slot)
         seen = name_at = -1
         for reference in offsets.unpack_from(buf, slot):
             entry = slot + reference

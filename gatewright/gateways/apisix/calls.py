@@ -20,6 +20,7 @@ from gatewright.gateways.apisix.frames import FrameType, encode_frame
 
 __all__ = [
     "METHODS",
+    "MOST_PLUGINS",
     "CutHttpReqCall",
     "HttpReqCall",
     "HttpRespCall",
@@ -38,6 +39,8 @@ METHODS: Final = (
 )  # fmt: skip
 """The Method enum in wire order. APISIX answers 500 itself for a method outside it."""
 
+MOST_PLUGINS: Final = 1000
+"""Plugins of one configuration."""
 _HEADER: Final = 4  # bytes of frame header in front of the payload
 _REQUEST_VTABLE: Final = 18  # bytes: two sizes and seven slots
 _MAX_HEADS: Final = 64
@@ -55,6 +58,10 @@ class PrepareConf:
     Attributes:
         key: APISIX's idempotent key, opaque text (it has many forms).
         conf: plugin name and configuration text, in execution order. The field may be absent: no plugins.
+
+    Raises:
+        ProtocolError: the frame is malformed, or names so many plugins that it can only be meant to do harm. Entries
+            may all point at one text, so that is looked at before any of them is read.
     """
 
     __slots__ = ("conf", "key")
@@ -62,6 +69,9 @@ class PrepareConf:
     def __init__(self, frame: bytes) -> None:
         table = reading.read_root(frame, _HEADER)
         layout = reading.layout_at(frame, table)
+        count = reading.count_entries(frame, table, layout[0])
+        if count > MOST_PLUGINS:
+            raise ProtocolError(f"a configuration names {count} plugins, the limit is {MOST_PLUGINS}")
         self.conf: list[tuple[str, str]] = [
             (name, value or "") for name, value in reading.read_entries(frame, table, layout[0])
         ]

@@ -146,8 +146,14 @@ class Channel(Generic[M]):
             end = start + 4 + int.from_bytes(received[start : start + 4], "big")
             if end > len(received):
                 break
-            messages.append(self._decoder.decode(memoryview(received)[start + 4 : end]))
+            raw = bytes(memoryview(received)[start + 4 : end])
             start = end
+            try:
+                messages.append(self._decoder.decode(raw))
+            except msgspec.MsgspecError as error:  # something of a plugin's in it, say: it must not cost the others
+                structlog.get_logger("gatewright.server").error(
+                    "a message between supervisor and worker can't be read", error=str(error), bytes=len(raw)
+                )
         del received[:start]
         for message in messages:
             connection = None

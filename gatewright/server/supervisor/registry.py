@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gatewright.runtime.confs import TokenTable, token_of
+from gatewright.runtime.confs import MOST_CONF_BYTES, TokenTable, conf_size, token_of
 from gatewright.server.ipc import messages
 from gatewright.server.supervisor.workers import Worker
 
@@ -19,6 +19,7 @@ _KEEP_TICKS = 20  # longer than a worker keeps a chain, so that what a worker ha
 class _StoredConf:
     digest: bytes
     conf: messages.Conf
+    token: int = 0
     last_used: int = 0
     deaths: int = 0
     """Workers that ended while they built it."""
@@ -36,14 +37,26 @@ class Registry:
     a token, to whatever worker, the registry knows it.
     """
 
-    def __init__(self, expire: float, hash_token: Callable[[bytes, int], int] = token_of) -> None:
+    def __init__(
+        self,
+        expire: float,
+        hash_token: Callable[[bytes, int], int] = token_of,
+        *,
+        most: int = 20_000,
+        on_evict: Callable[[int], None] = lambda _token: None,
+    ) -> None:
         """Make an empty registry.
 
         Args:
             expire: the gateway's cache time, seconds.
             hash_token: digest and attempt to token.
+            most: configurations at once; see `TokenTable` for those that go first.
+            on_evict: told of the token of each that had to go.
         """
-        self._table: TokenTable[_StoredConf] = TokenTable(expire=expire, keep_ticks=_KEEP_TICKS, hash_token=hash_token)
+        self._table: TokenTable[_StoredConf] = TokenTable(
+            expire=expire, keep_ticks=_KEEP_TICKS, hash_token=hash_token, most=most, most_bytes=MOST_CONF_BYTES,
+            on_evict=lambda stored: on_evict(stored.token),
+        )  # fmt: skip
         self.tick_seconds = self._table.tick_seconds
         self.tick = self._table.tick
 
@@ -54,7 +67,8 @@ class Registry:
         """Tell a worker the token of a configuration, a new one if it has none."""
         token = self._table.find(digest)
         if token is None:
-            token = self._table.assign(digest, _StoredConf(digest, conf))
+            stored = _StoredConf(digest, conf)
+            token = stored.token = self._table.assign(digest, stored, conf_size(conf.key, conf.plugins))
         worker.send(messages.Assigned(digest, token, self._table.by_token[token].quarantined))
 
     def look_up(self, worker: Worker, token: int) -> None:

@@ -78,7 +78,12 @@ class Supervisor:
         self._load = load
         self._plan = plan
         self._log = structlog.get_logger("gatewright.server")
-        self._registry = Registry(plan.settings.conf_expire, plan.hash_token)
+        self._registry = Registry(
+            plan.settings.conf_expire,
+            plan.hash_token,
+            most=plan.settings.max_configurations,
+            on_evict=self._forget,
+        )
         self._workers: list[Worker] = []
         self._to_fork: deque[Worker] = deque()
         self._wake: asyncio.Event = asyncio.Event()
@@ -442,6 +447,10 @@ class Supervisor:
             self.stop()
         if not self._stopping:
             self._rounds.look(self._plan.settings)
+
+    def _forget(self, token: int) -> None:
+        for worker in self._workers:
+            worker.send(messages.Forgotten(token))
 
     def _tick(self) -> None:
         self._registry.tick()

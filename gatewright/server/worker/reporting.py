@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
-from gatewright.observe.report import Sample, TallyReport, WorkerReport
+from gatewright.observe.report import TallyReport, WorkerReport
 from gatewright.redaction import redact
+from gatewright.server.worker.own_metrics import samples_of_plugins
 from gatewright.server.worker.service import Service
 
 __all__ = ["make_report", "resident_memory"]
 
+_MOST_CHAINS = 1000
+"""Told one by one; of more, those that can't serve come first. `chains` has the number of all."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -59,7 +61,7 @@ def make_report(service: Service, *, detailed: bool) -> WorkerReport:
             for key, tally in service.builder.tallies.items()
             if any(tally.counts)
         ],
-        samples=_samples_of_plugins(service),
+        samples=samples_of_plugins(service.failures),
     )
     if detailed:
         report.last_failures = [{name: _plain(value) for name, value in item.items()} for item in service.failures.last]
@@ -72,7 +74,7 @@ def make_report(service: Service, *, detailed: bool) -> WorkerReport:
                     for s in chain.steps
                 ],
             }
-            for chain in chains
+            for chain in sorted(chains, key=lambda chain: chain.ready)[:_MOST_CHAINS]
         ]
     return report
 
@@ -94,21 +96,3 @@ def _descriptors() -> int:
 
 def _plain(value: object) -> object:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _samples_of_plugins(service: Service) -> list[Sample]:
-    """What plugins count themselves with prometheus-client, if any of them uses it."""
-    library = sys.modules.get("prometheus_client")
-    if library is None:
-        return []
-    try:
-        families = list(library.REGISTRY.collect())
-    except Exception as error:
-        service.failures.report("a plugin's metrics can't be collected", kind="metrics", error=error, traceback=True)
-        return []
-    return [
-        Sample(family.name, family.type, family.documentation, sample.name, dict(sample.labels), sample.value)
-        for family in families
-        if not family.name.startswith(("python_", "process_"))
-        for sample in family.samples
-    ]

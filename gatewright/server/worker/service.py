@@ -137,6 +137,7 @@ class Service:
             expire=settings.conf_expire,
             hash_token=hash_token,
             on_evict=self._tear_down,
+            most=settings.max_configurations,
         )
         self.connections: set[Driver] = set()
         self.buffered_input = BufferedInput(settings.max_buffered, self.failures)

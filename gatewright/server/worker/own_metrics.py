@@ -1,0 +1,79 @@
+"""What plugins count themselves, with prometheus-client as usual.
+
+Whatever they define has to pass through the channel to the supervisor and come out as a text that Prometheus can read.
+What can't is left out, and named once; it must not cost the other metrics, nor the worker.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from gatewright.observe.report import MOST_SAMPLES, Sample
+from gatewright.runtime.failures import FailureLog
+
+__all__ = ["samples_of_plugins"]
+
+_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
+_LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+_KINDS: Final = frozenset((
+    "counter", "gauge", "summary", "histogram", "gaugehistogram", "unknown", "untyped", "info", "stateset",
+))  # fmt: skip
+_LONGEST: Final = 1000
+
+
+def samples_of_plugins(failures: FailureLog) -> list[Sample]:
+    """All samples that can be told; the others' metrics are reported."""
+    library = sys.modules.get("prometheus_client")
+    if library is None:
+        return []
+    out: list[Sample] = []
+    for family in _families(library.REGISTRY, failures):
+        name = getattr(family, "name", family)
+        if isinstance(name, str) and name.startswith(("python_", "process_")):
+            continue
+        try:
+            samples = [_sample(family, sample) for sample in family.samples]
+        except Exception as error:  # whatever a plugin's own collector gives
+            _leave_out(failures, name, error)
+            continue
+        if len(out) + len(samples) > MOST_SAMPLES:
+            _leave_out(failures, name, ValueError(f"plugins have more than {MOST_SAMPLES} samples; fewer labels?"))
+            continue
+        out += samples
+    return out
+
+
+def _families(registry: Any, failures: FailureLog) -> Iterator[Any]:
+    for collector in list(getattr(registry, "_collector_to_names", ())) or [registry]:
+        try:
+            yield from collector.collect()
+        except Exception as error:
+            _leave_out(failures, getattr(collector, "_name", type(collector).__name__), error)
+
+
+def _leave_out(failures: FailureLog, name: object, error: Exception) -> None:
+    failures.report(
+        "a plugin's metric is left out: it can't be exported", kind="metrics", error=error, metric=str(name)[:_LONGEST]
+    )
+
+
+def _sample(family: Any, sample: Any) -> Sample:
+    for name in (family.name, sample.name):
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > _LONGEST:
+            raise ValueError(f"{str(name)[:_LONGEST]!r} is no name for a metric")
+    if family.type not in _KINDS:
+        raise ValueError(f"{family.type!r} is no type of a metric")
+    labels = dict(sample.labels)
+    for label, value in labels.items():
+        if not isinstance(label, str) or not _LABEL.fullmatch(label):
+            raise ValueError(f"{label!r} is no name for a label")
+        if not isinstance(value, str) or len(value) > _LONGEST:
+            raise ValueError(f"the value of label {label} is no text, or too long")
+    value = sample.value
+    if isinstance(value, str | bytes) or value is None:
+        raise TypeError(f"the value of {sample.name} is {type(value).__name__}, not a number")
+    text = family.documentation
+    return Sample(family.name, family.type, text if isinstance(text, str) else "", sample.name, labels, float(value))

@@ -1,0 +1,155 @@
+"""What gateways, clients and plugins can make longer has an end: configurations, series, labels, log lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from gatewright.observe.report import Sample, TallyReport, WorkerReport, add_up
+from gatewright.runtime.confs import TokenTable
+from gatewright.runtime.failures import FailureLog
+from gatewright.runtime.stats import BOUNDS, MOST_TALLIES, OTHER_ROUTES, Tallies
+
+
+class Thing:
+    def __init__(self) -> None:
+        self.last_used = 0
+
+
+def digest(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+# --- configurations
+
+
+def test_beyond_the_limit_those_go_that_were_never_used_again() -> None:
+    gone: list[Thing] = []
+    table: TokenTable[Thing] = TokenTable(most=100, on_evict=gone.append)
+    live = [Thing() for _ in range(50)]
+    tokens = [table.assign(digest(number), thing) for number, thing in enumerate(live)]
+    for _ in range(3):
+        table.tick()
+        for token in tokens:
+            table.get(token)
+    for number in range(1000, 11_000):
+        table.assign(digest(number), Thing())
+        assert len(table) <= 100
+    assert not set(gone) & set(live)
+    assert all(table.get(token) is thing for token, thing in zip(tokens, live, strict=True))
+
+
+def test_where_all_are_in_use_those_go_that_were_used_longest_ago() -> None:
+    table: TokenTable[Thing] = TokenTable(most=10)
+    tokens = [table.assign(digest(number), Thing()) for number in range(10)]
+    for _ in range(2):
+        table.tick()
+    for token in tokens:
+        table.tick()
+        table.get(token)
+    table.assign(digest(99), Thing())
+    assert tokens[0] not in table.by_token
+    assert all(token in table.by_token for token in tokens[1:])
+
+
+def test_configurations_together_have_a_size() -> None:
+    table: TokenTable[Thing] = TokenTable(most_bytes=1000)
+    for number in range(100):
+        table.assign(digest(number), Thing(), 90)
+        assert table.bytes <= 1000
+    table.assign(digest(100), Thing(), 900)
+    assert table.bytes <= 1000
+    for token in list(table.by_token):
+        table.forget(token)
+    assert table.bytes == 0
+
+
+# --- series
+
+
+def test_series_of_routes_in_use_win_over_those_that_are_gone() -> None:
+    tallies = Tallies(most=10)
+    for number in range(10):
+        tallies.of("p", "request", f"old#{number}").counts[0] += 1
+    for number in range(5):
+        tallies.release("p", "request", f"old#{number}")
+    live = tallies.of("p", "request", "new#1")
+    assert ("p", "request", "new#1") in tallies
+    assert tallies["p", "request", OTHER_ROUTES].counts[0] == 5, "no count is lost"
+    assert all(("p", "request", f"old#{number}") in tallies for number in range(5, 10))
+    for number in range(1000):
+        tallies.of("p", "request", f"more#{number}")
+    assert len(tallies) <= 11
+    assert tallies["p", "request", "new#1"] is live
+
+
+def test_a_chain_that_is_built_twice_uses_its_tally_until_both_are_gone() -> None:
+    tallies = Tallies(most=1)
+    tallies.of("p", "request", "r")
+    tallies.of("p", "request", "r")
+    tallies.release("p", "request", "r")
+    tallies.of("p", "request", "other")
+    assert ("p", "request", "r") in tallies
+    tallies.release("p", "request", "r")
+    tallies.of("p", "request", "another")
+    assert ("p", "request", "r") not in tallies
+
+
+def test_reports_added_up_have_no_more_series_than_some() -> None:
+    counts = [1] + [0] * len(BOUNDS)
+    total = WorkerReport()
+    for generation in range(20):
+        routes = [TallyReport("p", "request", f"{generation}#{n}", counts, 0.5) for n in range(MOST_TALLIES)]
+        names = {f"{generation}-{n}": 1 for n in range(500)}
+        samples = [Sample("f", "counter", "", "f_total", {"n": f"{generation}-{n}"}, 1.0) for n in range(2000)]
+        report = WorkerReport(tallies=routes, failures={"conf": names}, samples=samples)
+        total = add_up([], gone=[total, report])
+    assert len(total.tallies) <= 4 * MOST_TALLIES + 1
+    assert sum(sum(tally.counts) for tally in total.tallies) == 20 * MOST_TALLIES, "no count is lost"
+    assert len(total.failures["conf"]) <= 1001
+    assert sum(total.failures["conf"].values()) == 20 * 500
+    assert len(total.samples) <= 20_000
+    running = WorkerReport(tallies=[TallyReport("p", "request", "live", counts, 0.5)])
+    assert any(tally.route == "live" for tally in add_up([running], gone=[total]).tallies)
+
+
+# --- labels and lines
+
+
+@pytest.fixture
+def plain_logs() -> Any:
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("plain_logs")
+def test_names_that_no_plugin_has_are_counted_together_beyond_some() -> None:
+    failures = FailureLog()
+    failures.known = {"real-1", "real-2"}
+    with capture_logs():
+        for number in range(10_000):
+            failures.report("no such plugin", kind="conf", plugin=f"nonesuch-{number}")
+        failures.report("failed", kind="conf", plugin="real-1")
+        failures.report("failed", kind="conf", plugin="real-2")
+    assert len(failures.counts) < 100
+    assert sum(failures.counts.values()) == 10_002
+    assert failures.counts["conf", "real-2"] == 1
+
+
+@pytest.mark.usefixtures("plain_logs")
+def test_a_thousand_routes_that_fail_are_not_a_thousand_lines_and_hide_no_other_kind() -> None:
+    now = 0.0
+    failures = FailureLog(clock=lambda: now)
+    with capture_logs() as lines:
+        for number in range(10_000):
+            failures.report("no such plugin", kind="conf", route=f"route#{number}")
+        assert len(lines) == 200
+        failures.report("plugin failed", kind="plugin_error", route="route#1")
+        assert len(lines) == 201
+        now = 10.0
+        failures.report("no such plugin", kind="conf", route="later")
+    assert lines[-1]["others_left_out"] == 9800
