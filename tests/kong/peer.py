@@ -7,6 +7,7 @@ Protobuf keeps an event on its connection. What the PDK gives is a dict of funct
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -93,7 +94,8 @@ class MsgPackKong:
         """One phase of a request."""
         step = self.rpc("plugin.HandleEvent", {"InstanceId": instance, "EventName": phase})
         while step["Data"] != "ret":
-            method, args = step["Data"]["Method"], step["Data"]["Args"]
+            spelled, args = step["Data"]["Method"], step["Data"]["Args"]
+            method = ".".join(re.findall(r"\w+", spelled))  # rpc/util.lua, `index_table`
             self.calls.append((method, args))
             if method == "kong.response.exit":
                 raise Exited(*args)

@@ -47,7 +47,7 @@ class Greet(Plugin):
             response.set_body(({await_}response.body()).upper())
             response.status = 201
     def on_log(self, kong):
-        kong.log.info("logged", kong.request.get_method())
+        kong.log.info("logged", kong.request.get_header("x-user"))
 
 class Fails(Plugin):
     {async_}def on_request(self, request):
@@ -68,6 +68,7 @@ REQUEST: dict[str, Any] = {
     "kong.request.get_raw_query": lambda: "n=1&flag&n=2",
     "kong.client.get_ip": lambda: "192.0.2.7",
     "kong.request.get_headers": lambda _: {"x-user": ["ada"], "accept": ["a", "b"], "x-secret": ["s"]},
+    "kong.request.get_header": {"x-user": "ada"}.get,
     "kong.request.get_raw_body": lambda: b"body",
     "kong.nginx.get_var": lambda name: f"the {name}",
 }
@@ -140,7 +141,7 @@ def test_other_phases_and_failures(serve: Start, protocol: str, source: str) -> 
     server = serve(protocol, native=source)
     with server.kong() as kong:
         kong.event(kong.start("greet", {}), "log", REQUEST)
-        assert kong.calls[-1] == ("kong.log.info", ["logged", "POST"])
+        assert kong.calls[-1] == ("kong.log.info", ["logged", "ada"])
         with pytest.raises(Exited) as exited:
             kong.event(kong.start("fails", {}), "access", REQUEST)
         assert exited.value.status == 500

@@ -178,6 +178,7 @@ class _Visit:
         for configured in self._plugins.everywhere():
             await self._run(configured, "rewrite")
         exchange.phase = "access"
+        exchange.ctx.update(request_uri=exchange.request.target, scheme="http")  # runloop/handler.lua, `access.before`
         table = {name: exchange.headers.get_all(name) for name, _ in exchange.headers.entries}
         headers = {name.lower(): values for name, values in table.items()}
         match = exchange.match = self._router.find(exchange.method, exchange.host, exchange.path, headers)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -235,13 +236,15 @@ class _MsgPack:
         step = await self._call("plugin.HandleEvent", {"InstanceId": instance, "EventName": phase})
         event = step["EventId"]
         while step["Data"] != "ret":
-            method = step["Data"]["Method"]
+            spelled = step["Data"]["Method"]
+            method = ".".join(_WORD.findall(spelled))  # rpc/util.lua, `index_table`
             args = step["Data"]["Args"]
-            value = to_msgpack(method, pdk(method, args if isinstance(args, list) else [args]))
+            value = to_msgpack(spelled, pdk(method, args if isinstance(args, list) else [args]))
             answer = {"EventId": event} if value is None else {"EventId": event, "Data": value}
             step = await self._call(_STEPS.get(method, "plugin.Step"), answer)
 
 
+_WORD = re.compile(r"\w+")
 _STEPS = {
     "kong.client.get_credential": "plugin.StepCredential",
     "kong.client.load_consumer": "plugin.StepConsumer",

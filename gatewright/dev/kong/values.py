@@ -41,6 +41,8 @@ def to_msgpack(method: str, value: Any) -> Any:
         if not isinstance(value, bytes):
             raise LuaError("bad argument #1 to 'binary' (string expected, got nil)")
         return value
+    if isinstance(value, Mapping) and "body_filepath" in value:
+        return None  # a body that nginx keeps in a file is nil, and an error that this protocol has no place for
     return _lua(value)
 
 

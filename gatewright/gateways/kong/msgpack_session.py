@@ -27,6 +27,15 @@ _QUERIES: Final = {
     "plugin.GetPluginInfo": "plugin_info",
 }
 _DONE: Final = "ret"
+_SPELLED: Final = {
+    "kong.request.get_raw_body": "kong.request..get_raw_body",
+    "kong.service.response.get_raw_body": "kong.service.response..get_raw_body",
+}
+"""Methods whose nil Kong can't pack under their usual name, so that its Lua code raises an error.
+
+It finds them by the words in the name (rpc/util.lua, `index_table`), but treats their values by the name as it stands
+(mp_rpc.lua, `must_fix`): spelled so, a body comes as text and a missing one as nothing.
+"""
 _MAX_BUFFER: Final = 64 << 20
 
 
@@ -116,6 +125,7 @@ class MsgPackSession:
         if method == "kong.response.exit" and len(args) > 2 and args[1] is None:
             args = (args[0], "", *args[2:])  # Lua's `unpack` may stop at a nil, and lose the headers after it
         try:
+            method = _SPELLED.get(method, method)
             return _pack(ticket, None, {"Data": {"Method": method, "Args": list(args)}, "EventId": event})
         except (TypeError, ValueError, OverflowError) as error:
             raise PluginError(f"{method}: the arguments can't be sent: {error}") from None

@@ -14,7 +14,7 @@ from typing import Any
 from gatewright.errors import PluginError
 from gatewright.gateways.kong.protobuf import Field, Message, write_varint
 
-__all__ = ["MESSAGES", "METHODS", "RPC_CALL", "RPC_RETURN", "TERMINAL", "Method", "fold_headers"]
+__all__ = ["MESSAGES", "METHODS", "RPC_CALL", "RPC_RETURN", "TERMINAL", "Method", "fold_headers", "read_body_file"]
 
 TERMINAL = frozenset(("kong.response.exit", "kong.response.error"))
 """Kong ends the request here and never answers (KP/server.py, `terminal_methods`)."""
@@ -200,15 +200,23 @@ def _captures(data: bytes) -> Any:
     }
 
 
+def read_body_file(path: str) -> bytes:
+    """A long body, which nginx keeps in a file on the machine that both run on (pb_rpc.lua, RawBodyResult).
+
+    Raises:
+        PluginError: it can't be read.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - no Path: this is the only file read
+            return file.read()
+    except OSError as error:
+        raise PluginError(f"the request's body, {path}: {error.strerror}") from None
+
+
 def _raw_body(data: bytes) -> Any:
     result = RAW_BODY.decode(data)
     if "body_filepath" in result:
-        # Kong keeps a long body in a file on the machine that both run on (pb_rpc.lua, RawBodyResult).
-        try:
-            with open(result["body_filepath"], "rb") as file:  # noqa: PTH123 - no Path: this is the only file read
-                return file.read()
-        except OSError as error:
-            raise PluginError(f"the request's body, {result['body_filepath']}: {error.strerror}") from None
+        return read_body_file(result["body_filepath"])
     if "error" in result:
         raise PluginError(f"the request's body can't be read: {result['error']}")
     return result.get("content", b"")

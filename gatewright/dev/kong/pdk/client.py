@@ -118,6 +118,8 @@ def _get_ctx(pdk: Pdk, name: Any) -> Any:
 
 @function("nginx.get_var")
 def _get_var(pdk: Pdk, name: Any) -> str | None:
+    if name == "request_body_file":
+        return pdk.body_file or None
     return pdk.exchange.variable(string(name, "variable name"))
 
 

@@ -28,6 +28,7 @@ from gatewright.runtime.pdk import PhaseExit
 from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.drivers.kong.native import run_access, run_response
+from gatewright.server.drivers.kong.noted import HEAD, NotedConnection
 from gatewright.server.drivers.kong.queries import answer_to
 from gatewright.server.worker.inflow import Inflow
 from gatewright.server.worker.service import Service
@@ -36,32 +37,21 @@ __all__ = ["PluginServerConnection"]
 
 _NO_INSTANCE: Final = "no plugin instance #%s"  # Kong looks for these words, and then starts one anew
 _LINGER_SECONDS: Final = 5.0
-_HEAD: Final = 64
 _SURELY_SENT: Final = 1 << 14  # bytes that a socket's buffer has room for
 _FORGET_SECONDS: Final = 120.0  # Kong itself gives up after 60
 
 
-class PluginServerConnection(asyncio.Protocol):
-    """The driver of one session with Kong.
-
-    Attributes:
-        slot: its place in the worker's guard; -1 where there is none.
-    """
+class PluginServerConnection(NotedConnection):
+    """The driver of one session with Kong."""
 
     def __init__(self, service: Service, instances: Instances, session: KongSession) -> None:
-        self.session = session
+        super().__init__(service, instances, session)
         self._service = service
-        self._instances = instances
         self._start = service.bridge.start
-        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.event: Event | None = None  # of a protocol whose events stay on their connection
+        self.last: Event | None = None  # of one whose events move: whose call was the last thing said here
         self._number = 0
         self._owed = 0  # answers
-        self.slot = -1
-        self.asked = 0  # counts requests
-        self._guard = service.guard
-        self._noted = False  # in the guard, for a protocol in which what was asked makes no difference
-        self._head = b""
         self._receiving = False
         self._unread = 0  # bytes sent since Kong has last read all
         self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
@@ -69,7 +59,6 @@ class PluginServerConnection(asyncio.Protocol):
         self._held = 0
         self._inflow = Inflow()
         self._taken_in = True
-        self._closed = False
 
     # --- asyncio's side
 
@@ -88,9 +77,9 @@ class PluginServerConnection(asyncio.Protocol):
         session = self.session
         first = not session.buffered
         if first:
-            self._head = data[:_HEAD]
-        elif len(self._head) < _HEAD:
-            self._head += data[: _HEAD - len(self._head)]
+            self._head = data[:HEAD]
+        elif len(self._head) < HEAD:
+            self._head += data[: HEAD - len(self._head)]
         self._service.bytes_in += len(data)
         try:
             events = session.receive_data(data)
@@ -113,6 +102,8 @@ class PluginServerConnection(asyncio.Protocol):
             try:
                 for event in events:
                     if type(event) is HandleEvent and self._taken_in:
+                        if self.last is not None:
+                            self._overtake(None)
                         self._owed += 1
                         self._start(self._handle, event)
                     else:
@@ -122,10 +113,7 @@ class PluginServerConnection(asyncio.Protocol):
             if self._ahead and not self._transport.is_closing():
                 self._send(b"")
         elif first or session.moves:  # a part of a request
-            if self.slot >= 0 and self._guard is not None:
-                self.asked += 1
-                self._noted = False
-                self._guard.mark(self.slot, self._head, whole=False)
+            self._note_part()
         elif self.event is None and not session.buffered:  # Kong has caught up
             self._unread = 0
             if not self.clear_guard():
@@ -159,6 +147,8 @@ class PluginServerConnection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         """End what still waits for this connection."""
+        if self.last is not None and not self._closed:
+            self._overtake(None)
         self._closed = True
         self._instances.connections.pop(self._number, None)
         self._service.let_go(self)
@@ -173,6 +163,8 @@ class PluginServerConnection(asyncio.Protocol):
         if not self._taken_in:
             self._turn_away(event)
             return
+        if self.last is not None and type(event) is not Answer:
+            self._overtake(None)
         match event:
             case Answer():
                 self._on_answer(event)
@@ -219,12 +211,20 @@ class PluginServerConnection(asyncio.Protocol):
                 self.event.take_answer(self, answer)
             return
         event = self._instances.events.get(answer.event)
+        if self.last is not None:
+            self._overtake(event)
         if event is not None:
             event.take_answer(self, answer)
-        elif self._instances.is_elsewhere(answer.event):
-            self._instances.forward(self._number, answer)
+        elif self._instances.letters.is_elsewhere(answer.event):
+            self._instances.letters.forward(self._number, answer)
         else:
             self.refuse_number(answer.ticket, answer.event)  # an error would let the request pass
+
+    def _overtake(self, event: Event | None) -> None:
+        """Kong uses the connection for this event, or for none: the last call there was this one's, or it failed."""
+        last, self.last = self.last, None
+        if last is not event and last is not None:
+            last.overtaken()
 
     def _fail(self, ticket: int, message: str) -> None:
         data = self.session.failed(ticket, message)
@@ -254,9 +254,13 @@ class PluginServerConnection(asyncio.Protocol):
         if wish.phase in instances.phases:
             instances.phases[wish.phase] += 1
         try:
-            if service.started - service.ended > service.max_calls:
+            if service.started - service.ended > service.max_calls or chain.name in instances.overdue:
                 service.failures.report(
-                    "too many events under way", kind="overloaded", plugin=chain.name, limit=service.max_calls
+                    "too many events under way",
+                    kind="overloaded",
+                    plugin=chain.name,
+                    limit=service.max_calls,
+                    waiting_for_kong=instances.overdue.get(chain.name, 0),
                 )
                 self._refuse(event)
                 return
@@ -332,28 +336,6 @@ class PluginServerConnection(asyncio.Protocol):
             if exited:
                 # Kong drops the coroutine that would have answered, and the connection with it.
                 self._service.loop.call_later(_LINGER_SECONDS, self._close_if_quiet)
-
-    def _answered(self) -> None:
-        if self._guard is not None and self.slot >= 0:
-            self._instances.clear_soon(self)
-
-    def clear_guard(self) -> bool:
-        """Take the note back of what was asked, if nothing is still to be sent or to come; tells whether that is so."""
-        if self._closed or self.slot < 0 or self._guard is None:
-            return True
-        if self._transport.get_write_buffer_size():
-            self._noted = False
-            self._guard.sending(self.slot)
-            return False
-        if self.session.moves or not self.session.buffered:
-            self._noted = False
-            self._guard.clear(self.slot)
-        return True
-
-    def _clear_guard(self) -> None:
-        if self._guard is not None and self.slot >= 0:
-            self._noted = False
-            self._guard.clear(self.slot)
 
     def _close_if_quiet(self) -> None:
         if self.event is None and not self._closed:

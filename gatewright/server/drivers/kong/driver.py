@@ -79,8 +79,8 @@ def driver(
         lua_style: PDK calls give `(value, error)`.
     """
     instances = Instances(service, lua_style=lua_style)
-    service.on_letter = lambda letter, delivered: instances.on_letter(letter, delivered, new_session)
-    service.on_gone = instances.on_gone
+    service.on_letter = lambda letter, delivered: instances.letters.on_letter(letter, delivered, new_session)
+    service.on_gone = instances.letters.on_gone
     service.on_cut_off = instances.refuse_all
     tracing = service.tracing
     if tracing is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import copy
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -15,31 +14,25 @@ from gatewright.errors import GatewayClosedError, PluginError
 from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.gateways.kong.kong_object import Kong, LuaStyleAsyncKong, LuaStyleKong
 from gatewright.gateways.kong.pdk import TERMINAL
+from gatewright.gateways.kong.phases import PROMPT, refused_in
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.pdk import PdkError, PhaseExit
+from gatewright.server.drivers.kong.facts import (
+    CHANGEABLE,
+    KEPT,
+    RAW_BODIES,
+    UNCHANGING,
+    body_of,
+    kept_value,
+    own_copy,
+)
 from gatewright.server.worker.service import Service
 
 __all__ = ["REFUSAL", "Event", "Way", "conclude"]
 
 _MAY_EXIT: Final = frozenset(("rewrite", "access", "response", "preread"))
 """Phases in which Kong lets a plugin answer the request (pdk/response.lua)."""
-_UNCHANGING: Final = frozenset(
-    (
-        "kong.client.get_ip", "kong.client.get_forwarded_ip", "kong.client.get_port", "kong.client.get_forwarded_port",
-        "kong.node.get_id", "kong.nginx.get_subsystem", "kong.request.get_scheme", "kong.request.get_host",
-        "kong.request.get_port", "kong.request.get_forwarded_scheme", "kong.request.get_forwarded_host",
-        "kong.request.get_forwarded_port", "kong.request.get_http_version", "kong.request.get_method",
-        "kong.request.get_path", "kong.request.get_path_with_query", "kong.request.get_raw_query",
-        "kong.request.get_query_arg", "kong.request.get_query", "kong.request.get_header", "kong.request.get_headers",
-        "kong.request.get_raw_body", "kong.request.get_uri_captures",
-    )
-)  # fmt: skip
-"""What the client's request is made of: asked for once in a phase, unless the handler changes the request."""
-
-_CHANGEABLE: Final = ("header", "query", "method", "body")
-"""Words in the names of methods that change a request, and of those that then give something else."""
-
 REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content-type": "application/json"})
 """What a request is answered with that failed: the arguments of `kong.response.exit`."""
 _LOGGABLE: Final = frozenset((str, int, list, dict))
@@ -53,6 +46,8 @@ class Way(Protocol):
     """The way to Kong that the next thing about an event is to be said on: a connection, here or in another worker."""
 
     session: KongSession
+    last: Event | None
+    """Whose call was the last thing said on it."""
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
@@ -70,6 +65,11 @@ class Home(Protocol):
     service: Service
     in_lua_style: Mapping[str, bool]
     """Whether a plugin's PDK calls give `(value, error)`, by its name."""
+    tick: int
+    """Counts seconds."""
+
+    def forget(self, event: Event) -> None:
+        """Kong will ask nothing more about an event."""
 
     def new_event_number(self) -> int:
         """An id that no event has had."""
@@ -79,8 +79,8 @@ class Event:
     """One phase of one request: runs a handler, and carries its PDK calls out."""
 
     __slots__ = (
-        "_bridge", "_home", "_known", "_queue", "_service", "_waiter", "chain", "connection", "number", "over",
-        "phase", "strand", "ticket", "trace", "verdict",
+        "_asked", "_bridge", "_home", "_known", "_queue", "_refused", "_service", "_since", "_waiter", "chain",
+        "connection", "number", "over", "phase", "strand", "ticket", "trace", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +99,9 @@ class Event:
         self._bridge = home.service.bridge
         self._known: dict[tuple[str, tuple[Any, ...]], Any] | None = None
         self._waiter: _Waiter | None = None
+        self._refused = refused_in(phase)
+        self._asked = ""  # the method that Kong is at work on, and since which second
+        self._since = 0
         self._queue: deque[tuple[str, Sequence[Any], _Waiter]] | None = None
         self.trace: Any = None
         self.number = 0
@@ -135,9 +138,15 @@ class Event:
             PdkError: Kong says that it failed.
             PhaseExit: the method ends the request.
         """
-        key = (method, tuple(args)) if method in _UNCHANGING else None
+        if method in self._refused:
+            self._refuse_call(method)
+        key = (method, tuple(args)) if method in UNCHANGING else None
         if key is not None and self._known and key in self._known:
-            return _own_copy(self._known[key])
+            return own_copy(self._known[key])
+        if method in KEPT and self.phase == "log":
+            kept = self.call("kong.nginx.get_ctx", (KEPT[method],))
+            host = self.call("kong.request.get_header", ("host",)) if kept is None else None
+            return kept_value(method, kept, host)
         bridge = self._bridge
         strand: Any = getcurrent()
         if strand is not self.strand or bridge.stepping is not None:
@@ -151,15 +160,24 @@ class Event:
             self._service.loop.call_soon_threadsafe(self._put_for, method, args, waiting)
             value = waiting.result()
         value = _value_of(value)
+        if method in RAW_BODIES and type(value) is not bytes:
+            file = None if value is not None else self.call("kong.nginx.get_var", ("request_body_file",))
+            value = body_of(method, value, file)
         if key is not None:
             self._remember(key, value)
         return value
 
     async def call_later(self, method: str, args: Sequence[Any]) -> Any:
         """Call and wait, in a task. Raises what `call` does."""
-        key = (method, tuple(args)) if method in _UNCHANGING else None
+        if method in self._refused:
+            self._refuse_call(method)
+        key = (method, tuple(args)) if method in UNCHANGING else None
         if key is not None and self._known and key in self._known:
-            return _own_copy(self._known[key])
+            return own_copy(self._known[key])
+        if method in KEPT and self.phase == "log":
+            kept = await self.call_later("kong.nginx.get_ctx", (KEPT[method],))
+            host = await self.call_later("kong.request.get_header", ("host",)) if kept is None else None
+            return kept_value(method, kept, host)
         bridge = self._bridge
         # Only its own strand is let go on if the event ends meanwhile.
         strand = bridge.strand_of_task()
@@ -173,6 +191,9 @@ class Event:
                 return None
             value = await future
         value = _value_of(value)
+        if method in RAW_BODIES and type(value) is not bytes:
+            file = None if value is not None else await self.call_later("kong.nginx.get_var", ("request_body_file",))
+            value = body_of(method, value, file)
         if key is not None:
             self._remember(key, value)
         return value
@@ -205,8 +226,13 @@ class Event:
             return False
         self._waiter = waiter
         self.connection = None
+        self._asked, self._since = method, self._home.tick
+        connection.last = self
         connection.write(data)
         return True
+
+    def _refuse_call(self, method: str) -> None:
+        raise PdkError(f"{method} can't be called in the phase {self.phase}; Kong has it in: {self._refused[method]}")
 
     def _put_for(self, method: str, args: Sequence[Any], waiting: _Future) -> None:
         """Send a call of somebody who waits elsewhere."""
@@ -219,11 +245,11 @@ class Event:
     def _remember(self, key: tuple[str, tuple[Any, ...]], value: Any) -> None:
         if self._known is None:
             self._known = {}
-        self._known[key] = _own_copy(value)
+        self._known[key] = own_copy(value)
 
     def _forget_changed(self, method: str) -> None:
         # `kong.request` gives what the client sent, until that is changed for the service.
-        for part in _CHANGEABLE:
+        for part in CHANGEABLE:
             if part in method and self._known is not None:
                 self._known = {key: value for key, value in self._known.items() if part not in key[0]}
 
@@ -266,11 +292,41 @@ class Event:
         except BaseException as error:
             go_on.append((strand, error))
 
-    def lost(self) -> None:
+    def lost(self, why: str = "Kong closed the connection") -> None:
         """Kong is gone: whoever waits, waits in vain."""
         self.release()
         if self.strand is not None:
-            self._bridge.throw(self.strand, GatewayClosedError("Kong closed the connection"))
+            self._bridge.throw(self.strand, GatewayClosedError(why))
+
+    def overtaken(self) -> None:
+        """Kong has gone on with something else on the connection that it would have used for the next step.
+
+        It takes the connection that it gave back last. So if it had carried a call out, one that waits for nothing, the
+        step would have come first: the call failed there, and nobody will say so (mp_rpc.lua, `bridge_loop`).
+        """
+        if self.connection is None and self._asked in PROMPT and not self._is_concluded:
+            self._failed_in_kong()
+
+    def waits_since(self, tick: int) -> bool:
+        """Whether Kong has been at work on a call since this second or longer."""
+        return self.connection is None and self._since <= tick and not self._is_concluded
+
+    def give_up_waiting(self) -> None:
+        """Kong has had its time for a call that takes none."""
+        if self._asked in PROMPT:
+            self._failed_in_kong()
+
+    @property
+    def _is_concluded(self) -> bool:
+        return self.over and not self.verdict
+
+    def _failed_in_kong(self) -> None:
+        self._home.forget(self)
+        self._service.failures.report(
+            "a PDK call failed in Kong, which ended the phase: its error log says why", kind="pdk_call_failed",
+            plugin=self.chain.name, route=self.chain.key, method=self._asked, phase=self.phase,
+        )  # fmt: skip
+        self.lost(f"{self._asked} failed in Kong, which ended the phase")
 
     def release(self) -> None:
         """Let go on who still waits for an answer, in a thread or a task."""
@@ -302,11 +358,6 @@ def conclude(connection: Way, event: Event) -> None:
     else:
         connection.write(connection.session.done(event.ticket, event.number))
     connection.event_over(event, exited=refused)
-
-
-def _own_copy(value: Any) -> Any:
-    """What handlers do with a table is not for others to see."""
-    return copy.deepcopy(value) if type(value) in (dict, list) else value
 
 
 def _value_of(value: Any) -> Any:

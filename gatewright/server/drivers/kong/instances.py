@@ -1,28 +1,29 @@
-"""Instances and events of a worker, and the steps that came to another worker's connection."""
+"""Instances and events of a worker."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol, cast
-
-import msgspec
+from typing import Any, Final, Protocol
 
 from gatewright.config import config_schema
 from gatewright.errors import ConfigError
 from gatewright.gateways.kong.dump import kong_fields
-from gatewright.gateways.kong.events import PHASES, Answer, KongSession
+from gatewright.gateways.kong.events import PHASES
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
-from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude
-from gatewright.server.ipc import messages
-from gatewright.server.worker.service import Service, Uplink
+from gatewright.server.drivers.kong.event import Event, conclude
+from gatewright.server.drivers.kong.letters import Letters
+from gatewright.server.worker.service import Service
 
 __all__ = ["Instances"]
 
 _CLEAR_SECONDS: Final = 0.02
+_TICK_SECONDS: Final = 1.0
+_PATIENCE_TICKS: Final = 5  # for a call that Kong carries out at once
 _PID_BITS: Final = 24  # with an event counter of 28 bits, within what Lua's numbers hold exactly
 _ADDED_BY_KONG: Final = frozenset(("route_id", "service_id", "consumer_id", "plugin_instance_name"))
 """Beside `__seq__` and others that begin so (plugins_iterator.lua, `get_plugin_config`)."""
@@ -30,21 +31,26 @@ _PID_MASK: Final = (1 << _PID_BITS) - 1
 _EVENT_MASK: Final = (1 << 28) - 1
 
 
-class Connection(Protocol):
+class Noted(Protocol):
+    """A connection with a note for the guard."""
+
+    asked: int
+    """Counts requests."""
+
+    def clear_guard(self) -> bool:
+        """Take the note back of what was asked, if all was sent; tells whether that is so."""
+
+
+class Connection(Noted, Protocol):
     """A connection of this process's, as instances and events see it."""
 
     event: Event | None
-    asked: int
-    """Counts requests."""
 
     def write(self, data: bytes) -> None:
         """Send an answer."""
 
     def refuse_number(self, ticket: int, event: int) -> None:
         """Answer a request with 500 whose event is gone."""
-
-    def clear_guard(self) -> bool:
-        """Take the note back of what was asked, if all was sent; tells whether that is so."""
 
 
 class Instances:
@@ -71,8 +77,13 @@ class Instances:
         self.in_lua_style: Mapping[str, bool] = _LuaStyle(self)
         self.phases = service.phases = dict.fromkeys(PHASES, 0)
         self._pid = os.getpid()
-        self._to_clear: list[tuple[Connection, int]] = []
-        self._sent: dict[tuple[int, int], tuple[int, int]] = {}  # connection and ticket: process and event
+        self.tick = 0
+        self.overdue: Mapping[str, int] = {}
+        """Plugins with too many events that Kong has long been at work for, and how many."""
+        service.every(_TICK_SECONDS, self._count_waiting)
+        self._to_clear: list[tuple[Noted, int]] = []
+        self.letters = Letters(service, self._pid, _PID_MASK, self.events, self.connections)
+        """What goes to other workers and comes from them."""
 
     def start(self, name: str, json_text: bytes, answer: Callable[[int | None, Any], None]) -> None:
         """Make an instance; `answer` gets its id and its configuration.
@@ -128,50 +139,26 @@ class Instances:
             if number not in self.events:
                 return number
 
+    def forget(self, event: Event) -> None:
+        """Kong will ask nothing more about an event."""
+        self.events.pop(event.number, None)
+
+    def _count_waiting(self) -> None:
+        """Give up on events whose call failed in Kong unseen, and see that those of one plugin don't take all room."""
+        self.tick += 1
+        waiting: Counter[str] = Counter()
+        for event in [event for event in self.events.values() if event.waits_since(self.tick - 2)]:
+            if event.waits_since(self.tick - _PATIENCE_TICKS):
+                event.give_up_waiting()
+            waiting[event.chain.name] += not event.over
+        most = self.service.settings.max_calls / 2
+        self.overdue = {name: count for name, count in waiting.items() if count > most}
+
     def add(self, connection: Connection) -> int:
         """Number a connection."""
         self._next_connection += 1
         self.connections[self._next_connection] = connection
         return self._next_connection
-
-    # --- steps that came to another worker's connection
-
-    def is_elsewhere(self, event: int) -> bool:
-        """Whether another worker runs an event."""
-        return self.service.link is not None and event & _PID_MASK != self._pid
-
-    def forward(self, connection: int, answer: Answer) -> None:
-        """Send an answer of Kong's to the worker whose event it's for."""
-        event = cast("int", answer.event)
-        self._sent[connection, answer.ticket] = event & _PID_MASK, event
-        content = msgspec.msgpack.encode([answer.value, answer.error])
-        self._post(messages.Letter(event & _PID_MASK, self._pid, connection, False, answer.ticket, event, content))
-
-    def send_back(self, letter: messages.Letter, data: bytes) -> None:
-        """Send bytes for a connection of another worker's."""
-        self._post(messages.Letter(letter.sender, self._pid, letter.connection, True, letter.ticket, 0, data))
-
-    def _post(self, letter: messages.Letter) -> None:
-        cast("Uplink", self.service.link).forward(letter)
-
-    def on_letter(self, letter: messages.Letter, delivered: bool, new_session: Callable[[], KongSession]) -> None:
-        """A letter has come, or one of ours came back."""
-        if delivered and not letter.back:
-            there = Elsewhere(self, letter, new_session())
-            value, error = msgspec.msgpack.decode(letter.content)
-            event = self.events.get(letter.event)
-            if event is None:
-                there.refuse_number(letter.ticket, letter.event)
-            else:
-                event.take_answer(there, Answer(letter.ticket, letter.event, value, error))
-            return
-        connection = self.connections.get(letter.connection)
-        if self._sent.pop((letter.connection, letter.ticket), None) is None:
-            return  # answered without it
-        if connection is not None and letter.back and delivered:
-            connection.write(letter.content)
-        elif connection is not None and not letter.back:
-            connection.refuse_number(letter.ticket, letter.event)
 
     def refuse_all(self) -> None:
         """Refuse what is under way: the process ends, and a connection that closes would let a request pass."""
@@ -180,7 +167,7 @@ class Instances:
                 event.verdict = "refuse"
                 conclude(event.connection, event)
 
-    def clear_soon(self, connection: Connection) -> None:
+    def clear_soon(self, connection: Noted) -> None:
         """Take the note back of what a connection was asked, once the answer has left."""
         if not self._to_clear:
             self.service.loop.call_soon(self._clear)
@@ -191,18 +178,9 @@ class Instances:
         for connection, asked in to_clear:
             self._clear_one(connection, asked)
 
-    def _clear_one(self, connection: Connection, asked: int) -> None:
+    def _clear_one(self, connection: Noted, asked: int) -> None:
         if connection.asked == asked and not connection.clear_guard():  # and not the note of what came after it
             self.service.loop.call_later(_CLEAR_SECONDS, self._clear_one, connection, asked)
-
-    def on_gone(self, pid: int) -> None:
-        """Another worker has ended: refuse what it was asked."""
-        for (number, ticket), (process, event) in list(self._sent.items()):
-            if process == pid & _PID_MASK:
-                del self._sent[number, ticket]
-                connection = self.connections.get(number)
-                if connection is not None:
-                    connection.refuse_number(ticket, event)
 
 
 class _LuaStyle(dict[str, bool]):
@@ -220,26 +198,3 @@ def _place_of(config: Any) -> str:
     """What Kong applies a configuration to, as far as it says."""
     places = ("route_id", "service_id", "consumer_id")
     return next((str(config[name]) for name in places if isinstance(config, dict) and config.get(name)), "global")
-
-
-class Elsewhere:
-    """Another worker's connection, for as long as one answer takes."""
-
-    def __init__(self, instances: Instances, letter: messages.Letter, session: KongSession) -> None:
-        self.session = session
-        self._instances = instances
-        self._letter = letter
-
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-        self._instances.send_back(self._letter, data)
-
-    write_ahead = write
-
-    def event_over(self, event: Event, *, exited: bool) -> None:
-        """An event has ended."""
-        self._instances.events.pop(event.number, None)
-
-    def refuse_number(self, ticket: int, event: int) -> None:
-        """Answer a request with 500 whose event is gone."""
-        self.write(self.session.call(ticket, event, "kong.response.exit", REFUSAL))

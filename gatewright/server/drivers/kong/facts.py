@@ -1,0 +1,74 @@
+"""What the client's request is made of, as handlers get it: which calls ask for it, and what becomes of the answers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final
+
+from gatewright.errors import PluginError
+from gatewright.gateways.kong.log_phase import KEPT, from_kept, host_of
+from gatewright.gateways.kong.pdk import read_body_file
+from gatewright.runtime.pdk import PdkError
+
+__all__ = ["CHANGEABLE", "KEPT", "RAW_BODIES", "UNCHANGING", "body_of", "kept_value", "own_copy"]
+
+UNCHANGING: Final = frozenset(
+    (
+        "kong.client.get_ip", "kong.client.get_forwarded_ip", "kong.client.get_port", "kong.client.get_forwarded_port",
+        "kong.node.get_id", "kong.nginx.get_subsystem", "kong.request.get_scheme", "kong.request.get_host",
+        "kong.request.get_port", "kong.request.get_forwarded_scheme", "kong.request.get_forwarded_host",
+        "kong.request.get_forwarded_port", "kong.request.get_http_version", "kong.request.get_method",
+        "kong.request.get_path", "kong.request.get_path_with_query", "kong.request.get_raw_query",
+        "kong.request.get_query_arg", "kong.request.get_query", "kong.request.get_header", "kong.request.get_headers",
+        "kong.request.get_raw_body", "kong.request.get_uri_captures",
+    )
+)  # fmt: skip
+"""What the client's request is made of: asked for once in a phase, unless the handler changes the request."""
+
+RAW_BODIES: Final = frozenset(("kong.request.get_raw_body", "kong.service.response.get_raw_body"))
+CHANGEABLE: Final = ("header", "query", "method", "body")
+"""Words in the names of methods that change a request, and of those that then give something else."""
+
+
+def own_copy(value: Any) -> Any:
+    """What handlers do with a table is not for others to see."""
+    return copy.deepcopy(value) if type(value) in (dict, list) else value
+
+
+def kept_value(method: str, kept: Any, host: Any) -> str:
+    """A value for the log phase.
+
+    Args:
+        method: a key of `KEPT`.
+        kept: what Kong kept, if anything.
+        host: the header's value, for a host that it has not kept.
+
+    Raises:
+        PdkError: Kong has not kept it.
+    """
+    if isinstance(kept, str):
+        return from_kept(method, kept)
+    if KEPT[method] == "host" and isinstance(host, str):
+        return host_of(host)
+    raise PdkError(f"{method}: Kong has not kept it for the phase log")
+
+
+def body_of(method: str, value: Any, file: Any) -> bytes:
+    """A body, from what came of the call for it.
+
+    Args:
+        method: what was called.
+        value: what it gave.
+        file: where nginx keeps the request's body, if its buffer was too small.
+
+    Raises:
+        PdkError: it can't be had.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    if method != "kong.request.get_raw_body" or not isinstance(file, str) or not file:
+        raise PdkError(f"{method}: Kong has no body to give")
+    try:
+        return read_body_file(file)
+    except PluginError as error:
+        raise PdkError(str(error)) from None
