@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -97,6 +97,14 @@ class Asker(Protocol):
         """Put a question and wait for its answer."""
         ...
 
+    def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:
+        """Put questions together and wait for the answers wherever the caller is, be it an `async def` handler.
+
+        Raises:
+            MustAwaitError: the caller is a task of a plugin's own, which can only await.
+        """
+        ...
+
     def reading(self, call: Call, question: Question) -> Recipe[bytes]:
         """How to get a body. The recipe raises `NotAvailableError` where there is, or may be, one that can't be had."""
         ...
@@ -133,7 +141,8 @@ class Call:
     seen_headers: Headers | None = None
     seen_query: Query | None = None
     seen_response_headers: Headers | None = None
-    _ctx: dict[str, Any] | None = None
+    kept_ctx: dict[str, Any] | None = None
+    ctx_source: Callable[[Call], dict[str, Any]] | None = None
     asker: Asker
 
     def __init__(self, source: CallSource, conf_token: int) -> None:
@@ -168,10 +177,12 @@ class Call:
 
     @property
     def ctx(self) -> dict[str, Any]:
-        """What plugins share."""
-        ctx = self._ctx
+        """What plugins share; in the response phase with what the request phase left."""
+        ctx = self.kept_ctx
         if ctx is None:
-            ctx = self._ctx = {}
+            source = self.ctx_source
+            ctx = self.kept_ctx = {} if source is None else source(self)
+            self.asks = True
         return ctx
 
     def find_header(self, name: str) -> str | None:
@@ -182,7 +193,7 @@ class Call:
         """
         variable = f"http_{name.replace('-', '_')}"
         try:
-            value = self.asker.ask_sync(self, Question("var", variable))
+            (value,) = self.asker.ask_here(self, (Question("var", variable),))
         except MustAwaitError:
             raise NotAvailableError(
                 f"the gateway handed over its limit of headers, and {name!r} may be beyond it; ask for it: "
@@ -267,7 +278,10 @@ class _BaseRequest:
 
     @property
     def ctx(self) -> dict[str, Any]:
-        """A dict of the plugins' own, shared by all plugins of this call."""
+        """A dict of the plugins' own, shared by all plugins of this call, and kept for those of the response phase.
+
+        They get a copy, of plain data only: `None`, booleans, numbers, `str`, `bytes`, lists and dicts.
+        """
         return self._call.ctx
 
     def set_body(self, body: bytes | str) -> None:

@@ -34,7 +34,7 @@ from typing import Any, Final, Protocol, TypeVar, cast
 from greenlet import getcurrent, greenlet
 
 from gatewright.errors import DeadlineExceededError, MustAwaitError, OverloadedError, PluginError
-from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, SpareTask, SpareTasks
+from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, SpareTask, SpareTasks, TaskStep
 
 __all__ = ["CURRENT", "SWEEP_INTERVAL", "Bridge", "Strand", "Work", "current_work"]
 
@@ -249,6 +249,45 @@ class Bridge:
             self.wait_for_resume(give_up)
             waiting = False
         return future.result()
+
+    @property
+    def in_coroutine(self) -> bool:
+        """Whether the caller is a coroutine that a strand or its task drives."""
+        return self.stepping is not None or isinstance(getcurrent(), TaskStep)
+
+    def check_wait_here(self) -> None:
+        """See that the caller can `wait_here`.
+
+        Raises:
+            MustAwaitError: it can't: it's a task of the plugin's own, say.
+        """
+        if isinstance(getcurrent(), TaskStep):
+            return
+        if self.stepping is None or self.strand_of_task() is None:
+            self.current()
+
+    def wait_here(self, future: asyncio.Future[T]) -> T:
+        """Wait for a future, be it in a property that an `async def` handler looks at.
+
+        To its task it's as if the handler awaited the future. See `check_wait_here` for what is raised.
+        """
+        step = getcurrent()
+        if isinstance(step, TaskStep):
+            return step.wait(future)
+        spare = self.stepping
+        if spare is None:
+            return self.wait_future(future)
+        strand = self.strand_of_task()
+        if strand is None:
+            self.current()  # says what is wrong
+        # Others' turns come now: they must not run in the name of this one's task.
+        self.stepping, spare.aside = None, True
+        asyncio._leave_task(self.loop, spare.task)
+        try:
+            return self.wait_future(future)
+        finally:
+            asyncio._enter_task(self.loop, spare.task)
+            self.stepping, spare.aside = spare, False
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import types
 from collections.abc import Callable, Coroutine, Generator
@@ -10,9 +11,11 @@ from sys import getrefcount
 from typing import Any, Final, TypeVar
 from weakref import getweakrefcount
 
+from greenlet import getcurrent, greenlet
+
 from gatewright.errors import PluginError
 
-__all__ = ["CANCELLED", "CURRENT", "SpareTask", "SpareTasks"]
+__all__ = ["CANCELLED", "CURRENT", "SpareTask", "SpareTasks", "TaskStep"]
 
 T = TypeVar("T")
 
@@ -31,10 +34,12 @@ class SpareTask:
         gate: opened to let the task go on with what was handed over. Cancelling the task cancels it, at once.
         has_begun: the task waits at the gate. Cancelled before that, it ends without a look at what it is handed.
         paused: the strand, while it waits for an answer that the coroutine asked for.
+        aside: the strand waits in the middle of a step of the coroutine; cancelled meanwhile, the task waits, too.
     """
 
     __slots__ = (
-        "context", "gate", "handed_over", "has_begun", "known", "on_expiry", "paused", "resume", "task", "watched",
+        "aside", "context", "gate", "handed_over", "has_begun", "known", "on_expiry", "paused", "resume", "task",
+        "watched",
     )  # fmt: skip
 
     def __init__(
@@ -45,16 +50,17 @@ class SpareTask:
         Args:
             loop: the loop.
             resume: lets a strand go on with a value.
-            context: what the task runs in.
+            context: what the coroutine runs in, be it driven by its strand or by the task. The task's own is another
+                one: it may have to wake up while the strand waits in the middle of a step, and so in that context.
         """
         self.gate: asyncio.Future[None] = loop.create_future()
-        self.has_begun = False
+        self.has_begun = self.aside = False
         self.handed_over: tuple[Coroutine[Any, Any, Any], Any, Any, Any] | None = None
         self.paused: Any = None
         self.on_expiry: Callable[[Any], object] | None = None
         self.resume = resume
         self.context = context
-        self.task = asyncio.Task(_carry_on(self), loop=loop, context=context)
+        self.task = asyncio.Task(_carry_on(self), loop=loop, context=contextvars.Context())
         task = self.task
         self.known, self.watched = getrefcount(task), getweakrefcount(task)
 
@@ -81,25 +87,30 @@ async def _carry_on(spare: SpareTask) -> Any:
         await spare.gate
     except asyncio.CancelledError as error:
         cancelled = error
+        while spare.aside and spare.handed_over is None:
+            spare.known = 0  # not for another coroutine
+            spare.gate = asyncio.get_running_loop().create_future()
+            with contextlib.suppress(asyncio.CancelledError):
+                await spare.gate
         if spare.paused is not None:
             spare.resume(spare.paused, CANCELLED)  # it hands the coroutine over
     if spare.handed_over is None:  # the coroutine has ended, in its strand
         return None
     coroutine, waits_for, call, work = spare.handed_over
-    CURRENT.set((call, work))
+    spare.context.run(CURRENT.set, (call, work))
     if cancelled is not None:
         if asyncio.isfuture(waits_for):
             waits_for.cancel()
         waits_for = cancelled
-    return await _drive(coroutine, waits_for)
+    return await _drive(coroutine, waits_for, spare.context)
 
 
 @types.coroutine
-def _drive(coroutine: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+def _drive(coroutine: Coroutine[Any, Any, T], waits_for: Any, context: contextvars.Context) -> Generator[Any, Any, T]:
     """Go on with a suspended coroutine: first wait for what it yielded (or throw the exception given)."""
     try:
         if isinstance(waits_for, BaseException):
-            waits_for = coroutine.throw(waits_for)
+            waits_for = yield from _take_step(coroutine.throw, waits_for, context)
         while True:
             try:
                 value = yield waits_for
@@ -107,14 +118,58 @@ def _drive(coroutine: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, 
                 coroutine.close()
                 raise
             except BaseException as error:
-                waits_for = coroutine.throw(error)
+                waits_for = yield from _take_step(coroutine.throw, error, context)
             else:
-                waits_for = coroutine.send(value)
-    except StopIteration as stop:
-        result: T = stop.value
+                waits_for = yield from _take_step(coroutine.send, value, context)
+    except _Ended as end:
+        result: T = end.value
         return result
     except SystemExit as exit:  # a task would pass it on to the loop, and so end the process
         raise PluginError(f"the handler called sys.exit({exit.code!r})") from exit
+
+
+class _Ended(Exception):  # noqa: N818 - no error: a StopIteration would be the generator's own
+    """The coroutine has ended."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class TaskStep(greenlet):
+    """A step of a coroutine that a task carries on. In its middle it may wait as if the coroutine awaited."""
+
+    def wait(self, future: asyncio.Future[T]) -> T:
+        """Wait for a future of the loop."""
+        assert self.parent is not None  # noqa: S101 - it runs
+        result: T = self.parent.switch(future)
+        return result
+
+
+def _take_step(step: Callable[[Any], Any], value: Any, context: contextvars.Context) -> Generator[Any, Any, Any]:
+    """Take a step: gives what the coroutine waits for. Ends with `_Ended` if it has ended."""
+    running = TaskStep(_step, getcurrent())
+    running.gr_context = context
+    outcome = running.switch(step, value)
+    while not running.dead:
+        try:
+            yield from outcome
+        except BaseException as error:
+            outcome = running.throw(error)
+        else:
+            outcome = running.switch(outcome.result())
+    waits_for, raised = outcome
+    if raised is None:
+        return waits_for
+    if isinstance(raised, StopIteration):
+        raise _Ended(raised.value)
+    raise raised
+
+
+def _step(step: Callable[[Any], Any], value: Any) -> tuple[Any, BaseException | None]:
+    try:
+        return step(value), None
+    except BaseException as error:  # GreenletExit included, which a greenlet would swallow
+        return None, error
 
 
 class SpareTasks:

@@ -261,3 +261,46 @@ def test_a_step_of_an_event_that_is_gone_does_not_let_the_request_pass(serve: St
         for _ in range(2):
             step = kong.rpc("plugin.Step", {"EventId": step["EventId"]})
             assert (step["Data"]["Method"], step["Data"]["Args"][0]) == ("kong.response.exit", 500)
+
+
+CTX = """
+import asyncio
+from gatewright import Plugin
+
+class First(Plugin):
+    {async_}def on_request(self, request):
+        {sleep}
+        request.ctx["by"] = ["first", b"\\xff"]
+    {async_}def on_response(self, request, response):
+        {sleep}
+        response.headers["x-ctx"] = repr(dict(request.ctx))
+
+class Second(Plugin):
+    {async_}def on_request(self, request):
+        {sleep}
+        request.ctx["by"].append("second")
+"""
+WAYS = [
+    CTX.format(async_="", sleep="pass"),
+    CTX.format(async_="async ", sleep="pass"),
+    CTX.format(async_="async ", sleep="await asyncio.sleep(0.01)"),
+    CTX.format(async_="", sleep="pass").replace("(Plugin):", "(Plugin):\n    blocking = True"),
+]
+
+
+@both
+@pytest.mark.parametrize("source", WAYS, ids=["def", "async def", "async def that waits", "in a thread"])
+def test_what_is_put_into_ctx_reaches_later_plugins_and_phases(start: Start, protocol: str, source: str) -> None:
+    server = start(protocol, native=source)
+    shared: dict[str, Any] = {}
+    answers: dict[str, Any] = {
+        **RESPONSE,
+        "kong.ctx.shared.get": shared.get,
+        "kong.ctx.shared.set": lambda name, value: shared.update({name: value}),
+    }
+    with server.kong() as kong:
+        for name, phase in (("first", "access"), ("second", "access"), ("first", "response")):
+            kong.event(kong.start(name, {}), phase, answers)
+        changes = [call for call in kong.calls if ".get" not in call[0]]
+    assert changes[-1] == ("kong.response.set_headers", [{"x-ctx": [repr({"by": ["first", b"\xff", "second"]})]}])
+    assert list(shared) == ["gatewright.ctx"]

@@ -20,11 +20,14 @@ Each rule here is a habit of the real gateway:
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NoReturn
+from urllib.parse import unquote
 
-from gatewright.errors import NotAvailableError, PluginError, ProtocolError
+from gatewright.datastructures import CutEntries
+from gatewright.errors import MustAwaitError, NotAvailableError, PluginError, ProtocolError
 from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.asking import BODILESS, upstream_header
 from gatewright.gateways.apisix.calls import HttpRespCall
@@ -44,6 +47,7 @@ from gatewright.http import Call, Question, Response, ResponseCall
 
 __all__ = ["info_request", "refusal_reply", "request_reply", "response_call", "response_reply"]
 
+_FACTS: Final = tuple(Question("var", name) for name in ("request_method", "uri", "args", "remote_addr"))
 _HOP_BY_HOP: Final = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
@@ -57,12 +61,32 @@ _KINDS: Final = {
 
 
 class _ResponseSource:
-    """What APISIX tells in the response phase: nothing of the request but a number."""
+    """What APISIX tells of the request in the response phase: a number, and what it's asked for.
 
-    __slots__ = ("_message",)
+    The facts are fetched together, in one round trip, when the first of them is looked at. Headers can only be asked
+    for one by one: there is no variable that has them all.
+    """
+
+    __slots__ = ("_call", "_facts", "_message")
 
     def __init__(self, message: HttpRespCall) -> None:
         self._message = message
+        self._call: Call | None = None
+        self._facts: list[bytes | None] | None = None
+
+    def of(self, call: Call) -> None:
+        """Whose source it is, and so who can ask."""
+        self._call = call
+
+    def _fact(self, number: int) -> bytes:
+        facts, call = self._facts, self._call
+        if facts is None:
+            assert call is not None  # noqa: S101 - see `response_call`
+            try:
+                facts = self._facts = call.asker.ask_here(call, _FACTS)
+            except MustAwaitError:
+                _must_await(_FACTS[number].name)
+        return facts[number] or b""
 
     @property
     def id(self) -> int:
@@ -70,35 +94,53 @@ class _ResponseSource:
 
     @property
     def method(self) -> str:
-        _not_available("method", 'var("request_method")')
+        return _text(self._fact(0))
 
     @property
     def path(self) -> str:
-        _not_available("path", 'var("uri")')
+        return _text(self._fact(1))
 
     @property
     def src_ip(self) -> bytes:
-        _not_available("client_ip", 'var("remote_addr")')
+        address = _text(self._fact(3))
+        try:
+            return ipaddress.ip_address(address).packed
+        except ValueError:
+            return self._fact(3)  # of a client on a unix socket, say: `Request.client_ip` says what it is
 
     def read_args(self) -> list[Entry]:
-        _not_available("query", 'var("args")')
+        return [
+            (_decoded(name), _decoded(value) if equals else None)
+            for name, equals, value in (part.partition("=") for part in _text(self._fact(2)).split("&") if part)
+        ]
 
     def read_headers(self) -> list[Entry]:
-        _not_available("headers", 'var("http_user_agent")')
+        return CutEntries()  # so each is asked for by its name
 
-    def has_header(self, name: str) -> bool:
-        _not_available("headers", 'var("http_user_agent")')
+    def has_header(self, name: str) -> bool | None:
+        return None
 
 
-def _not_available(what: str, instead: str) -> NoReturn:
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _decoded(text: str) -> str:
+    return unquote(text.replace("+", " "), errors="surrogateescape")
+
+
+def _must_await(variable: str) -> NoReturn:
     raise NotAvailableError(
-        f"APISIX doesn't send request.{what} in the response phase; ask for it: `await request.{instead}`"
+        "a task of one's own can't look at the request in the response phase, where APISIX has to be asked: "
+        f'`await request.var("{variable}")`'
     )
 
 
 def response_call(message: HttpRespCall) -> ResponseCall:
     """The `Call` of a response phase."""
-    call = ResponseCall(_ResponseSource(message), message.conf_token)
+    source = _ResponseSource(message)
+    call = ResponseCall(source, message.conf_token)
+    source.of(call)
     call.response_status = message.status
     call.response_source = message.read_headers
     return call

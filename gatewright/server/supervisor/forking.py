@@ -16,6 +16,7 @@ from typing import NoReturn
 import structlog
 
 from gatewright.observe import logs
+from gatewright.server.ipc.keep import Keep
 from gatewright.server.supervisor.workers import Worker
 
 __all__ = ["fork_worker"]
@@ -24,14 +25,17 @@ _FAILED = 70  # EX_SOFTWARE
 _ancestry: list[object] = []  # what a worker inherits must not be collected there: that would close its own descriptors
 
 
-def fork_worker(worker: Worker, selector: selectors.BaseSelector, others: Iterable[int], keep: object) -> socket.socket:
+def fork_worker(
+    worker: Worker, selector: selectors.BaseSelector, others: Iterable[int], keep: Keep, parent: object
+) -> socket.socket:
     """Fork a worker. To be called while the loop stands still, so that the child begins with a clean stack.
 
     Args:
         worker: what to run; gets its `pid`.
         selector: the supervisor's loop's.
         others: further descriptors that the worker must not have.
-        keep: the supervisor, which must stay alive in the child.
+        keep: has the worker's region.
+        parent: the supervisor, which must stay alive in the child.
 
     Returns:
         The supervisor's end of the channel.
@@ -50,16 +54,16 @@ def fork_worker(worker: Worker, selector: selectors.BaseSelector, others: Iterab
         theirs.close()
         raise
     if not worker.pid:
-        _ancestry.append(keep)
+        _ancestry.append(parent)
         ours.close()
         descriptors = {selector.fileno(), *(key.fd for key in selector.get_map().values()), *others}  # type: ignore[attr-defined]
-        _become(worker, theirs, descriptors)
+        _become(worker, theirs, descriptors, keep)
     gc.unfreeze()
     theirs.close()
     return ours
 
 
-def _become(worker: Worker, sock: socket.socket, descriptors: set[int]) -> NoReturn:
+def _become(worker: Worker, sock: socket.socket, descriptors: set[int], keep: Keep) -> NoReturn:
     code = _FAILED
     try:
         signal.set_wakeup_fd(-1)
@@ -72,7 +76,7 @@ def _become(worker: Worker, sock: socket.socket, descriptors: set[int]) -> NoRet
         logs.configure_logs(
             level=logs.level(), format=settings.log_format, file=settings.log_file, fields={"worker": worker.number}
         )
-        code = worker.plan.work(sock, worker.guard)
+        code = worker.plan.work(sock, worker.guard, keep.region(worker.region))
     except BaseException as error:
         structlog.get_logger("gatewright.server").critical("worker failed", exc_info=error)
     finally:

@@ -33,6 +33,7 @@ from gatewright.server.host.notify import Notifier
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
 from gatewright.server.ipc.guard import Guard
+from gatewright.server.ipc.keep import Keep
 from gatewright.server.ipc.loaded import log_plugins
 from gatewright.server.ipc.plan import TEARDOWN_SECONDS, Plan
 from gatewright.server.supervisor.accounts import Accounts
@@ -58,6 +59,9 @@ _REFUSED_AT_ONCE = 1024
 """Connections beyond a worker's limit that it may have while it refuses what they ask for."""
 _LONGEST_PAUSE_IN_WAITING = 1.0
 """The same as `_LONGEST_PAUSE` where connections are kept waiting, not closed."""
+_REGIONS_A_WORKER = 3
+"""It, its successor, and one that still retires."""
+_MORE_REGIONS = 8
 _ADMIN_SECONDS = 0.5
 _QUICK_DEATH = 3.0
 _LONGEST_PAUSE = 30.0
@@ -84,6 +88,7 @@ class Supervisor:
             most=plan.settings.max_configurations,
             on_evict=self._forget,
         )
+        self._keep = Keep(_REGIONS_A_WORKER * worker_count(plan.settings) + _MORE_REGIONS)
         self._workers: list[Worker] = []
         self._to_fork: deque[Worker] = deque()
         self._wake: asyncio.Event = asyncio.Event()
@@ -179,8 +184,9 @@ class Supervisor:
         others |= self._last_words.descriptors()
         if worker.plan.last_words is not None:
             worker.guard = Guard(worker.plan.settings.max_connections + _REFUSED_AT_ONCE)
+        worker.region = self._keep.lease()
         try:
-            ours = fork_worker(worker, self._selector, others, self)
+            ours = fork_worker(worker, self._selector, others, self._keep, self)
         except OSError as error:
             self._log.error("can't fork a worker", error=error.strerror)
             self._ended(worker, "can't fork")
@@ -279,6 +285,8 @@ class Supervisor:
     def _ended(self, worker: Worker, how: str) -> None:
         """A worker is gone: count it, and see to a successor if there should be one."""
         was, worker.stage = worker.stage, Stage.ENDED
+        self._keep.release(worker.region)
+        worker.region = -1
         if worker.channel is not None:
             worker.channel.close()
         for asked in worker.asked.values():

@@ -48,6 +48,7 @@ class Worker:
         plan: what it runs.
         instead_of: the worker that retires when this one is ready.
         guard: what the gateway waits for on its connections, for plans that have last words.
+        region: its region of what phases keep for later ones; -1 for none.
         connections: how many it has, those on their way included.
         heard: when it was last heard of (`monotonic`).
     """
@@ -74,6 +75,7 @@ class Worker:
     """Connections sent to it, with their slots, that it has not said to have taken; if it dies, another one gets them.
     """
     guard: Guard | None = None
+    region: int = -1
     held: dict[int, socket.socket] = field(default_factory=dict)
     """Connections that it has, by slot, if there is a guard."""
     asked: dict[int, asyncio.Future[WorkerReport]] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from gatewright.server.host.limits import raise_file_limit
 from gatewright.server.host.listener import BACKLOG
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
+from gatewright.server.ipc.keep import Region
 from gatewright.server.ipc.loaded import plugins_told
 from gatewright.server.ipc.plan import TEARDOWN_SECONDS
 from gatewright.server.worker.link import Link
@@ -60,9 +61,9 @@ class WorkerPlan:
     backlog: int = BACKLOG
     socket_of: Callable[[str], Address] | None = None
 
-    def work(self, sock: socket.socket, guard: Guard | None) -> int:
+    def work(self, sock: socket.socket, guard: Guard | None, region: Region) -> int:
         """Be a worker."""
-        return work(self, sock, guard)
+        return work(self, sock, guard, region)
 
 
 def prepare_process(plan: WorkerPlan) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -86,18 +87,20 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def work(plan: WorkerPlan, sock: socket.socket, guard: Guard | None) -> int:
+def work(plan: WorkerPlan, sock: socket.socket, guard: Guard | None, region: Region) -> int:
     """See `Plan.work`. Gives 0, or 1 if calls under way had to be cut off."""
     new_loop = prepare_process(plan)
     discovery = plan.discover()
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_work(plan, discovery, sock, guard))
+        return runner.run(_work(plan, discovery, sock, guard, region))
 
 
-async def _work(plan: WorkerPlan, discovery: Discovery, sock: socket.socket, guard: Guard | None) -> int:
+async def _work(
+    plan: WorkerPlan, discovery: Discovery, sock: socket.socket, guard: Guard | None, region: Region
+) -> int:
     loop = asyncio.get_running_loop()
     settings = plan.settings
-    service = await make_service(plan, discovery)
+    service = await make_service(plan, discovery, region)
     service.guard = guard
     link = service.link = Link(service, sock, plan.driver(service))
     link.send(messages.Loaded(plugins_told(discovery), [str(error) for error in discovery.errors]))
@@ -123,7 +126,7 @@ async def _work(plan: WorkerPlan, discovery: Discovery, sock: socket.socket, gua
     return 1 if cut_off else 0
 
 
-async def make_service(plan: WorkerPlan, discovery: Discovery) -> Service:
+async def make_service(plan: WorkerPlan, discovery: Discovery, region: Region | None = None) -> Service:
     """A service on the running loop."""
     loop = asyncio.get_running_loop()
     tracing = Tracing.start(plan.settings.tracing, plan.settings.tracing_sample) if plan.settings.tracing else None
@@ -131,7 +134,7 @@ async def make_service(plan: WorkerPlan, discovery: Discovery) -> Service:
     def make() -> Service:
         return Service(
             loop, plan.settings, discovery.plugins, tracing=tracing, hash_token=plan.hash_token,
-            use_gevent=plan.use_gevent,
+            use_gevent=plan.use_gevent, region=region,
         )  # fmt: skip
 
     # The hub greenlet of the bridge has to be the one that callbacks run in: hence a callback.

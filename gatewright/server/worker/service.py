@@ -15,9 +15,11 @@ from gatewright.runtime.bridge import Bridge, Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import Conf, ConfStore, token_of
 from gatewright.runtime.failures import FailureLog
+from gatewright.runtime.kept import looks_at_ctx
 from gatewright.runtime.steps import ChainBuilder, Policy
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
+from gatewright.server.ipc.keep import Keep, Region
 from gatewright.server.worker.inflow import BufferedInput
 from gatewright.server.worker.lag import LagMeter
 from gatewright.server.worker.leaks import LeakWatch
@@ -98,6 +100,7 @@ class Service:
         tracing: Tracing | None = None,
         hash_token: Callable[[bytes, int], int] = token_of,
         use_gevent: bool = False,
+        region: Region | None = None,
     ) -> None:
         """Make a service; to be called in the loop's thread.
 
@@ -108,6 +111,7 @@ class Service:
             tracing: makes a span of every call and handler.
             hash_token: digest of a configuration and attempt to its token.
             use_gevent: handlers run in greenlets of gevent's, all of them as blocking ones.
+            region: where request phases leave what response phases look for; by default one that nobody else sees.
         """
         self.tracing = tracing
         self.loop = loop
@@ -150,6 +154,9 @@ class Service:
         """Told of other workers that have ended."""
         self.guard: Guard | None = None
         """Where a driver notes what it was asked, for plans that have last words."""
+        self.region = region if region is not None else Keep(1).region(0)
+        if looks_at_ctx(plugins.values()):
+            self.region.want()
         self.link: Uplink | None = None
         """The way to the supervisor; `None` where there is none."""
         self.draining = False

@@ -9,20 +9,34 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections import deque
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 from greenlet import GreenletExit
 
-from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightError, NotAvailableError, ProtocolError
+from gatewright.errors import (
+    CallRefusedError,
+    GatewayClosedError,
+    GatewrightError,
+    MustAwaitError,
+    NotAvailableError,
+    PluginError,
+    ProtocolError,
+)
 from gatewright.gateways.apisix.calls import HttpReqCall
 from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
 from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
+from gatewright.runtime.kept import KeptContext, pack, unpack
+from gatewright.server.ipc.keep import LostError
 from gatewright.server.worker.inflow import Inflow
 from gatewright.server.worker.service import Service, Uplink
 
 __all__ = ["Connection"]
+
+REQUEST_ID: Final = Question("var", "request_id")
+"""The same in both phases of a request."""
 
 _Waiter = Strand | asyncio.Future["bytes | None"] | concurrent.futures.Future["bytes | None"]
 
@@ -147,8 +161,11 @@ class Connection(asyncio.Protocol):
                     service.answered += 1
                 elif call.asks:
                     self._follow(call, session.before_reply(call))
+                    if call.kept_ctx:
+                        self._keep_ctx(call)
             else:
                 service.responses += 1
+                call.ctx_source = self._ctx_kept
                 response = chain.run_response(call, strand)
                 self._follow(call, session.before_reply(call))
             frame = session.reply(call, response)
@@ -282,6 +299,74 @@ class Connection(asyncio.Protocol):
         self._put(call, question, strand)
         return cast("bytes | None", self._bridge.wait_for_resume(self._forget))
 
+    def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:
+        """Put questions together and wait for the answers, wherever the caller is."""
+        if not self._bridge.in_loop_thread:
+            waiting: list[concurrent.futures.Future[bytes | None]] = [concurrent.futures.Future() for _ in questions]
+            for question, waiter in zip(questions, waiting, strict=True):
+                self._service.loop.call_soon_threadsafe(self._put_for_thread, call, question, waiter)
+            return [waiter.result() for waiter in waiting]
+        self._bridge.check_wait_here()
+        futures: list[asyncio.Future[bytes | None]] = []
+        for question in questions:
+            future: asyncio.Future[bytes | None] = self._service.loop.create_future()
+            self._put(call, question, future)
+            future.add_done_callback(_look_at)
+            futures.append(future)
+        self._bridge.wait_here(futures[-1])  # answers come in order
+        return [future.result() for future in futures]
+
+    # --- what request phases leave for response phases
+
+    def _keep_ctx(self, call: Call) -> None:
+        """Keep what plugins put into `request.ctx`, under the request's id, if any response handler may look at it."""
+        region = self._service.region
+        if not region.wanted:
+            return
+        name = self.ask_sync(call, REQUEST_ID)
+        if not name:
+            return  # the response phase says so, if it looks
+        if not region.writable:
+            raise PluginError("request.ctx can't be kept for the response phase: too many workers are about to end")
+        kept = self._kept_of(name)
+        kept.update(call.ctx)
+        region.put(name, pack(kept))
+
+    def _ctx_kept(self, call: Call) -> dict[str, Any]:
+        """What the request phase has left."""
+        try:
+            (name,) = self.ask_here(call, (REQUEST_ID,))
+        except MustAwaitError:
+            raise NotAvailableError(
+                "a task of one's own can't be the first to look at request.ctx in the response phase: look at it in "
+                "the handler"
+            ) from None
+        if not name:
+            raise NotAvailableError("APISIX doesn't tell $request_id, under which request.ctx is kept")
+        region = self._service.region
+        wanted = region.wanted
+        region.want()
+        try:
+            kept = self._kept_of(name)
+        except LostError as error:
+            raise NotAvailableError(f"request.ctx has not come from the request phase: {error}") from None
+        if not kept and not kept.left and not wanted:
+            raise NotAvailableError(
+                "whether the request phase put something into request.ctx is not known: that on_response looks at it "
+                "was not to be seen in its source. It's kept from now on"
+            )
+        return kept
+
+    def _kept_of(self, name: bytes) -> KeptContext:
+        kept = KeptContext()
+        for packed in self._service.region.get(name):
+            part = unpack(packed)
+            kept.left.update(part.left)
+            kept.update(part)
+        return kept
+
+    # --- the wire
+
     def _put(self, call: Call, question: Question, waiter: _Waiter) -> None:
         if self._closed or self._half_closed:
             raise GatewayClosedError("the gateway closed the connection")
@@ -358,3 +443,9 @@ class Connection(asyncio.Protocol):
         if type(call) is ResponseCall and not self._closed:
             self._transport.write(self._session.refuse(Refusal.UNAVAILABLE, call))
         self._transport.close()
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    # Of several only the last is waited for: asyncio need not complain about the others' exceptions.
+    if not future.cancelled():
+        future.exception()

@@ -198,6 +198,19 @@ class Event:
             self._remember(key, value)
         return value
 
+    def call_here(self, method: str, args: Sequence[Any]) -> Any:
+        """As `call`, but in a property that an `async def` handler looks at, too. Not for methods that end the phase.
+
+        Raises:
+            MustAwaitError: the caller is a task of the plugin's own.
+        """
+        bridge = self._bridge
+        if not bridge.in_coroutine:
+            return self.call(method, args)
+        bridge.check_wait_here()
+        future = self._service.loop.create_future()
+        return _value_of(bridge.wait_here(future)) if self._put(method, args, future) else None
+
     def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> bool:
         """Send a call; tells whether an answer comes for the waiter."""
         if self.over:

@@ -7,20 +7,24 @@ for one they are fetched before it starts.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
-from gatewright.errors import NotAvailableError
+from gatewright.errors import MustAwaitError, NotAvailableError
 from gatewright.http import Call, Question, Recipe, RequestCall, Response, ResponseCall
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
+from gatewright.runtime.kept import KeptContext, pack, unpack
 from gatewright.server.drivers.kong.event import Event
 
 __all__ = ["run_access", "run_response"]
 
 _MAX_HEADERS = 1000  # the most that Kong gives (pdk/request.lua, MAX_HEADERS)
+_CTX = "gatewright.ctx"
 _QUERY_SAFE = "-._~!$'()*,;:@/?"
 
 Entries = list[tuple[str, "str | None"]]
@@ -102,6 +106,10 @@ class _Questions:
 
         return asked()
 
+    def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:
+        """Ask and wait, wherever the caller is."""
+        return [_raw(self._event.call_here(*self._method(question))) for question in questions]
+
     @staticmethod
     def reading(_: Call, question: Question) -> Recipe[bytes]:
         """How to get a body. Kong gives an empty one where there is none, and nothing where it's on its disk."""
@@ -133,6 +141,7 @@ def run_access(chain: Chain, event: Event, strand: Strand) -> None:
     if response is not None:
         _exit(event, response.status, response.content, _response_headers(response))
     _write_request(call, event)
+    _keep_ctx(call, event)
 
 
 def run_response(chain: Chain, event: Event, strand: Strand) -> None:
@@ -155,6 +164,7 @@ def run_response(chain: Chain, event: Event, strand: Strand) -> None:
         chain.failed_before(error, strand, "response")
         return  # goes on without it
     chain.run_response(call, strand)
+    _keep_ctx(call, event)
     changed = call.seen_response_headers.changes if call.seen_response_headers is not None else {}
     if call.response_body is not None:
         kept = {name: list(values) for name, values in changed.items() if values}
@@ -168,9 +178,26 @@ def run_response(chain: Chain, event: Event, strand: Strand) -> None:
 
 def _prepare(call: Call, chain: Chain, event: Event, strand: Strand) -> None:
     call.asker = _Questions(event)
+    call.ctx_source = partial(_ctx_kept, event)
     call.route, call.trace = chain.key, event.trace
     strand.call = call
     strand.work, strand.deadline = chain.steps[0], 0.0
+
+
+def _ctx_kept(event: Event, _: Call) -> dict[str, Any]:
+    """What earlier phases and plugins of the request have left, where Kong keeps such things."""
+    try:
+        text = event.call_here("kong.ctx.shared.get", (_CTX,))
+    except MustAwaitError:
+        raise NotAvailableError(
+            "a task of one's own can't be the first to look at request.ctx: look at it in the handler"
+        ) from None
+    return unpack(base64.b64decode(text)) if text else KeptContext()
+
+
+def _keep_ctx(call: Call, event: Event) -> None:
+    if call.kept_ctx:
+        event.call("kong.ctx.shared.set", (_CTX, base64.b64encode(pack(call.kept_ctx)).decode()))
 
 
 def _write_request(call: Call, event: Event) -> None:
