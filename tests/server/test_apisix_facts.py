@@ -214,7 +214,7 @@ def test_an_upstreams_body_that_broke_off_is_refused_even_if_skipped(peer: Peer,
 MANY: list[tuple[str, str | None]] = [(f"x-{number}", "v") for number in range(100)]
 
 
-@pytest.mark.parametrize("plugin", ["do", "do-blocking"])
+@pytest.mark.parametrize("plugin", ["do", "do-async", "do-blocking"])
 def test_a_name_that_may_have_been_cut_off_is_asked_for(peer: Peer, prepare: Prepare, plugin: str) -> None:
     code = """
         assert not request.headers.complete
@@ -243,9 +243,13 @@ def test_going_through_all_when_some_were_cut_off_is_refused(
     assert "handed over 100 of the request's headers, and perhaps not all" in runner.log
 
 
-def test_an_async_handler_is_told_how_to_ask(peer: Peer, prepare: Prepare, runner: RunnerProcess) -> None:
+def test_a_task_of_ones_own_is_told_how_to_ask(peer: Peer, prepare: Prepare, runner: RunnerProcess) -> None:
+    code = """
+        async def look(): return request.headers.get("x-internal")
+        await asyncio.create_task(look())
+    """
     with pytest.raises(Refused):
-        peer.request(prepare(("do-async", "request.headers.get('x-internal')")), headers=MANY)
+        peer.request(prepare(("do-async", code)), headers=MANY)
     assert '`await request.var("http_x_internal")`' in runner.log
     token = prepare(("do-async", "assert await request.var('http_x_internal') == '1'"))
     assert peer.request(token, headers=MANY, answers={"http_x_internal": b"1"}) is None

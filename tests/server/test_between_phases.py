@@ -244,7 +244,7 @@ def test_a_task_of_ones_own_is_told_where_to_look(runner: RunnerProcess) -> None
 
 FACTS = {
     "request_method": b"POST", "uri": b"/a b\xff", "args": b"n=1&flag&n=a+b%20c", "remote_addr": b"2001:db8::1",
-    "http_user_agent": b"curl", "server_protocol": b"HTTP/1.1",
+    "http_user_agent": b"curl", "server_protocol": b"HTTP/1.1", "RESP_BODY": b"body",
 }  # fmt: skip
 
 
