@@ -4,44 +4,87 @@ Everything goes to stderr or a file. Nothing is ever written to stdout, which is
 started us: plugins that `print` are the only ones to be seen there.
 
 What is logged while a plugin handles a call carries the plugin, the route and the request's id by itself. Secrets are
-blacked out, by the name of the field and by their look in text.
+blacked out, by the name of the field and by their look in text. Nobody ever waits for whoever reads the log (`outlet`).
 """
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, Final, cast
 
 import structlog
 
 from gatewright.errors import ConfigError
 from gatewright.http import RequestCall
+from gatewright.observe.outlet import Outlet, Stream
 from gatewright.redaction import redact, redact_fields
 from gatewright.runtime.bridge import current_work
 
-__all__ = ["configure_logs", "level", "reopen", "set_level"]
+__all__ = ["configure_logs", "flush", "level", "never_wait_for_output", "reopen", "set_level"]
+
+_STDERR: Final = 2
+_LAST_SECONDS: Final = 0.1
+_streams: list[Outlet] = []  # of this process; there is one of each
 
 _LONGEST_ID = 256
 """Characters of a client's request id; an honest one has 36."""
 _OWN = frozenset(("event", "exc_info", "stack_info", "_record", "_from_structlog"))
 
 
-class _Handler(logging.StreamHandler[IO[str]]):
-    """Writes to stderr or a file, and opens the file anew when asked to."""
+class _Handler(logging.Handler):
+    """Writes to stderr or a file, never waiting for either, and opens the file anew when asked to."""
 
     def __init__(self, file: str) -> None:
         self._file = file
-        super().__init__(_open(file) if file else sys.stderr)
+        self._telling = False
+        self.outlet = _open(file) if file else Outlet(_STDERR)
+        super().__init__()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, and before it, if there is room again, how many were lost."""
+        try:
+            line = self.format(record) + "\n"
+        except Exception:  # what a plugin logs may do anything when it's made into text
+            self.handleError(record)
+            return
+        self.outlet.write(line.encode("utf-8", "backslashreplace"))
+        self.tell_lost()
+
+    def tell_lost(self) -> None:
+        """Say how many lines could not be written, once they can."""
+        if self._telling or not self.outlet.lost:
+            return
+        why, lost = self.outlet.why, self.outlet.take_lost()
+        if lost:
+            self._telling = True
+            try:
+                structlog.get_logger("gatewright.logs").warning("log lines were lost", lines=lost, because=why)
+            finally:
+                self._telling = False
+
+    def flush(self) -> None:
+        """Write what waits, if it can be written now."""
+        if self.outlet.flush():
+            self.tell_lost()
+
+    def close(self) -> None:
+        """Write what waits, for a moment, and close."""
+        self.outlet.drain(_LAST_SECONDS)
+        self.outlet.close()
+        super().close()
 
     def reopen(self) -> None:
         if self._file:
             fresh = _open(self._file)
             self.acquire()
             try:
-                old, self.stream = self.stream, fresh
+                old, self.outlet = self.outlet, fresh
+                old.flush()
+                fresh.lost, fresh.why = old.lost, old.why
                 old.close()
             finally:
                 self.release()
@@ -55,7 +98,12 @@ class _ConsoleFormatter(structlog.stdlib.ProcessorFormatter):
 
 
 def configure_logs(
-    *, level: str = "info", format: str = "auto", file: str = "", fields: Mapping[str, Any] | None = None
+    *,
+    level: str = "info",
+    format: str = "auto",
+    file: str = "",
+    fields: Mapping[str, Any] | None = None,
+    must_open: bool = True,
 ) -> None:
     """Send all logs of this process to stderr or a file.
 
@@ -64,11 +112,18 @@ def configure_logs(
         format: `console`, `json`, or `auto`: console, coloured on a terminal.
         file: a path, appended to; empty for stderr.
         fields: what every line of this process carries.
+        must_open: the file has to be opened; otherwise, if it can't be, stderr is good enough.
 
     Raises:
-        ConfigError: the file can't be opened.
+        ConfigError: the file can't be opened, and has to be.
     """
-    handler = _Handler(file)
+    failed: ConfigError | None = None
+    try:
+        handler = _Handler(file)
+    except ConfigError as error:
+        if must_open:
+            raise
+        failed, handler = error, _Handler("")
 
     def add_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for name, value in (fields or {}).items():
@@ -94,7 +149,7 @@ def configure_logs(
         ]
     else:
         formatter = _ConsoleFormatter
-        colors = not file and handler.stream.isatty()
+        colors = not file and os.isatty(_STDERR)
         final.append(
             structlog.dev.ConsoleRenderer(
                 colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0, sort_keys=False
@@ -104,9 +159,9 @@ def configure_logs(
     handler.setFormatter(formatter(foreign_pre_chain=cast("Any", extra), processors=cast("Any", final)))
     root = logging.getLogger()
     for old in root.handlers:
-        if isinstance(old, _Handler) and old.stream is not sys.stderr:
-            old.close()
-            old.stream.close()
+        if isinstance(old, _Handler):
+            old.outlet.flush()
+            old.outlet.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
@@ -119,6 +174,27 @@ def configure_logs(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+    if failed is not None:
+        structlog.get_logger("gatewright.logs").error("the log goes to stderr", error=str(failed))
+
+
+def flush() -> None:
+    """Write what could not be written before; to be called now and then."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            handler.flush()
+    for stream in _streams:
+        stream.flush()
+
+
+def never_wait_for_output() -> None:
+    """Let `print` and the like in this process lose what nobody reads, rather than wait for a reader."""
+    _streams.clear()
+    for name, fd in (("stdout", 1), ("stderr", _STDERR)):
+        outlet = Outlet(fd)
+        _streams.append(outlet)
+        raw = io.BufferedWriter(Stream(outlet, fd))
+        setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True))
 
 
 def level() -> str:
@@ -142,9 +218,9 @@ def reopen() -> None:
                 structlog.get_logger("gatewright.logs").error("the log file stays as it is", error=str(error))
 
 
-def _open(file: str) -> IO[str]:
+def _open(file: str) -> Outlet:
     try:
-        return Path(file).open("a", encoding="utf-8", errors="backslashreplace")
+        return Outlet.to_file(file)
     except OSError as error:
         raise ConfigError(f"log_file {file}: {error.strerror}") from None
 

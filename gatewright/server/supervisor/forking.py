@@ -44,8 +44,6 @@ def fork_worker(
         OSError: there can be no more processes.
     """
     ours, theirs = socket.socketpair()
-    sys.stdout.flush()
-    sys.stderr.flush()
     gc.freeze()  # what parent and child share stays shared
     try:
         worker.pid = os.fork()
@@ -73,8 +71,13 @@ def _become(worker: Worker, sock: socket.socket, descriptors: set[int], keep: Ke
         for fd in descriptors:
             os.close(fd)
         settings = worker.plan.settings
+        logs.never_wait_for_output()
         logs.configure_logs(
-            level=logs.level(), format=settings.log_format, file=settings.log_file, fields={"worker": worker.number}
+            level=logs.level(),
+            format=settings.log_format,
+            file=settings.log_file,
+            fields={"worker": worker.number},
+            must_open=False,
         )
         code = worker.plan.work(sock, worker.guard, keep.region(worker.region))
     except BaseException as error:

@@ -420,7 +420,9 @@ class Supervisor:
         self.generation += 1
         self._paused_until = 0.0
         settings = plan.settings
-        logs.configure_logs(level=settings.log_level, format=settings.log_format, file=settings.log_file)
+        logs.configure_logs(
+            level=settings.log_level, format=settings.log_format, file=settings.log_file, must_open=False
+        )
         for worker in workers:
             worker.stage = Stage.READY
         for worker in list(self._workers):
@@ -450,6 +452,7 @@ class Supervisor:
 
     def _look_after(self) -> None:
         self._loop.call_later(_LOOK_SECONDS, self._look_after)
+        logs.flush()
         if self._watch_parent and os.getppid() != self._parent and not self._stopping:
             self._log.warning("the process that started this runner is gone: stopping")
             self.stop()

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from gatewright.observe import logs
 from gatewright.observe.tracing import Tracing
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Bridge, Strand
@@ -28,6 +29,7 @@ from gatewright.settings import Settings
 __all__ = ["Driver", "Service", "Uplink"]
 
 SWEEP_SECONDS = 1.0
+FLUSH_SECONDS = 0.5
 RETRY_SECONDS = 0.01
 
 
@@ -180,6 +182,7 @@ class Service:
         self.every(self.confs.tick_seconds, self.confs.tick)
         self.every(min(SWEEP_SECONDS, self.settings.stall_timeout / 2), self._end_stalled)
         self.every(LagMeter.INTERVAL, self.lag.measure)
+        self.every(FLUSH_SECONDS, logs.flush)
         self.every(LeakWatch.INTERVAL, LeakWatch(self.loop, self.bridge, self.failures).look)
 
     @property
