@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import h11
@@ -15,9 +15,12 @@ import structlog
 
 __all__ = ["Answer", "Ask", "Handler", "HttpServer", "json_answer"]
 
-_IDLE_SECONDS = 30.0
-_MAX_BODY = 1 << 16
-_MAX_CONNECTIONS = 64
+_REQUEST_SECONDS: Final = 5.0
+"""For a whole request to come; health checks send theirs at once."""
+_IDLE_SECONDS: Final = 30.0
+"""Between two requests, and for an answer to be taken."""
+_MAX_BODY: Final = 1 << 16
+_MAX_CONNECTIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class HttpServer:
         self._sock = sock
         self._handlers = handlers
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], bool] = {}
+        """Each connection's, in the order of their last requests; whether one is being answered."""
 
     async def start(self) -> None:
         """Start to serve."""
@@ -78,29 +82,47 @@ class HttpServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in one
-        if len(self._tasks) >= _MAX_CONNECTIONS:
+        if len(self._tasks) >= _MAX_CONNECTIONS and not self._make_room():
             writer.transport.abort()
             return
-        self._tasks.add(task)
+        self._tasks[task] = False
         connection = h11.Connection(h11.SERVER)
         try:
-            while await self._serve_one(connection, reader, writer):
+            again = False
+            while await self._serve_one(connection, reader, writer, again=again):
                 connection.start_next_cycle()
+                again = True
         except (OSError, TimeoutError, asyncio.CancelledError):
             writer.transport.abort()  # the client went away or slept, or we are ending
         finally:
-            self._tasks.discard(task)
+            self._tasks.pop(task, None)
             writer.close()
 
+    def _make_room(self) -> bool:
+        """End the connection that has been idle longest, so that a health check gets in; `False` if none is."""
+        for task, answers in self._tasks.items():
+            if not answers:
+                del self._tasks[task]
+                task.cancel()
+                return True
+        return False
+
+    def _note(self, *, answers: bool) -> None:
+        task = asyncio.current_task()
+        if task is not None and self._tasks.pop(task, None) is not None:
+            self._tasks[task] = answers
+
     async def _serve_one(
-        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, again: bool
     ) -> bool:
-        """Answer one request; tells whether another may follow."""
+        """Answer one request, the first or one `again`; tells whether another may follow."""
         try:
-            ask = await asyncio.wait_for(_read(connection, reader), _IDLE_SECONDS)
+            ask = await asyncio.wait_for(_read(connection, reader), _IDLE_SECONDS if again else _REQUEST_SECONDS)
             if ask is None:
                 return False
+            self._note(answers=True)
             answer = await self._answer(ask)
+            self._note(answers=False)  # whether it takes the answer is its own affair
         except h11.RemoteProtocolError as error:
             answer = Answer(error.error_status_hint, f"{error}\n".encode())
             ask = Ask("GET", "")
