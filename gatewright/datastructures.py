@@ -44,8 +44,8 @@ class _Found(list["str | None"]):
 class Finder(Protocol):
     """Whoever can find what was cut off."""
 
-    def find_header(self, name: str) -> str | None:
-        """All values of a header, joined as the gateway does; `None` where there is none.
+    def find_header(self, headers: Headers, name: str) -> str | None:
+        """All values of one of these headers, joined as the gateway does; `None` where there is none.
 
         Raises:
             NotAvailableError: it can't be had here; the message says how.
@@ -85,7 +85,7 @@ class MultiMapping(MutableMapping[str, str]):
         Args:
             load: gives the original entries; called once at most. `CutEntries`: there may be more of them.
             has: tells whether a (normalised) name is there, cheaper than loading all; `None` if that's not known.
-            finder: finds what was cut off.
+            finder: finds what was cut off. (Not the call: that would be a circle for the collector to find.)
         """
         self = cls.__new__(cls)
         self._load = load
@@ -143,15 +143,7 @@ class MultiMapping(MutableMapping[str, str]):
 
     def _found(self, key: str, index: dict[str, list[str | None]]) -> Sequence[str | None]:
         """All values of a name of which the gateway may have handed over some, or none."""
-        known = index.get(key, [])
-        if key != "host" and self._finder is not None and not isinstance(known, _Found):
-            answer = self._finder.find_header(key)
-            together = _JOINT.get(key, ", ").join(value or "" for value in known)
-            if answer is not None and answer != together:
-                rest = answer.removeprefix(together + _JOINT.get(key, ", ")) if known else answer
-                known = [*known, rest] if rest != answer or not known else known
-            known = index[key] = _Found(known)
-        return known
+        return index.get(key, ())
 
     @staticmethod
     def _key_of_peer(name: str) -> str:
@@ -289,6 +281,18 @@ class Headers(MultiMapping):
 
     def _all_entries(self) -> list[tuple[str, str]]:
         return [(name.lower(), value or "") for name, value in self._whole()]
+
+    def _found(self, key: str, index: dict[str, list[str | None]]) -> Sequence[str | None]:
+        """All values of a name of which the gateway may have handed over some, or none."""
+        known = index.get(key, [])
+        if key != "host" and self._finder is not None and not isinstance(known, _Found):
+            answer = self._finder.find_header(self, key)
+            together = _JOINT.get(key, ", ").join(value or "" for value in known)
+            if answer is not None and answer != together:
+                rest = answer.removeprefix(together + _JOINT.get(key, ", ")) if known else answer
+                known = [*known, rest] if rest != answer or not known else known
+            known = index[key] = _Found(known)
+        return known
 
     @staticmethod
     def _check(name: str, value: str) -> str:

@@ -12,7 +12,7 @@ import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from gatewright.datastructures import Headers, Query
 from gatewright.errors import MustAwaitError, NotAvailableError
@@ -29,6 +29,7 @@ __all__ = [
     "ResponseCall",
     "SyncRequest",
     "SyncResponse",
+    "find_header",
 ]
 
 Entries = list[tuple[str, "str | None"]]
@@ -109,6 +110,10 @@ class Asker(Protocol):
         """How to get a body. The recipe raises `NotAvailableError` where there is, or may be, one that can't be had."""
         ...
 
+    def find_header(self, headers: Headers, name: str) -> str | None:
+        """What a header of the call under way is, where the gateway cut them off; see `datastructures.Finder`."""
+        ...
+
 
 class Call:
     """One run of a chain: what came in, what plugins changed, and how to ask the gateway for more.
@@ -143,7 +148,7 @@ class Call:
     seen_response_headers: Headers | None = None
     kept_ctx: dict[str, Any] | None = None
     ctx_source: Callable[[Call], dict[str, Any]] | None = None
-    asker: Asker
+    asker: Asker = cast("Asker", None)
 
     def __init__(self, source: CallSource, conf_token: int) -> None:
         self.source = source
@@ -155,7 +160,7 @@ class Call:
         headers = self.seen_headers
         if headers is None:
             source = self.source
-            headers = self.seen_headers = Headers.lazy(source.read_headers, source.has_header, self)
+            headers = self.seen_headers = Headers.lazy(source.read_headers, source.has_header, self.asker)
         return headers
 
     @property
@@ -164,7 +169,6 @@ class Call:
         query = self.seen_query
         if query is None:
             query = self.seen_query = Query.lazy(self.source.read_args)
-            self.asks = True
         return query
 
     @property
@@ -185,21 +189,22 @@ class Call:
             self.asks = True
         return ctx
 
-    def find_header(self, name: str) -> str | None:
-        """Ask for a header of the client's that the gateway may have cut off.
 
-        Raises:
-            NotAvailableError: the caller is a coroutine, which can't wait here.
-        """
-        variable = f"http_{name.replace('-', '_')}"
-        try:
-            (value,) = self.asker.ask_here(self, (Question("var", variable),))
-        except MustAwaitError:
-            raise NotAvailableError(
-                f"the gateway handed over its limit of headers, and {name!r} may be beyond it; ask for it: "
-                f'`await request.var("{variable}")`'
-            ) from None
-        return None if value is None else value.decode("utf-8", "surrogateescape")
+def find_header(asker: Asker, call: Call, name: str) -> str | None:
+    """Ask for a header of the client's that the gateway may have cut off.
+
+    Raises:
+        NotAvailableError: the caller is a task of a plugin's own, which can't wait here.
+    """
+    variable = f"http_{name.replace('-', '_')}"
+    try:
+        (value,) = asker.ask_here(call, (Question("var", variable),))
+    except MustAwaitError:
+        raise NotAvailableError(
+            f"the gateway handed over its limit of headers, and {name!r} may be beyond it; ask for it: "
+            f'`await request.var("{variable}")`'
+        ) from None
+    return None if value is None else value.decode("utf-8", "surrogateescape")
 
 
 class RequestCall(Call):

@@ -151,12 +151,8 @@ class HttpReqCall:
         """
         if self.cuts_headers is False:
             return False
-        count = self._count(5)
+        count = reading.count_entries(self._frame, self._table, self._layout[5])
         return count >= _CAP - _DRIFT and (self.cuts_headers or count <= _CAP + _DRIFT)
-
-    def _count(self, slot: int) -> int:
-        vector = reading.read_table(self._frame, self._table, self._layout[slot])
-        return 0 if vector is None else reading.read_u32(self._frame, vector - 4, 4)
 
     def has_header(self, name: str) -> bool | None:
         """Whether there is a header of this name (in lower case), decoding as little as possible.
@@ -173,7 +169,7 @@ class HttpReqCall:
 
     def has_args(self) -> bool:
         """Whether the query has any argument."""
-        return self._count(4) > 0
+        return reading.count_entries(self._frame, self._table, self._layout[4]) > 0
 
     @property
     def may_be_escaped(self) -> bool:

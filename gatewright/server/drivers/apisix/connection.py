@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 from greenlet import GreenletExit
 
+from gatewright.datastructures import Headers
 from gatewright.errors import (
     CallRefusedError,
     GatewayClosedError,
@@ -25,7 +26,7 @@ from gatewright.errors import (
 )
 from gatewright.gateways.apisix.calls import HttpReqCall
 from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
-from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall
+from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall, find_header
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.kept import KeptContext, pack, unpack
@@ -219,7 +220,7 @@ class Connection(asyncio.Protocol):
 
     def _look_at_path(self, call: Call) -> None:
         """Learn whether the path is one that was set, and so escaped (init.lua: `$upstream_uri`, or `$uri`)."""
-        call.late = True
+        call.late = call.asks = True  # changed arguments want the path, too
         source = cast("HttpReqCall", call.source)
         if source.may_be_escaped and self.ask_sync(call, Question("var", "upstream_uri")):
             call.source = source.with_escaped_path()
@@ -278,6 +279,13 @@ class Connection(asyncio.Protocol):
     def reading(self, call: Call, question: Question) -> Recipe[bytes]:
         """How to get a body."""
         return self._session.reading(call, question)
+
+    def find_header(self, headers: Headers, name: str) -> str | None:
+        """Ask for a header that may have been cut off."""
+        call = self._call
+        if call is None or call.seen_headers is not headers:
+            raise NotAvailableError("the call has ended: its headers can't be asked for any more")
+        return find_header(self, call, name)
 
     async def ask(self, call: Call, question: Question) -> bytes | None:
         """Put a question and wait for its answer, in a task."""
@@ -410,7 +418,7 @@ class Connection(asyncio.Protocol):
             return
         self._closed = True
         self._service.count_refused(Refusal.UNAVAILABLE.value)
-        self._transport.write(self._session.refuse(Refusal.UNAVAILABLE))
+        self._transport.write(self._session.refuse(Refusal.UNAVAILABLE, self._call))
         if self._transport.get_write_buffer_size():
             self._transport.abort()  # it doesn't read: what it holds must go now
         else:

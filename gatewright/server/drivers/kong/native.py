@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
+from gatewright.datastructures import CutEntries, Headers
 from gatewright.errors import MustAwaitError, NotAvailableError
-from gatewright.http import Call, Question, Recipe, RequestCall, Response, ResponseCall
+from gatewright.http import Call, Question, Recipe, RequestCall, Response, ResponseCall, find_header
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.kept import KeptContext, pack, unpack
@@ -73,11 +74,13 @@ class _Facts:
 
     def read_headers(self) -> Entries:
         """The request's headers; names in lower case, as Kong gives them."""
-        return _entries(self._get("request.get_headers", _MAX_HEADERS))
+        entries = _entries(self._get("request.get_headers", _MAX_HEADERS))
+        return CutEntries(entries) if len(entries) >= _MAX_HEADERS else entries
 
-    def has_header(self, name: str) -> bool:
-        """Whether there is a header of this name."""
-        return any(name == key.lower() for key, _ in self.read_headers())
+    def has_header(self, name: str) -> bool | None:
+        """Whether there is a header of this name; `None` if it may be beyond the most that Kong gives."""
+        entries = self.read_headers()
+        return any(name == key.lower() for key, _ in entries) or (None if isinstance(entries, CutEntries) else False)
 
 
 class _Questions:
@@ -121,6 +124,10 @@ class _Questions:
                 else "Kong doesn't hand the upstream's body over"
             )
         return body
+
+    def find_header(self, _: Headers, name: str) -> str | None:
+        """Ask for a header that may be beyond the most that Kong gives."""
+        return find_header(self, cast("Call", None), name)
 
 
 def run_access(chain: Chain, event: Event, strand: Strand) -> None:
