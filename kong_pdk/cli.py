@@ -87,6 +87,7 @@ def start_server(arguments: Sequence[str] | None = None) -> None:
     discover = partial(load_directory, args.directory)
     if args.dedicated:
         discover = partial(_load_dedicated, args.directory, args.dedicated)
+        args.also = args.dedicated["also"]
     sys.exit(_serve(args, discover, args.socket_name or DEFAULT_SOCKET_NAME))
 
 
@@ -110,12 +111,13 @@ def start_dedicated_server(
         with own_stdout() as out:
             out.write(dump([adapted], args.protocol))
         sys.exit(0)
+    args.also = f"{name}.sock" if args.socket_name is None else None  # what it was called before
     source = getattr(sys.modules.get(plugin.__module__), "__file__", None) or name
     if args.gevent and Path(source).is_file():
         _start_anew(source, args, {"name": name, "class": plugin.__qualname__, "version": _version,
-                                   "priority": _priority, "schema": list(schema)})  # fmt: skip
+                                   "priority": _priority, "schema": list(schema), "also": args.also})  # fmt: skip
     discovery = Discovery(found={name: Found(adapted, source, _version or "")})
-    sys.exit(_serve(args, lambda: discovery, args.socket_name or f"{name}.sock"))
+    sys.exit(_serve(args, lambda: discovery, args.socket_name or f"{name}.socket"))
 
 
 def _start_anew(file: str, args: argparse.Namespace, spec: dict[str, Any]) -> NoReturn:
@@ -123,7 +125,7 @@ def _start_anew(file: str, args: argparse.Namespace, spec: dict[str, Any]) -> No
     flags = ["-m"] * args.multiprocessing + ["-v"] * args.verbose + ["--no-lua-style"] * args.no_lua_style
     command = [
         *(sys.executable, "-m", "kong_pdk.cli", "-g", *flags, "-d", file, "-p", args.prefix),
-        *("--socket-name", args.socket_name or f"{spec['name']}.sock", "--protocol", args.protocol),
+        *("--socket-name", args.socket_name or f"{spec['name']}.socket", "--protocol", args.protocol),
         *("--listen-queue-size", str(args.listen_queue_size), "--dedicated", json.dumps(spec)),
     ]
     sys.stdout.flush()
@@ -157,7 +159,7 @@ def _refuse_rival() -> None:
 
 def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
     def socket_of(name: str) -> Address:
-        return Address(path=f"{args.prefix.rstrip('/')}/{name}.socket")
+        return Address(path=f"{args.prefix.rstrip('/')}/{getattr(args, 'also', None) or f'{name}.socket'}")
 
     def load() -> WorkerPlan:
         _refuse_rival()
@@ -178,7 +180,7 @@ def _serve(args: argparse.Namespace, discover: Any, socket_name: str) -> int:
             lua_style=not args.no_lua_style,
             use_gevent=args.gevent,
             backlog=args.listen_queue_size,
-            socket_of=socket_of if getattr(args, "socket_per_plugin", False) else None,
+            socket_of=socket_of if getattr(args, "socket_per_plugin", False) or getattr(args, "also", None) else None,
         )
 
     try:

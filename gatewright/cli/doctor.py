@@ -43,7 +43,7 @@ _MARKS = {"good": "ok      ", "note": "note    ", "warning": "warning ", "proble
     "--kong-conf", type=click.Path(path_type=Path), help="Kong's kong.conf: look at its plugin servers instead"
 )
 @click.option("--gateway-user", default="", help="who the gateway's workers run as  [default: found by itself]")
-@click.option("--gateway-version", default="", help="APISIX's version  [default: found if installed here]")
+@click.option("--gateway-version", default="", help="APISIX's or Kong's version  [default: found if installed here]")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def doctor(
     listen: str | None,
@@ -62,7 +62,7 @@ def doctor(
     """
     findings = []
     all_findings = (
-        itertools.chain(check_environment(), check_kong(kong_conf, gateway_user))
+        itertools.chain(check_environment(), check_kong(kong_conf, gateway_user, gateway_version))
         if kong_conf is not None
         else _all(
             {"listen": listen, "plugins": plugins},

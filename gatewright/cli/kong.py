@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import sysconfig
@@ -10,7 +11,8 @@ from pathlib import Path
 import click
 
 from gatewright.cli._options import fail
-from gatewright.gateways.kong.conf import DEFAULT_PREFIX, conf_lines
+from gatewright.errors import ConfigError
+from gatewright.gateways.kong.conf import DEFAULT_PREFIX, ONE_PLUGIN_SINCE, conf_lines, read_version
 from gatewright.gateways.kong.dump import PROTOCOLS, dump, own_stdout
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.kong_modules import load_directory
@@ -21,6 +23,7 @@ _DIRECTORY = click.option(
     "--directory", "-d", type=click.Path(exists=True, path_type=Path), required=True,
     help="where the plugins are: a directory, or a single file",
 )  # fmt: skip
+_UPSTREAM = "http://127.0.0.1:5000"  # no port that Kong listens at itself
 _PROTOCOL = click.option(
     "--protocol", type=click.Choice(sorted(PROTOCOLS)), default="msgpack", show_default=True, help="what to speak"
 )
@@ -31,7 +34,7 @@ def kong() -> None:
     """Tell Kong of plugins: the lines for kong.conf, and what its query command has to print.
 
     Since 3.9 Kong takes one plugin from each plugin server it knows. One process can serve them all: each has a name, a
-    query command and a socket of its own.
+    query command and a socket of its own. Before, one plugin server has them all.
     """
 
 
@@ -52,16 +55,24 @@ def dump_command(directory: Path, protocol: str, name: str) -> None:
 @_DIRECTORY
 @_PROTOCOL
 @click.option("--prefix", "-p", default=DEFAULT_PREFIX, show_default=True, help="Kong's prefix, for the socket")
+@click.option("--kong-version", metavar="VERSION", help="what the lines are for  [default: 3.9 and later]")
 @click.option("--declarative", is_flag=True, help="print a kong.yml that uses the plugins, instead")
-def conf(directory: Path, protocol: str, prefix: str, declarative: bool) -> None:
+@click.option("--upstream", default=_UPSTREAM, show_default=True, metavar="URL", help="the service in that kong.yml")
+def conf(
+    directory: Path, protocol: str, prefix: str, kong_version: str | None, declarative: bool, upstream: str
+) -> None:
     """Print the lines for kong.conf that make the plugins of a directory known."""
+    try:
+        version = read_version(kong_version) if kong_version else ONE_PLUGIN_SINCE
+    except ConfigError as error:
+        fail(str(error))
     with own_stdout() as out:
         names = sorted(_load(directory).plugins)
         if not names:
             fail(f"there are no plugins in {directory}")
-        text = _declarative(names) if declarative else conf_lines(
+        text = _declarative(names, upstream) if declarative else conf_lines(
             names, directory.resolve(), prefix=prefix, protocol=protocol,
-            server=[_program("kong-pluginserver")], command=[_program("gatewright")],
+            server=[_program("kong-pluginserver")], command=[_program("gatewright")], version=version,
         )  # fmt: skip
         out.write(text.encode())
 
@@ -77,11 +88,11 @@ def _program(name: str) -> str:
     return shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name) or f"{sys.prefix}/bin/{name}"
 
 
-def _declarative(names: list[str]) -> str:
+def _declarative(names: list[str], upstream: str) -> str:
     plugins = "\n".join(f"  - name: {name}\n    config: {{}}" for name in names)
     return (
         '_format_version: "3.0"\n'
-        "services:\n  - name: example\n    url: http://127.0.0.1:8000\n"
+        f"services:\n  - name: example\n    url: {json.dumps(upstream)}\n"
         "    routes:\n      - name: all\n        paths: [/]\n"
         f"plugins:\n{plugins}\n"
     )

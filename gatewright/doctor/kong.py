@@ -6,17 +6,25 @@ import asyncio
 import shlex
 import shutil
 import struct
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgpack
 
-from gatewright.dev.kong.plugins import KnownPlugin, query
+from gatewright.dev.kong.plugins import KnownPlugin, query_all
 from gatewright.doctor.findings import Finding, good, note, problem, warning
 from gatewright.doctor.sockets import Probe, check_control, check_socket
 from gatewright.errors import GatewrightError
-from gatewright.gateways.kong.conf import PluginServer, read_conf
+from gatewright.gateways.kong.conf import (
+    NEEDS_START_COMMAND,
+    ONE_PLUGIN_SINCE,
+    PluginServer,
+    Version,
+    read_conf,
+    read_version,
+)  # fmt: skip
 from gatewright.gateways.kong.dump import PROTOCOLS
 from gatewright.gateways.kong.pdk import RPC_CALL
 from gatewright.settings import Address
@@ -32,12 +40,13 @@ _PROBES = {
 }
 
 
-def check_kong(file: Path, gateway_user: str) -> Iterator[Finding]:
+def check_kong(file: Path, gateway_user: str, version: str = "") -> Iterator[Finding]:
     """Look at a `kong.conf` and all that it names.
 
     Args:
         file: the file.
         gateway_user: who Kong's workers run as; by default found among the processes.
+        version: Kong's; by default asked of the command `kong`, if that is there.
     """
     yield from _rival()
     try:
@@ -49,21 +58,26 @@ def check_kong(file: Path, gateway_user: str) -> Iterator[Finding]:
     except GatewrightError as error:
         yield problem(f"{file}: {error}", "gatewright kong conf prints the lines for a directory of plugins")
         return
+    try:
+        kong = read_version(version or _installed_version())
+    except GatewrightError:
+        kong = None
     enabled = _enabled(text)
     for server in servers:
-        yield from _start_command(server)
+        yield from _start_command(server, kong)
         try:
-            plugin = asyncio.run(query(server))
+            plugins = asyncio.run(query_all(server))
         except GatewrightError as error:
             yield problem(f"{server.name}: {error}", "Kong would not start; the command must print JSON alone")
             continue
-        yield good(f"{server.name}: {plugin.name} {plugin.version}, {', '.join(plugin.phases) or 'no phase'}")
-        yield from _plugin(server, plugin, enabled)
-        probe = _PROBES.get(plugin.protocol)
+        for plugin in plugins:
+            yield good(f"{server.name}: {plugin.name} {plugin.version}, {', '.join(plugin.phases) or 'no phase'}")
+            yield from _plugin(server, plugin, enabled)
+        yield from _more_than_one(server, plugins, kong)
+        protocol = plugins[0].protocol
+        probe = _PROBES.get(protocol)
         if probe is None:
-            yield problem(
-                f"{server.name}: Kong does not know the protocol {plugin.protocol}", "MsgPack:1 or ProtoBuf:1"
-            )
+            yield problem(f"{server.name}: Kong does not know the protocol {protocol}", "MsgPack:1 or ProtoBuf:1")
             continue
         yield from check_socket(Address(path=server.socket), gateway_user, probe)
     seen = {str(path) for server in servers for path in Path(server.socket).parent.glob("*.control")}
@@ -93,9 +107,41 @@ def _plugin(server: PluginServer, plugin: KnownPlugin, enabled: set[str] | None)
         )
 
 
-def _start_command(server: PluginServer) -> Iterator[Finding]:
+def _installed_version() -> str:
+    program = shutil.which("kong")
+    if program is None:
+        return ""
+    run = subprocess.run(  # noqa: S603 - Kong's own command
+        [program, "version"], capture_output=True, text=True, timeout=20, check=False
+    )
+    return run.stdout.strip()
+
+
+def _more_than_one(server: PluginServer, plugins: Sequence[KnownPlugin], kong: Version | None) -> Iterator[Finding]:
+    if len(plugins) > 1 and (kong is None or kong >= ONE_PLUGIN_SINCE):
+        tell = warning if kong is None else problem
+        yield tell(
+            f"{server.name}: from 3.9 on Kong takes {plugins[0].name} alone of its {len(plugins)} plugins",
+            "gatewright kong conf prints lines with a server for each plugin",
+        )
+
+
+def _start_command(server: PluginServer, kong: Version | None) -> Iterator[Finding]:
+    first, last = NEEDS_START_COMMAND
     if not server.start_command:
-        yield note(f"{server.name}: Kong does not start it; somebody else has to")
+        if kong is not None and first <= kong <= last:
+            yield problem(
+                f"{server.name}: Kong {kong[0]}.{kong[1]} never calls a plugin server that it does not start: "
+                "requests pass without its plugins",
+                f"gatewright kong conf --kong-version {kong[0]}.{kong[1]}",
+            )
+        elif kong is not None:
+            yield note(f"{server.name}: Kong does not start it; somebody else has to")
+        else:
+            yield warning(
+                f"{server.name}: Kong does not start it; somebody else has to, and Kong 3.1 to 3.4 would never call it",
+                "tell Kong's version with --gateway-version; gatewright kong conf --kong-version suits older ones",
+            )
         return
     program = shlex.split(server.start_command)[0]
     if shutil.which(program) is None:

@@ -51,6 +51,47 @@ def plugins(plugin_dir: WriteFiles) -> Path:
     return plugin_dir(good=PLUGIN)
 
 
+KONG_PLUGIN = "class Plugin(object):\n    def __init__(self, config): pass\n    def access(self, kong): pass\n"
+
+
+def two_plugins(directory: Path) -> Path:
+    (directory / "plugins").mkdir()
+    for name in ("one", "two"):
+        (directory / "plugins" / f"{name}.py").write_text(KONG_PLUGIN)
+    return directory / "plugins"
+
+
+def test_what_older_and_newer_kongs_never_call(tmp_path: Path) -> None:
+    plugins = two_plugins(tmp_path)
+    (tmp_path / "kong.conf").write_text(run("kong", "conf", "-d", plugins, "-p", tmp_path).stdout)
+    levels = {"3.4.2": "problem", "3.1": "problem", "3.0": "note", "3.9.1": "note", "": "warning"}
+    for version, level in levels.items():
+        found = doctor("--kong-conf", tmp_path / "kong.conf", *(["--gateway-version", version] if version else []))
+        assert "two: Kong" in found.of(level)
+        assert ("never calls a plugin server" in found.of("problem")) == (level == "problem")
+        assert found.of(level).count("one: Kong") == 0, "it is started by Kong"
+    older = run("kong", "conf", "-d", plugins, "-p", tmp_path, "--kong-version", "3.4").stdout
+    (tmp_path / "older.conf").write_text(older)
+    assert [line.partition(" ")[0] for line in older.splitlines()] == [
+        "plugins", "pluginserver_names", "pluginserver_gatewright_socket", "pluginserver_gatewright_start_cmd",
+        "pluginserver_gatewright_query_cmd",
+    ]  # fmt: skip
+    found = doctor("--kong-conf", tmp_path / "older.conf", "--gateway-version", "3.4")
+    assert "gatewright: one 0.1.0, access" in found.of("good")
+    assert "gatewright: two 0.1.0, access" in found.of("good")
+    assert "takes one alone" not in found.of("problem")
+    found = doctor("--kong-conf", tmp_path / "older.conf", "--gateway-version", "3.9")
+    assert "from 3.9 on Kong takes one alone of its 2 plugins" in found.of("problem")
+    assert "not a version of Kong" in run("kong", "conf", "-d", plugins, "--kong-version", "new").stderr
+
+
+def test_a_kong_yml_to_start_from_does_not_ask_kong_itself(tmp_path: Path) -> None:
+    plugins = two_plugins(tmp_path)
+    printed = run("kong", "conf", "-d", plugins, "--declarative").stdout
+    assert not any(f":{port}" in printed for port in (*range(8000, 8008), *range(8443, 8448)))
+    assert '"http://u:1"' in run("kong", "conf", "-d", plugins, "--declarative", "--upstream", "http://u:1").stdout
+
+
 def test_plugin_servers_of_a_kong_conf(tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     source = "class Plugin(object):\n    def __init__(self, config): pass\n    def access(self, kong): pass\n"

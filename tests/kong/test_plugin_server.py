@@ -295,6 +295,24 @@ def test_dumps_are_pure_whatever_plugins_print(tmp_path: Path) -> None:
     assert b"there is no plugin 'other'" in dump("-d", tmp_path, "--dump-plugin-info", "other").stderr
 
 
+def test_a_plugins_own_file_listens_where_kong_looks_for_it(tmp_path: Path) -> None:
+    """And where it did before."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        QUICK + "\nif __name__ == '__main__':\n    from kong_pdk.cli import start_dedicated_server\n"
+        "    start_dedicated_server('own', Plugin, '1.0', 5)\n"
+    )
+    with subprocess.Popen([sys.executable, file, "-p", tmp_path], stderr=subprocess.DEVNULL) as process:
+        try:
+            for name in ("own.socket", "own.sock"):
+                wait_until((tmp_path / name).exists)
+                with MsgPackKong(tmp_path / name, 1) as kong:
+                    kong.event(kong.start("own", {}), "access", {})
+        finally:
+            process.terminate()
+        assert process.wait(10) == 0
+
+
 def test_a_missing_prefix_is_named(tmp_path: Path) -> None:
     run = dump("-d", tmp_path, "-p", tmp_path / "none")
     assert run.returncode == 2

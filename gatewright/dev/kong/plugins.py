@@ -17,7 +17,7 @@ from gatewright.errors import ConfigError, GatewrightError
 from gatewright.gateways.kong.conf import PluginServer
 from gatewright.gateways.kong.dump import PROTOCOLS
 
-__all__ = ["Configured", "KnownPlugin", "Plugins", "known_plugins", "query"]
+__all__ = ["Configured", "KnownPlugin", "Plugins", "known_plugins", "query", "query_all"]
 
 log = logging.getLogger("gatewright.dev")
 
@@ -39,7 +39,12 @@ class KnownPlugin:
 
 
 async def query(server: PluginServer) -> KnownPlugin:
-    """Ask a plugin server's query command, as Kong does at its start (process.lua).
+    """A plugin server's plugin: since 3.9, Kong looks at the first one only. See `query_all`."""
+    return (await query_all(server))[0]
+
+
+async def query_all(server: PluginServer) -> list[KnownPlugin]:
+    """Ask a plugin server's query command, as Kong does at its start (process.lua); gives one plugin at least.
 
     Raises:
         GatewrightError: it doesn't print what it should.
@@ -52,12 +57,14 @@ async def query(server: PluginServer) -> KnownPlugin:
         await process.wait()
         raise GatewrightError(f"{server.query_command}: printed nothing within {_QUERY_SECONDS:g} s") from None
     try:
-        return known_plugins(output, lambda _: server.socket)[0]  # since 3.9, Kong looks at the first one only
+        known = known_plugins(output, lambda _: server.socket)
+        known[0]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         shown = output[:200].decode(errors="replace")
         raise GatewrightError(
             f"failed decoding plugin info: {server.query_command} printed {shown!r}: {type(error).__name__}: {error}"
         ) from None
+    return known
 
 
 def known_plugins(output: bytes, socket_of: Callable[[str], str]) -> list[KnownPlugin]:

@@ -6,6 +6,7 @@ none since Kong 3.9 (conf_loader/init.lua, `pluginserver_XXX_*`).
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,24 @@ from pathlib import Path
 
 from gatewright.errors import ConfigError
 
-__all__ = ["DEFAULT_PREFIX", "PluginServer", "conf_lines", "read_conf"]
+__all__ = [
+    "DEFAULT_PREFIX", "NEEDS_START_COMMAND", "ONE_PLUGIN_SINCE", "PluginServer", "Version", "conf_lines", "read_conf",
+    "read_version",
+]  # fmt: skip
+
+Version = tuple[int, int]
+"""Of Kong: `(3, 4)`."""
+ONE_PLUGIN_SINCE: Version = (3, 9)
+"""From here on Kong takes the first plugin of a server's dump only (process.lua, `query_external_plugin_info`)."""
+NEEDS_START_COMMAND: tuple[Version, Version] = (3, 1), (3, 4)
+"""Between these two, Kong never calls a server that it does not start itself: it takes it for one that is not ready,
+and lets the request pass without the plugin (plugin_servers/init.lua, `start` and `get_instance_id`)."""
 
 DEFAULT_PREFIX = "/usr/local/kong"
 """Kong's own (kong.conf.default)."""
+
+
+_SHARED = "gatewright"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +60,11 @@ def conf_lines(
     server: Sequence[str] = ("kong-pluginserver",),
     command: Sequence[str] = ("gatewright",),
     flags: Sequence[str] = (),
+    version: Version = ONE_PLUGIN_SINCE,
 ) -> str:
-    """The lines for a directory of plugins that one process serves: each has a name, a socket and a query command.
+    """The lines for a directory of plugins that one process serves.
+
+    From Kong 3.9 on each plugin has a name, a socket and a query command; before, one plugin server has them all.
 
     Args:
         names: the plugins.
@@ -56,11 +74,24 @@ def conf_lines(
         server: the command that serves plugins.
         command: the command whose `kong dump` prints one's information.
         flags: more for the server.
+        version: of Kong.
     """
     more = [] if protocol == "msgpack" else ["--protocol", protocol]
     prefix = prefix.rstrip("/")
-    start = [*server, "-d", str(directory), "-p", prefix, "--socket-per-plugin", *more, *flags]
-    lines = ["plugins = bundled," + ",".join(names), "pluginserver_names = " + ",".join(names)]
+    plugins = "plugins = bundled," + ",".join(names)
+    serve = [*server, "-d", str(directory), "-p", prefix]
+    if version < ONE_PLUGIN_SINCE:
+        key = f"pluginserver_{_SHARED}"
+        lines = [
+            plugins,
+            f"pluginserver_names = {_SHARED}",
+            f"{key}_socket = {prefix}/{_SHARED}.socket",
+            f"{key}_start_cmd = {shlex.join([*serve, '--socket-name', f'{_SHARED}.socket', *more, *flags])}",
+            f"{key}_query_cmd = {shlex.join([*server, '-d', str(directory), '--dump-all-plugins', *more])}",
+        ]
+        return "\n".join(lines) + "\n"
+    start = [*serve, "--socket-per-plugin", *more, *flags]
+    lines = [plugins, "pluginserver_names = " + ",".join(names)]
     for number, name in enumerate(names):
         key = f"pluginserver_{name.replace('-', '_')}"
         lines.append(f"{key}_socket = {prefix}/{name}.socket")
@@ -69,6 +100,21 @@ def conf_lines(
         query = [*command, "kong", "dump", "-d", str(directory), *more, name]
         lines.append(f"{key}_query_cmd = {shlex.join(query)}")
     return "\n".join(lines) + "\n"
+
+
+def read_version(text: str) -> Version:
+    """A version of Kong.
+
+    Args:
+        text: such as `3.4`, `3.4.2` or `3.4.3.1-enterprise-edition`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    found = re.match(r"\s*v?(\d+)\.(\d+)", text)
+    if found is None:
+        raise ConfigError(f"not a version of Kong: {text!r}; write it as 3.4")
+    return int(found[1]), int(found[2])
 
 
 def read_conf(text: str) -> list[PluginServer]:
