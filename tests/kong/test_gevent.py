@@ -178,6 +178,7 @@ def test_the_pdk_can_be_called_from_greenlets_and_threads_of_the_plugins_own(sta
         assert results == [[["x-path", "/p"], ["x-done", "yes"]]] * 5, server.log
 
 
+@pytest.mark.alone
 def test_native_plugins_and_processes(start: Start) -> None:
     server = start("msgpack", "-g", "-m", native=NATIVE)
     with server.kong() as kong:

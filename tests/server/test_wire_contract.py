@@ -324,6 +324,7 @@ def test_skip_goes_on_without_the_plugin(peer: Peer, prepare: Prepare) -> None:
         ("do-quick-blocking", "request.body()"),
     ],
 )  # fmt: skip
+@pytest.mark.alone
 def test_a_missed_deadline_refuses_the_request(
     runner: RunnerProcess, peer: Peer, prepare: Prepare, plugin: str, code: str
 ) -> None:
