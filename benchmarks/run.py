@@ -63,7 +63,9 @@ def compile_tools() -> tuple[Path, Path]:
     for name in ("floor", "loadgen"):
         source, target = HERE / f"{name}.c", BUILD / name
         if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-            subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", target, source], check=True)
+            fresh = BUILD / f"{name}.{os.getpid()}"
+            subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", fresh, source], check=True)
+            fresh.replace(target)  # whole at once: another run may want it, too
         tools.append(target)
     return tools[0], tools[1]
 
