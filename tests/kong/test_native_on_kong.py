@@ -304,3 +304,36 @@ def test_what_is_put_into_ctx_reaches_later_plugins_and_phases(start: Start, pro
         changes = [call for call in kong.calls if ".get" not in call[0]]
     assert changes[-1] == ("kong.response.set_headers", [{"x-ctx": [repr({"by": ["first", b"\xff", "second"]})]}])
     assert list(shared) == ["gatewright.ctx"]
+
+
+HIDDEN = """
+from gatewright import Plugin
+
+class Looks(Plugin):
+    {async_}def on_request(self, request):
+        assert not request.headers.complete
+        request.headers["x-found"] = request.headers["x-internal"]
+        del request.headers["x-other"]
+
+class All(Plugin):
+    {async_}def on_request(self, request):
+        list(request.headers)
+"""
+both_kinds = pytest.mark.parametrize(
+    "source", [HIDDEN.format(async_="", await_=""), HIDDEN.format(**ASYNC)], ids=["def", "async def"]
+)
+
+
+@both
+@both_kinds
+def test_beyond_kongs_thousand_headers_names_are_asked_for(serve: Start, protocol: str, source: str) -> None:
+    server = serve(protocol, hidden=source)
+    many = {f"x-{number}": "v" for number in range(1000)}
+    pdk = {**REQUEST, "kong.request.get_headers": lambda _: many}
+    with server.kong() as kong:
+        kong.event(kong.start("looks", {}), "access", pdk)
+        assert ("kong.service.request.set_headers", [{"x-found": ["the http_x_internal"]}]) in kong.calls
+        assert ("kong.service.request.clear_header", ["x-other"]) in kong.calls
+        with pytest.raises(Exited):
+            kong.event(kong.start("all", {}), "access", pdk)
+    assert "handed over 1000 of the request's headers" in server.log
