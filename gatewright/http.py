@@ -1,23 +1,37 @@
-"""`Request` and `Response`, as plugins see them, and the `Call` that stands behind them.
+"""`Request` and `Response`, as plugins see them.
 
-A call is one run of a plugin chain for one request or one response. Its `Call` object holds what came in (through a
-*source*, decoded late) and what plugins changed. Handlers written as `async def` see it through `Request` and
-`Response`; handlers written as `def` through `SyncRequest` and `SyncResponse`, which have the same shape
-without awaits. All plugins of a chain share the one `Call`, so mixing both kinds in a chain works.
+Handlers written as `async def` see a call through `Request` and `Response`; handlers written as `def` through
+`SyncRequest` and `SyncResponse`, which have the same shape without awaits. All plugins of a chain share the one `Call`
+that stands behind them, so mixing both kinds in a chain works.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, cast
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from gatewright.call import (
+    REQUEST_BODY,
+    RESPONSE_BODY,
+    Asker,
+    Call,
+    CallSource,
+    Question,
+    Recipe,
+    RequestCall,
+    ResponseCall,
+    find_header,
+    follow,
+    follow_sync,
+)
 from gatewright.datastructures import Headers, Query
-from gatewright.errors import MustAwaitError, NotAvailableError
+from gatewright.errors import NotAvailableError
 
 __all__ = [
+    "REQUEST_BODY",
+    "RESPONSE_BODY",
     "Asker",
     "Call",
     "CallSource",
@@ -31,188 +45,6 @@ __all__ = [
     "SyncResponse",
     "find_header",
 ]
-
-Entries = list[tuple[str, "str | None"]]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Something that a plugin asks the gateway in mid-call: a variable, the request's or the response's body."""
-
-    kind: Literal["var", "request_body", "response_body"]
-    name: str = ""
-
-
-T = TypeVar("T")
-Recipe = Generator[Question, "bytes | None", T]
-"""Questions to put, one after another, each with the answer to the one before; it returns what follows from them."""
-
-REQUEST_BODY = Question("request_body")
-RESPONSE_BODY = Question("response_body")
-
-
-class CallSource(Protocol):
-    """What a gateway's message offers. A property that the phase doesn't carry raises `NotAvailableError`."""
-
-    @property
-    def id(self) -> int:
-        """The gateway's number for the call."""
-        ...
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """The path without the query."""
-        ...
-
-    @property
-    def src_ip(self) -> bytes:
-        """The client's address, 4 or 16 bytes."""
-        ...
-
-    def read_args(self) -> Entries:
-        """Decode the arguments."""
-        ...
-
-    def read_headers(self) -> Entries:
-        """Decode the headers."""
-        ...
-
-    def has_header(self, name: str) -> bool | None:
-        """Whether there is a header of this name, in lower case; `None` if the gateway may have cut it off."""
-        ...
-
-
-class Asker(Protocol):
-    """Whoever can put a question of this call to the gateway."""
-
-    def ask(self, call: Call, question: Question) -> Awaitable[bytes | None]:
-        """Put a question and wait for its answer, in a task."""
-        ...
-
-    def ask_sync(self, call: Call, question: Question) -> bytes | None:
-        """Put a question and wait for its answer."""
-        ...
-
-    def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:
-        """Put questions together and wait for the answers wherever the caller is, be it an `async def` handler.
-
-        Raises:
-            MustAwaitError: the caller is a task of a plugin's own, which can only await.
-        """
-        ...
-
-    def reading(self, call: Call, question: Question) -> Recipe[bytes]:
-        """How to get a body. The recipe raises `NotAvailableError` where there is, or may be, one that can't be had."""
-        ...
-
-    def find_header(self, headers: Headers, name: str) -> str | None:
-        """What a header of the call under way is, where the gateway cut them off; see `datastructures.Finder`."""
-        ...
-
-
-class Call:
-    """One run of a chain: what came in, what plugins changed, and how to ask the gateway for more.
-
-    Fields have class-level defaults, so making one costs an allocation and two stores. The `seen_` fields are the
-    headers and the query if a plugin ever looked at them; `route` is the gateway's key of the configuration. `asks`:
-    the reply may depend on what the gateway must be asked; `late`: others may have rewritten the request's path before.
-    What was learned: `keeps_query` (by a new path), `is_head`, `response_lost` (the upstream's body broke off),
-    `forbids_body` (it was taken for granted that the client's is empty).
-    """
-
-    response_status: int = 0
-    response_source: Callable[[], Entries] | None = None
-    path: str | None = None
-    body: bytes | None = None
-    status_change: int = 0
-    response_body: bytes | None = None
-    read_body: bytes | None = None
-    body_was_read: bool = False
-    asks: bool = False
-    late: bool = False
-    keeps_query: bool = False
-    is_head: bool = False
-    response_lost: bool = False
-    forbids_body: bool = False
-    warning: str = ""
-    read_response_body: bytes | None = None
-    route: str = ""
-    trace: Any = None
-    seen_headers: Headers | None = None
-    seen_query: Query | None = None
-    seen_response_headers: Headers | None = None
-    kept_ctx: dict[str, Any] | None = None
-    ctx_source: Callable[[Call], dict[str, Any]] | None = None
-    asker: Asker = cast("Asker", None)
-
-    def __init__(self, source: CallSource, conf_token: int) -> None:
-        self.source = source
-        self.conf_token = conf_token
-
-    @property
-    def headers(self) -> Headers:
-        """The request's headers."""
-        headers = self.seen_headers
-        if headers is None:
-            source = self.source
-            headers = self.seen_headers = Headers.lazy(source.read_headers, source.has_header, self.asker)
-        return headers
-
-    @property
-    def query(self) -> Query:
-        """The request's arguments."""
-        query = self.seen_query
-        if query is None:
-            query = self.seen_query = Query.lazy(self.source.read_args)
-        return query
-
-    @property
-    def response_headers(self) -> Headers:
-        """The response's headers; in the request phase those to be added."""
-        headers = self.seen_response_headers
-        if headers is None:
-            headers = self.seen_response_headers = Headers.lazy(self.response_source or list)
-        return headers
-
-    @property
-    def ctx(self) -> dict[str, Any]:
-        """What plugins share; in the response phase with what the request phase left."""
-        ctx = self.kept_ctx
-        if ctx is None:
-            source = self.ctx_source
-            ctx = self.kept_ctx = {} if source is None else source(self)
-            self.asks = True
-        return ctx
-
-
-def find_header(asker: Asker, call: Call, name: str) -> str | None:
-    """Ask for a header of the client's that the gateway may have cut off.
-
-    Raises:
-        NotAvailableError: the caller is a task of a plugin's own, which can't wait here.
-    """
-    variable = f"http_{name.replace('-', '_')}"
-    try:
-        (value,) = asker.ask_here(call, (Question("var", variable),))
-    except MustAwaitError:
-        raise NotAvailableError(
-            f"the gateway handed over its limit of headers, and {name!r} may be beyond it; ask for it: "
-            f'`await request.var("{variable}")`'
-        ) from None
-    return None if value is None else value.decode("utf-8", "surrogateescape")
-
-
-class RequestCall(Call):
-    """A request wants to go through the chain of `conf_token`."""
-
-
-class ResponseCall(Call):
-    """An upstream's response wants to go through the chain of `conf_token`."""
 
 
 class _BaseRequest:
@@ -316,7 +148,7 @@ class Request(_BaseRequest):
         if call.body is not None:
             return call.body
         if not call.body_was_read:
-            call.read_body = await _follow(call, REQUEST_BODY)
+            call.read_body = await follow(call, REQUEST_BODY)
             call.body_was_read = True
         return call.read_body or b""
 
@@ -341,7 +173,7 @@ class SyncRequest(_BaseRequest):
         if call.body is not None:
             return call.body
         if not call.body_was_read:
-            call.read_body = _follow_sync(call, REQUEST_BODY)
+            call.read_body = follow_sync(call, REQUEST_BODY)
             call.body_was_read = True
         return call.read_body or b""
 
@@ -349,27 +181,6 @@ class SyncRequest(_BaseRequest):
         """One of the gateway's variables (`request_uri`, `host`, `http_x_name`, ...); `None` where unknown."""
         value = self._call.asker.ask_sync(self._call, Question("var", name))
         return None if value is None else value.decode("utf-8", "surrogateescape")
-
-
-async def _follow(call: Call, question: Question) -> bytes:
-    """Get a body, in a task."""
-    recipe, answer = call.asker.reading(call, question), None
-    try:
-        while True:
-            answer = await call.asker.ask(call, recipe.send(answer))
-    except StopIteration as end:
-        body: bytes = end.value
-        return body
-
-
-def _follow_sync(call: Call, question: Question) -> bytes:
-    recipe, answer = call.asker.reading(call, question), None
-    try:
-        while True:
-            answer = call.asker.ask_sync(call, recipe.send(answer))
-    except StopIteration as end:
-        body: bytes = end.value
-        return body
 
 
 def _check_status(status: object) -> int:
@@ -490,7 +301,7 @@ class Response(_BaseResponse):
         """
         call = self._call
         if call is not None and call.response_body is None and call.read_response_body is None:
-            call.read_response_body = await _follow(call, RESPONSE_BODY)
+            call.read_response_body = await follow(call, RESPONSE_BODY)
         return self.content
 
 
@@ -514,5 +325,5 @@ class SyncResponse(_BaseResponse):
         """
         call = self._call
         if call is not None and call.response_body is None and call.read_response_body is None:
-            call.read_response_body = _follow_sync(call, RESPONSE_BODY)
+            call.read_response_body = follow_sync(call, RESPONSE_BODY)
         return self.content
