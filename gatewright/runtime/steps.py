@@ -185,6 +185,16 @@ class ChainBuilder:
         self._policies = policies or {}
         self._timeout = timeout
 
+    @property
+    def longest(self) -> float:
+        """The longest deadline that any plugin has, seconds."""
+        own = (self._timeout_of(name, plugin) for name, plugin in self.plugins.items())
+        return max(self._timeout, *own, 0.0)
+
+    def _timeout_of(self, name: str, plugin_class: type[Plugin] | None) -> float:
+        policy = self._policies.get(name)
+        return (policy and policy.timeout) or (plugin_class and plugin_class.timeout) or self._timeout
+
     def make_step(self, route: str, name: str, text: str) -> Step:
         """The step for one entry of a configuration; broken, with the reason, where it can't be used."""
         name = _short(name)
@@ -194,7 +204,7 @@ class ChainBuilder:
             name=name,
             route=route,
             on_error=policy.on_error or (plugin_class.on_error if plugin_class else "fail"),
-            timeout=policy.timeout or (plugin_class and plugin_class.timeout) or self._timeout,
+            timeout=self._timeout_of(name, plugin_class),
         )
         if plugin_class is None:
             known = ", ".join(sorted(self.plugins)) or "none"

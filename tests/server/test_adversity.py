@@ -430,8 +430,9 @@ def test_a_socket_that_can_not_be_removed_does_not_keep_the_runner_alive(
         if probe.returncode:
             pytest.skip("another user can't run this Python")
         runner = start_runner(
-            "-p", plugins, "--listen", f"unix:{place}/r.sock", command=command, socket=place / "r.sock"
-        )
+            "-p", plugins, "--listen", f"unix:{place}/r.sock", "--socket-open-directory",
+            command=command, socket=place / "r.sock",
+        )  # fmt: skip
         place.chmod(0o555)
         assert runner.stop() == 0
         assert "can't be removed" in runner.log

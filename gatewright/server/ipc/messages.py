@@ -116,6 +116,9 @@ class Unknown(Message, tag=True):
 class Preloaded(Message, tag=True):
     """All configurations have been told: build the chains, then say `Ready`."""
 
+    urgent: bool = False
+    """Nobody serves meanwhile: say `Ready` first."""
+
 
 class Assigned(Message, tag=True):
     """The answer to `Register`."""
@@ -193,6 +196,8 @@ class Loaded(Message, tag=True):
 
     plugins: list[PluginInfo]
     errors: list[str]
+    longest: float = 0.0
+    """Seconds that a call may take, by the longest deadline of any plugin."""
 
 
 class Ready(Message, tag=True):

@@ -10,7 +10,10 @@ from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Region
 from gatewright.settings import Address, Settings
 
-__all__ = ["TEARDOWN_SECONDS", "Plan"]
+__all__ = ["RETIRE_MARGIN_SECONDS", "TEARDOWN_SECONDS", "Plan"]
+
+RETIRE_MARGIN_SECONDS: Final = 5.0
+"""Beyond the longest deadline of a plugin, for the calls of a worker that retires."""
 
 TEARDOWN_SECONDS: Final = 0.12
 """For plugins at shutdown: what is left of APISIX's one second after draining."""

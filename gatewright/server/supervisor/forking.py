@@ -16,6 +16,7 @@ from typing import NoReturn
 import structlog
 
 from gatewright.observe import logs
+from gatewright.server.host.orphans import end_with_parent
 from gatewright.server.ipc.keep import Keep
 from gatewright.server.supervisor.workers import Worker
 
@@ -44,6 +45,7 @@ def fork_worker(
         OSError: there can be no more processes.
     """
     ours, theirs = socket.socketpair()
+    supervisor = os.getpid()
     gc.freeze()  # what parent and child share stays shared
     try:
         worker.pid = os.fork()
@@ -55,15 +57,16 @@ def fork_worker(
         _ancestry.append(parent)
         ours.close()
         descriptors = {selector.fileno(), *(key.fd for key in selector.get_map().values()), *others}  # type: ignore[attr-defined]
-        _become(worker, theirs, descriptors, keep)
+        _become(worker, theirs, descriptors, keep, supervisor)
     gc.unfreeze()
     theirs.close()
     return ours
 
 
-def _become(worker: Worker, sock: socket.socket, descriptors: set[int], keep: Keep) -> NoReturn:
+def _become(worker: Worker, sock: socket.socket, descriptors: set[int], keep: Keep, supervisor: int) -> NoReturn:
     code = _FAILED
     try:
+        end_with_parent(supervisor)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)  # the supervisor says what they mean

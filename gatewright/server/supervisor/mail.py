@@ -102,7 +102,8 @@ class Mail:
             case messages.WantsRetirement(reason):
                 worker.wants = reason
                 self._office.complete()
-            case messages.Loaded(plugins, errors) if worker.stage is Stage.STARTING:
+            case messages.Loaded(plugins, errors, longest) if worker.stage is Stage.STARTING:
+                worker.longest = longest
                 self._office.on_loaded(worker, plugins, errors)
             case messages.Ready() if worker.stage is Stage.STARTING:
                 self._office.on_ready(worker)

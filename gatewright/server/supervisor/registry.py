@@ -79,12 +79,17 @@ class Registry:
         else:
             worker.send(messages.Known(token, stored.digest, stored.conf, stored.quarantined))
 
-    def tell_all(self, worker: Worker) -> None:
-        """Tell a new worker all there is, for it to build before it serves; not what has ended a worker before."""
+    def tell_all(self, worker: Worker, *, urgent: bool) -> None:
+        """Tell a new worker all there is, for it to build before it serves; not what has ended a worker before.
+
+        Args:
+            worker: the new one.
+            urgent: nobody serves meanwhile: it has to first, and to build then.
+        """
         for token, stored in self._table.items():
             if not stored.deaths:
                 worker.send(messages.Known(token, stored.digest, stored.conf, False))
-        worker.send(messages.Preloaded())
+        worker.send(messages.Preloaded(urgent))
 
     def forget(self, token: int) -> None:
         """The gateway no longer needs a configuration."""

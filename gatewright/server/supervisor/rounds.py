@@ -51,7 +51,7 @@ class Rounds:
             self._look_at(worker, now, settings)
         self._dispatcher.spread()
         every = self._notifier.watchdog_seconds / 2
-        is_ready = any(worker.stage is Stage.READY for worker in self._workers)
+        is_ready = any(worker.is_lively(now) for worker in self._workers)
         if every and is_ready and now - self._told_alive >= every / 2:
             self._told_alive = now
             self._notifier.alive()

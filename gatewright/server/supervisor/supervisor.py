@@ -35,7 +35,7 @@ from gatewright.server.ipc.channel import Channel
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Keep
 from gatewright.server.ipc.loaded import log_plugins
-from gatewright.server.ipc.plan import TEARDOWN_SECONDS, Plan
+from gatewright.server.ipc.plan import RETIRE_MARGIN_SECONDS, TEARDOWN_SECONDS, Plan
 from gatewright.server.supervisor.accounts import Accounts
 from gatewright.server.supervisor.admin import Admin
 from gatewright.server.supervisor.dispatcher import Dispatcher
@@ -59,8 +59,11 @@ _REFUSED_AT_ONCE = 1024
 """Connections beyond a worker's limit that it may have while it refuses what they ask for."""
 _LONGEST_PAUSE_IN_WAITING = 1.0
 """The same as `_LONGEST_PAUSE` where connections are kept waiting, not closed."""
-_REGIONS_A_WORKER = 3
-"""It, its successor, and one that still retires."""
+_RETIRING_A_PLACE = 2
+"""Workers that may retire at once, for each that there should be: two reloads while calls go on."""
+_REGIONS_A_WORKER = 2 + _RETIRING_A_PLACE
+"""It, its successor, and those that still retire."""
+_STOP_SECONDS = 5.0
 _MORE_REGIONS = 8
 _ADMIN_SECONDS = 0.5
 _QUICK_DEATH = 3.0
@@ -352,7 +355,9 @@ class Supervisor:
             return
         if worker.number == 1:
             log_plugins(plugins, errors)
-        self._registry.tell_all(worker)
+        now = monotonic()
+        outage = not any(other.is_lively(now) for other in self._workers) and self._was_ready
+        self._registry.tell_all(worker, urgent=outage)
 
     def _open_sockets(self, names: list[str]) -> None:
         """Listen at the plugins' own sockets; a plugin's that is gone stays, for a gateway that still knows it."""
@@ -400,8 +405,21 @@ class Supervisor:
 
     def _send_into_retirement(self, worker: Worker) -> None:
         worker.stage = Stage.RETIRING
-        worker.retire_by = monotonic() + worker.plan.settings.timeout + 20.0
+        worker.retire_by = monotonic() + worker.longest + 4 * RETIRE_MARGIN_SECONDS
         worker.send(messages.Retire())
+        retiring = [other for other in self._workers if other.stage is Stage.RETIRING]
+        most = max(_RETIRING_A_PLACE * worker_count(self._plan.settings), _MORE_REGIONS // 2)
+        for oldest in sorted(retiring, key=lambda other: other.began)[:-most]:
+            if not oldest.told_to_stop:
+                oldest.told_to_stop = True
+                self._log.warning(
+                    "too many workers retire at once: the oldest is ended, with its calls",
+                    worker=oldest.number,
+                    pid=oldest.pid,
+                    most=most,
+                )
+                oldest.retire_by = monotonic() + oldest.plan.settings.drain + _STOP_SECONDS
+                oldest.send(messages.Stop())
 
     # --- reload
 
@@ -472,7 +490,8 @@ class Supervisor:
     @property
     def ready(self) -> bool:
         """Whether requests can be served."""
-        return not self._stopping and any(worker.stage is Stage.READY for worker in self._workers)
+        now = monotonic()
+        return not self._stopping and any(worker.is_lively(now) for worker in self._workers)
 
     @property
     def settings(self) -> Settings:

@@ -64,12 +64,15 @@ class Worker:
     began: float = field(default_factory=monotonic)
     heard: float = field(default_factory=monotonic)
     retire_by: float = 0.0
+    told_to_stop: bool = False
     wants: str = ""
     """Why it wants to be replaced, if it does."""
     building: set[int] = field(default_factory=set)
     """Tokens of the configurations that it builds just now."""
     plugins: list[messages.PluginInfo] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    longest: float = 0.0
+    """The longest deadline of its plugins, seconds."""
     report: WorkerReport = field(default_factory=WorkerReport)
     in_transit: deque[tuple[int, socket.socket]] = field(default_factory=deque)
     """Connections sent to it, with their slots, that it has not said to have taken; if it dies, another one gets them.
@@ -119,6 +122,10 @@ class Worker:
         if slot >= 0 and self.guard is not None:
             self.guard.free(slot)
 
+    def is_lively(self, now: float) -> bool:
+        """Whether it serves, and was heard of lately: what it's given is likely to be answered."""
+        return self.stage is Stage.READY and now - self.heard < SILENT_SECONDS
+
     def send(self, message: messages.FromSupervisor) -> None:
         """Tell it something."""
         if self.channel is not None:
@@ -128,7 +135,7 @@ class Worker:
 def least_loaded(workers: Iterable[Worker], now: float) -> Worker | None:
     """The worker to give the next connection to: of those that answer, the one with the fewest."""
     ready = [worker for worker in workers if worker.stage is Stage.READY]
-    lively = [worker for worker in ready if now - worker.heard < SILENT_SECONDS]
+    lively = [worker for worker in ready if worker.is_lively(now)]
     return min(lively or ready, key=lambda worker: worker.connections, default=None)
 
 

@@ -55,8 +55,8 @@ class Link:
         self.stopped = False
         self.lookups = 0
         self.misses = 0
-        self.preloaded = self._loop.create_future()
-        """Done when all configurations of before have come."""
+        self.preloaded: asyncio.Future[bool] = self._loop.create_future()
+        """Done when all configurations of before have come; whether nobody serves meanwhile."""
         self.ending: asyncio.Future[Ending] = self._loop.create_future()
         self._channel: Channel[messages.FromSupervisor] = Channel(
             self._loop, sock, messages.FromSupervisor, self._on_message, self._on_close
@@ -179,8 +179,8 @@ class Link:
                 self._wake(token, None)
             case messages.Assigned(digest, token, quarantined):
                 self._on_assigned(digest, token, quarantined)
-            case messages.Preloaded():
-                self.preloaded.set_result(None)
+            case messages.Preloaded(urgent):
+                self.preloaded.set_result(urgent)
             case messages.Returned(came):
                 slot, returned = self._returning.popleft()
                 if came:
@@ -259,7 +259,7 @@ class Link:
             for answer in answers:
                 answer(None)
         if not self.preloaded.done():
-            self.preloaded.set_result(None)
+            self.preloaded.set_result(False)
         for _, connection in (*self._returning, *self._to_return):
             connection.close()
         self.stopped = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import signal
 import socket
@@ -20,7 +19,7 @@ from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Region
 from gatewright.server.ipc.loaded import plugins_told
-from gatewright.server.ipc.plan import TEARDOWN_SECONDS
+from gatewright.server.ipc.plan import RETIRE_MARGIN_SECONDS, TEARDOWN_SECONDS
 from gatewright.server.worker.link import Link
 from gatewright.server.worker.reporting import resident_memory
 from gatewright.server.worker.service import Service
@@ -31,7 +30,6 @@ __all__ = ["WorkerPlan", "make_service", "prepare_process"]
 
 _RETIRED_TEARDOWN_SECONDS = 10.0
 _PRELOAD_SECONDS = 10.0
-_RETIRE_MARGIN = 5.0
 _FLUSH_SECONDS = 10.0
 
 
@@ -103,10 +101,13 @@ async def _work(
     service = await make_service(plan, discovery, region)
     service.guard = guard
     link = service.link = Link(service, sock, plan.driver(service))
-    link.send(messages.Loaded(plugins_told(discovery), [str(error) for error in discovery.errors]))
+    errors = [str(error) for error in discovery.errors]
+    link.send(messages.Loaded(plugins_told(discovery), errors, service.builder.longest))
     loop.add_signal_handler(signal.SIGTERM, lambda: link.retire("SIGTERM"))
-    await link.preloaded
-    await _build_all(service, list(service.confs))
+    urgent = await link.preloaded
+    building = loop.create_task(build_all(service, list(service.confs)))
+    if not urgent:
+        await asyncio.wait((building,), timeout=min(_PRELOAD_SECONDS, settings.start_timeout / 2))
     service.start()
     watchdog = Watchdog(service.loop, block_limit=settings.block_limit, stuck_limit=settings.stuck_limit)
     service.every(watchdog.INTERVAL, watchdog.beat)
@@ -116,9 +117,10 @@ async def _work(
     link.start()
     ending = await link.ending
     if ending == "retire":
-        left = await service.retire(settings.timeout + _RETIRE_MARGIN)
+        left = await service.retire(service.builder.longest + RETIRE_MARGIN_SECONDS)
         if left:
             service.failures.report("retired with calls under way", kind="cut_off", connections=left)
+    building.cancel()
     cut_off = await service.drain()
     await link.close(_FLUSH_SECONDS if ending == "retire" else 0.02)
     await service.close(_RETIRED_TEARDOWN_SECONDS if ending == "retire" else TEARDOWN_SECONDS)
@@ -143,28 +145,32 @@ async def make_service(plan: WorkerPlan, discovery: Discovery, region: Region | 
     return await made
 
 
-async def _build_all(service: Service, chains: list[Chain]) -> None:
-    """Build the chains of before, so that the first calls don't wait; a set-up that takes long goes on meanwhile."""
-    done = asyncio.get_running_loop().create_future()
-    left = len(chains)
+async def build_all(service: Service, chains: list[Chain]) -> None:
+    """Build the chains of before, side by side, so that the first calls don't wait.
 
-    def build(chain: Chain) -> Callable[..., None]:
+    The loop goes round between two of them: a set-up that holds it keeps others waiting for itself only, and whoever
+    waits for this to end can give up. A chain that is called before its turn is built then.
+    """
+    loop = asyncio.get_running_loop()
+
+    def build(chain: Chain, done: asyncio.Future[None]) -> None:
         def run(*_: object) -> None:
-            nonlocal left
             try:
                 chain.build()
             finally:
-                left -= 1
-                if not left and not done.done():
+                if not done.done():
                     done.set_result(None)
 
-        return run
+        service.bridge.start_apart(run, None)
 
+    under_way: list[asyncio.Future[None]] = []
     for chain in chains:
-        service.loop.call_soon(service.bridge.start_apart, build(chain), None)
-    if chains:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(done, _PRELOAD_SECONDS)
+        done: asyncio.Future[None] = loop.create_future()
+        under_way.append(done)
+        loop.call_soon(build, chain, done)  # the strand's stack has to begin in a callback
+        await asyncio.sleep(0)
+    if under_way:
+        await asyncio.wait(under_way)
 
 
 def _watch_limits(service: Service, link: Link, settings: Settings) -> None:
