@@ -100,6 +100,14 @@ def test_a_204_of_a_plugins_has_no_length(peer: Peer, prepare: Prepare) -> None:
     assert reply == RespReply(204, [("x-up", "u")], b"\n")
 
 
+@pytest.mark.parametrize("status", [302, 401, 500])
+def test_an_answer_of_a_plugins_without_a_body_replaces_the_upstreams(
+    peer: Peer, prepare: Prepare, status: int
+) -> None:
+    code = f"return Response({status}, {{'location': '/x'}})"
+    assert peer.response(prepare(code, phase="response")) == RespReply(status, [("location", "/x")], b"\n")
+
+
 def test_an_answer_of_no_type_and_no_length_is_read_since_it_may_be_empty(peer: Peer, prepare: Prepare) -> None:
     token = prepare("response.headers['x-n'] = '1'", phase="response")
     headers = [("Transfer-Encoding", "chunked"), ("X-Up", "u")]

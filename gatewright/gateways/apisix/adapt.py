@@ -297,6 +297,8 @@ def _body_for(call: Call, status: int) -> bytes | None:
     if status in BODILESS or call.is_head:
         return _LEAST_BODY
     if call.response_body is not None:
+        if status >= 300:  # a plugin's own redirect or refusal, of which nobody reads the body
+            return _LEAST_BODY
         raise PluginError("APISIX can't be told to send an empty response body; set the status to 204 instead")
     if call.response_status in BODILESS:
         raise PluginError(
