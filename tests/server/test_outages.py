@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -183,3 +185,34 @@ def test_readyz_tells_whether_a_call_would_be_answered(start_runner: StartRunner
         assert ask(control, "/healthz")[0] == 200
         runner.wait_for(lambda: ask(control, "/readyz")[0] == 200, 8)
         assert peer.receive()
+
+
+def test_connections_that_no_worker_takes_wait_in_the_kernel(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    runner = start_runner("-p", plugin_dir(long=LONG), "--stuck-limit", "0")
+    runner.wait_for_log("listening")
+    worker = runner.workers()[0]["pid"]
+    held: list[socket.socket] = []
+    try:
+        with runner.peer() as peer:
+            token = peer.prepare(("long", "{}"))
+        os.kill(worker, signal.SIGSTOP)
+        for _ in range(2500):
+            held.append(socket.socket(socket.AF_UNIX))
+            held[-1].setblocking(False)
+            try:
+                held[-1].connect(str(runner.socket))
+            except BlockingIOError:
+                break  # the kernel has no more room, either
+            time.sleep(0.0001)
+        time.sleep(1)
+        descriptors = len(os.listdir(f"/proc/{runner.process.pid}/fd"))
+        assert 500 < descriptors < 1200
+        os.kill(worker, signal.SIGCONT)
+        with runner.peer() as peer:
+            assert isinstance(peer.request(token), Rewrite)
+    finally:
+        for sock in held:
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -20,6 +20,8 @@ __all__ = ["Dispatcher"]
 
 _ACCEPTS_AT_ONCE = 64
 _PAUSE_SECONDS = 0.2
+_ON_THE_WAY = 1024
+"""Connections that no worker has taken yet; further ones wait in the kernel, which has a bound of its own."""
 _NO_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -91,6 +93,9 @@ class Dispatcher:
 
     def _take_connections(self, listener: Listener) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
+            if len(self._homeless) + sum(len(worker.in_transit) for worker in self._workers) >= _ON_THE_WAY:
+                self._pause()
+                return
             try:
                 connection, _address = listener.socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -98,10 +103,13 @@ class Dispatcher:
             except OSError as error:
                 structlog.get_logger("gatewright.server").error("can't accept connections", error=error.strerror)
                 if error.errno in _NO_FILES:
-                    self.accept(False)
-                    self._loop.call_later(_PAUSE_SECONDS, self.accept)
+                    self._pause()
                 return
             self.place(connection)
+
+    def _pause(self) -> None:
+        self.accept(False)
+        self._loop.call_later(_PAUSE_SECONDS, self.accept)
 
     def place(self, connection: socket.socket) -> None:
         """Give a connection to the worker that has the fewest."""

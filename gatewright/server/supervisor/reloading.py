@@ -20,6 +20,7 @@ __all__ = ["Reloads"]
 _FIXED = (
     "conf_expire",
     "listen",
+    "max_configurations",
     "socket_mode",
     "socket_owner",
     "socket_group",
