@@ -86,6 +86,11 @@ class CallSource(Protocol):
 class Asker(Protocol):
     """Whoever can put a question of this call to the gateway."""
 
+    @property
+    def is_over(self) -> bool:
+        """The gateway is gone, or has its answer: nobody waits for one."""
+        ...
+
     def ask(self, call: Call, question: Question) -> Awaitable[bytes | None]:
         """Put a question and wait for its answer, in a task."""
         ...

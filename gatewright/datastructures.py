@@ -28,6 +28,8 @@ _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
 @lru_cache(maxsize=1024)
 def _header_key(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a header's name is a str, not {type(name).__name__}: {name!r}")
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"{name!r} is not a header name")
     return name.lower()
@@ -149,6 +151,25 @@ class MultiMapping(MutableMapping[str, str]):
     def _key_of_peer(name: str) -> str:
         """As `_key`, but for names that came in: never refused."""
         return name
+
+    def copied(self, finder: Finder | None = None) -> Self:
+        """Another one with the same content and changes: what is changed in one isn't in the other.
+
+        Args:
+            finder: finds what was cut off for it.
+        """
+
+        def load() -> Sequence[tuple[str, str | None]]:
+            entries = self._entries()
+            return CutEntries(entries) if self._is_cut else entries
+
+        other = type(self).lazy(load, self._has if self._original is None else None, finder)
+        other.changes = dict(self.changes)
+        return other
+
+    def take_changes(self, other: Self) -> None:
+        """Have the changes of a copy."""
+        self.changes = dict(other.changes)
 
     # --- reading
 
@@ -305,6 +326,12 @@ class Headers(MultiMapping):
 
 class Query(MultiMapping):
     """The query's arguments, decoded. An argument without `=` (`?z`) reads as `""`; `is_bare` tells it apart."""
+
+    @staticmethod
+    def _key(name: str) -> str:
+        if not isinstance(name, str):
+            raise TypeError(f"an argument's name is a str, not {type(name).__name__}: {name!r}")
+        return name
 
     def is_bare(self, name: str) -> bool:
         """Whether the argument came without `=`. APISIX can't be told to send such an argument itself."""

@@ -76,6 +76,8 @@ class _BaseRequest:
 
     @path.setter
     def path(self, path: str) -> None:
+        if not isinstance(path, str):
+            raise TypeError(f"a path is a str, not {type(path).__name__}")
         if not path.startswith("/"):
             raise ValueError(f"a path starts with '/', this one does not: {path!r}")
         if any(char in path for char in "\r\n\0"):
@@ -126,7 +128,7 @@ class _BaseRequest:
 
         The gateway has to be asked for the client's body first, which is done when the chain ends.
         """
-        self._call.body = body.encode() if isinstance(body, str) else bytes(body)
+        self._call.body = _content_of(body)
         self._call.asks = True
 
     def __repr__(self) -> str:
@@ -183,6 +185,15 @@ class SyncRequest(_BaseRequest):
         return None if value is None else value.decode("utf-8", "surrogateescape")
 
 
+def _content_of(body: object) -> bytes:
+    """A body's bytes; nothing is guessed: `bytes(12)`, say, would be twelve NULs."""
+    if isinstance(body, str):
+        return body.encode("utf-8", "surrogateescape")
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    raise TypeError(f"a body is bytes or str, not {type(body).__name__}")
+
+
 def _check_status(status: object) -> int:
     # With 1xx, or less, APISIX leaves the client waiting for ever.
     if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 999:
@@ -214,12 +225,9 @@ class _BaseResponse:
         self._call: Call | None = None
         self._status = _check_status(status)
         self._headers = Headers(headers or ())
-        if isinstance(body, str):
-            self._content = body.encode("utf-8", "surrogateescape")
-            if body and "content-type" not in self._headers:
-                self._headers["content-type"] = "text/plain; charset=utf-8"
-        else:
-            self._content = bytes(body)
+        self._content = _content_of(body)
+        if isinstance(body, str) and body and "content-type" not in self._headers:
+            self._headers["content-type"] = "text/plain; charset=utf-8"
 
     @property
     def status(self) -> int:
@@ -258,11 +266,15 @@ class _BaseResponse:
 
     def set_body(self, body: bytes | str) -> None:
         """Replace the body. `str` is sent as UTF-8. Content-Length follows; Content-Encoding is yours to change."""
-        content = body.encode("utf-8", "surrogateescape") if isinstance(body, str) else bytes(body)
+        content = _content_of(body)
         if self._call is None:
             self._content = content
         else:
             self._call.response_body = content
+
+    def answers(self, call: Call) -> bool:
+        """Whether this is the upstream's answer to that call, not one of the plugin's own."""
+        return self._call is call
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status}>"

@@ -31,7 +31,7 @@ from collections.abc import Callable, Coroutine, Generator
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar, cast
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from gatewright.errors import DeadlineExceededError, MustAwaitError, OverloadedError, PluginError
 from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, SpareTask, SpareTasks, TaskStep
@@ -61,6 +61,7 @@ class Strand(greenlet):
         began: `perf_counter` when the loop last gave way to this strand.
         work: what runs now, which may wait for `work.timeout` seconds; the clock starts with its first wait.
         call: the call that is served, for whoever wants to know it (logs).
+        dies: nobody will let it go on; greenlet ends it.
         deadline: loop time at which waiting ends with `DeadlineExceededError`; 0 until the first wait.
     """
 
@@ -73,6 +74,7 @@ class Strand(greenlet):
         self.call: Any = None
         self.deadline = 0.0
         self.on_expiry: Callable[[Strand], object] | None = None
+        self.dies = False
 
     def run(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         """The greenlet's body: run jobs, and wait among the idle ones in between."""
@@ -220,7 +222,8 @@ class Bridge:
             self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._look_at_deadlines)
         try:
             return self.hub.switch()
-        except BaseException:  # a deadline, a vanished gateway: what comes now is no longer for this strand
+        except BaseException as error:  # a deadline, a vanished gateway: what comes now is no longer for this strand
+            strand.dies = isinstance(error, GreenletExit)
             if on_expiry is not None:
                 on_expiry(strand)
             raise
@@ -334,9 +337,9 @@ class Bridge:
                     self._forget_pause(spare, strand)
                 waits_for = asyncio.CancelledError()
                 break
-        task = self._hand_over(spare, coroutine, waits_for, strand)
+        carrying = self._hand_over(spare, coroutine, waits_for, strand)
         try:
-            carried: T = self.wait_future(task)
+            carried: T = self.wait_future(carrying)
         except asyncio.CancelledError:
             raise PluginError("the handler was cancelled") from None
         return carried

@@ -15,9 +15,7 @@ from bisect import bisect_left as bisect
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, Protocol
-
-from greenlet import GreenletExit
+from typing import Any, Final, Protocol, cast
 
 from gatewright.errors import (
     CallRefusedError,
@@ -28,8 +26,9 @@ from gatewright.errors import (
     PluginError,
     UnknownPluginError,
 )
-from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
+from gatewright.http import Asker, Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.runtime.bridge import Strand
+from gatewright.runtime.draft import Draft
 from gatewright.runtime.pdk import PhaseExit
 from gatewright.runtime.stats import BOUNDS, Tally
 from gatewright.runtime.steps import Around, ChainBuilder, Mode, PhaseHandler, State, Step, awaited
@@ -44,6 +43,10 @@ _COROUTINE: Final = Mode.COROUTINE
 
 class PhaseCaller(Protocol):
     """Gives the `kong` objects of one event."""
+
+    @property
+    def is_over(self) -> bool:
+        """The gateway is gone, or has its answer."""
 
     @property
     def sync_pdk(self) -> Any:
@@ -183,7 +186,7 @@ class Chain:
                 if result is None:
                     continue
             except BaseException as error:
-                started = self._failed(step, error, strand, step.request_tally, started)
+                started = self._failed(step, error, strand, step.request_tally, started, call.asker)
                 continue
             return _with_earlier_headers(result, call)
         return None
@@ -228,10 +231,10 @@ class Chain:
                 tally.counts[bisect(BOUNDS, now - started)] += 1
                 tally.seconds += now - started
                 started = strand.began = now
-                if result is not None:
+                if result is not None and not result.answers(call):
                     _replace_response(call, result)
             except BaseException as error:
-                started = self._failed(step, error, strand, step.response_tally, started)
+                started = self._failed(step, error, strand, step.response_tally, started, call.asker)
         return None
 
     def run_phase(self, phase: str, caller: PhaseCaller, strand: Strand) -> None:
@@ -277,7 +280,7 @@ class Chain:
                 started = strand.began = now
             except BaseException as error:
                 tally = handler.tally if handler is not None else Tally()
-                started = self._failed(step, error, strand, tally, started)
+                started = self._failed(step, error, strand, tally, started, caller)
 
     def _run_phase_handler(self, step: Step, handler: PhaseHandler, phase: str, caller: PhaseCaller) -> None:
         around = step.around
@@ -308,7 +311,7 @@ class Chain:
 
     def _run_apart(self, step: Step, phase: str, call: Call, mode: Mode) -> Any:
         """Run a handler in a thread, or one that is guarded by a limit or has something around it."""
-        if mode is Mode.THREAD:
+        if mode is Mode.THREAD:  # neither limited nor skipped
             function = self._bound(step, phase, call, is_async=False)
             return self._bridge.run_blocking(function)
         limit = step.limit
@@ -318,6 +321,26 @@ class Chain:
             return self._run_guarded(step, phase, call)
 
     def _run_guarded(self, step: Step, phase: str, call: Call) -> Any:
+        if step.on_error == "fail":
+            return self._run_own_mode(step, phase, call)
+        draft = Draft(call)
+        strand = self._bridge.current()
+        try:
+            result = self._run_own_mode(step, phase, draft.call)
+            if result is not None:
+                result = self._response_of(result)
+                if result is not None and result.answers(draft.call):
+                    result = None
+            held = perf_counter() - strand.began
+            if held > step.timeout:
+                self._held_the_loop(step, held)
+        except BaseException:
+            draft.drop()
+            raise
+        draft.take_over()
+        return result
+
+    def _run_own_mode(self, step: Step, phase: str, call: Call) -> Any:
         mode, around = step.own_mode[phase], step.around
         run = self._bound(step, phase, call, is_async=mode is _COROUTINE)
         if mode is _COROUTINE:
@@ -345,8 +368,8 @@ class Chain:
             result = self._bridge.run_coroutine(awaited(result))
             if result is None:
                 return None
-        if isinstance(result, Response):
-            return result
+        if isinstance(result, Response | SyncResponse):
+            return cast("Response", result)
         raise PluginError(f"the handler returned {type(result).__name__}: return a Response, or None to go on")
 
     def _held_the_loop(self, step: Step, seconds: float) -> None:
@@ -368,11 +391,21 @@ class Chain:
         """
         step = self.steps[0]
         tally = step.request_tally if phase == "request" else step.response_tally
-        self._failed(step, error, strand, tally, strand.began)
+        asker: Asker = strand.call.asker
+        self._failed(step, error, strand, tally, strand.began, asker)
 
-    def _failed(self, step: Step, error: BaseException, strand: Strand, tally: Tally, started: float) -> float:
+    def _failed(
+        self,
+        step: Step,
+        error: BaseException,
+        strand: Strand,
+        tally: Tally,
+        started: float,
+        gateway: Asker | PhaseCaller,
+    ) -> float:
         """What a failure of a step means; gives the time if the chain goes on without it."""
-        if isinstance(error, GatewayClosedError | PhaseExit | GreenletExit):
+        # Plugins may raise these themselves, and then it's a failure like any other.
+        if (isinstance(error, GatewayClosedError | PhaseExit) and gateway.is_over) or strand.dies:
             raise error
         now = strand.began = perf_counter()
         tally.counts[bisect(BOUNDS, now - started)] += 1
@@ -418,11 +451,14 @@ def _kind_of(step: Step, error: BaseException) -> str:
 def _with_earlier_headers(response: Response, call: Call) -> Response:
     """Let response headers that earlier plugins asked for reach the client on a stop too."""
     earlier = call.seen_response_headers
-    if earlier is not None:
-        for name, values in earlier.changes.items():
-            if values and name not in response.headers:
-                response.headers.set_all(name, values)
-    return response
+    if earlier is None or not earlier.changes:
+        return response
+    # A copy: the plugin may give the same object to other clients, too.
+    answer = Response(response.status, response.headers.multi_items(), response.content)
+    for name, values in earlier.changes.items():
+        if values and name not in response.headers:
+            answer.headers.set_all(name, values)
+    return answer
 
 
 def _replace_response(call: Call, response: Response) -> None:

@@ -27,6 +27,26 @@ CURRENT: contextvars.ContextVar[tuple[Any, Any] | None] = contextvars.ContextVar
 """Call and work of code that runs in no strand: the rest of an async handler, a thread."""
 
 
+class _Task(asyncio.Task[Any]):
+    """A task that remembers whether a handler has left something on it, or knows it by its name."""
+
+    touched = False
+
+    def get_name(self) -> str:
+        """The name; whoever has it may look for it later."""
+        self.touched = True
+        return super().get_name()
+
+    def set_name(self, value: object) -> None:
+        """Give it another name."""
+        self.touched = True
+        super().set_name(value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__("touched", True)
+        super().__setattr__(name, value)
+
+
 class SpareTask:
     """A task in whose name a coroutine is driven by its strand, until it waits for what only a task can wait for.
 
@@ -60,7 +80,7 @@ class SpareTask:
         self.on_expiry: Callable[[Any], object] | None = None
         self.resume = resume
         self.context = context
-        self.task = asyncio.Task(_carry_on(self), loop=loop, context=contextvars.Context())
+        self.task = _Task(_carry_on(self), loop=loop, context=contextvars.Context())
         task = self.task
         self.known, self.watched = getrefcount(task), getweakrefcount(task)
 
@@ -126,6 +146,8 @@ def _drive(coroutine: Coroutine[Any, Any, T], waits_for: Any, context: contextva
         return result
     except SystemExit as exit:  # a task would pass it on to the loop, and so end the process
         raise PluginError(f"the handler called sys.exit({exit.code!r})") from exit
+    except KeyboardInterrupt as interrupt:
+        raise PluginError("the handler raised KeyboardInterrupt") from interrupt
 
 
 class _Ended(Exception):  # noqa: N818 - no error: a StopIteration would be the generator's own
@@ -210,6 +232,7 @@ class SpareTasks:
             and getrefcount(task) <= spare.known
             and getweakrefcount(task) <= spare.watched
             and not task._callbacks
+            and not task.touched
             and len(self._kept) < _MOST_KEPT
         ):
             spare.on_expiry = None

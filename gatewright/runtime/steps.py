@@ -47,7 +47,7 @@ class Mode(Enum):
     COROUTINE = "coroutine"
     THREAD = "thread"
     GUARDED = "guarded"
-    """One of the others (`Step.own_mode`), with a limit on concurrency or something around it."""
+    """One of the others (`Step.own_mode`), with a limit, something around it, or changes that may be taken back."""
 
 
 class State(Enum):
@@ -258,7 +258,7 @@ class ChainBuilder:
         step.around = self._around
         if most:
             step.limit = self._limits.setdefault(step.name, Limit(most))
-        if step.around is not None or step.limit is not None:
+        if step.around is not None or step.limit is not None or step.on_error == "skip":
             step.own_mode = {"request": step.request_mode, "response": step.response_mode}
             step.request_mode = step.response_mode = Mode.GUARDED
 

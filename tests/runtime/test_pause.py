@@ -106,12 +106,12 @@ async def run(bridge: Bridge, gateway: Gateway, handler: Handler, before: Callab
 @on_both_loops
 async def test_answers_come_without_a_task_of_its_own() -> None:
     async with bridge_at_top() as bridge:
-        tasks: set[str] = set()
+        tasks: set[int] = set()
 
         async def handler(gateway: Gateway) -> list[str]:
-            tasks.add(name_of_task())
+            tasks.add(id(asyncio.current_task()))
             answers = [await gateway.ask(f"{n}") for n in range(3)]
-            tasks.add(name_of_task())
+            tasks.add(id(asyncio.current_task()))
             return answers
 
         for _ in range(3):
@@ -122,7 +122,7 @@ async def test_answers_come_without_a_task_of_its_own() -> None:
 
 
 @on_both_loops
-@pytest.mark.parametrize("trace", ["kept", "kept weakly", "watched", "cancelled later"])
+@pytest.mark.parametrize("trace", ["kept", "kept weakly", "watched", "cancelled later", "named", "marked"])
 async def test_a_task_that_somebody_knows_is_not_given_to_another(trace: str) -> None:
     async with bridge_at_top() as bridge:
         known: Any = weakref.WeakKeyDictionary() if trace == "kept weakly" else {}
@@ -133,6 +133,10 @@ async def test_a_task_that_somebody_knows_is_not_given_to_another(trace: str) ->
             assert task is not None
             if trace.startswith("kept"):
                 known[task] = None
+            elif trace == "marked":
+                task.user = "ada"  # type: ignore[attr-defined]
+            elif trace == "named":
+                task.set_name("ada's")
             elif trace == "watched":
                 task.add_done_callback(lambda task: told.append(task.get_name() + str(task.result())))
             else:
@@ -143,6 +147,7 @@ async def test_a_task_that_somebody_knows_is_not_given_to_another(trace: str) ->
         async def longer(gateway: Gateway) -> str:
             await gateway.ask("b")
             await gateway.ask("c")
+            assert not hasattr(asyncio.current_task(), "user")
             return name_of_task()
 
         first = await run(bridge, Gateway(bridge), handler)

@@ -276,6 +276,11 @@ class Connection(asyncio.Protocol):
 
     # --- questions to the gateway (see `gatewright.http.Asker`)
 
+    @property
+    def is_over(self) -> bool:
+        """The gateway is gone."""
+        return self._closed or self._half_closed
+
     def reading(self, call: Call, question: Question) -> Recipe[bytes]:
         """How to get a body."""
         return self._session.reading(call, question)
@@ -343,7 +348,7 @@ class Connection(asyncio.Protocol):
     def _ctx_kept(self, call: Call) -> dict[str, Any]:
         """What the request phase has left."""
         try:
-            (name,) = self.ask_here(call, (REQUEST_ID,))
+            (name,) = call.asker.ask_here(call, (REQUEST_ID,))
         except MustAwaitError:
             raise NotAvailableError(
                 "a task of one's own can't be the first to look at request.ctx in the response phase: look at it in "

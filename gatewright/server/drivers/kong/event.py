@@ -120,6 +120,11 @@ class Event:
         return self.number
 
     @property
+    def is_over(self) -> bool:
+        """Kong is gone, or has its answer."""
+        return self.over
+
+    @property
     def sync_pdk(self) -> Any:
         """The `kong` object for `def` handlers."""
         return (LuaStyleKong if self._home.in_lua_style[self.chain.name] else Kong)(self.call)

@@ -109,6 +109,11 @@ class _Questions:
 
         return asked()
 
+    @property
+    def is_over(self) -> bool:
+        """Kong is gone, or has its answer."""
+        return self._event.over
+
     def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:
         """Ask and wait, wherever the caller is."""
         return [_raw(self._event.call_here(*self._method(question))) for question in questions]
