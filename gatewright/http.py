@@ -61,6 +61,11 @@ class _BaseRequest:
         return self._call.source.id
 
     @property
+    def conf_token(self) -> int:
+        """The token under which the gateway knows the configuration; 0 with Kong."""
+        return self._call.conf_token
+
+    @property
     def method(self) -> str:
         """The method, e.g. `GET`."""
         return self._call.source.method

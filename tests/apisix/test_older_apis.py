@@ -41,7 +41,7 @@ class Accessors(PluginBase):
         request.set_header("X-Addr", request.get_remote_addr())
         request.set_arg("a6_runner", request.get_arg("q"))
         request.set_uri("/a6/python/runner")
-        assert request.set_body("new") and not request.set_uri("relative") and not request.set_header("x", 1)
+        assert request.set_body("new") and not request.set_uri("relative") and not request.set_header("x", "")
 """
 
 
@@ -58,6 +58,107 @@ def test_0_2_0_plugins_run_unchanged(start_runner: StartRunner, tmp_path: Path) 
             path="/a6/python/runner", headers=[("x-addr", "127.0.0.1"), ("content-length", "3")],
             args=[("a6_runner", "1")], body=b"new",
         )  # fmt: skip
+
+
+TABLE = """
+import json
+from apisix.runner.plugin.core import PluginBase
+
+class Owner(PluginBase):
+    made = 0
+    def __init__(self):
+        Owner.made += 1
+        self.number = Owner.made
+    def name(self):
+        return "owner"
+    def config(self, conf):
+        self.conf = conf
+        return json.loads(conf)
+    def filter(self, conf, request, response):
+        self.user = request.get_header("x-user")
+        request.get_body()  # others' turn
+        request.set_header("x-authenticated", self.user)
+        request.set_header("x-conf", self.conf)
+
+class Evaluate(PluginBase):
+    def name(self):
+        return "evaluate"
+    def config(self, conf):
+        return json.loads(conf)
+    def filter(self, conf, request, response):
+        for line in conf["do"]:
+            exec(line)
+        response.set_status_code(200)
+        response.set_body(json.dumps(eval(conf["give"])))
+"""
+
+
+def test_what_a_0_2_0_plugin_keeps_on_itself_is_of_one_request(start_runner: StartRunner, tmp_path: Path) -> None:
+    (tmp_path / "table.py").write_text(TABLE)
+    runner = start_runner("-p", tmp_path / "table.py", "--workers", "1")
+    with runner.peer() as one, runner.peer() as other:
+        token = one.prepare(("owner", "{}"))
+
+        def meanwhile(_: object) -> bytes:
+            action = other.request(token, headers=[("x-user", "bob")])
+            assert isinstance(action, Rewrite)
+            assert dict(action.headers)["x-authenticated"] == "bob"
+            return b"body"
+
+        action = one.request(token, headers=[("x-user", "alice")], method="POST", answers=meanwhile)
+        assert isinstance(action, Rewrite)
+        assert dict(action.headers) == {"x-authenticated": "alice", "x-conf": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("do", "give", "result"),
+    [
+        ("", "request.get_headers()", {"host": "h", "x-a": "1"}),
+        ("request.get_headers()['X-B'] = '2'", "request.get_headers()", {"host": "h", "x-a": "1", "x-b": "2"}),
+        ("request.get_headers(); request.set_header('X-B', '2')", "request.get_headers()['x-b']", "2"),
+        ("del request.get_headers()['x-a']", "request.get_header('x-a')", None),
+        ("request.get_headers().pop('X-A')", "request.get_header('x-a')", None),
+        ("request.get_headers().update(a='1', b='2')", "request.get_header('b')", "2"),
+        ("", "request.get_headers().setdefault('x-a', '5')", "1"),
+        ("request.get_headers().clear()", "request.get_headers()", {}),
+        ("", "[request.get_headers().get('X-A'), 'X-A' in request.get_headers()]", ["1", True]),
+        ("", "isinstance(request.get_headers(), dict)", True),
+        ("", "request.set_headers({})", False),
+        ("", "[request.set_headers({'x-c': '3'}), request.get_headers()]", [True, {"x-c": "3"}]),
+        ("", "request.get_args()", {"q": "1", "z": ""}),
+        ("request.get_args()['Q'] = '2'", "request.get_args()", {"q": "1", "z": "", "Q": "2"}),
+        ("", "[request.set_args({}), request.set_arg('', '1'), request.set_arg('a', '')]", [False, False, False]),
+        ("", "[request.get_configs(), request.get_config('evaluate')]", [{}, None]),
+        ("request.set_config('a', 1)", "[request.get_config('a'), request.get_configs(), request.configs]",
+         [1, {"a": 1}, {"a": 1}]),
+        ("", "request.set_configs({})", False),
+        ("", "request.get_conf_token() == request.conf_token > 0", True),
+        ("request.set_conf_token(5)", "request.get_conf_token()", 5),
+        ("", "[request.get_id(), request.set_id(0), response.get_req_id()]", [7, False, 7]),
+        ("request.set_id(9)", "request.id", 9),
+        ("", "request.get_var('none')", ""),
+        ("request.set_var('v', 'x')", "request.get_var('v')", "x"),
+        ("", "[request.set_method('PURGE'), request.set_method('put'), request.get_method()]", [False, True, "put"]),
+        ("", "request.get_remote_addr()", "2001:0db8:0000:0000:0000:0000:0000:0001"),
+        ("request.set_remote_addr('10.0.0.1')", "request.get_remote_addr()", "10.0.0.1"),
+        ("", "request.checked()", True),
+        ("", "[response.set_header('', 'x'), response.set_header('x', ''), response.set_headers({})]", [False] * 3),
+        ("", "[response.set_body(''), response.get_body(), response.get_status_code()]", [False, "", 200]),
+    ],
+)  # fmt: skip
+def test_0_2_0s_methods_give_what_they_gave(
+    start_runner: StartRunner, tmp_path: Path, do: str, give: str, result: object
+) -> None:
+    (tmp_path / "table.py").write_text(TABLE)
+    runner = start_runner("-p", tmp_path / "table.py", "--workers", "0")
+    with runner.peer() as peer:
+        token = peer.prepare(("evaluate", json.dumps({"do": [do], "give": give})))
+        action = peer.request(
+            token, id=7, headers=[("host", "h"), ("x-a", "1")], args=[("q", "1"), ("z", None)],
+            src_ip=bytes.fromhex("20010db8" + "0" * 23 + "1"),
+        )  # fmt: skip
+    assert isinstance(action, Stop)
+    assert json.loads(action.body) == result
 
 
 GUIDE = """

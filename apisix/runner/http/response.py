@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from gatewright import http
 
 __all__ = ["PLUGIN_ACTION_REWRITE", "PLUGIN_ACTION_STOP", "Response"]
@@ -23,6 +25,7 @@ class Response:
         self.path = ""
         self.body: str | bytes = ""
         self.status_code = 0
+        self._req_id = 0
 
     def changed(self) -> bool:
         """Whether the plugin set a body, a header or a status."""
@@ -40,7 +43,7 @@ class Response:
 
     def set_headers(self, headers: object) -> bool:
         """Make these the headers."""
-        if not isinstance(headers, dict):
+        if not isinstance(headers, dict) or not headers:
             return False
         self.headers = headers
         return True
@@ -51,9 +54,9 @@ class Response:
 
     def set_header(self, key: str, value: object) -> bool:
         """Set a header."""
-        if not key or not isinstance(value, str):
+        if not key or not value:
             return False
-        self.headers[key] = value
+        self.headers[key] = cast("str", value)  # one that is none is refused when it's to be sent
         return True
 
     def get_body(self) -> str | bytes:
@@ -62,8 +65,20 @@ class Response:
 
     def set_body(self, body: str | bytes) -> bool:
         """Set the body."""
+        if not body:
+            return False
         self.body = body
-        return bool(body)
+        return True
+
+    def get_req_id(self) -> int:
+        """The number of the call that this answers."""
+        return self._req_id
+
+    def set_req_id(self, req_id: int) -> bool:
+        """Set what `get_req_id` gives."""
+        if req_id:
+            self._req_id = req_id
+        return bool(req_id)
 
     def get_status_code(self) -> int:
         """The status, 200 if none was set."""

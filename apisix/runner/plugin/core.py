@@ -41,10 +41,13 @@ class _Adapter(Plugin):
 
     def __init__(self, config: object = None) -> None:
         super().__init__({})
-        self.inner = self.wrapped()
-        self.config = self.inner.config(config)
+        self.config = config
+        self.wrapped().config(config)  # what it can't take is known before the first request
 
     def on_request(self, native_request: SyncRequest) -> native.Response | None:
         response = Response()
-        self.inner.filter(self.config, Request(native_request), response)
+        response.set_req_id(native_request.id)
+        # An object for each request, as there: what a plugin keeps on `self` is of that request.
+        plugin = self.wrapped()
+        plugin.filter(plugin.config(self.config), Request(native_request), response)
         return response.as_answer() if response.changed() else None
