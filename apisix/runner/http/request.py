@@ -215,7 +215,7 @@ class Request:
 
     def set_method(self, method: str) -> bool:
         """Set what `get_method` gives in this plugin; the gateway's method can't be changed."""
-        if not isinstance(method, str) or method.upper() not in _SETTABLE_METHODS:
+        if not method or method.upper() not in _SETTABLE_METHODS:
             return False
         self._own["method"] = method
         return True
