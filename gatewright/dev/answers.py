@@ -27,14 +27,20 @@ _REASONS = {
 _PAGES = frozenset(
     (
         301, 302, 303, 307, 308, 400, 401, 402, 403, 404, 405, 406, 408, 409, 410, 411, 412, 413, 414, 415, 416, 421,
-        429, 494, 500, 501, 502, 503, 504, 505, 507,
+        429, 500, 501, 502, 503, 504, 505, 507,
     )
 )  # fmt: skip
 """Statuses for which nginx has a page; without one, the body is empty (ngx_http_special_response.c)."""
-_PAGE_TITLES = {302: "302 Found", 401: "401 Authorization Required", 494: "400 Request Header Or Cookie Too Large"}
+_PAGE_TITLES = {302: "302 Found", 401: "401 Authorization Required"}
 """Where the page's words are not the status line's."""
-_TOO_LARGE = "<h1>400 Bad Request</h1></center>\r\n<center>Request Header Or Cookie Too Large</center>"
-_ENDS_CONNECTION = frozenset((400, 413, 414, 494, 500, 501))
+_BAD_REQUESTS = {
+    494: "Request Header Or Cookie Too Large",
+    495: "The SSL certificate error",
+    496: "No required SSL certificate was sent",
+    497: "The plain HTTP request was sent to HTTPS port",
+}
+"""Nginx's own codes, whose pages come as 400."""
+_ENDS_CONNECTION = frozenset((400, 413, 414, 495, 496, 497, 500, 501))
 """Pages after which nginx closes the connection."""
 _PAGE = (
     "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n<hr><center>openresty</center>"
@@ -48,14 +54,24 @@ def reason_of(status: int) -> str:
 
 
 def error_page(status: int) -> bytes:
-    """The HTML page that nginx makes for a status without a body."""
+    """The HTML page that nginx makes for a status without a body; empty where it has none."""
+    if status in _BAD_REQUESTS:
+        said = _BAD_REQUESTS[status]
+        page = _PAGE.format(f"400 {said}")
+        return page.replace(
+            f"<h1>400 {said}</h1></center>", f"<h1>400 Bad Request</h1></center>\r\n<center>{said}</center>"
+        ).encode()
     if status not in _PAGES:
         return b""
-    page = _PAGE.format(_PAGE_TITLES.get(status, f"{status} {reason_of(status)}".strip()))
-    if status == 494:
-        said = page.replace(f"<h1>{_PAGE_TITLES[494]}</h1></center>", _TOO_LARGE, 1)
-        return said.encode()
-    return page.encode()
+    return _PAGE.format(_PAGE_TITLES.get(status, f"{status} {reason_of(status)}")).encode()
+
+
+def _with_charset(kind: str, status: int) -> str:
+    """Nginx's charset filter; redirects are left alone (ngx_http_charset_filter_module.c)."""
+    media_type = kind.partition(";")[0].strip().lower()
+    if status in (301, 302) or "charset=" in kind or media_type not in _CHARSET_TYPES:
+        return kind
+    return kind + "; charset=utf-8"
 
 
 def response_head(
@@ -80,18 +96,20 @@ def response_head(
         types, framing = (["text/html"], "content-length") if body else ([], "proxied")
         length = str(len(body))
         headers = [(n, v) for n, v in headers if n.lower() != "content-encoding"]
+    elif answer.page and answer.status == 304:
+        types, length = [], "0"
     out: list[tuple[str, str]] = []
-    if not (bodiless and framing != "proxied"):
-        kind = types[0] if types else ("" if framing == "proxied" or answer.status == 304 else "text/plain")
-        if charset and kind and "charset=" not in kind and kind.split(";")[0].strip().lower() in _CHARSET_TYPES:
-            kind += "; charset=utf-8"
-        if kind:
-            out.append(("Content-Type", kind))
-    elif types and answer.status not in (204, 304):
-        out.append(("Content-Type", types[0]))
+    if types:
+        kind = types[0]
+    else:  # what Lua prints has nginx's default_type
+        kind = "" if framing == "proxied" or bodiless else "text/plain"
+    if kind and (answer.status >= 300 or not bodiless or framing == "proxied"):
+        out.append(("Content-Type", _with_charset(kind, answer.status) if charset else kind))
     keep = request.keep_alive and not answer.close and not (answer.page and answer.status in _ENDS_CONNECTION)
     if bodiless:
         body = b""
+        if answer.status == 304 and length is not None and (answer.page or framing == "proxied"):
+            out.append(("Content-Length", length))
     elif length is not None and (framing in ("content-length", "proxied") or length.isdigit()):
         out.append(("Content-Length", length))
         body = body[: int(length)] if length.isdigit() else body
@@ -107,8 +125,10 @@ def response_head(
     if answer.status == 304:
         headers = [(n, v) for n, v in headers if not (n.lower() == "etag" and framing == "stop")]
     out += headers
-    out.append(("Date", formatdate(usegmt=True)))
+    has_date = any(name.lower() == "date" for name, _ in headers)
+    if not has_date and (framing != "proxied" or answer.page):  # what's proxied has the upstream's or none
+        out.append(("Date", formatdate(usegmt=True)))
     out.append(("Server", answer.server or server))
-    status = 400 if answer.status == 494 else answer.status
+    status = 400 if answer.page and answer.status in _BAD_REQUESTS else answer.status
     reason = reason_of(status) if answer.reason is None else answer.reason
     return f"HTTP/1.1 {status} {reason}", out, body

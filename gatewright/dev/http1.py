@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
 
 from gatewright.dev.answers import response_head
@@ -10,6 +11,8 @@ from gatewright.dev.messages import Answer, ClientRequest, raw
 from gatewright.dev.reader import Incoming, RefusedError, RequestReader
 
 __all__ = ["Http1Connection", "Served"]
+
+log = logging.getLogger("gatewright.dev")
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -76,6 +79,8 @@ class Http1Connection(asyncio.Protocol):
             return
         if incoming is not None:
             self._requests += 1
+            if incoming.expects_continue and incoming is not self._told_to_go_on:
+                self._transport.write(_CONTINUE)
             self._task = asyncio.ensure_future(self._answer(incoming))
             return
         waits = self._reader.waits_for_body
@@ -97,6 +102,10 @@ class Http1Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             self._transport.abort()
             raise
+        except Exception:  # a fault of ours: the client is not left waiting, and the next one is served
+            log.exception("the development gateway failed on %s %s", request.method, request.target)
+            self._transport.close()
+            return
         if not answer.status:  # the gateway closes without a word
             self._transport.close()
             return
@@ -137,5 +146,6 @@ class Http1Connection(asyncio.Protocol):
             client_port=peer[1],
             keep_alive=incoming.keeps_alive,
             head_size=incoming.size,
+            body_is_broken=incoming.body_is_broken,
             number=self._requests,
         )

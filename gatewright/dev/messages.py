@@ -33,6 +33,8 @@ class ClientRequest:
     """The client wants the connection to stay open."""
     head_size: int = 0
     """Bytes of the request line and the headers."""
+    body_is_broken: bool = False
+    """What should be the body in chunks is none, which is found out when somebody reads it."""
     number: int = 1
     """Which of its connection's requests it is."""
 

@@ -9,7 +9,8 @@ from functools import lru_cache
 from gatewright.dev.messages import Headers, raw, text_of
 
 __all__ = [
-    "Args", "Target", "TargetError", "escape", "format_args", "header_value", "normalise", "parse_args", "set_header",
+    "Args", "Target", "TargetError", "escape", "format_args", "header_value", "host_name", "normalise", "parse_args",
+    "set_header",
     "split_target", "unescape", "valid_host",
 ]  # fmt: skip
 
@@ -25,7 +26,7 @@ def escape(text: str, *, component: bool = False) -> str:
         if component:
             plain = byte in _UNRESERVED
         else:
-            plain = 0x20 < byte < 0x7F and byte not in b"#%?"
+            plain = 0x20 < byte < 0x7F and byte not in b'"#%<>?\\^`{|}'
         out.append(chr(byte) if plain else f"%{byte:02X}")
     return "".join(out)
 
@@ -107,7 +108,7 @@ def split_target(target: str) -> Target:
     before_fragment = target.partition("#")[0]
     path, question, args = before_fragment.partition("?")
     return Target(
-        host=host.removesuffix("."),
+        host=host_name(host),
         unparsed=target,
         uri=normalise(path if passed_on else "/"),
         args=args if question else None,
@@ -120,8 +121,13 @@ def valid_host(host: str) -> bool:
     """Whether nginx takes a host, with or without a port (ngx_http_validate_host)."""
     if ".." in host or "/" in host or any(ord(char) <= 0x20 or ord(char) == 0x7F for char in host):
         return False
+    return host_name(host) != ""
+
+
+def host_name(host: str) -> str:
+    """The name in a host that may have a port: in lower case, without a last dot."""
     name = re.match(r"\[[^\]]*\]|[^:]*", host)
-    return name is not None and name[0].removesuffix(".") != ""
+    return name[0].lower().removesuffix(".") if name is not None else ""
 
 
 def normalise(path: str) -> str:

@@ -61,6 +61,7 @@ class Incoming:
         version: `1.1`, `1.0` or `0.9`; any later minor version of 1 is as 1.1.
         framing: `none`, `content-length` or `chunked`.
         size: bytes of the request line and the headers.
+        body_is_broken: the chunks are none: nginx finds that out when somebody reads the body. Nothing can follow.
     """
 
     method: str
@@ -70,6 +71,7 @@ class Incoming:
     framing: str
     size: int
     body: bytes = b""
+    body_is_broken: bool = False
 
     def first(self, name: str) -> str | None:
         """A header's first value."""
@@ -84,7 +86,7 @@ class Incoming:
     def keeps_alive(self) -> bool:
         """The client wants the connection to stay open."""
         connection = next((v.lower() for n, v in reversed(self.headers) if n.lower() == "connection"), "")
-        if "close" in connection:
+        if "close" in connection or self.body_is_broken:
             return False
         return self.version == "1.1" or (self.version == "1.0" and "keep-alive" in connection)
 
@@ -124,7 +126,11 @@ class RequestReader:
                 return None
         head = self._head
         if head.framing == "chunked":
-            body = self._chunks.read(self._data)
+            try:
+                body = self._chunks.read(self._data)
+            except RefusedError:
+                body, head.body_is_broken = b"", True
+                self._data.clear()
             if body is None:
                 return None
             head.body = body

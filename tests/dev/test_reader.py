@@ -111,8 +111,10 @@ def test_a_body_in_chunks_with_extensions_and_trailers() -> None:
 @pytest.mark.parametrize(
     "body", [b"z\r\n", b"-1\r\n", b"\r\n", b"2\r\nabc\r\n", b"ffffffffffffffff\r\n", b"5 5\r\nhello\r\n"]
 )
-def test_chunks_that_are_none_are_refused(body: bytes) -> None:
-    assert refusal(CHUNKED + body) == 400
+def test_chunks_that_are_none_are_found_out_by_whoever_reads_them(body: bytes) -> None:
+    request = read(CHUNKED + body)
+    assert request.body_is_broken
+    assert not request.keeps_alive
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=5), st.integers(1, 30))

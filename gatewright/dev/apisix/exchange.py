@@ -11,11 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 from collections.abc import Sequence
 from ipaddress import ip_address
 
 from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
-from gatewright.dev.nginx import Args, escape, format_args, header_value, parse_args, set_header, split_target
+from gatewright.dev.nginx import (
+    Args,
+    escape,
+    format_args,
+    header_value,
+    host_name,
+    parse_args,
+    set_header,
+    split_target,
+)
 from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.replies import RespReply, Rewrite, Stop
 
@@ -44,6 +54,8 @@ class Exchange:
         self.uri = target.uri
         self.is_args = "?" if target.args else ""
         self.args_text = target.args or ""
+        self.normal_uri = target.uri + (f"?{target.args}" if target.args else "")
+        """`$request_uri` as APISIX has it: normalised, and not touched by what rewrites the request."""
         self.upstream_uri = ""
         self.headers: Headers = [
             (name, value) for name, value in request.headers if re.fullmatch(r"[A-Za-z0-9_\-]+", name)
@@ -52,7 +64,7 @@ class Exchange:
         for name, value in self.headers:
             self.table.setdefault(name.lower(), []).append(value)
         self.upstream_host: str | None = next(iter(self.table.get("host", ())), None)
-        self.host = (self.request_host or (self.table.get("host") or [""])[0].rsplit(":", 1)[0]).lower() or "_"
+        self.host = self.request_host or host_name((self.table.get("host") or [""])[0]) or "_"
         """`$host`: of the absolute target, the Host header, or the server's name; rewriting Host doesn't change it."""
         self.client_ip = request.client_ip
         if "x-real-ip" in self.table and ip_address(request.client_ip).is_loopback:
@@ -66,6 +78,17 @@ class Exchange:
         self.announced_length: int | None = None
         """A content-length that was set before the body was read: nginx then reads so many bytes."""
         self.args_set = False
+        self.upstream_scheme = "http"
+        self.balancer: tuple[str, int] | None = None
+        """The node that was chosen, once one was."""
+        self.route_facts: dict[str, str] = {}
+        """`$route_id` and the like."""
+        self.consumer_name: str | None = None
+        self.request_id = secrets.token_hex(16)
+        # Matching a route has looked at the Host already, so that it is kept whatever is set later.
+        host = self.table.get("host")
+        self.kept_variables: dict[str, bytes] = {"http_host": raw(host[0])} if host else {}
+        """What was asked for once and stays for the rest of the request."""
 
     # --- what the runner is told
 
@@ -96,51 +119,10 @@ class Exchange:
             for value in values
         ]
 
-    def var(self, name: str, extra: dict[str, str]) -> bytes | None:
-        """One of nginx's variables; `None` where there is no such one."""
-        request = self.request
-        known = {
-            "uri": self.uri,
-            "request_uri": self.target.unparsed,
-            "args": self.args_text,
-            "query_string": self.args_text,
-            "is_args": self.is_args,
-            "host": self.host,
-            "hostname": "localhost",
-            "request_method": request.method,
-            "method": request.method,
-            "scheme": "http",
-            "remote_addr": self.client_ip,
-            "realip_remote_addr": request.client_ip,
-            "server_addr": request.server_addr,
-            "server_port": str(request.server_port),
-            "server_protocol": f"HTTP/{request.version}",
-            "server_name": "_",
-            "upstream_uri": self.upstream_uri,
-            "upstream_host": self.upstream_host or "",
-            "status": "0",
-            "content_length": ", ".join(self.table.get("content-length", [])),
-            "content_type": ", ".join(self.table.get("content-type", [])),
-            **extra,
-        }
-        if name == "binary_remote_addr":
-            return ip_address(self.client_ip).packed
-        if name in ("content_length", "content_type", "args", "query_string") and not known[name]:
-            return None
-        if name in known:
-            return raw(known[name])
-        if name.startswith("http_"):
-            values = [v for n, v in self.headers if n.lower().replace("-", "_") == name[5:]]
-            return raw(", ".join(values)) if values else None
-        if name.startswith("arg_"):
-            given = [v for n, vs in self.args().items() if n.lower() == name[4:].lower() for v in vs]
-            return raw(given[0] or "") if given else None
-        if name.startswith("cookie_"):
-            for part in "; ".join(self.table.get("cookie", [])).split(";"):
-                key, _, value = part.strip().partition("=")
-                if key == name[7:]:
-                    return raw(value)
-        return None
+    @property
+    def http_version(self) -> str:
+        """The version as `$server_protocol` has it."""
+        return "2.0" if self.request.version == "2" else self.request.version
 
     # --- what replies change
 

@@ -17,6 +17,7 @@ from typing import Any
 from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.routes import PluginConf, Route, Routes
 from gatewright.dev.apisix.rpc import RpcError, RunnerClient, Timeouts
+from gatewright.dev.apisix.variables import variable
 from gatewright.dev.front import Front
 from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
 from gatewright.dev.nginx import escape
@@ -44,7 +45,6 @@ _NOT_PASSED_BACK = frozenset(
         "connection",
         "keep-alive",
         "transfer-encoding",
-        "date",
         "server",
         "x-pad",
         "upgrade",
@@ -52,6 +52,8 @@ _NOT_PASSED_BACK = frozenset(
         "trailer",
     )
 )
+_CLOSES = 408
+"""The status with which nginx closes a connection without a word, if Lua exits with it."""
 _UPSTREAM_TRIES = 2
 _NOT_REPEATED = ("POST", "LOCK", "PATCH")
 _RESTY_USER_AGENT = "lua-resty-http/0.16.1 (Lua) ngx_lua/10026"
@@ -133,6 +135,8 @@ class DevGateway:
 
     async def _phases(self, exchange: Exchange, route: Route) -> Answer:
         plugins = dict(route.plugins)
+        exchange.route_facts = route.facts
+        exchange.upstream_scheme = route.upstream.scheme if route.upstream else "http"
         chains = [*self.routes.global_rules, plugins]
         for chain in chains:
             if (answer := await self._request_phase(exchange, chain, "ext-plugin-pre-req")) is not None:
@@ -177,7 +181,7 @@ class DevGateway:
                 return encode_http_req_call(
                     id=self._client.next_id(),
                     conf_token=token,
-                    src_ip=exchange.var("binary_remote_addr", {}) or b"",
+                    src_ip=variable(exchange, "binary_remote_addr") or b"",
                     method=request.method,
                     path=exchange.call_path(),
                     args=exchange.call_args(),
@@ -198,7 +202,7 @@ class DevGateway:
         if isinstance(action, Stop):
             answer = exchange.stop_answer(action)
             answer.framing = "stop"
-            return answer
+            return Answer(0) if answer.status == _CLOSES else answer
         exchange.apply_rewrite(action)
         return self._check_announced_length(exchange)
 
@@ -230,7 +234,7 @@ class DevGateway:
         self, exchange: Exchange, question: replies.InfoRequest, upstream: list[UpstreamAnswer] | None
     ) -> bytes | None:
         if question.kind == InfoType.VAR:
-            return exchange.var(question.name or "", {})
+            return variable(exchange, question.name or "")
         if question.kind == InfoType.REQ_BODY:
             exchange.body_read = True
             if exchange.request.framing == "h2":
@@ -256,6 +260,7 @@ class DevGateway:
         if key not in self.routes.consumers:
             return _json(401, "Invalid API key in request", key="message"), {}
         name, plugins = self.routes.consumers[key]
+        exchange.consumer_name = name
         version = self.routes.version
         merged = {
             plugin: PluginConf(
@@ -280,11 +285,14 @@ class DevGateway:
         if exchange.request.framing == "h2":
             log.error("failed to request: HTTP/2 without content-length")
             return Answer(502, page=True)
+        if exchange.request.body_is_broken:
+            return Answer(400, page=True)
         try:
             got = await self._subrequest(exchange, upstream)
         except UpstreamError as error:
             log.error("failed to request: %s", error)
             return Answer(502, exchange.response_headers, page=True)
+        exchange.balancer = upstream.host, upstream.port
         headers = got.headers
         answer = Answer(got.status, headers, got.body)
         unread = [got]
@@ -312,6 +320,8 @@ class DevGateway:
             return Answer(status, exchange.response_headers, got.body)
         exchange.apply_resp_reply(reply, answer)
         if reply.body:
+            if reply.status == _CLOSES:
+                return Answer(0)
             return Answer(reply.status or got.status, exchange.response_headers, reply.body)
         if bodyless:
             return self._second_request()
@@ -327,6 +337,8 @@ class DevGateway:
     async def _subrequest(self, exchange: Exchange, upstream: Upstream) -> UpstreamAnswer:
         headers = exchange.subrequest_headers()
         names = {name.lower() for name, _ in headers}
+        if "host" not in names:
+            headers.append(("Host", upstream.authority))
         if "user-agent" not in names:
             headers.append(("User-Agent", _RESTY_USER_AGENT))
         if exchange.body and "content-length" not in names and "transfer-encoding" not in names:
@@ -355,6 +367,8 @@ class DevGateway:
     async def _proxy(self, exchange: Exchange, upstream: Upstream) -> Answer:
         """Nginx's `proxy_pass`."""
         request = exchange.request
+        if request.body_is_broken and not exchange.body_changed:
+            return Answer(400, exchange.response_headers, page=True)
         forwarded = next((v for n, v in exchange.headers if n.lower() == "x-forwarded-for"), "")
         headers: Headers = [("Host", exchange.upstream_host)] if exchange.upstream_host else []
         headers += [
@@ -364,7 +378,7 @@ class DevGateway:
             ("X-Forwarded-Host", exchange.table.get("x-forwarded-host", [exchange.host])[0]),
             ("X-Forwarded-Port", exchange.table.get("x-forwarded-port", [str(request.server_port)])[0]),
         ]
-        if exchange.body or request.framing == "content-length":
+        if exchange.body or request.framing in ("content-length", "chunked"):
             headers.append(("Content-Length", str(len(exchange.body))))
         headers += [(n, v) for n, v in exchange.headers if n.lower() not in _NOT_FORWARDED]
         target = exchange.proxy_target()
@@ -398,7 +412,7 @@ class DevGateway:
                     "fault: the upstream broke its answer off; the client gets what came, and a closed connection"
                 )
                 answer.close = True
-            if got.status >= 500:
+            if 500 <= got.status <= 599:
                 answer.headers.append(("X-APISIX-Upstream-Status", str(got.status)))
             return answer
         return self._bad_gateway(exchange, tries)

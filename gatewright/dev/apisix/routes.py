@@ -71,6 +71,8 @@ class Route:
     conf_type: str = "route"
     conf_id: str = ""
     version: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+    """`route_id`, and where there are such, `route_name`, `service_id`, `service_name`."""
 
     def matches(self, method: str, host: str, path: str) -> tuple[bool, int, int] | None:
         """How well a request matches, higher is better; `None` if it doesn't."""
@@ -193,11 +195,15 @@ class _Builder:
         plugins = dict(item.get("plugins") or {})
         conf_type, conf_id, version = "route", id, self._version
         upstream = self._upstream_of(item, place)
+        facts = {"route_id": id} | ({"route_name": str(item["name"])} if item.get("name") else {})
         if "service_id" in item:
             service = services.get(str(item["service_id"]))
             if service is None:
                 raise self._fail(place, f"there is no service {item['service_id']!r}")
             plugins = {**(service.get("plugins") or {}), **plugins}
+            facts["service_id"] = str(item["service_id"])
+            if service.get("name"):
+                facts["service_name"] = str(service["name"])
             upstream = upstream or self._upstream_of(service, place)
             conf_type, conf_id = "route&service", f"{id}&{item['service_id']}"
             version = f"{self._version}&{self._version}"
@@ -219,6 +225,7 @@ class _Builder:
             conf_type=conf_type,
             conf_id=conf_id,
             version=version,
+            facts=facts,
         )
 
     def _plugins(

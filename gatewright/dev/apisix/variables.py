@@ -1,0 +1,155 @@
+"""Variables as a runner gets them: nginx's, and those that APISIX has on top (core/ctx.lua).
+
+APISIX looks a name up in its own table first (prefixes such as `arg_`, with their case), else asks nginx, whose names
+are in any case. What was found once is kept for the rest of the request, but for the arguments, which may be changed.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Final
+
+from gatewright.dev.apisix.exchange import Exchange
+from gatewright.dev.messages import raw
+from gatewright.dev.nginx import parse_args
+
+__all__ = ["variable"]
+
+_NGINX_VERSION: Final = "1.25.3"
+_NOT_KEPT: Final = frozenset(("args", "is_args"))
+_FORM: Final = "application/x-www-form-urlencoded"
+
+
+def _joined(exchange: Exchange, name: str) -> str | None:
+    """`$http_name`: of a header that came more than once, all values."""
+    values = [value for present, value in exchange.headers if present.lower().replace("-", "_") == name]
+    return ("; " if name == "cookie" else ", ").join(values) if values else None
+
+
+def _non_empty(text: str) -> str | None:
+    return text or None
+
+
+def _forwarded_for(exchange: Exchange) -> str:
+    came = _joined(exchange, "x_forwarded_for")
+    return f"{came}, {exchange.client_ip}" if came else exchange.client_ip
+
+
+def _request_length(exchange: Exchange) -> str:
+    return str(exchange.request.head_size + (len(exchange.request.body) if exchange.body_read else 0))
+
+
+_NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
+    "args": lambda exchange: _non_empty(exchange.args_text),
+    "body_bytes_sent": lambda _: "0",
+    "bytes_sent": lambda _: "0",
+    "connection_requests": lambda exchange: str(exchange.request.number),
+    "content_length": lambda exchange: _joined(exchange, "content_length"),
+    "content_type": lambda exchange: _joined(exchange, "content_type"),
+    "document_uri": lambda exchange: exchange.uri,
+    "host": lambda exchange: exchange.host,
+    "hostname": lambda _: socket.gethostname(),
+    "http2": lambda exchange: "h2c" if exchange.request.version == "2" else "",
+    "https": lambda _: "",
+    "is_args": lambda exchange: exchange.is_args,
+    "limit_rate": lambda _: "0",
+    "nginx_version": lambda _: _NGINX_VERSION,
+    "pipe": lambda _: ".",
+    "proxy_add_x_forwarded_for": _forwarded_for,
+    "query_string": lambda exchange: _non_empty(exchange.args_text),
+    "realip_remote_addr": lambda exchange: exchange.request.client_ip,
+    "realip_remote_port": lambda exchange: str(exchange.request.client_port),
+    "remote_addr": lambda exchange: exchange.client_ip,
+    "remote_port": lambda exchange: str(exchange.request.client_port),
+    "request": lambda exchange: f"{exchange.request.method} {exchange.request.target} HTTP/{exchange.http_version}",
+    "request_body": lambda exchange: _text(exchange.body) if exchange.body_read and exchange.body else None,
+    "request_completion": lambda _: "",
+    "request_length": _request_length,
+    "request_method": lambda exchange: exchange.request.method,
+    "scheme": lambda _: "http",
+    "server_addr": lambda exchange: exchange.request.server_addr,
+    "server_name": lambda _: "_",
+    "server_port": lambda exchange: str(exchange.request.server_port),
+    "server_protocol": lambda exchange: f"HTTP/{exchange.http_version}",
+    "status": lambda _: "0",
+    "upstream_host": lambda exchange: exchange.upstream_host or "",
+    "upstream_scheme": lambda exchange: exchange.upstream_scheme,
+    "upstream_upgrade": lambda _: "",
+    "upstream_uri": lambda exchange: exchange.upstream_uri,
+    "uri": lambda exchange: exchange.uri,
+    "var_x_forwarded_host": lambda exchange: exchange.host,
+    "var_x_forwarded_port": lambda exchange: str(exchange.request.server_port),
+    "var_x_forwarded_proto": lambda _: "http",
+}
+_APISIX: Final[dict[str, Callable[[Exchange], str | None]]] = {
+    "balancer_ip": lambda exchange: exchange.balancer[0] if exchange.balancer else None,
+    "balancer_port": lambda exchange: str(exchange.balancer[1]) if exchange.balancer else None,
+    "consumer_name": lambda exchange: exchange.consumer_name,
+    "method": lambda exchange: exchange.request.method,
+    "real_request_uri": lambda exchange: exchange.target.unparsed,
+    "request_id": lambda exchange: exchange.request_id,
+    "request_uri": lambda exchange: exchange.normal_uri,
+    "resp_body": lambda _: "",
+    "route_id": lambda exchange: exchange.route_facts.get("route_id"),
+    "route_name": lambda exchange: exchange.route_facts.get("route_name"),
+    "service_id": lambda exchange: exchange.route_facts.get("service_id"),
+    "service_name": lambda exchange: exchange.route_facts.get("service_name"),
+}
+
+
+def variable(exchange: Exchange, name: str) -> bytes | None:
+    """A variable's value; `None` where it has none, or there is no such one."""
+    if name in exchange.kept_variables:
+        return exchange.kept_variables[name]
+    value = _look_up(exchange, name)
+    if value is not None and name not in _NOT_KEPT and not name.startswith("upstream_"):
+        exchange.kept_variables[name] = value
+    return value
+
+
+def _look_up(exchange: Exchange, name: str) -> bytes | None:
+    if name == "binary_remote_addr":
+        return ip_address(exchange.client_ip).packed
+    if name in _APISIX:
+        value = _APISIX[name](exchange)
+    elif name.startswith("cookie_"):
+        value = _cookie(exchange, name[7:])
+    elif name.startswith("arg_"):
+        value = _of_args(exchange.args(), name[4:])
+    elif name.startswith("post_arg_"):
+        value = _form_field(exchange, name[9:])
+    elif name.startswith("http_"):
+        value = _joined(exchange, re.sub("-", "_", name[5:].lower()))
+    else:
+        known = _NGINX.get(name.lower())
+        value = known(exchange) if known is not None else None
+    return None if value is None else raw(value)
+
+
+def _cookie(exchange: Exchange, name: str) -> str | None:
+    found = None
+    for part in (_joined(exchange, "cookie") or "").split(";"):
+        key, equals, value = part.strip(" \t").partition("=")
+        if equals and key == name and name:
+            found = value  # the last one counts
+    return found
+
+
+def _form_field(exchange: Exchange, name: str) -> str | None:
+    if not (exchange.table.get("content-type") or [""])[0].startswith(_FORM):
+        return None
+    exchange.body_read = True
+    return _of_args(parse_args(_text(exchange.body)), name)
+
+
+def _of_args(args: dict[str, list[str | None]], name: str) -> str | None:
+    """The first value of an argument; one without a value is Lua's `true`."""
+    values = args.get(name)
+    return None if not values else "true" if values[0] is None else values[0]
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
