@@ -808,7 +808,7 @@ def test_dev_says_what_is_wrong(tmp_path: Path, arguments: list[str], words: str
 
 
 SAMPLES: dict[str, Any] = {
-    "": None, "string": "text é", "int": 7, "number": 1.5, "bool": True, "bytes": b"\xff",
+    "": None, "string": "text é", "text": "text é", "int": 7, "number": 1.5, "bool": True, "bytes": b"\xff",
     "struct": {"a": "1", "b": ["2", "3"], "c": True}, "value": {"a": [1.5, "x", None, True, {"b": 2.0}]},
     "raw_body": b"\x00body", "uri_captures": {"unnamed": ["1"], "named": {"id": "7"}},
     "route": {"id": "r", "paths": ["/a"], "strip_path": True, "regex_priority": 3, "service": {"id": "s"}},
@@ -831,12 +831,12 @@ def test_what_the_gateway_sends_over_protobuf_is_what_googles_library_reads(name
         assert message.content == value
     elif method.gives == "uri_captures":
         assert (list(message.unnamed), dict(message.named)) == ([b"1"], {"id": b"7"})
-    elif method.gives in ("string", "int", "number", "bool", "bytes"):
+    elif method.gives in ("string", "text", "int", "number", "bool", "bytes"):
         assert message.v == value
     elif method.gives:
         assert message == json_format.ParseDict(value, wanted())
     arguments = {
-        "string": ["a"], "int": [3], "bool": [True], "bytes": [b"\xff"], "kv": ["k", ["v", 1.5]], "list": ["a", 2.0],
+        "string": ["a"], "int": [3], "most": [3], "bool": [True], "bytes": [b"\xff"], "kv": ["k", ["v", 1.5]], "list": ["a", 2.0],
         "struct": [{"a": ["1"]}], "exit": [418, b"no", {"a": "b"}], "target": ["h", 80],
         "consumer_spec": ["u", True], "authenticate": [{"id": "c"}, {"id": "k"}], "": [],
     }[method.takes]  # fmt: skip

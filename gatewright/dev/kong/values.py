@@ -113,7 +113,7 @@ def to_protobuf(method: Method, value: Any) -> bytes:
 
 
 def _checked(kind: str, value: Any) -> Any:
-    if kind in ("string", "bytes") and not isinstance(value, str | bytes):
+    if kind in ("string", "text", "bytes") and not isinstance(value, str | bytes):
         raise TypeError(f"string expected for field 'v', got {type(value).__name__}")
     return int(value) if kind == "int" and isinstance(value, float) else value
 

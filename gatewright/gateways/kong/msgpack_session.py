@@ -16,6 +16,7 @@ import msgspec
 
 from gatewright.errors import PluginError, ProtocolError
 from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, Query, StartInstance
+from gatewright.gateways.kong.pdk import exit_headers
 
 __all__ = ["MsgPackSession"]
 
@@ -122,8 +123,11 @@ class MsgPackSession:
 
     def call(self, ticket: int, event: int, method: str, args: Sequence[Any]) -> bytes:
         """A PDK call."""
-        if method == "kong.response.exit" and len(args) > 2 and args[1] is None:
-            args = (args[0], "", *args[2:])  # Lua's `unpack` may stop at a nil, and lose the headers after it
+        if method == "kong.response.exit" and len(args) > 1:
+            status, body, *more = args
+            headers = exit_headers(status, body, more[0] if more else None)
+            if headers is not None:  # Lua's `unpack` may stop at a nil, and lose the headers after it
+                args = (status, "" if body is None else body, headers, *more[1:])
         try:
             method = _SPELLED.get(method, method)
             return _pack(ticket, None, {"Data": {"Method": method, "Args": list(args)}, "EventId": event})

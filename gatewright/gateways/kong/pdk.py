@@ -6,6 +6,7 @@ function of Lua's `kong.*` can be called, and values go as they are.
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from typing import Any
 from gatewright.errors import PluginError
 from gatewright.gateways.kong.protobuf import Field, Message, write_varint
 
-__all__ = ["MESSAGES", "METHODS", "RPC_CALL", "RPC_RETURN", "TERMINAL", "Method", "fold_headers", "read_body_file"]
+__all__ = [
+    "MESSAGES", "METHODS", "RPC_CALL", "RPC_RETURN", "TERMINAL", "Method", "captures_of", "exit_headers",
+    "fold_headers", "read_body_file",
+]  # fmt: skip
 
 TERMINAL = frozenset(("kong.response.exit", "kong.response.error"))
 """Kong ends the request here and never answers (KP/server.py, `terminal_methods`)."""
@@ -123,6 +127,44 @@ def fold_headers(headers: Any) -> Any:
     }
 
 
+_MOST_BY_DEFAULT = 100  # arguments or headers: nginx's `lua_max_req_headers` and the like
+_BODILESS = frozenset((*range(100, 200), 204, 304))
+_JSON = "application/json; charset=utf-8"
+
+
+def exit_headers(status: Any, body: Any, headers: Any) -> Any:
+    """The headers for `kong.response.exit`, so that an answer that has no body gets no Content-Length of 0.
+
+    Kong gives it one unless the headers name it; an empty list there means none (response.lua, `send`).
+    """
+    if body or status not in _BODILESS or (headers is not None and not isinstance(headers, dict)):
+        return headers
+    if any(_folded(name) == "content-length" for name in headers or ()):
+        return headers
+    return {**(headers or {}), "content-length": []}
+
+
+def _folded(name: Any) -> str:
+    return str(name).lower().replace("_", "-")
+
+
+def captures_of(found: Any) -> Any:
+    """URI captures in one form: what is `unnamed` is a list with the whole match first, as Lua numbers them.
+
+    Lua's table comes as a map over MessagePack, if it has the whole match, else as a list. Over Protobuf Kong never
+    gives the whole match: then it is "".
+    """
+    if not isinstance(found, dict):
+        return found
+    unnamed = found.get("unnamed") or []
+    if isinstance(unnamed, dict):
+        numbered = {int(number): text for number, text in unnamed.items()}
+        unnamed = [numbered.get(number, "") for number in range(max(numbered) + 1)]
+    elif unnamed:
+        unnamed = ["", *unnamed]
+    return {"unnamed": unnamed, "named": found.get("named") or {}}
+
+
 def _positional(message: Message, *names: str) -> Callable[[Sequence[Any]], bytes]:
     def encode(args: Sequence[Any]) -> bytes:
         if len(args) > len(names):
@@ -136,6 +178,23 @@ def _encode_list(args: Sequence[Any]) -> bytes:
     return LIST.encode({"values": list(args)})
 
 
+def _encode_most(args: Sequence[Any]) -> bytes:
+    # Kong takes a number that is not there for 0, which it then refuses.
+    return _encode_int(args if args and args[0] is not None else (_MOST_BY_DEFAULT,))
+
+
+def _encode_exit(args: Sequence[Any]) -> bytes:
+    status, body, headers = (*args, None, None)[:3] if len(args) < 3 else args[:3]
+    if isinstance(body, dict | list | tuple):  # Kong's own encoding of tables, which have no place in the message
+        try:
+            body = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape")
+        except (TypeError, ValueError) as error:
+            raise PluginError(f"the body can't be JSON: {error}") from None
+        if not any(_folded(name) == "content-type" for name in headers or ()):
+            headers = {**(headers or {}), "Content-Type": _JSON}
+    return _exit_args((status, body, exit_headers(status, body, headers), *args[3:]))
+
+
 def _encode_struct(args: Sequence[Any]) -> bytes:
     if len(args) != 1 or not isinstance(args[0], dict):
         raise PluginError("takes one dict of names and values")
@@ -146,6 +205,8 @@ def _unwrapped(message: Message, default: Any) -> Callable[[bytes], Any]:
     return lambda data: message.decode(data).get("v", default)
 
 
+_encode_int = _positional(INT, "v")
+_exit_args = _positional(EXIT_ARGS, "status", "body", "headers")
 _any_string = _positional(STRING, "v")
 _any_kv = _positional(KV, "k", "v")
 
@@ -174,6 +235,11 @@ def _text(data: bytes) -> str | None:
     # Kong wraps a missing value as {v = nil}, which is no field at all; an empty string can't be told from it.
     value: str | None = STRING.decode(data).get("v")
     return value
+
+
+def _sure_text(data: bytes) -> str:
+    """Of a method that always gives text."""
+    return _text(data) or ""
 
 
 def _whole(message: Message) -> Callable[[bytes], Any]:
@@ -225,7 +291,8 @@ def _raw_body(data: bytes) -> Any:
 _STRUCT_OF_VALUE = Message(v=Field(1, "value"))
 
 MESSAGES: dict[str, Message] = {
-    "": EMPTY, "string": STRING, "int": INT, "number": NUMBER, "bool": BOOL, "bytes": BYTE_STRING, "kv": KV,
+    "": EMPTY, "string": STRING, "text": STRING, "int": INT, "most": INT, "number": NUMBER, "bool": BOOL,
+    "bytes": BYTE_STRING, "kv": KV,
     "list": LIST, "struct": STRUCT, "exit": EXIT_ARGS, "target": TARGET, "consumer_spec": CONSUMER_SPEC,
     "authenticate": AUTHENTICATE, "raw_body": RAW_BODY, "uri_captures": URI_CAPTURES, "route": ROUTE,
     "service": SERVICE, "consumer": CONSUMER, "credential": CREDENTIAL, "memory_stats": MEMORY_STATS,
@@ -235,13 +302,14 @@ MESSAGES: dict[str, Message] = {
 _INPUTS: dict[str, Callable[[Sequence[Any]], bytes]] = {
     "": _positional(EMPTY),
     "string": _encode_string,
-    "int": _positional(INT, "v"),
+    "int": _encode_int,
+    "most": _encode_most,
     "bool": _positional(BOOL, "v"),
     "bytes": _positional(BYTE_STRING, "v"),
     "kv": _encode_kv,
     "list": _encode_list,
     "struct": _encode_struct,
-    "exit": _positional(EXIT_ARGS, "status", "body", "headers"),
+    "exit": _encode_exit,
     "target": _positional(TARGET, "host", "port"),
     "consumer_spec": _positional(CONSUMER_SPEC, "id", "by_username"),
     "authenticate": _positional(AUTHENTICATE, "consumer", "credential"),
@@ -249,6 +317,7 @@ _INPUTS: dict[str, Callable[[Sequence[Any]], bytes]] = {
 _OUTPUTS: dict[str, Callable[[bytes], Any]] = {
     "": _nothing,
     "string": _text,
+    "text": _sure_text,
     "int": _unwrapped(INT, 0),
     "number": _unwrapped(NUMBER, 0.0),
     "bool": _unwrapped(BOOL, False),
@@ -266,8 +335,8 @@ _OUTPUTS: dict[str, Callable[[bytes], Any]] = {
 
 # Method: arguments -> answer
 _TABLE = """
-client.get_ip: -> string
-client.get_forwarded_ip: -> string
+client.get_ip: -> text
+client.get_forwarded_ip: -> text
 client.get_port: -> int
 client.get_forwarded_port: -> int
 client.get_credential: -> credential
@@ -286,36 +355,36 @@ log.notice: list ->
 log.info: list ->
 log.debug: list ->
 log.set_serialize_value: kv ->
-log.serialize: -> string
+log.serialize: -> text
 nginx.get_var: string -> string
 nginx.get_tls1_version_str: -> string
 nginx.set_ctx: kv ->
 nginx.get_ctx: string -> value
 nginx.req_start_time: -> number
-nginx.get_subsystem: -> string
-node.get_id: -> string
+nginx.get_subsystem: -> text
+node.get_id: -> text
 node.get_memory_stats: -> memory_stats
-request.get_scheme: -> string
-request.get_host: -> string
+request.get_scheme: -> text
+request.get_host: -> text
 request.get_port: -> int
-request.get_forwarded_scheme: -> string
-request.get_forwarded_host: -> string
+request.get_forwarded_scheme: -> text
+request.get_forwarded_host: -> text
 request.get_forwarded_port: -> int
 request.get_http_version: -> number
-request.get_method: -> string
-request.get_path: -> string
-request.get_path_with_query: -> string
-request.get_raw_query: -> string
+request.get_method: -> text
+request.get_path: -> text
+request.get_path_with_query: -> text
+request.get_raw_query: -> text
 request.get_query_arg: string -> string
-request.get_query: int -> struct
+request.get_query: most -> struct
 request.get_header: string -> string
-request.get_headers: int -> struct
+request.get_headers: most -> struct
 request.get_raw_body: -> raw_body
 request.get_uri_captures: -> uri_captures
 response.get_status: -> int
 response.get_header: string -> string
-response.get_headers: int -> struct
-response.get_source: -> string
+response.get_headers: most -> struct
+response.get_source: -> text
 response.set_status: int ->
 response.set_header: kv ->
 response.add_header: kv ->
@@ -338,7 +407,7 @@ service.request.set_headers: struct ->
 service.request.set_raw_body: bytes ->
 service.response.get_status: -> int
 service.response.get_header: string -> string
-service.response.get_headers: int -> struct
+service.response.get_headers: most -> struct
 service.response.get_raw_body: -> bytes
 """
 

@@ -22,6 +22,7 @@ import json
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from gatewright.errors import PluginError, ProtocolError
@@ -39,6 +40,8 @@ _MAX_FRAME: Final = 64 << 20
 _SEQUENCE_TAG: Final = 0x08
 _LAST_OF_VARINT: Final = 0x7F  # bytes up to this one end a number
 _ALIASES: Final = {"kong.log": "kong.log.notice"}  # Lua's `kong.log(...)`, which has no place in the protocol
+_QUERY_ARG: Final = "kong.request.get_query_arg"
+_QUERY: Final = METHODS["kong.request.get_query"]
 _MAX_KNOWN: Final = 1024
 _MOST_AHEAD: Final = 64  # calls that Kong may be behind by
 _EMPTY_FRAME: Final = _pack_length(0)
@@ -180,8 +183,12 @@ class ProtoBufSession:
             payload = known.encode(args)
         except PluginError as error:
             raise PluginError(f"{method}: {error}") from None
+        decode = known.decode
+        if method == _QUERY_ARG:  # a bare argument is `true` for Kong, which has no place in the answer
+            known, payload = _QUERY, _QUERY.encode(())
+            decode = partial(_first_of, name=args[0] if args else "")
         self.ahead = not known.gives and not self.patient and len(self._expected) < _MOST_AHEAD
-        self._expected.append(None if self.ahead else known.decode)
+        self._expected.append(None if self.ahead else decode)
         self.buffered += 1
         return known.frame + _pack_length(len(payload)) + payload
 
@@ -197,6 +204,14 @@ class ProtoBufSession:
     def last_words(cls, asked: bytes, refusal: Sequence[Any]) -> bytes:
         """The refusal, for an event. Kong reads it next, even if it's at work on a PDK call."""
         return cls().call(0, 0, "kong.response.exit", refusal)
+
+
+def _first_of(data: bytes, *, name: Any) -> Any:
+    """An argument's first value, as `kong.request.get_query_arg` gives it; a bare one is `True`."""
+    values = _QUERY.decode(data).get(name if isinstance(name, str) else "")
+    if isinstance(values, list):
+        return values[0] if values else True
+    return values
 
 
 def _frame(payload: bytes) -> bytes:

@@ -21,11 +21,11 @@ from gatewright.runtime.pdk import PdkError, PhaseExit
 from gatewright.server.drivers.kong.facts import (
     CHANGEABLE,
     KEPT,
-    RAW_BODIES,
+    REMADE,
     UNCHANGING,
-    body_of,
     kept_value,
     own_copy,
+    remade,
 )
 from gatewright.server.worker.service import Service
 
@@ -165,9 +165,9 @@ class Event:
             self._service.loop.call_soon_threadsafe(self._put_for, method, args, waiting)
             value = waiting.result()
         value = _value_of(value)
-        if method in RAW_BODIES and type(value) is not bytes:
-            file = None if value is not None else self.call("kong.nginx.get_var", ("request_body_file",))
-            value = body_of(method, value, file)
+        if method in REMADE:
+            file = self.call("kong.nginx.get_var", ("request_body_file",)) if value is None else None
+            value = remade(method, value, file)
         if key is not None:
             self._remember(key, value)
         return value
@@ -196,9 +196,9 @@ class Event:
                 return None
             value = await future
         value = _value_of(value)
-        if method in RAW_BODIES and type(value) is not bytes:
-            file = None if value is not None else await self.call_later("kong.nginx.get_var", ("request_body_file",))
-            value = body_of(method, value, file)
+        if method in REMADE:
+            file = await self.call_later("kong.nginx.get_var", ("request_body_file",)) if value is None else None
+            value = remade(method, value, file)
         if key is not None:
             self._remember(key, value)
         return value
@@ -281,6 +281,7 @@ class Event:
 
     def take_answer(self, connection: Way, answer: Answer) -> None:
         """Kong has answered the call under way."""
+        self._asked = ""
         self.connection, self.ticket = connection, answer.ticket
         if self.verdict:
             conclude(connection, self)

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from gatewright.errors import PluginError
 from gatewright.gateways.kong.log_phase import KEPT, from_kept, host_of
-from gatewright.gateways.kong.pdk import read_body_file
+from gatewright.gateways.kong.pdk import captures_of, read_body_file
 from gatewright.runtime.pdk import PdkError
 
-__all__ = ["CHANGEABLE", "KEPT", "RAW_BODIES", "UNCHANGING", "body_of", "kept_value", "own_copy"]
+__all__ = ["CHANGEABLE", "KEPT", "REMADE", "UNCHANGING", "kept_value", "own_copy", "remade"]
 
 UNCHANGING: Final = frozenset(
     (
@@ -25,7 +25,9 @@ UNCHANGING: Final = frozenset(
 )  # fmt: skip
 """What the client's request is made of: asked for once in a phase, unless the handler changes the request."""
 
-RAW_BODIES: Final = frozenset(("kong.request.get_raw_body", "kong.service.response.get_raw_body"))
+_CAPTURES: Final = "kong.request.get_uri_captures"
+REMADE: Final = frozenset((_CAPTURES, "kong.request.get_raw_body", "kong.service.response.get_raw_body"))
+"""Methods whose values handlers get in one form, however they came; see `remade`."""
 CHANGEABLE: Final = ("header", "query", "method", "body")
 """Words in the names of methods that change a request, and of those that then give something else."""
 
@@ -53,8 +55,8 @@ def kept_value(method: str, kept: Any, host: Any) -> str:
     raise PdkError(f"{method}: Kong has not kept it for the phase log")
 
 
-def body_of(method: str, value: Any, file: Any) -> bytes:
-    """A body, from what came of the call for it.
+def remade(method: str, value: Any, file: Any) -> Any:
+    """A body or the URI captures, from what came of the call.
 
     Args:
         method: what was called.
@@ -64,6 +66,10 @@ def body_of(method: str, value: Any, file: Any) -> bytes:
     Raises:
         PdkError: it can't be had.
     """
+    if method == _CAPTURES:
+        return captures_of(value)
+    if isinstance(value, bytes):
+        return value
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
     if method != "kong.request.get_raw_body" or not isinstance(file, str) or not file:
