@@ -836,7 +836,8 @@ def test_what_the_gateway_sends_over_protobuf_is_what_googles_library_reads(name
     elif method.gives:
         assert message == json_format.ParseDict(value, wanted())
     arguments = {
-        "string": ["a"], "int": [3], "most": [3], "bool": [True], "bytes": [b"\xff"], "kv": ["k", ["v", 1.5]], "list": ["a", 2.0],
+        "string": ["a"], "int": [3], "most": [3], "bool": [True], "bytes": [b"\xff"], "kv": ["k", ["v", 1.5]],
+        "list": ["a", 2.0],
         "struct": [{"a": ["1"]}], "exit": [418, b"no", {"a": "b"}], "target": ["h", 80],
         "consumer_spec": ["u", True], "authenticate": [{"id": "c"}, {"id": "k"}], "": [],
     }[method.takes]  # fmt: skip
