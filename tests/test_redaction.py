@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import time
 from typing import Any
 
@@ -67,14 +68,15 @@ PIECES = [
 
 
 @pytest.mark.parametrize("piece", PIECES)
-def test_no_text_takes_longer_than_a_millisecond_a_kilobyte(piece: str) -> None:
+@pytest.mark.alone
+def test_no_text_takes_longer_than_a_few_milliseconds_a_kilobyte(piece: str) -> None:
     text = (piece * (1 << 16))[: 1 << 16]
     took = []
     for _ in range(3):  # whoever else wants the processor must not fail the test
         began = time.process_time()
         redact(text)
         took.append(time.process_time() - began)
-    assert min(took) < 64e-3
+    assert min(took) < 0.25  # what is not linear takes many seconds
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
@@ -83,7 +85,10 @@ def test_any_text_is_gone_through_and_a_second_look_finds_nothing_more(text: str
     assert redact(redact(once)) == redact(once)
 
 
-@given(st.from_regex(r"[A-Za-z0-9_.+/]{1,20}", fullmatch=True), st.sampled_from(["{}", "'{}'", '"{}"', "b'{}'"]))
+@given(
+    st.text(string.ascii_letters + string.digits + "_.+/", min_size=1, max_size=20),
+    st.sampled_from(["{}", "'{}'", '"{}"', "b'{}'"]),
+)
 def test_what_is_assigned_to_a_password_is_never_shown(secret: str, quoted: str) -> None:
     for form in ("password={} x=1", "{{'db_password': {}}}", "PASSWORD: {}; next"):
         shown = redact(form.format(quoted.format(secret)))

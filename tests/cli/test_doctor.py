@@ -92,41 +92,42 @@ def test_a_kong_yml_to_start_from_does_not_ask_kong_itself(tmp_path: Path) -> No
     assert '"http://u:1"' in run("kong", "conf", "-d", plugins, "--declarative", "--upstream", "http://u:1").stdout
 
 
-def test_plugin_servers_of_a_kong_conf(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+def test_plugin_servers_of_a_kong_conf(tmp_path: Path, protocol: str) -> None:
     (tmp_path / "plugins").mkdir()
     source = "class Plugin(object):\n    def __init__(self, config): pass\n    def access(self, kong): pass\n"
     (tmp_path / "plugins" / "one.py").write_text(source)
     (tmp_path / "plugins" / "two.py").write_text("print('noise')\n" + source)
-    for protocol in ("msgpack", "protobuf"):
-        conf = run("kong", "conf", "-d", tmp_path / "plugins", "-p", tmp_path, "--protocol", protocol).stdout
-        (tmp_path / "kong.conf").write_text(conf)
-        found = doctor("--kong-conf", tmp_path / "kong.conf")
-        assert "one.socket is not there" in found.of("problem")
-        command = [sys.executable, "-m", "kong_pdk.cli", "-d", tmp_path / "plugins", "-p", tmp_path]
-        server = subprocess.Popen(
-            [*command, "--socket-per-plugin", "--protocol", protocol, "-v"], stderr=subprocess.PIPE, env=MEASURING
-        )
-        try:
-            assert server.stderr is not None
-            while b"listening" not in server.stderr.readline():
-                assert server.poll() is None
-            found = doctor("--kong-conf", tmp_path / "kong.conf", "--gateway-user", "root")
-            assert found.of("problem") == ""
-            assert found.code == 0
-            for words in ("one: one 0.1.0, access", "two.socket: a runner answers", "the runner is ready"):
-                assert words in found.of("good")
-            assert ("speaks MessagePack" in found.of("note")) == (protocol == "msgpack")
-            other = {"msgpack": "protobuf", "protobuf": "msgpack"}[
-                protocol
-            ]  # the dump says one, the server speaks another
-            wrong = run("kong", "conf", "-d", tmp_path / "plugins", "-p", tmp_path, "--protocol", other).stdout
-            (tmp_path / "wrong.conf").write_text(wrong.replace("plugins = bundled,one,two", "plugins = bundled,one"))
-            found = doctor("--kong-conf", tmp_path / "wrong.conf", "--gateway-user", "root")
-            assert "what listens there is no plugin runner" in found.of("problem")
-            assert "the plugin two is not enabled" in found.of("problem")
-        finally:
-            server.terminate()
-            server.communicate(timeout=10)
+    conf = run("kong", "conf", "-d", tmp_path / "plugins", "-p", tmp_path, "--protocol", protocol).stdout
+    (tmp_path / "kong.conf").write_text(conf)
+    found = doctor("--kong-conf", tmp_path / "kong.conf")
+    assert "one.socket is not there" in found.of("problem")
+    command = [sys.executable, "-m", "kong_pdk.cli", "-d", tmp_path / "plugins", "-p", tmp_path]
+    server = subprocess.Popen(
+        [*command, "--socket-per-plugin", "--protocol", protocol, "-v"], stderr=subprocess.PIPE, env=MEASURING
+    )
+    try:
+        assert server.stderr is not None
+        while b"listening" not in server.stderr.readline():
+            assert server.poll() is None
+        found = doctor("--kong-conf", tmp_path / "kong.conf", "--gateway-user", "root")
+        assert found.of("problem") == ""
+        assert found.code == 0
+        for words in ("one: one 0.1.0, access", "two.socket: a runner answers", "the runner is ready"):
+            assert words in found.of("good")
+        assert ("speaks MessagePack" in found.of("note")) == (protocol == "msgpack")
+        other = {"msgpack": "protobuf", "protobuf": "msgpack"}[protocol]  # the dump says one, the server speaks another
+        wrong = run("kong", "conf", "-d", tmp_path / "plugins", "-p", tmp_path, "--protocol", other).stdout
+        (tmp_path / "wrong.conf").write_text(wrong.replace("plugins = bundled,one,two", "plugins = bundled,one"))
+        found = doctor("--kong-conf", tmp_path / "wrong.conf", "--gateway-user", "root")
+        assert "what listens there is no plugin runner" in found.of("problem")
+        assert "the plugin two is not enabled" in found.of("problem")
+    finally:
+        server.terminate()
+        server.communicate(timeout=10)
+
+
+def test_plugin_servers_of_a_kong_conf_that_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "bad.conf").write_text(
         "pluginserver_names = a,b\npluginserver_a_query_cmd = echo hello\npluginserver_a_start_cmd = /not/there -x\n"
         "pluginserver_b_query_cmd = /not/there --dump\n"

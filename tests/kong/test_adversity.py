@@ -148,7 +148,7 @@ def test_tables_that_handlers_change_are_their_own(serve: Start, protocol: str) 
 @both
 @ways
 def test_a_stop_lets_what_is_under_way_end(start: Start, protocol: str, flags: tuple[str, ...]) -> None:
-    server = start(protocol, *flags, plain=PLUGIN)
+    server = start(protocol, *flags, plain=PLUGIN, environ={"GATEWRIGHT_DRAIN": "10"})
     statuses = []
     with server.kong() as kong, server.kong() as other:
         instance = kong.start("plain", {})
@@ -164,7 +164,7 @@ def test_a_stop_lets_what_is_under_way_end(start: Start, protocol: str, flags: t
         statuses.append(answer(other, instance, "ask", kong_DOT_request_DOT_get_method=stop))
         thread.join()
         assert statuses == [403, 403]
-    assert server.process.wait(10) == 0
+    assert server.process.wait(15) == 0
     assert "Traceback" not in server.log
 
 

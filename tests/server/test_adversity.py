@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -415,9 +417,9 @@ def test_a_socket_that_can_not_be_removed_does_not_keep_the_runner_alive(
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to take the right away")
-    place = Path("/tmp") / f"gatewright-{os.getpid()}"
-    place.mkdir(mode=0o777)
-    place.chmod(0o777)
+    place = Path(tempfile.mkdtemp(prefix="socket-"))
+    os.chown(place, 65534, 65534)
+    place.chmod(0o755)
     plugins = plugin_dir(plain=PLAIN)
     for path in (plugins, *plugins.iterdir(), *plugins.parents):
         if str(path).startswith("/tmp/pytest"):
@@ -437,10 +439,7 @@ def test_a_socket_that_can_not_be_removed_does_not_keep_the_runner_alive(
         assert runner.stop() == 0
         assert "can't be removed" in runner.log
     finally:
-        place.chmod(0o777)
-        for file in place.iterdir():
-            file.unlink()
-        place.rmdir()
+        shutil.rmtree(place)
 
 
 @pytest.mark.alone

@@ -366,6 +366,7 @@ def test_a_missing_directory_is_named(start_runner: StartRunner, tmp_path: Path)
 
 def test_only_ones_own_socket_is_removed_on_exit(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
     runner = start_runner("-p", plugin_dir(body=BODY))
+    runner.wait_for_log("listening")
     runner.socket.unlink()
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(runner.socket))

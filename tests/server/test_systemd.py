@@ -50,7 +50,7 @@ def test_systemd_is_told_of_start_reload_and_stop(
 ) -> None:
     manager = Manager(f"@{tmp_path}/notify" if abstract else f"{tmp_path}/notify")
     environ = {"APISIX_LISTEN_ADDRESS": f"unix:{tmp_path}/runner-0.sock", "NOTIFY_SOCKET": manager.path}
-    runner = start_runner("-p", plugin_dir(p=PLUGIN), "--workers", "2", environ=environ)
+    runner = start_runner("-p", plugin_dir(p=PLUGIN), "--workers", "2", "--drain", "10", environ=environ)
     assert "STATUS=2 workers" in manager.wait_for("READY=1")
     runner.process.send_signal(signal.SIGHUP)
     assert "MONOTONIC_USEC=" in manager.wait_for("RELOADING=1")
@@ -61,7 +61,7 @@ def test_systemd_is_told_of_start_reload_and_stop(
     assert "STATUS=the last reload failed" in manager.wait_for("READY=1")
     runner.process.terminate()
     manager.wait_for("STOPPING=1")
-    assert runner.process.wait(5) == 0
+    assert runner.process.wait(15) == 0
     manager.sock.close()
 
 

@@ -100,7 +100,7 @@ def start_at_once(path: str, barrier: object, results: object, go_on: object) ->
 def test_of_two_that_start_at_once_one_listens_and_the_other_says_so(tmp_path: Path) -> None:
     path = str(tmp_path / "r.sock")
     context = multiprocessing.get_context("fork")
-    for _ in range(25):
+    for _ in range(10):
         with socket.socket(socket.AF_UNIX) as stale:
             Path(path).unlink(missing_ok=True)
             stale.bind(path)
