@@ -24,6 +24,31 @@ def kebab_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_", "-", name).lower()
 
 
+def _is_seconds(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0)
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+
+
+_ATTRIBUTES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": ("a str", lambda value: isinstance(value, str)),
+    "on_error": ('"fail" or "skip"', lambda value: value in ("fail", "skip")),
+    "timeout": ("a number of seconds, or None", _is_seconds),
+    "blocking": ("True or False", lambda value: isinstance(value, bool)),
+    "max_concurrent": ("a whole number from 1 up, or None", _is_count),
+}
+
+
+def _check_attributes(cls: type[Plugin]) -> None:
+    """See that a class says what it means: `on_error = "Skip"` must not be taken for anything."""
+    for name, (wanted, fits) in _ATTRIBUTES.items():
+        value = getattr(cls, name)
+        if not fits(value):
+            raise TypeError(f"{cls.__qualname__}.{name} is {wanted}, not {value!r}")
+
+
 class Plugin:
     """A plugin. One instance lives for each configuration that a gateway hands over.
 
@@ -72,6 +97,7 @@ class Plugin:
             cls.name = kebab_case(cls.__name__)
         if "abstract" not in cls.__dict__:
             cls.abstract = False
+        _check_attributes(cls)
 
     def __init__(self, config: object = None) -> None:
         """Make an instance for one configuration.

@@ -97,6 +97,26 @@ class Peer:
         assert got == id
         return action
 
+    def begin(self, token: int, path: str = "/", headers: Sequence[tuple[str, str | None]] = ()) -> None:
+        """Send a request without waiting for its answer."""
+        self.send(
+            calls.encode_http_req_call(
+                id=0, conf_token=token, src_ip=b"\x7f\0\0\1", method="GET", path=path, args=(), headers=headers
+            )
+        )
+
+    def end(self) -> Stop | Rewrite | None:
+        """Wait for the answer to what was begun."""
+        return replies.decode_req_reply(self._answer(FrameType.HTTP_REQ_CALL, {}))[1]
+
+    def refuses(self, token: int, path: str = "/", headers: Sequence[tuple[str, str | None]] = ()) -> bool:
+        """Whether a request is refused."""
+        try:
+            self.request(token, path, headers=headers)
+        except Refused:
+            return True
+        return False
+
     def response(
         self,
         token: int,

@@ -60,6 +60,7 @@ class Strand(greenlet):
     Attributes:
         began: `perf_counter` when the loop last gave way to this strand.
         work: what runs now, which may wait for `work.timeout` seconds; the clock starts with its first wait.
+        bridge: whose strand it is.
         call: the call that is served, for whoever wants to know it (logs).
         dies: nobody will let it go on; greenlet ends it.
         deadline: loop time at which waiting ends with `DeadlineExceededError`; 0 until the first wait.
@@ -67,7 +68,7 @@ class Strand(greenlet):
 
     def __init__(self, bridge: Bridge, *, pooled: bool = True) -> None:
         super().__init__(parent=bridge.hub)
-        self._bridge = bridge
+        self.bridge = bridge
         self._pooled = pooled
         self.began = 0.0
         self.work: Work | None = None
@@ -78,9 +79,9 @@ class Strand(greenlet):
 
     def run(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         """The greenlet's body: run jobs, and wait among the idle ones in between."""
-        idle = self._bridge.idle
-        max_idle = self._bridge.max_idle
-        hub = self._bridge.hub
+        idle = self.bridge.idle
+        max_idle = self.bridge.max_idle
+        hub = self.bridge.hub
         while True:
             job(self, argument)
             self.work = self.call = None
@@ -399,6 +400,10 @@ class Bridge:
         if error is not None:
             raise error
         return cast("T", result)
+
+    def run_apart(self, function: Callable[[], T]) -> T:
+        """Run a function in a thread whatever the bridge: one that can't run where the loop runs."""
+        return self.run_blocking(function)
 
     def _thread_done(self, job: concurrent.futures.Future[Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now

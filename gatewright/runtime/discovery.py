@@ -30,7 +30,9 @@ __all__ = [
     "Found",
     "discover",
     "import_failure",
+    "let_neighbours_import",
     "load_file",
+    "loading",
     "plugins_of_module",
 ]
 
@@ -154,7 +156,9 @@ def _discover_source(source: str | Path, discovery: Discovery) -> None:
             if error.name is not None and (source == error.name or source.startswith(error.name + ".")):
                 raise DiscoveryError(f"{source}: no such directory, file or module") from None
             raise import_failure(source, error) from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise import_failure(source, error) from error
         _take_module(module, getattr(module, "__file__", None) or source, discovery)
     else:
@@ -172,14 +176,29 @@ def _plugin_files(directory: Path) -> Iterable[Path]:
 
 
 def _discover_file(file: Path, discovery: Discovery, directory: Path) -> None:
-    # Files may import their neighbours, but must not hide an installed module of the same name: hence last.
+    let_neighbours_import(directory)
+    with loading(str(file)):
+        _take_module(load_file(file.resolve()), str(file), discovery)
+
+
+def let_neighbours_import(directory: Path) -> None:
+    """Let the files of a directory import each other, without hiding an installed module of the same name."""
     if (place := str(directory.resolve())) not in sys.path:
         sys.path.append(place)
+
+
+@contextmanager
+def loading(source: str) -> Iterator[None]:
+    """Turn whatever importing raises into a `DiscoveryError`, but for the interrupt of whoever sits before it.
+
+    What test frameworks skip a module with is no `Exception`; nor is what `sys.exit` raises.
+    """
     try:
-        module = load_file(file.resolve())
-    except (Exception, SystemExit) as error:
-        raise import_failure(str(file), error) from error
-    _take_module(module, str(file), discovery)
+        yield
+    except (DiscoveryError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise import_failure(source, error) from error
 
 
 def load_file(file: Path) -> ModuleType:
@@ -238,7 +257,9 @@ def _discover_installed(discovery: Discovery) -> None:
         source = f"entry point {entry_point.name} = {entry_point.value}"
         try:
             loaded = entry_point.load()
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             discovery.errors.append(import_failure(source, error))
             continue
         if isinstance(loaded, ModuleType):

@@ -159,6 +159,14 @@ class GeventBridge(Bridge):
             self._running.discard(strand)
             del self._turns[strand]
 
+    def run_apart(self, function: Callable[[], T]) -> T:
+        """Run a function in a thread of the system's: asyncio looks at those, not at greenlets."""
+        strand = self.current()
+        context = contextvars.copy_context()
+        context.run(CURRENT.set, (strand.call, strand.work))
+        result: T = gevent.get_hub().threadpool.apply(context.run, (function,))
+        return result
+
     # --- deadlines
 
     def _look_at_deadlines(self) -> None:

@@ -11,7 +11,14 @@ from typing import Any
 from gatewright.errors import ConfigError, DiscoveryError
 from gatewright.plugin import KONG_PHASES
 from gatewright.plugin import Plugin as NativePlugin
-from gatewright.runtime.discovery import Discovery, Found, import_failure, load_file, plugins_of_module
+from gatewright.runtime.discovery import (
+    Discovery,
+    Found,
+    let_neighbours_import,
+    load_file,
+    loading,
+    plugins_of_module,
+)
 
 __all__ = ["adapt", "load_directory"]
 
@@ -93,15 +100,19 @@ def load_directory(directory: Path) -> Discovery:
         directory: the directory, or a single file.
     """
     discovery = Discovery()
+    let_neighbours_import(directory if directory.is_dir() else directory.parent)
     for file in sorted(directory.glob("*.py")) if directory.is_dir() else [directory]:
         if file.name.startswith(("_", ".")):
             continue
         try:
-            _take(load_file(file.resolve()), file, discovery)
-        except ConfigError as error:
-            discovery.errors.append(DiscoveryError(f"{file}: {error}"))
-        except (Exception, SystemExit) as error:
-            discovery.errors.append(import_failure(str(file), error))
+            with loading(str(file)):
+                module = load_file(file.resolve())
+                try:
+                    _take(module, file, discovery)
+                except ConfigError as error:
+                    raise DiscoveryError(f"{file}: {error}") from None
+        except DiscoveryError as error:
+            discovery.errors.append(error)
     return discovery
 
 

@@ -13,6 +13,7 @@ from gatewright.observe.tracing import Tracing
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import token_of
 from gatewright.runtime.discovery import Discovery
+from gatewright.runtime.own_loops import allow_own_loops
 from gatewright.server.host.limits import raise_file_limit
 from gatewright.server.host.listener import BACKLOG
 from gatewright.server.ipc import messages
@@ -67,6 +68,7 @@ class WorkerPlan:
 def prepare_process(plan: WorkerPlan) -> Callable[[], asyncio.AbstractEventLoop]:
     """Make a process ready for a plan, before any plugin is imported. Gives what makes its loop."""
     raise_file_limit()
+    allow_own_loops()
     if not plan.use_gevent:
         return new_event_loop
     from gatewright.runtime.gevent_bridge import GeventLoop, patch

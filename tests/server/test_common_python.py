@@ -1,0 +1,156 @@
+"""Plugins as people write Python: loops of their own, neighbours that are imported, odd things at import."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gatewright.gateways.apisix.replies import Rewrite
+from gatewright.plugin import Plugin
+from gatewright.runtime.discovery import discover
+from gatewright.runtime.kong_modules import load_directory
+from tests.conftest import StartRunner
+from tests.kong.conftest import Start, start
+
+__all__ = ["start"]
+
+LOOPS = """
+import asyncio
+from gatewright import Plugin
+
+async def ask(request):
+    await asyncio.sleep(0.3)
+    return request.headers["x-user"]
+
+def with_runner(request):
+    with asyncio.Runner() as runner:
+        return runner.run(ask(request)) + runner.run(ask(request))
+
+def with_loop(request):
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(ask(request))
+    finally:
+        loop.close()
+
+WAYS = {"run": lambda request: asyncio.run(ask(request)), "runner": with_runner, "loop": with_loop}
+
+class Own(Plugin):
+    def on_request(self, request):
+        request.headers["x-asked"] = WAYS[request.path[1:]](request)
+class InAsync(Plugin):
+    async def on_request(self, request):
+        coroutine = ask(request)
+        try:
+            asyncio.run(coroutine)
+        finally:
+            coroutine.close()
+class Quick(Plugin):
+    def on_request(self, request):
+        asyncio.get_running_loop()
+        request.headers["x-quick"] = "1"
+"""
+
+
+@pytest.mark.parametrize(("way", "asked"), [("run", "ada"), ("runner", "adaada"), ("loop", "ada")])
+def test_a_def_handler_may_run_a_loop_of_its_own_and_nobody_waits(
+    start_runner: StartRunner, plugin_dir: Callable[..., Path], way: str, asked: str
+) -> None:
+    runner = start_runner("-p", plugin_dir(p=LOOPS), "--workers", "1")
+    with runner.peer() as one, runner.peer() as other:
+        quick = other.prepare(("quick", "{}"))
+        token = one.prepare(("own", "{}"))
+        started = time.monotonic()
+        one.begin(token, f"/{way}", [("x-user", "ada")])
+        for _ in range(3):
+            assert other.request(quick) == Rewrite(headers=[("x-quick", "1")])
+        assert time.monotonic() - started < 0.25, "others don't wait for it"
+        assert one.end() == Rewrite(headers=[("x-asked", asked)])
+    assert "held the loop" not in runner.log
+
+
+def test_in_an_async_handler_it_stays_an_error(start_runner: StartRunner, plugin_dir: Callable[..., Path]) -> None:
+    runner = start_runner("-p", plugin_dir(p=LOOPS), "--workers", "1")
+    with runner.peer() as peer:
+        assert peer.refuses(peer.prepare(("in-async", "{}")), headers=[("x-user", "ada")])
+    assert "asyncio.run() cannot be called from a running event loop" in runner.log
+
+
+KONG_LOOP = """
+import asyncio
+version, priority, Schema = "1.0.0", 1, ()
+async def ask():
+    await asyncio.sleep(0.01)
+    return "asked"
+class Plugin:
+    def __init__(self, config):
+        pass
+    def access(self, kong):
+        kong.response.set_header("x-asked", asyncio.run(ask()))
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("-g",)], ids=["threads", "gevent"])
+def test_on_kong_too(start: Start, more: tuple[str, ...]) -> None:
+    server = start("msgpack", *more, loops=KONG_LOOP)
+    with server.kong() as kong:
+        kong.event(kong.start("loops", {}), "access", {})
+        assert kong.calls == [("kong.response.set_header", ["x-asked", "asked"])]
+
+
+NEIGHBOURS = {
+    "native.py": "import helper\nfrom gatewright import Plugin\nclass Native(Plugin):\n    name = helper.NAME\n"
+                 "    def on_request(self, request): pass\n",
+    "kp.py": "import helper\nversion, priority, Schema = '1.0.0', 1, ()\nclass Plugin:\n"
+             "    def __init__(self, config): pass\n    def access(self, kong): pass\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("load", [load_directory, lambda directory: discover([directory])], ids=["kong", "apisix"])
+def test_a_plugin_imports_what_lies_beside_it(load: Callable[[Path], object], tmp_path: Path) -> None:
+    name = f"helper_{tmp_path.name}_{'kong' if load is load_directory else 'apisix'}"
+    (tmp_path / f"{name}.py").write_text("NAME = 'helped'\n")
+    for file, source in NEIGHBOURS.items():
+        (tmp_path / file).write_text(source.replace("helper", name))
+    discovery = load(tmp_path)
+    assert "helped" in discovery.plugins  # type: ignore[attr-defined]
+    assert not [error for error in discovery.errors if name not in str(error).partition(":")[0]]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("class Odd(BaseException): pass\nraise Odd('skipped')", "bad.py:2: Odd: skipped"),
+        ("import sys\nsys.exit(3)", "bad.py:2: SystemExit: 3"),
+        ("from gatewright import Plugin\nclass P(Plugin):\n    name = 7", "P.name is a str, not 7"),
+        ("from gatewright import Plugin\nclass P(Plugin):\n    on_error = 'Skip'", 'is "fail" or "skip", not'),
+        ("from gatewright import Plugin\nclass P(Plugin):\n    timeout = '5'", "is a number of seconds, or None"),
+        ("from gatewright import Plugin\nclass P(Plugin):\n    max_concurrent = 0", "is a whole number from 1 up"),
+        ("from gatewright import Plugin\nclass P(Plugin):\n    blocking = 'yes'", "is True or False"),
+        ("from apisix.runner.plugin.core import PluginBase\nclass P(PluginBase):\n    def name(self): return 7",
+         "P.name is a str, not 7"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_a_plugin_is_named_and_keeps_no_other_from_loading(
+    tmp_path: Path, source: str, told: str
+) -> None:
+    (tmp_path / "bad.py").write_text(source)
+    good = NEIGHBOURS["native.py"].replace("helper.NAME", "'good'").replace("import helper\n", "")
+    (tmp_path / "good.py").write_text(good)
+    for discovery in (discover([tmp_path]), load_directory(tmp_path)):
+        assert list(discovery.plugins) == ["good"]
+        assert told in str(discovery.errors[0])
+
+
+def test_an_interrupt_at_import_is_for_whoever_sits_before_it(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        discover([tmp_path])
+
+
+def test_attributes_are_checked_where_they_are_written() -> None:
+    with pytest.raises(TypeError, match="on_error"):
+        type("P", (Plugin,), {"on_error": "ignore"})
