@@ -1,7 +1,8 @@
 """Stands in for a gateway's processes: a master (root), a worker (nobody) that dials, an agent (root) with the runner.
 
-Called as `gateway_master.py PROGRAM SOCKET COMMAND...`; prints what became of the worker's connection. As APISIX does,
-the agent passes two variables. The processes have the names and titles that nginx gives itself, started as PROGRAM.
+Called as `gateway_master.py PROGRAM SOCKET COMMAND...`; prints what became of the worker's connections. As APISIX does,
+the agent passes two variables. With RELOADS in the environment it starts a second runner before it ends the first. The
+processes have the names and titles that nginx gives itself, started as PROGRAM.
 """
 
 from __future__ import annotations
@@ -25,6 +26,15 @@ def entitle(name: str, title: str) -> None:
     ctypes.memmove(start, title.encode().ljust(end - start, b"\0"), end - start)
 
 
+def dial(path: str) -> str:
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(path)
+        except OSError as error:
+            return error.strerror or str(error)
+        return "connected"
+
+
 def main(program: str, path: str, *command: str) -> None:
     name = Path(program).name
     nobody = pwd.getpwnam("nobody")
@@ -37,12 +47,16 @@ def main(program: str, path: str, *command: str) -> None:
         os.setgid(nobody.pw_gid)
         os.setuid(nobody.pw_uid)
         os.read(ready, 1)
-        with socket.socket(socket.AF_UNIX) as sock:
+        os.set_blocking(ready, False)
+        seen = {dial(path)}
+        while True:
             try:
-                sock.connect(path)
-                print("connected", flush=True)
-            except OSError as error:
-                print(error.strerror, flush=True)
+                os.read(ready, 1)
+                break
+            except BlockingIOError:
+                seen.add(dial(path))
+                time.sleep(0.002)
+        print(*sorted(seen), sep=", ", flush=True)
         os._exit(0)
     agent = os.fork()
     if agent == 0:
@@ -53,6 +67,17 @@ def main(program: str, path: str, *command: str) -> None:
         while not Path(path).exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.2)  # its file is there a moment before it listens
+        os.write(go, b"x")
+        if os.environ.get("RELOADS"):
+            before = os.stat(path).st_ino
+            successor = subprocess.Popen(command, env=environ, stdout=2, stderr=2)
+            deadline = time.monotonic() + 20
+            while os.stat(path).st_ino == before and time.monotonic() < deadline:
+                time.sleep(0.01)
+            runner.terminate()
+            runner.wait()
+            runner = successor
+        time.sleep(0.2)
         os.write(go, b"x")
         time.sleep(0.2)
         runner.terminate()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gatewright.server.host.gateway_user import find_gateway_user
+from gatewright.server.host.gateway_user import find_gateway_user, of_same_gateway
 
 MASTER = Path(__file__).with_name("gateway_master.py")
 NGINX = "nginx: master process /usr/local/openresty/bin/openresty -p /srv/a -c /srv/a/conf/nginx.conf"
@@ -38,6 +38,35 @@ def test_a_worker_of_another_user_can_connect(program: str, first: bool, plugin_
         assert done.stdout == "connected\n", done.stdout + done.stderr
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the stand-in's worker is of another user")
+def test_a_gateway_that_reloads_always_finds_a_runner(plugin_dir: Callable[..., Path]) -> None:
+    """The second runner takes the place of the first one's socket, which serves until then."""
+    plugins = plugin_dir(nop="from gatewright import Plugin\nclass Nop(Plugin):\n    def on_request(self, r): pass\n")
+    folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    folder.chmod(0o755)
+    try:
+        runner = [sys.executable, "-m", "gatewright", "run", "-p", str(plugins), "--no-installed-plugins"]
+        done = subprocess.run(
+            [sys.executable, str(MASTER), "openresty", f"{folder}/r.sock", *runner],
+            env={**os.environ, "RELOADS": "1"}, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.stdout == "connected\n", done.stdout + done.stderr
+        assert "taken over from an earlier runner" in done.stderr
+        assert list(folder.iterdir()) == []
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_another_gateways_runner_is_not_followed(table: Table) -> None:
+    proc = table(
+        p1=(0, 0, "systemd", "init"), p10=(1, 0, "openresty", NGINX), p20=(10, 0, *AGENT[2:]),
+        p30=(20, 0, "python", "gatewright run"), p40=(1, 0, "nginx", NGINX), p50=(40, 0, "python", "x"),
+    )  # fmt: skip
+    table(**{f"p{os.getppid()}": (20, 0, "sh", "sh")})
+    assert of_same_gateway(30, proc)
+    assert not of_same_gateway(50, proc)
 
 
 @pytest.fixture

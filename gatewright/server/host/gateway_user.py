@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-__all__ = ["GatewayUser", "Process", "find_gateway_user", "gateway_parent", "processes"]
+__all__ = ["GatewayUser", "Process", "find_gateway_user", "gateway_parent", "of_same_gateway", "processes"]
 
 PROC = Path("/proc")
 _MASTER = "nginx: master process"
@@ -89,6 +89,13 @@ def find_gateway_user(pid: int | None = None, proc: Path = PROC) -> GatewayUser:
     if not _is_mapped(uid, proc):
         return GatewayUser(None, f"user {uid} of {seen} is none in this user namespace")
     return GatewayUser(uid, seen)
+
+
+def of_same_gateway(pid: int, proc: Path = PROC) -> bool:
+    """Whether a process was started by the gateway that started this one."""
+    table = processes(proc)
+    masters = [number for number in _line(os.getppid(), table) if table[number].is_gateway]
+    return bool(masters) and pid != os.getpid() and masters[-1] in _line(pid, table)
 
 
 def gateway_parent(proc: Path = PROC) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 
 from gatewright.errors import ListenError
-from gatewright.server.host.gateway_user import find_gateway_user, gateway_parent
+from gatewright.server.host.gateway_user import find_gateway_user, gateway_parent, of_same_gateway
 from gatewright.server.host.socket_file import Found, bind_file, remove_file
 from gatewright.settings import Address, Settings, parse_address
 
@@ -60,6 +60,7 @@ class Listener:
         keep_owner: bool = False,
         open_directory: bool = False,
         warn: bool = True,
+        follows: bool = False,
     ) -> Listener:
         """Bind and listen.
 
@@ -71,6 +72,7 @@ class Listener:
             keep_owner: the file stays ours, whoever the gateway's user is.
             open_directory: a directory is fine in which everybody may replace files.
             warn: tell if the gateway's user can't be found.
+            follows: take a socket's place that another runner of the same gateway listens on: the gateway reloads.
 
         Raises:
             ListenError: the address is taken or not ours to take; the message says by whom and what to do.
@@ -81,7 +83,15 @@ class Listener:
             if not group:
                 gid = os.getegid()  # in a directory with the setgid bit it would be the directory's
                 mode = mode & ~0o070 if gid in _groups_of_strangers() else mode
-            sock, file = bind_file(path, mode=mode, uid=uid, gid=gid, backlog=BACKLOG, open_directory=open_directory)
+            sock, file = bind_file(
+                path,
+                mode=mode,
+                uid=uid,
+                gid=gid,
+                backlog=BACKLOG,
+                open_directory=open_directory,
+                may_replace=of_same_gateway if follows else lambda _: False,
+            )
             return cls(sock, address, file=file)
         return cls(_bind_tcp(address), address)
 
@@ -108,11 +118,23 @@ class Listener:
             group=settings.socket_group,
             open_directory=settings.socket_open_directory,
             warn=warn,
+            follows=True,
         )
 
     def set_backlog(self, connections: int) -> None:
         """Let so many connections wait to be accepted; the kernel has a limit of its own."""
         self.socket.listen(connections)
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another runner's file has taken the place of ours."""
+        if self._file is None:
+            return False
+        try:
+            there = Path(self.address.path).lstat()
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) != self._file.file
 
     def close(self) -> None:
         """Stop listening and remove the socket's file, if it is still ours."""

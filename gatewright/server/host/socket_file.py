@@ -16,8 +16,9 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,6 +29,8 @@ __all__ = ["Found", "bind_file", "remove_file"]
 _LOCK_SECONDS: Final = 5.0
 _LOCK_PAUSE: Final = 0.01
 _OTHERS_WRITE: Final = 0o002
+_BESIDE: Final = ".next"
+_CREDENTIALS: Final = struct.Struct("iII")
 
 
 class Found(NamedTuple):
@@ -38,7 +41,14 @@ class Found(NamedTuple):
 
 
 def bind_file(
-    path: Path, *, mode: int, uid: int, gid: int, backlog: int, open_directory: bool
+    path: Path,
+    *,
+    mode: int,
+    uid: int,
+    gid: int,
+    backlog: int,
+    open_directory: bool,
+    may_replace: Callable[[int], bool] = lambda _: False,
 ) -> tuple[socket.socket, Found]:
     """Bind a socket and listen.
 
@@ -49,17 +59,24 @@ def bind_file(
         gid: its group, -1 for what the system gives.
         backlog: connections that may wait to be accepted.
         open_directory: a directory is fine in which everybody may replace files.
+        may_replace: whether the process that listens there may be followed: then the new file takes the place of its
+            own at once, so that there is always one to connect to.
 
     Raises:
         ListenError: the path is taken or not ours to take; the message says by whom and what to do.
     """
     with _open_directory(path, open_directory) as directory:
-        _clear_the_way(path, directory)
+        replaces = _clear_the_way(path, directory, may_replace)
+        place = path.with_name(path.name + _BESIDE) if replaces else path
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _bind(sock, path)
-            found = _give_away(path, directory, mode, uid, gid)
+            if replaces:
+                _clear_the_way(place, directory, lambda _: False)
+            _bind(sock, place)
+            found = _give_away(place, directory, mode, uid, gid)
             sock.listen(backlog)
+            if replaces:
+                os.rename(place.name, path.name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             sock.close()
             raise
@@ -138,11 +155,12 @@ def _lock(path: Path, directory: int) -> None:
             return
 
 
-def _clear_the_way(path: Path, directory: int) -> None:
+def _clear_the_way(path: Path, directory: int, may_replace: Callable[[int], bool]) -> bool:
+    """See that a socket can be bound; tells whether one is in use that may be replaced."""
     try:
         found = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise ListenError(f"{path}: {error.strerror}") from None
     if not stat.S_ISSOCK(found.st_mode):
@@ -154,19 +172,28 @@ def _clear_the_way(path: Path, directory: int) -> None:
     except ConnectionRefusedError:
         pass  # nobody listens: left behind by a process that was killed
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise ListenError(f"{path} exists and can't be tried: {error.strerror or error}") from None
     else:
+        if may_replace(_listens_for(probe)):
+            return True
         raise ListenError(f"{path} is in use by another running process; stop it or choose another path with --listen")
     finally:
         probe.close()
     try:
         os.unlink(path.name, dir_fd=directory)
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise ListenError(f"{path} is left from an earlier process and can't be removed: {error.strerror}") from None
+    return False
+
+
+def _listens_for(connection: socket.socket) -> int:
+    """The process at the other end: the one that listened."""
+    pid: int = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
+    return pid
 
 
 def _bind(sock: socket.socket, path: Path) -> None:

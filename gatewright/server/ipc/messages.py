@@ -171,6 +171,9 @@ class Retire(Message, tag=True):
 class Stop(Message, tag=True):
     """Drain and end."""
 
+    seconds: float
+    """How long calls under way have."""
+
 
 class Report(Message, tag=True):
     """Say how you are."""

@@ -27,6 +27,7 @@ from gatewright._version import __version__
 from gatewright.errors import ListenError
 from gatewright.observe import logs
 from gatewright.observe.report import WorkerReport
+from gatewright.server.host.gateway_user import gateway_parent
 from gatewright.server.host.limits import raise_file_limit
 from gatewright.server.host.listener import Listener, watches_parent
 from gatewright.server.host.notify import Notifier
@@ -55,6 +56,9 @@ EXIT_CANNOT_START: Final = 2
 EXIT_WORKERS_FAIL: Final = 3
 
 _LOOK_SECONDS = 0.25
+_LINGER_LOOK_SECONDS = 0.02
+_LATECOMERS_SECONDS = 0.1
+_LEAST_DRAIN = 0.15
 _REFUSED_AT_ONCE = 1024
 """Connections beyond a worker's limit that it may have while it refuses what they ask for."""
 _LONGEST_PAUSE_IN_WAITING = 1.0
@@ -121,6 +125,7 @@ class Supervisor:
         raise_file_limit()
         self._notifier = Notifier()
         self._watch_parent = watches_parent(settings)
+        self._may_linger = gateway_parent()
         self._selector = selectors.DefaultSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
         try:
@@ -210,6 +215,28 @@ class Supervisor:
                 self._exit_code = EXIT_CUT_OFF
                 self._kill(worker)
             return
+        if self._may_linger and self._plan.settings.drain > _LEAST_DRAIN:
+            self._may_linger = False
+            deadline = monotonic() + self._plan.settings.drain
+            self._linger(deadline - _LEAST_DRAIN, deadline)
+            return
+        self._stop(self._plan.settings.drain)
+
+    def _linger(self, until: float, deadline: float) -> None:
+        """Go on serving until a successor listens: a gateway that reloads has started one, but not long ago."""
+        if self._stopping:
+            return
+        now = monotonic()
+        if now > until:
+            self._stop(max(deadline - now, _LEAST_DRAIN))
+            return
+        if self._listener.is_replaced:  # what was dialled before is still on its way
+            until = min(until, now + _LATECOMERS_SECONDS)
+            self._loop.call_later(until - now + 0.001, self._linger, until, deadline)
+        else:
+            self._loop.call_later(_LINGER_LOOK_SECONDS, self._linger, until, deadline)
+
+    def _stop(self, drain: float) -> None:
         self._stopping = True
         self._to_fork.clear()
         self._workers[:] = [worker for worker in self._workers if worker.pid]
@@ -217,10 +244,10 @@ class Supervisor:
             if worker.stage is Stage.STARTING:
                 self._kill(worker)
             else:
-                worker.send(messages.Stop())
+                worker.send(messages.Stop(drain))
         self._dispatcher.close()
         self._notifier.stopping()
-        self._loop.call_later(self._plan.settings.drain + TEARDOWN_SECONDS + 0.03, self._end_all)
+        self._loop.call_later(drain + TEARDOWN_SECONDS + 0.03, self._end_all)
         self._finish_if_over()
 
     def _end_all(self) -> None:
@@ -419,7 +446,7 @@ class Supervisor:
                     most=most,
                 )
                 oldest.retire_by = monotonic() + oldest.plan.settings.drain + _STOP_SECONDS
-                oldest.send(messages.Stop())
+                oldest.send(messages.Stop(self._plan.settings.drain))
 
     # --- reload
 
@@ -473,6 +500,7 @@ class Supervisor:
         logs.flush()
         if self._watch_parent and os.getppid() != self._parent and not self._stopping:
             self._log.warning("the process that started this runner is gone: stopping")
+            self._may_linger = False
             self.stop()
         if not self._stopping:
             self._rounds.look(self._plan.settings)

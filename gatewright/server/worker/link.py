@@ -200,7 +200,8 @@ class Link:
                 service.give_back(count, _TRIES)
             case messages.Retire():
                 self._end("retire")
-            case messages.Stop():
+            case messages.Stop(seconds=seconds):
+                self._service.drain_seconds = seconds
                 self.stopped = True  # also where it retires already
                 self._end("stop")
             case messages.Report(number):

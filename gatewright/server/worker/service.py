@@ -161,6 +161,7 @@ class Service:
             self.region.want()
         self.link: Uplink | None = None
         """The way to the supervisor; `None` where there is none."""
+        self.drain_seconds = settings.drain
         self.draining = False
         """The process is about to end: connections are closed after their answer."""
         self.leaving = False
@@ -281,7 +282,7 @@ class Service:
             connection.close_if_idle()
         if self.calls:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), self.settings.drain)
+                await asyncio.wait_for(self._idle.wait(), self.drain_seconds)
         cut_off = self.calls
         self.on_cut_off()
         for timer in self._timers:
