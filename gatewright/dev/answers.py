@@ -6,7 +6,7 @@ from email.utils import formatdate
 
 from gatewright.dev.messages import Answer, ClientRequest
 
-__all__ = ["error_page", "reason_of", "response_head"]
+__all__ = ["error_page", "reason_of", "response_head", "with_page"]
 
 _CHARSET_TYPES = (
     "text/html", "text/xml", "text/plain", "text/vnd.wap.wml", "application/javascript", "application/rss+xml",
@@ -64,6 +64,17 @@ def error_page(status: int) -> bytes:
     if status not in _PAGES:
         return b""
     return _PAGE.format(_PAGE_TITLES.get(status, f"{status} {reason_of(status)}")).encode()
+
+
+def with_page(answer: Answer) -> Answer:
+    """An answer whose page, if it has one, is its body like any other."""
+    if not answer.page:
+        return answer
+    page = error_page(answer.status)
+    kept = [(name, value) for name, value in answer.headers if name.lower() not in ("content-type", "content-encoding")]
+    headers = [*kept, ("Content-Type", "text/html"), ("Content-Length", str(len(page)))] if page else kept
+    close = answer.close or answer.status in _ENDS_CONNECTION
+    return Answer(answer.status, headers, page, framing="content-length", close=close, server=answer.server)
 
 
 def _with_charset(kind: str, status: int) -> str:

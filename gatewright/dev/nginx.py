@@ -9,9 +9,8 @@ from functools import lru_cache
 from gatewright.dev.messages import Headers, raw, text_of
 
 __all__ = [
-    "Args", "Target", "TargetError", "escape", "format_args", "header_value", "host_name", "normalise", "parse_args",
-    "set_header",
-    "split_target", "unescape", "valid_host",
+    "Args", "Target", "TargetError", "escape", "format_args", "header_name", "header_value", "host_name", "normalise",
+    "parse_args", "set_header", "split_target", "unescape", "valid_host",
 ]  # fmt: skip
 
 Args = dict[str, list["str | None"]]
@@ -166,6 +165,11 @@ def set_header(headers: Headers, name: str, values: list[str]) -> Headers:
     before = headers[:at]
     after = [entry for entry in headers[at:] if entry[0].lower() != lower]
     return [*before, *((kept if i == 0 else name, value) for i, value in enumerate(values)), *after]
+
+
+def header_name(name: str) -> str:
+    """A header's name as Lua lets it out: what can't be in one is escaped."""
+    return re.sub(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]", lambda match: b"%%%02X" % match[0][0], raw(name)).decode("ascii")
 
 
 def header_value(value: str) -> str:

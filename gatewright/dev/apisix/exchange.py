@@ -20,6 +20,7 @@ from gatewright.dev.nginx import (
     Args,
     escape,
     format_args,
+    header_name,
     header_value,
     host_name,
     parse_args,
@@ -60,9 +61,9 @@ class Exchange:
         self.headers: Headers = [
             (name, value) for name, value in request.headers if re.fullmatch(r"[A-Za-z0-9_\-]+", name)
         ]
-        self.table: dict[str, list[str]] = {}
-        for name, value in self.headers:
-            self.table.setdefault(name.lower(), []).append(value)
+        self.method = request.method
+        self.table = _table_of(self.headers)
+        self._table_is_read = False
         self.upstream_host: str | None = next(iter(self.table.get("host", ())), None)
         self.host = self.request_host or host_name((self.table.get("host") or [""])[0]) or "_"
         """`$host`: of the absolute target, the Host header, or the server's name; rewriting Host doesn't change it."""
@@ -112,7 +113,8 @@ class Exchange:
         return [(name, value) for name, values in self.args().items() for value in values]
 
     def call_headers(self) -> list[tuple[str, str | None]]:
-        """The headers for the runner, from the Lua table."""
+        """The headers for the runner, from the Lua table; from then on it is kept, and patched."""
+        self._table_is_read = True
         return [
             (name, (self.upstream_host or "") if name == "host" else value)
             for name, values in self.table.items()
@@ -128,11 +130,21 @@ class Exchange:
 
     def set_header(self, name: str, value: str | None) -> None:
         """`core.request.set_header`: an empty value deletes as an absent one does."""
-        self.headers = set_header(self.headers, name, [value] if value else [])
-        if value is None:
+        self.headers = set_header(self.headers, header_name(name), [header_value(value)] if value else [])
+        if not self._table_is_read:
+            self.table = _table_of(self.headers)
+        elif value is None:
             self.table.pop(name, None)
         else:
             self.table[name] = [value]
+
+    def add_header(self, name: str, value: str) -> None:
+        """`core.request.add_header`."""
+        self.headers = [*self.headers, (header_name(name), header_value(value))]
+        if self._table_is_read:
+            self.table.setdefault(name, []).append(value)
+        else:
+            self.table = _table_of(self.headers)
 
     def set_args_text(self, query: str) -> None:
         """Replace the query."""
@@ -228,6 +240,7 @@ class Exchange:
 
     def subrequest_headers(self) -> Headers:
         """The headers for post-resp's own request: of names that differ only in case, the older value wins."""
+        self._table_is_read = True
         merged: dict[str, tuple[str, list[str]]] = {}
         for name, values in self.table.items():
             lower = name.lower()
@@ -236,3 +249,11 @@ class Exchange:
             else:
                 merged[lower] = name, merged[lower][1]
         return [(name, value) for name, values in merged.values() for value in values]
+
+
+def _table_of(headers: Headers) -> dict[str, list[str]]:
+    """The table that Lua makes of the headers when they are first read."""
+    table: dict[str, list[str]] = {}
+    for name, value in headers:
+        table.setdefault(name.lower(), []).append(value)
+    return table

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from gatewright.dev.answers import with_page
 from gatewright.dev.apisix.exchange import Exchange, LuaError
+from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
 from gatewright.dev.apisix.routes import PluginConf, Route, Routes
 from gatewright.dev.apisix.rpc import RpcError, RunnerClient, Timeouts
 from gatewright.dev.apisix.variables import variable
 from gatewright.dev.front import Front
 from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
-from gatewright.dev.nginx import escape
 from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import UpstreamAnswer, UpstreamError, send_request
 from gatewright.errors import ProtocolError
@@ -52,6 +52,8 @@ _NOT_PASSED_BACK = frozenset(
         "trailer",
     )
 )
+_HAVE_BODIES = ("POST", "PUT", "PATCH")
+"""Methods for which lua-resty-http announces a body, be it empty."""
 _CLOSES = 408
 """The status with which nginx closes a connection without a word, if Lua exits with it."""
 _UPSTREAM_TRIES = 2
@@ -128,7 +130,10 @@ class DevGateway:
         if route is None:
             return _json(404, "404 Route Not Found")
         try:
-            return await self._phases(exchange, route)
+            answer = await self._phases(exchange, route)
+            if "response-rewrite" in route.plugins and answer.status:
+                answer = response_rewrite(exchange, with_page(answer), route.plugins["response-rewrite"].conf)
+            return answer
         except LuaError as error:
             log.warning("fault: APISIX aborts with a 500 page: %s", error)
             return Answer(500, page=True, close=True)
@@ -150,7 +155,7 @@ class DevGateway:
             if (answer := await self._request_phase(exchange, added, "ext-plugin-pre-req")) is not None:
                 return answer
         if "proxy-rewrite" in plugins:
-            _proxy_rewrite(exchange, plugins["proxy-rewrite"].conf)
+            proxy_rewrite(exchange, plugins["proxy-rewrite"].conf)
         upstream = route.upstream
         for chain in (*self.routes.global_rules, plugins):
             if (answer := await self._request_phase(exchange, chain, "ext-plugin-post-req")) is not None:
@@ -174,15 +179,14 @@ class DevGateway:
             return None
 
         def encode(token: int) -> bytes:
-            request = exchange.request
-            if request.method not in METHODS:
-                raise LuaError(f"method {request.method} is not in the protocol")
+            if exchange.method not in METHODS:
+                raise LuaError(f"method {exchange.method} is not in the protocol")
             try:
                 return encode_http_req_call(
                     id=self._client.next_id(),
                     conf_token=token,
                     src_ip=variable(exchange, "binary_remote_addr") or b"",
-                    method=request.method,
+                    method=exchange.method,
                     path=exchange.call_path(),
                     args=exchange.call_args(),
                     headers=exchange.call_headers(),
@@ -341,7 +345,11 @@ class DevGateway:
             headers.append(("Host", upstream.authority))
         if "user-agent" not in names:
             headers.append(("User-Agent", _RESTY_USER_AGENT))
-        if exchange.body and "content-length" not in names and "transfer-encoding" not in names:
+        if (
+            (exchange.body or exchange.method in _HAVE_BODIES)
+            and "content-length" not in names
+            and "transfer-encoding" not in names
+        ):
             headers.append(("Content-Length", str(len(exchange.body))))
         declared = next((value for name, value in headers if name.lower() == "content-length"), None)
         if exchange.body_changed and declared is not None and declared != str(len(exchange.body)):
@@ -355,7 +363,7 @@ class DevGateway:
             upstream.host,
             upstream.port,
             tls=upstream.scheme == "https",
-            method=exchange.request.method,
+            method=exchange.method,
             target=exchange.subrequest_target(),
             headers=headers,
             body=exchange.body,
@@ -392,7 +400,7 @@ class DevGateway:
                     upstream.host,
                     upstream.port,
                     tls=upstream.scheme == "https",
-                    method=request.method,
+                    method=exchange.method,
                     target=target,
                     headers=headers,
                     body=exchange.body,
@@ -401,7 +409,7 @@ class DevGateway:
             except UpstreamError as error:
                 log.error("%s while reading response header from upstream", error)
                 tries.append("502")
-                if request.method in _NOT_REPEATED:
+                if exchange.method in _NOT_REPEATED:
                     break
                 continue
             passed = [(n, v) for n, v in got.headers if n.lower() not in _NOT_PASSED_BACK]
@@ -427,26 +435,3 @@ class DevGateway:
 
 def _json(status: int, message: str, *, key: str = "error_msg") -> Answer:
     return Answer(status, [("Content-Type", "application/json")], raw(json.dumps({key: message}) + "\n"))
-
-
-def _proxy_rewrite(exchange: Exchange, conf: Mapping[str, Any]) -> None:
-    """APISIX's proxy-rewrite. It sets the path from scratch, so that a runner's earlier path is lost."""
-    if conf.get("host"):
-        exchange.upstream_host = str(conf["host"])
-    path = escape(exchange.uri)
-    if conf.get("uri"):
-        path = escape(str(conf["uri"]).partition("?")[0])
-    elif conf.get("regex_uri"):
-        pattern, template = conf["regex_uri"][:2]
-        path = escape(re.sub(pattern, re.sub(r"\$(\d)", r"\\\1", template), exchange.uri, count=1))
-    if exchange.upstream_uri:
-        log.warning("fault: proxy-rewrite runs after pre-req and overwrites the path that the runner set")
-    own = str(conf.get("uri", "")).partition("?")[2]
-    query = "&".join(part for part in (own, exchange.args_text) if part)
-    exchange.upstream_uri = path + ("?" + query if query else "")
-    headers = conf.get("headers") or {}
-    changes = headers if not {"set", "add", "remove"} & set(headers) else headers.get("set") or {}
-    for name, value in {**changes, **(headers.get("add") or {} if changes is not headers else {})}.items():
-        exchange.set_header(name, str(value))
-    for name in headers.get("remove") or [] if changes is not headers else []:
-        exchange.set_header(name, None)

@@ -2,8 +2,8 @@
 
 Understood: routes (uri, uris, methods, hosts, priority, plugins, upstream, upstream_id, service_id, plugin_config_id),
 services, upstreams, plugin_configs, consumers (key-auth), global_rules; the plugins ext-plugin-pre-req, -post-req,
--post-resp, proxy-rewrite and key-auth. What else a file holds is refused by name, or, for a plugin, ignored with a
-warning: it would be a poor rehearsal to leave it out silently.
+-post-resp, proxy-rewrite, response-rewrite and key-auth. What else a file holds is refused by name, or, for a plugin,
+ignored with a warning: it would be a poor rehearsal to leave it out silently.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from gatewright.errors import ConfigError
 
 __all__ = ["PLUGINS", "PluginConf", "Route", "Routes", "load_routes"]
 
-PLUGINS = ("ext-plugin-pre-req", "ext-plugin-post-req", "ext-plugin-post-resp", "proxy-rewrite", "key-auth")
+PLUGINS = (
+    "ext-plugin-pre-req", "ext-plugin-post-req", "ext-plugin-post-resp",
+    "proxy-rewrite", "response-rewrite", "key-auth",
+)  # fmt: skip
 _ROUTE_FIELDS = frozenset(
     (
         "id", "name", "desc", "uri", "uris", "methods", "method", "host", "hosts", "priority", "plugins", "upstream",
