@@ -15,6 +15,7 @@ __all__ = [
     "GatewrightError",
     "ListenError",
     "MustAwaitError",
+    "NoHandlerError",
     "NotAvailableError",
     "OverloadedError",
     "PluginError",
@@ -53,6 +54,10 @@ class CallRefusedError(PluginError):
 
 class UnknownPluginError(PluginError):
     """A configuration names a plugin that was not found."""
+
+
+class NoHandlerError(ConfigError):
+    """A configuration names a plugin under a phase for which it has no handler."""
 
 
 class DeadlineExceededError(PluginError):

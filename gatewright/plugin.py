@@ -71,6 +71,8 @@ class Plugin:
         blocking: a `def` handler that sleeps, computes or does blocking I/O says so here and runs in a thread.
         max_concurrent: how many calls may be in this plugin at once, in each worker; more are refused at once. Settings
             can override it.
+        optional_phases: with APISIX, a route may name the plugin under a phase that it has no handler for, and it does
+            nothing there; unless a plugin says so, such calls are refused.
         abstract: a base class for other plugins, not a plugin itself; not inherited.
         version: shown to operators; Kong wants one.
         priority: on Kong, plugins of a higher priority run first.
@@ -84,6 +86,7 @@ class Plugin:
     timeout: ClassVar[float | None] = None
     blocking: ClassVar[bool] = False
     max_concurrent: ClassVar[int | None] = None
+    optional_phases: ClassVar[bool] = False
     abstract: ClassVar[bool] = True
     version: ClassVar[str] = ""
     priority: ClassVar[int] = 0

@@ -22,6 +22,7 @@ from gatewright.errors import (
     ConfigError,
     DeadlineExceededError,
     GatewayClosedError,
+    NoHandlerError,
     OverloadedError,
     PluginError,
     UnknownPluginError,
@@ -115,8 +116,8 @@ class Chain:
             try:
                 conf, self._conf = self._conf or (), None  # configurations hold secrets: keep no second copy
                 self.steps = [self._builder.make_step(self.key, name, text) for name, text in conf]
-                self.request_steps = [s for s in self.steps if s.on_request is not None or s.state is State.BROKEN]
-                self.response_steps = [s for s in self.steps if s.on_response is not None or s.state is State.BROKEN]
+                self.request_steps = [step for step in self.steps if step.counts_in("request")]
+                self.response_steps = [step for step in self.steps if step.counts_in("response")]
             finally:
                 self._built.set_result(None)
         self._set_up()
@@ -169,7 +170,7 @@ class Chain:
                 handler = step.on_request
                 mode = step.request_mode
                 if mode is _DIRECT:
-                    result = handler(SyncRequest(call))  # type: ignore[misc]  # request_steps have one
+                    result = handler(SyncRequest(call))  # type: ignore[misc]  # has one in this mode
                 elif mode is _COROUTINE:
                     result = bridge.run_coroutine(handler(Request(call)))  # type: ignore[misc]
                 else:
@@ -214,12 +215,11 @@ class Chain:
                 if not ready and step.state is not State.READY:
                     raise step.error or PluginError("not set up yet")
                 handler = step.on_response
-                assert handler is not None  # noqa: S101 - response_steps have one
                 mode = step.response_mode
                 if mode is _COROUTINE:
-                    result = bridge.run_coroutine(handler(Request(call), Response.of_call(call)))
+                    result = bridge.run_coroutine(handler(Request(call), Response.of_call(call)))  # type: ignore[misc]
                 elif mode is _DIRECT:
-                    result = handler(SyncRequest(call), SyncResponse.of_call(call))
+                    result = handler(SyncRequest(call), SyncResponse.of_call(call))  # type: ignore[misc]
                 else:
                     result = self._run_apart(step, "response", call, mode)
                 if result is not None:
@@ -311,6 +311,12 @@ class Chain:
 
     def _run_apart(self, step: Step, phase: str, call: Call, mode: Mode) -> Any:
         """Run a handler in a thread, or one that is guarded by a limit or has something around it."""
+        if step.handler(phase) is None:
+            raise NoHandlerError(
+                f"{step.name} has no on_{phase}, so it must not be named for {phase}s (ext-plugin-"
+                f"{'post-resp' if phase == 'response' else 'pre-req, -post-req'}); "
+                "remove it there, or let the plugin say `optional_phases = True`"
+            )
         if mode is Mode.THREAD:  # neither limited nor skipped
             function = self._bound(step, phase, call, is_async=False)
             return self._bridge.run_blocking(function)
@@ -355,7 +361,7 @@ class Chain:
 
     @staticmethod
     def _bound(step: Step, phase: str, call: Call, *, is_async: bool) -> Callable[[], Any]:
-        handler: Any = step.on_request if phase == "request" else step.on_response
+        handler: Any = step.handler(phase)
         arguments: tuple[Any, ...] = (Request(call),) if is_async else (SyncRequest(call),)
         if phase == "response":
             arguments += (Response.of_call(call),) if is_async else (SyncResponse.of_call(call),)
@@ -430,6 +436,7 @@ _WHAT: Final = {
     "deadline": "plugin missed its deadline",
     "unknown_plugin": "plugin not found",
     "invalid_config": "plugin configuration is invalid",
+    "no_handler": "plugin has no handler for this phase",
     "overloaded": "plugin is overloaded",
     "setup_failed": "plugin set-up failed",
     "plugin_error": "plugin failed",
@@ -441,6 +448,8 @@ def _kind_of(step: Step, error: BaseException) -> str:
         return "deadline"
     if isinstance(error, UnknownPluginError):
         return "unknown_plugin"
+    if isinstance(error, NoHandlerError):
+        return "no_handler"
     if isinstance(error, ConfigError):
         return "invalid_config"
     if isinstance(error, OverloadedError):

@@ -99,6 +99,7 @@ class Step:
     response_mode: Mode = Mode.DIRECT
     phases: dict[str, PhaseHandler] = field(default_factory=dict, repr=False)
     limit: Limit | None = None
+    optional_phases: bool = False
     around: Around | None = None
     own_mode: dict[str, Mode] = field(default_factory=dict, repr=False)
     state: State = State.NEW
@@ -108,6 +109,14 @@ class Step:
     setup_running: asyncio.Future[None] | None = field(default=None, repr=False)
     request_tally: Tally = field(default_factory=Tally, repr=False)
     response_tally: Tally = field(default_factory=Tally, repr=False)
+
+    def handler(self, phase: str) -> Callable[..., Any] | None:
+        """Its handler for a phase, `request` or `response`."""
+        return self.on_request if phase == "request" else self.on_response
+
+    def counts_in(self, phase: str) -> bool:
+        """Whether a call in this phase can't pass without it: with no handler, it is there to refuse."""
+        return self.handler(phase) is not None or self.state is State.BROKEN or not self.optional_phases
 
     def is_async(self, phase: str) -> bool:
         """Whether its handler for a phase (`request` or `response`) is an `async def`."""
@@ -232,7 +241,7 @@ class ChainBuilder:
         blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
         if self._blocking is not None:
             blocking = self._blocking
-        step.plugin = plugin
+        step.plugin, step.optional_phases = plugin, plugin_class.optional_phases
         step.on_request = getattr(plugin, "on_request", None)
         step.on_response = getattr(plugin, "on_response", None)
         step.request_mode = _mode(step.on_request, blocking)
@@ -355,7 +364,7 @@ def _short(name: str) -> str:
 
 def _mode(handler: Callable[..., Any] | None, blocking: bool) -> Mode:
     if handler is None:
-        return Mode.THREAD  # never run, and so never moved there
+        return Mode.THREAD  # see `Chain._run_apart`
     if inspect.iscoroutinefunction(handler):
         return Mode.COROUTINE
     return Mode.THREAD if blocking else Mode.DIRECT

@@ -438,3 +438,12 @@ def test_dev_reloads_by_itself_and_keeps_what_worked(tmp_path: Path) -> None:
         (tmp_path / "more.py").write_text(GREETING.format(greeting="more").replace("Greet", "More"))
         file.write_text(GREETING.format(greeting="three"))
         wait_for_greeting(url, "more")
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [({"name": "guard", "config": {}}, "name plugins in `conf`"), ({"conf": []}, "`conf` is empty")],
+)
+def test_plugins_named_where_apisix_does_not_look_are_refused(conf: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_routes({"routes": [{"uri": "/x", "plugins": {"ext-plugin-pre-req": conf}}]})

@@ -26,6 +26,8 @@ PLUGINS = (
     "ext-plugin-pre-req", "ext-plugin-post-req", "ext-plugin-post-resp",
     "proxy-rewrite", "response-rewrite", "key-auth",
 )  # fmt: skip
+_EXT_PLUGINS = frozenset(PLUGINS[:3])
+_EXT_PLUGIN_FIELDS = frozenset(("conf", "allow_degradation", "_meta"))
 _ROUTE_FIELDS = frozenset(
     (
         "id", "name", "desc", "uri", "uris", "methods", "method", "host", "hosts", "priority", "plugins", "upstream",
@@ -244,6 +246,8 @@ class _Builder:
             conf = conf or {}
             if isinstance(conf.get("_meta"), dict) and conf["_meta"].get("disable"):
                 continue
+            if name in _EXT_PLUGINS:
+                self._check_ext_plugin(conf, f"{place}: {name}")
             for entry in conf.get("conf") or []:
                 if not isinstance(entry, dict) or not {"name", "value"} <= set(entry):
                     raise self._fail(place, f"{name}: each entry of `conf` needs `name` and `value`")
@@ -251,6 +255,16 @@ class _Builder:
                     raise self._fail(place, f"{name}: `name` and `value` are strings; write the value as JSON text")
             found[name] = PluginConf(conf, f"{conf_type}#{conf_id}#{name}#{version or self._version}")
         return found
+
+    def _check_ext_plugin(self, conf: Mapping[str, Any], place: str) -> None:
+        """See that plugins are named where APISIX looks for them; elsewhere the route would be left open, unsaid."""
+        unknown = sorted(set(conf) - _EXT_PLUGIN_FIELDS, key=str)
+        if unknown:
+            raise self._fail(
+                place, f"`{unknown[0]}` means nothing here; name plugins in `conf`, a list of `name` and `value`"
+            )
+        if conf.get("conf") == []:
+            raise self._fail(place, "`conf` is empty: APISIX wants one entry at least")
 
     def _upstream_of(self, item: Mapping[str, Any], place: str) -> Upstream | None:
         if "upstream_id" in item:
