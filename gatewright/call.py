@@ -78,6 +78,11 @@ class CallSource(Protocol):
         """Decode the headers."""
         ...
 
+    @property
+    def headers_at_hand(self) -> bool:
+        """Any header can be had without a question to the gateway."""
+        ...
+
     def has_header(self, name: str) -> bool | None:
         """Whether there is a header of this name, in lower case; `None` if the gateway may have cut it off."""
         ...

@@ -37,6 +37,8 @@ _ATTRIBUTES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "on_error": ('"fail" or "skip"', lambda value: value in ("fail", "skip")),
     "timeout": ("a number of seconds, or None", _is_seconds),
     "blocking": ("True or False", lambda value: isinstance(value, bool)),
+    "optional_phases": ("True or False", lambda value: isinstance(value, bool)),
+    "unknown_fields": ('"refuse" or "ignore"', lambda value: value in ("refuse", "ignore")),
     "max_concurrent": ("a whole number from 1 up, or None", _is_count),
 }
 
@@ -73,6 +75,8 @@ class Plugin:
             can override it.
         optional_phases: with APISIX, a route may name the plugin under a phase that it has no handler for, and it does
             nothing there; unless a plugin says so, such calls are refused.
+        unknown_fields: what a field of a configuration means that `Config` doesn't know: `"refuse"` or `"ignore"`. A
+            pydantic model's own `extra` counts, too.
         abstract: a base class for other plugins, not a plugin itself; not inherited.
         version: shown to operators; Kong wants one.
         priority: on Kong, plugins of a higher priority run first.
@@ -87,6 +91,7 @@ class Plugin:
     blocking: ClassVar[bool] = False
     max_concurrent: ClassVar[int | None] = None
     optional_phases: ClassVar[bool] = False
+    unknown_fields: ClassVar[Literal["refuse", "ignore"]] = "refuse"
     abstract: ClassVar[bool] = True
     version: ClassVar[str] = ""
     priority: ClassVar[int] = 0

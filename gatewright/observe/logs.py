@@ -235,8 +235,11 @@ def _add_call(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
         event.setdefault("route", work.route)
     if call is not None:
         event.setdefault("call", call.source.id)
-        if isinstance(call, RequestCall) and (request_id := call.headers.get("x-request-id")):
-            event.setdefault("request_id", request_id[:_LONGEST_ID])
+        # A line must not ask the gateway: the call may just have ended, or its deadline passed.
+        if isinstance(call, RequestCall) and call.source.headers_at_hand:
+            request_id = call.headers.get("x-request-id")
+            if request_id:
+                event.setdefault("request_id", request_id[:_LONGEST_ID])
     return event
 
 

@@ -20,6 +20,7 @@ from gatewright.errors import (
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
+from gatewright.runtime.fitting import check_fields
 from gatewright.runtime.stats import Tallies, Tally
 
 __all__ = ["Around", "ChainBuilder", "Limit", "Mode", "PhaseHandler", "Policy", "State", "Step", "awaited"]
@@ -186,6 +187,8 @@ class ChainBuilder:
         self._blocking = blocking
         failures.known = plugins
         bridge.hold_limit, bridge.on_hold = hold_limit, self.held_the_loop
+        self.checks_fields = True
+        """Fields that a plugin's model doesn't know are an error. (Kong checks them itself, and adds its own.)"""
         self.tallies = Tallies()
         self.on_building: Callable[[Any, bool], None] = lambda _chain, _begins: None
         """Told when plugins of a chain are about to be made or set up (`True`), and when that's over (`False`)."""
@@ -225,6 +228,8 @@ class ChainBuilder:
             return step
         try:
             plugin = plugin_class(text)
+            if self.checks_fields:
+                check_fields(plugin_class, text)
         except (Exception, SystemExit) as error:
             step.state = State.BROKEN
             step.error = error if isinstance(error, ConfigError) else ConfigError(f"{type(error).__name__}: {error}")

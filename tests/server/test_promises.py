@@ -173,7 +173,10 @@ def test_an_answer_that_a_plugin_keeps_is_never_changed(runner: RunnerProcess) -
 def test_giving_the_upstreams_answer_back_changes_nothing(runner: RunnerProcess) -> None:
     for name in ("same", "same-async"):
         with runner.peer() as peer:
-            reply = peer.response(peer.prepare((name, "{}")), headers=[("Content-Type", "text/plain"), ("X", "1")])
+            reply = peer.response(
+                peer.prepare((name, "{}"), key="route#1#ext-plugin-post-resp#1"),
+                headers=[("Content-Type", "text/plain"), ("X", "1")],
+            )
         assert reply.headers == [("content-type", "text/plain"), ("x", "1"), ("x-a", "1")]
 
 
@@ -230,7 +233,7 @@ def test_a_plugin_that_could_be_skipped_but_succeeds_has_its_changes(runner: Run
 
 def test_skipping_in_the_response_phase(runner: RunnerProcess) -> None:
     with runner.peer() as peer:
-        token = peer.prepare(("half-response", "{}"), ("good-response", "{}"))
+        token = peer.prepare(("half-response", "{}"), ("good-response", "{}"), key="route#1#ext-plugin-post-resp#1")
         reply = peer.response(token, answers={"role": b"guest"})
     assert (reply.status, reply.body) == (0, b"")
     assert reply.headers == [("content-type", "text/plain"), ("x-role", "guest")]

@@ -117,6 +117,10 @@ class _ResponseSource:
     def read_headers(self) -> list[Entry]:
         return CutEntries()  # so each is asked for by its name
 
+    @property
+    def headers_at_hand(self) -> bool:
+        return False
+
     def has_header(self, name: str) -> bool | None:
         return None
 

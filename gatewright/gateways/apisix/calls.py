@@ -154,6 +154,11 @@ class HttpReqCall:
         count = reading.count_entries(self._frame, self._table, self._layout[5])
         return count >= _CAP - _DRIFT and (self.cuts_headers or count <= _CAP + _DRIFT)
 
+    @property
+    def headers_at_hand(self) -> bool:
+        """Any header can be had without a question to the gateway."""
+        return not self.headers_cut
+
     def has_header(self, name: str) -> bool | None:
         """Whether there is a header of this name (in lower case), decoding as little as possible.
 

@@ -78,6 +78,7 @@ def driver(
         new_session: makes the protocol state of a new connection.
         lua_style: PDK calls give `(value, error)`.
     """
+    service.builder.checks_fields = False
     instances = Instances(service, lua_style=lua_style)
     service.on_letter = lambda letter, delivered: instances.letters.on_letter(letter, delivered, new_session)
     service.on_gone = instances.letters.on_gone

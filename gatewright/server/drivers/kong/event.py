@@ -203,6 +203,10 @@ class Event:
             self._remember(key, value)
         return value
 
+    def knows(self, method: str, args: Sequence[Any]) -> bool:
+        """Whether a call of this method would be answered without Kong."""
+        return self._known is not None and (method, tuple(args)) in self._known
+
     def call_here(self, method: str, args: Sequence[Any]) -> Any:
         """As `call`, but in a property that an `async def` handler looks at, too. Not for methods that end the phase.
 

@@ -77,6 +77,11 @@ class _Facts:
         entries = _entries(self._get("request.get_headers", _MAX_HEADERS))
         return CutEntries(entries) if len(entries) >= _MAX_HEADERS else entries
 
+    @property
+    def headers_at_hand(self) -> bool:
+        """They have been fetched."""
+        return self._event.knows("kong.request.get_headers", (_MAX_HEADERS,))
+
     def has_header(self, name: str) -> bool | None:
         """Whether there is a header of this name; `None` if it may be beyond the most that Kong gives."""
         entries = self.read_headers()
