@@ -15,6 +15,7 @@ import grp
 import os
 import pwd
 import socket
+import stat
 from pathlib import Path
 
 import structlog
@@ -81,7 +82,7 @@ class Listener:
             path = Path(address.path)
             uid, gid = (-1, -1) if keep_owner else _owner_ids(path, mode, owner, group, warn)
             if not group:
-                gid = os.getegid()  # in a directory with the setgid bit it would be the directory's
+                gid = _own_group(path.parent)
                 mode = mode & ~0o070 if gid in _groups_of_strangers() else mode
             sock, file = bind_file(
                 path,
@@ -188,6 +189,15 @@ def _bind_tcp(address: Address) -> socket.socket:
         raise ListenError(f"{address}: {error.strerror}; choose another address with --listen") from None
     sock.setblocking(False)
     return sock
+
+
+def _own_group(directory: Path) -> int:
+    """The group of files that we make there: the directory's, if somebody gave it one to share, or ours."""
+    with contextlib.suppress(OSError):  # binding will say what is wrong with it
+        found = directory.stat()
+        if found.st_mode & stat.S_ISGID and found.st_gid not in _groups_of_strangers():
+            return found.st_gid
+    return os.getegid()
 
 
 def _groups_of_strangers() -> set[int]:

@@ -20,6 +20,7 @@ class Accounts:
 
     Attributes:
         counts: of the runner itself.
+        workers: the workers of now, a list that changes.
         exits: the last workers that ended unexpectedly.
     """
 
@@ -31,7 +32,7 @@ class Accounts:
         """
         self.counts = RunnerCounts(version=__version__)
         self.exits: deque[dict[str, Any]] = deque(maxlen=10)
-        self._workers = workers
+        self.workers = workers
         self._gone = WorkerReport()
         self._numbers = 0
 
@@ -57,7 +58,7 @@ class Accounts:
         """
         loop = asyncio.get_running_loop()
         asked: list[asyncio.Future[WorkerReport]] = []
-        for worker in self._workers:
+        for worker in self.workers:
             if worker.channel is not None and worker.stage in (Stage.READY, Stage.RETIRING):
                 self._numbers += 1
                 future = worker.asked[self._numbers] = loop.create_future()
@@ -65,8 +66,8 @@ class Accounts:
                 asked.append(future)
         if asked:
             await asyncio.wait(asked, timeout=seconds)
-        for worker in self._workers:
+        for worker in self.workers:
             worker.asked = {number: future for number, future in worker.asked.items() if future not in asked}
-        self.counts.workers = sum(worker.stage is Stage.READY for worker in self._workers)
-        each = [(worker, worker.report) for worker in self._workers if worker.stage is not Stage.STARTING]
+        self.counts.workers = sum(worker.stage is Stage.READY for worker in self.workers)
+        each = [(worker, worker.report) for worker in self.workers if worker.stage is not Stage.STARTING]
         return each, add_up([report for _, report in each], gone=[self._gone])

@@ -34,7 +34,9 @@ _FIXED = (
 class Fleet(Protocol):
     """Who has the workers: the supervisor."""
 
-    generation: int
+    @property
+    def generation(self) -> int:
+        """Counts reloads."""
 
     @property
     def settings(self) -> Settings:

@@ -158,6 +158,16 @@ def test_a_socket_given_to_nobody_is_closed_to_group_nogroup(tmp_path: Path) -> 
 
 
 @as_root
+def test_a_directory_that_a_group_shares_gives_the_socket_to_it(tmp_path: Path) -> None:
+    os.chown(tmp_path, 0, 23456)
+    tmp_path.chmod(0o2755)
+    path = tmp_path / "r.sock"
+    listener = Listener.bind(Address(path=str(path)), owner="nobody")
+    assert path.stat().st_gid == 23456
+    listener.close()
+
+
+@as_root
 def test_a_group_that_is_named_may_connect(tmp_path: Path) -> None:
     for directory in (tmp_path, *tmp_path.parents):
         if directory != directory.parent and directory != Path("/tmp"):
