@@ -113,7 +113,10 @@ class Shifts:
         """Each that retires has memory of its own: reloads while calls go on must not pile workers up."""
         retiring = [other for other in self._fleet.workers if other.stage is Stage.RETIRING]
         most = max(RETIRING_A_PLACE * worker_count(self._fleet.plan.settings), _FEW)
-        for oldest in sorted(retiring, key=lambda other: other.began)[:-most]:
+        by_age = sorted(retiring, key=lambda other: other.began)
+        for oldest in by_age[: -2 * most]:  # reloads come faster than those told to end can
+            self._fleet.kill(oldest)
+        for oldest in by_age[:-most]:
             if not oldest.told_to_stop:
                 oldest.told_to_stop = True
                 self._log.warning(
