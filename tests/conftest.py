@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +23,9 @@ SHARED = ROOT.parent / "shared"
 
 
 MEASURING = {name: value for name, value in os.environ.items() if name.startswith("COV")}
-"""What the coverage measurement wants to find in an otherwise empty environment."""
+MEASURING["GATEWRIGHT_DRAIN"] = "5"
+"""What the coverage measurement wants to find in an otherwise empty environment, and the time that writing its files
+takes on a busy machine: a runner that ends within its drain time ends with 0."""
 
 
 class RunnerProcess:
@@ -71,8 +74,30 @@ class RunnerProcess:
                 time.sleep(0.02)
 
     def stop(self) -> int:
+        self.wait_for(lambda: self.process.poll() is not None or hears_sigterm(self.process.pid))
         self.process.terminate()
-        return self.process.wait(10)
+        return self.process.wait(15)
+
+
+def hears_sigterm(pid: int) -> bool:
+    """Whether a process has a handler for it: a runner listens a moment before it has."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """End a runner whatever it is at: told twice, it waits for no call."""
+    for seconds in (1.5, 5):
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                continue
+    if process.poll() is None:
+        process.kill()
+        process.wait()
 
 
 StartRunner = Callable[..., RunnerProcess]
@@ -95,7 +120,7 @@ def start_runner(tmp_path: Path) -> Iterator[StartRunner]:
         socket = socket or tmp_path / f"runner-{number}.sock"
         log = tmp_path / f"runner-{number}.log"
         environ = {"APISIX_LISTEN_ADDRESS": f"unix:{socket}"} if environ is None else environ
-        environ = {**environ, **MEASURING}
+        environ = {**MEASURING, **environ}
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [*command, *map(str, arguments)], stdout=file, stderr=file, env=environ, cwd=cwd or tmp_path
@@ -108,13 +133,7 @@ def start_runner(tmp_path: Path) -> Iterator[StartRunner]:
 
     yield start
     for runner in started:
-        if runner.process.poll() is None:
-            runner.process.terminate()
-            try:
-                runner.process.wait(5)
-            except subprocess.TimeoutExpired:
-                runner.process.kill()
-                runner.process.wait()
+        end(runner.process)
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import MEASURING
+from tests.conftest import MEASURING, end
 from tests.kong.messages import messages
 from tests.kong.peer import MsgPackKong, ProtoBufKong
 
@@ -72,14 +72,6 @@ def begin(
     return server
 
 
-def end(servers: Iterable[Server]) -> None:
-    """Stop servers, all at once."""
-    for server in servers:
-        server.process.terminate()
-    for server in servers:
-        server.process.wait(20)
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a server for plugins given as source: `start("msgpack", "-m", hello="...")`."""
@@ -90,7 +82,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         return servers[-1]
 
     yield begin_own
-    end(servers)
+    for server in servers:
+        end(server.process)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +91,8 @@ def served() -> Iterator[dict[object, Server]]:
     """The servers that a module's tests share, by all that makes them differ."""
     servers: dict[object, Server] = {}
     yield servers
-    end(servers.values())
+    for server in servers.values():
+        end(server.process)
 
 
 @pytest.fixture

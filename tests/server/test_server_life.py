@@ -320,7 +320,7 @@ def test_sigterm_lets_calls_under_way_end_and_removes_the_socket(
 
 @pytest.mark.alone
 def test_sigterm_ends_within_a_second_whatever_plugins_do(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
-    runner = start_runner("-p", plugin_dir(body=BODY))
+    runner = start_runner("-p", plugin_dir(body=BODY), "--drain", "0.8")
     with runner.peer() as peer:
         peer.send(request_frame(peer.prepare(("body", "{}"))))
         assert peer.receive()[0] == 3

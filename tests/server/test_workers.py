@@ -249,7 +249,7 @@ def test_a_blocked_loop_is_named_with_its_stack_and_its_worker_replaced(
 
 @pytest.mark.alone
 def test_sigterm_ends_a_blocked_runner_within_a_second(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
-    runner = start_runner("-p", plugin_dir(stuck=STUCK))
+    runner = start_runner("-p", plugin_dir(stuck=STUCK), "--drain", "0.8")
     with runner.peer() as peer:
         peer.send(request_frame(peer.prepare(("stuck", "{}")), "/stuck"))
         time.sleep(0.2)
