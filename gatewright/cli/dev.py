@@ -30,6 +30,10 @@ __all__ = ["dev"]
     help="whom to behave as; auto: Kong with routes in Kong's format or with --kong-conf, otherwise APISIX",
 )  # fmt: skip
 @click.option(
+    "--apisix", "version", type=click.Choice(["3.9", "3.10", "3.16", "3.18"]), default="3.9", show_default=True,
+    help="which APISIX to behave as: 3.10 reads 100 headers at most, 3.16 keeps the query, 3.18 reads HTTP/2 bodies",
+)  # fmt: skip
+@click.option(
     "--protocol", type=click.Choice(sorted(PROTOCOLS)), default="msgpack", show_default=True,
     help="what Kong and the plugin server speak",
 )  # fmt: skip
@@ -44,6 +48,7 @@ def dev(
     upstream: str | None,
     routes: Path | None,
     gateway: str,
+    version: str,
     protocol: str,
     kong_conf: Path | None,
     host: str,
@@ -68,7 +73,7 @@ def dev(
                 )
             )  # fmt: skip
         else:
-            code = asyncio.run(run_dev(places, upstream=upstream, routes=routes, host=host, port=port))
+            code = asyncio.run(run_dev(places, upstream=upstream, routes=routes, host=host, port=port, version=version))
     except GatewrightError as error:
         fail(error)
     sys.exit(code)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gatewright.dev.answers import response_head, with_page
+from gatewright.dev.apisix.behaviour import BEHAVIOURS
 from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
 from gatewright.dev.apisix.variables import variable
@@ -165,3 +166,17 @@ def test_response_rewrite_changes_whatever_there_is() -> None:
     assert b"403 Forbidden" in (page.body or b"")
     filters = [{"regex": "u", "scope": "global", "replace": "v"}, {"regex": "(b)", "replace": "[$1]"}]
     assert response_rewrite(exchange(), Answer(200, body=b"ubub"), {"filters": filters}).body == b"v[b]vb"
+
+
+# --- versions
+
+
+def test_versions_differ_in_headers_query_and_variables() -> None:
+    many = [(f"X-{number}", "v") for number in range(120)]
+    for version, behaviour in BEHAVIOURS.items():
+        seen = Exchange(ClientRequest("GET", "/r?a=%7e+b", [("Host", "h"), *many], "127.0.0.1"), behaviour)
+        assert len(seen.call_headers()) == (121 if version == "3.9" else 100)
+        assert (variable(seen, "rate_limiting_info") is None) == (version != "3.18")
+        seen.apply_rewrite(Rewrite(path="/n"))
+        assert seen.proxy_target() == ("/n?a=%7e+b" if version in ("3.16", "3.18") else "/n")
+        assert len(seen.headers) == 121, "the upstream gets all"

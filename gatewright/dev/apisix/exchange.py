@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Sequence
 from ipaddress import ip_address
 
+from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
 from gatewright.dev.nginx import (
     Args,
@@ -47,8 +48,9 @@ class LuaError(Exception):
 class Exchange:
     """The state of one request."""
 
-    def __init__(self, request: ClientRequest) -> None:
+    def __init__(self, request: ClientRequest, behaviour: Behaviour = BEHAVIOURS["3.9"]) -> None:
         self.request = request
+        self.behaviour = behaviour
         target = split_target(request.target)
         self.request_host = target.host
         self.target = target
@@ -62,7 +64,7 @@ class Exchange:
             (name, value) for name, value in request.headers if re.fullmatch(r"[A-Za-z0-9_\-]+", name)
         ]
         self.method = request.method
-        self.table = _table_of(self.headers)
+        self.table = _table_of(self.headers, behaviour.most_headers)
         self._table_is_read = False
         self.upstream_host: str | None = next(iter(self.table.get("host", ())), None)
         self.host = self.request_host or host_name((self.table.get("host") or [""])[0]) or "_"
@@ -132,7 +134,7 @@ class Exchange:
         """`core.request.set_header`: an empty value deletes as an absent one does."""
         self.headers = set_header(self.headers, header_name(name), [header_value(value)] if value else [])
         if not self._table_is_read:
-            self.table = _table_of(self.headers)
+            self.table = _table_of(self.headers, self.behaviour.most_headers)
         elif value is None:
             self.table.pop(name, None)
         else:
@@ -144,7 +146,7 @@ class Exchange:
         if self._table_is_read:
             self.table.setdefault(name, []).append(value)
         else:
-            self.table = _table_of(self.headers)
+            self.table = _table_of(self.headers, self.behaviour.most_headers)
 
     def set_args_text(self, query: str) -> None:
         """Replace the query."""
@@ -159,6 +161,8 @@ class Exchange:
         if rewrite.path is not None:
             path = escape(rewrite.path)
             self.upstream_uri = path
+            if self.behaviour.keeps_query and self.args_text:
+                self.upstream_uri += "?" + self.args_text
         for name, value in rewrite.headers:
             if not self.body_read and name.lower() == "content-length" and value and value.isdigit():
                 self.announced_length = int(value)
@@ -251,9 +255,9 @@ class Exchange:
         return [(name, value) for name, values in merged.values() for value in values]
 
 
-def _table_of(headers: Headers) -> dict[str, list[str]]:
-    """The table that Lua makes of the headers when they are first read."""
+def _table_of(headers: Headers, most: int) -> dict[str, list[str]]:
+    """The table that Lua makes of the headers when they are first read; of all of them where `most` is 0."""
     table: dict[str, list[str]] = {}
-    for name, value in headers:
+    for name, value in headers[: most or None]:
         table.setdefault(name.lower(), []).append(value)
     return table

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gatewright.dev.answers import with_page
+from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
 from gatewright.dev.apisix.routes import PluginConf, Route, Routes
@@ -77,6 +78,7 @@ class DevGateway:
         timeouts: Timeouts | None = None,
         upstream_timeout: float = 60.0,
         server_header: str = "gatewright-dev",
+        behaviour: Behaviour = BEHAVIOURS["3.9"],
     ) -> None:
         """Make a gateway.
 
@@ -86,8 +88,10 @@ class DevGateway:
             timeouts: towards the runner; APISIX's own by default.
             upstream_timeout: seconds for an upstream's whole answer.
             server_header: what the gateway calls itself.
+            behaviour: which version it behaves as.
         """
         self.routes = routes
+        self._behaviour = behaviour
         self._client = RunnerClient(parse_address(runner), timeouts or Timeouts())
         self._upstream_timeout = upstream_timeout
         self._front = Front(self.handle, server_header=server_header, refusal=_refusal)
@@ -99,6 +103,11 @@ class DevGateway:
             OSError: the port is taken.
         """
         await self._front.start(host, port)
+
+    @property
+    def version(self) -> str:
+        """The version that it behaves as."""
+        return self._behaviour.version
 
     @property
     def port(self) -> int:
@@ -125,7 +134,7 @@ class DevGateway:
         return answer
 
     async def _handle(self, request: ClientRequest) -> Answer:
-        exchange = Exchange(request)
+        exchange = Exchange(request, self._behaviour)
         route = self.routes.find(request.method, exchange.host, exchange.uri)
         if route is None:
             return _json(404, "404 Route Not Found")
@@ -241,7 +250,7 @@ class DevGateway:
             return variable(exchange, question.name or "")
         if question.kind == InfoType.REQ_BODY:
             exchange.body_read = True
-            if exchange.request.framing == "h2":
+            if exchange.request.framing == "h2" and not self._behaviour.reads_unsized_bodies:
                 log.error("failed to read request body: HTTP/2 without content-length")
                 return None
             return exchange.body or None
@@ -286,7 +295,7 @@ class DevGateway:
 
     async def _response_phase(self, exchange: Exchange, plugin: PluginConf, upstream: Upstream) -> Answer | None:
         """Post-resp: make the upstream request, show its answer to the runner, and answer as it says."""
-        if exchange.request.framing == "h2":
+        if exchange.request.framing == "h2" and not self._behaviour.reads_unsized_bodies:
             log.error("failed to request: HTTP/2 without content-length")
             return Answer(502, page=True)
         if exchange.request.body_is_broken:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.gateway import DevGateway
 from gatewright.dev.apisix.routes import Routes, build_routes, load_routes
 from gatewright.dev.apisix.survey import Survey, survey
@@ -28,8 +29,15 @@ _START_SECONDS = 20.0
 
 
 @asynccontextmanager
-async def runner_process(paths: Sequence[Path], listen: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def runner_process(
+    paths: Sequence[Path], listen: str, *, version: str = "3.9"
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """A runner process that listens; stopped on leaving. Its log goes to our stderr.
+
+    Args:
+        paths: where the plugins are.
+        listen: the address.
+        version: the APISIX that it will talk to.
 
     Raises:
         GatewrightError: it ended, or didn't listen in time.
@@ -38,6 +46,7 @@ async def runner_process(paths: Sequence[Path], listen: str) -> AsyncIterator[as
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gatewright", "run", "--listen", listen, *arguments),
         *("--log-level", "warning", "--socket-owner", str(os.getuid()), "--die-with-parent", "yes"),
+        env={"GATEWRIGHT_APISIX_VERSION": version, **os.environ},  # 3.16 can't be told from what it does
         start_new_session=True,  # Ctrl-C is for us, who stop it in order
     )
     try:
@@ -54,6 +63,7 @@ async def run_dev(
     routes: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 9080,
+    version: str = "3.9",
 ) -> int:
     """Run plugins behind a development gateway until SIGINT or SIGTERM.
 
@@ -63,6 +73,7 @@ async def run_dev(
         routes: a route file in APISIX's standalone format; by default every plugin is applied to every path.
         host: address to listen on.
         port: port to listen on; 0 for any free one.
+        version: which APISIX to behave as, a key of `BEHAVIOURS`.
 
     Returns:
         The exit code: 0 after a stop that was asked for, 1 if the runner ended by itself.
@@ -70,10 +81,13 @@ async def run_dev(
     Raises:
         GatewrightError: it could not be started; the message says why and what to do.
     """
-    return await until_stopped(_run_dev(paths, upstream=upstream, routes=routes, host=host, port=port))
+    behaviour = BEHAVIOURS[version]
+    return await until_stopped(_run_dev(paths, upstream, routes, host, port, behaviour))
 
 
-async def _run_dev(paths: Sequence[Path], *, upstream: str | None, routes: Path | None, host: str, port: int) -> int:
+async def _run_dev(
+    paths: Sequence[Path], upstream: str | None, routes: Path | None, host: str, port: int, behaviour: Behaviour
+) -> int:
     found = await survey(paths)
     for error in found.errors:
         print(f"plugin not loaded: {error}", file=sys.stderr)
@@ -86,8 +100,8 @@ async def _run_dev(paths: Sequence[Path], *, upstream: str | None, routes: Path 
         await echo.start()
         target = upstream_of(upstream) if upstream else Upstream("127.0.0.1", echo.port)
         table, left_out = _routes(found, routes, target)
-        async with runner_process(paths, listen) as process:
-            gateway = DevGateway(table, listen)
+        async with runner_process(paths, listen, version=behaviour.version) as process:
+            gateway = DevGateway(table, listen, behaviour=behaviour)
             try:
                 await gateway.start(host, port)
             except OSError as error:
@@ -172,7 +186,11 @@ def _print_banner(
 ) -> None:
     width = max(len(plugin["name"]) for plugin in found.plugins)
     where = f"[{host}]" if ":" in host else host
-    lines = ["", "Gatewright development gateway (behaves as Apache APISIX does; not for production)", ""]
+    lines = [
+        "",
+        f"Gatewright development gateway (behaves as Apache APISIX {gateway.version} does; not for production)",
+        "",
+    ]
     for plugin in found.plugins:
         name = plugin["name"]
         note = f"needs a configuration, so a route file: {left_out[name]}" if name in left_out else ""

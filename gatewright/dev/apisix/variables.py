@@ -124,6 +124,8 @@ def _look_up(exchange: Exchange, name: str) -> bytes | None:
     elif name.startswith("http_"):
         value = _joined(exchange, re.sub("-", "_", name[5:].lower()))
     else:
+        if name in exchange.behaviour.variables:
+            return b""
         known = _NGINX.get(name.lower())
         value = known(exchange) if known is not None else None
     return None if value is None else raw(value)
