@@ -1,0 +1,178 @@
+"""The three ext-plugin plugins: a request or a response is shown to the runner, and done is what it says.
+
+Where APISIX has a fault, the fault is shown as a warning that names it, with the cure.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from gatewright.dev.apisix.exchange import Exchange, LuaError
+from gatewright.dev.apisix.proxying import subrequest
+from gatewright.dev.apisix.routes import PluginConf
+from gatewright.dev.apisix.rpc import RpcError, RunnerClient
+from gatewright.dev.apisix.variables import variable
+from gatewright.dev.messages import Answer
+from gatewright.dev.target import Upstream
+from gatewright.dev.upstream import UpstreamAnswer, UpstreamError
+from gatewright.errors import ProtocolError
+from gatewright.gateways.apisix import replies
+from gatewright.gateways.apisix.calls import METHODS, encode_http_req_call, encode_http_resp_call
+from gatewright.gateways.apisix.frames import FrameType
+from gatewright.gateways.apisix.replies import InfoType, Stop
+
+__all__ = ["ExtPlugin"]
+
+log = logging.getLogger("gatewright.dev")
+
+_CLOSES = 408
+"""The status with which nginx closes a connection without a word, if Lua exits with it."""
+
+
+class ExtPlugin:
+    """What the ext-plugin plugins do."""
+
+    def __init__(self, client: RunnerClient, upstream_timeout: float) -> None:
+        """Make them.
+
+        Args:
+            client: the way to the runner.
+            upstream_timeout: seconds for an upstream's whole answer.
+        """
+        self._client = client
+        self._upstream_timeout = upstream_timeout
+
+    # --- requests
+
+    async def request_phase(self, exchange: Exchange, plugin: PluginConf) -> Answer | None:
+        """Ask the runner about a request; gives an answer if there is one already."""
+
+        def encode(token: int) -> bytes:
+            if exchange.method not in METHODS:
+                raise LuaError(f"method {exchange.method} is not in the protocol")
+            try:
+                return encode_http_req_call(
+                    id=self._client.next_id(),
+                    conf_token=token,
+                    src_ip=variable(exchange, "binary_remote_addr") or b"",
+                    method=exchange.method,
+                    path=exchange.call_path(),
+                    args=exchange.call_args(),
+                    headers=exchange.call_headers(),
+                )
+            except ProtocolError as error:
+                raise RpcError(str(error)) from None
+
+        try:
+            action = await self._client.call(
+                plugin, FrameType.HTTP_REQ_CALL, encode, lambda question: self._answer(exchange, question, None),
+                replies.decode_action,
+            )  # fmt: skip
+        except RpcError as error:
+            return self._failed(exchange, plugin, error)
+        if action is None:
+            return None
+        if isinstance(action, Stop):
+            answer = exchange.stop_answer(action)
+            answer.framing = "stop"
+            return Answer(0) if answer.status == _CLOSES else answer
+        exchange.apply_rewrite(action)
+        return self._check_announced_length(exchange)
+
+    @staticmethod
+    def _check_announced_length(exchange: Exchange) -> Answer | None:
+        announced, exchange.announced_length = exchange.announced_length, None
+        came = len(exchange.request.body)
+        if announced is None or announced == came:
+            return None
+        if announced > came:
+            log.warning(
+                "fault: content-length %d was set before the client's body of %d bytes was read: APISIX waits 60 s for "
+                "the rest and closes without an answer; read the body first", announced, came,
+            )  # fmt: skip
+            return Answer(0)
+        log.warning("fault: content-length %d was set before the body was read, which cuts it", announced)
+        if not exchange.body_changed:
+            exchange.body = exchange.body[:announced]
+        return None
+
+    def _failed(self, exchange: Exchange, plugin: PluginConf, error: RpcError) -> Answer | None:
+        log.error("%s", error)
+        if plugin.allow_degradation:
+            log.warning("Plugin Runner is wrong, allow degradation")
+            return None
+        return Answer(503, exchange.response_headers, page=True)
+
+    def _answer(
+        self, exchange: Exchange, question: replies.InfoRequest, upstream: list[UpstreamAnswer] | None
+    ) -> bytes | None:
+        if question.kind == InfoType.VAR:
+            return variable(exchange, question.name or "")
+        if question.kind == InfoType.REQ_BODY:
+            exchange.body_read = True
+            if exchange.request.framing == "h2" and not exchange.behaviour.reads_unsized_bodies:
+                log.error("failed to read request body: HTTP/2 without content-length")
+                return None
+            return exchange.body or None
+        if question.kind == InfoType.RESP_BODY:
+            if not upstream:
+                log.error("failed to read response body: not there, or read before")
+                return None
+            return upstream.pop().body
+        raise RpcError(f"failed to handle RPC_EXTRA_INFO: unsupported info type: {question.kind}")
+
+    # --- responses
+
+    async def response_phase(self, exchange: Exchange, plugin: PluginConf, upstream: Upstream) -> Answer | None:
+        """Post-resp: make the upstream request, show its answer to the runner, and answer as it says."""
+        if exchange.request.framing == "h2" and not exchange.behaviour.reads_unsized_bodies:
+            log.error("failed to request: HTTP/2 without content-length")
+            return Answer(502, page=True)
+        if exchange.request.body_is_broken:
+            return Answer(400, page=True)
+        try:
+            got = await subrequest(exchange, upstream, self._upstream_timeout)
+        except UpstreamError as error:
+            log.error("failed to request: %s", error)
+            return Answer(502, exchange.response_headers, page=True)
+        exchange.balancer = upstream.host, upstream.port
+        headers = got.headers
+        answer = Answer(got.status, headers, got.body)
+        unread = [got]
+        bodyless = got.framing == "none" or (got.framing in ("chunked", "close") and not got.body)
+
+        def encode(token: int) -> bytes:
+            shown = [(n, (exchange.upstream_host or "") if n.lower() == "host" else v) for n, v in headers]
+            return encode_http_resp_call(id=self._client.next_id(), conf_token=token, status=got.status, headers=shown)
+
+        try:
+            _, reply = await self._client.call(
+                plugin, FrameType.HTTP_RESP_CALL, encode, lambda question: self._answer(exchange, question, unread),
+                replies.decode_resp_reply,
+            )  # fmt: skip
+        except RpcError as error:
+            log.error("%s", error)
+            log.warning("fault: after a failed response phase all of the upstream's headers are lost")
+            if plugin.allow_degradation:
+                status = got.status
+                log.warning("Plugin Runner is wrong, allow degradation")
+            else:
+                status = 503
+            if bodyless:
+                return self._second_request()
+            return Answer(status, exchange.response_headers, got.body)
+        exchange.apply_resp_reply(reply, answer)
+        if reply.body:
+            if reply.status == _CLOSES:
+                return Answer(0)
+            return Answer(reply.status or got.status, exchange.response_headers, reply.body)
+        if bodyless:
+            return self._second_request()
+        return Answer(reply.status or got.status, exchange.response_headers, got.body)
+
+    @staticmethod
+    def _second_request() -> None:
+        log.warning(
+            "fault: the upstream's answer has no body and the reply brought none: APISIX now sends the request "
+            "upstream a second time; a runner prevents that with any non-empty body"
+        )
