@@ -75,7 +75,7 @@ class Http1Connection(asyncio.Protocol):
         try:
             incoming = self._reader.next_request()
         except RefusedError as error:
-            self._refuse(error.status)
+            self._refuse(error.status, error.version)
             return
         if incoming is not None:
             self._requests += 1
@@ -90,8 +90,8 @@ class Http1Connection(asyncio.Protocol):
         if self._ended:
             self._transport.close()
 
-    def _refuse(self, status: int) -> None:
-        request = self._client_request(Incoming("GET", "/", "1.1", [], "none", 0))
+    def _refuse(self, status: int, version: str) -> None:
+        request = self._client_request(Incoming("GET", "/", version, [], "none", 0))
         self._write(self._served.refusal(status), request)
         self._transport.close()
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import ip_address
 
 from gatewright.dev.messages import Headers, raw, text_of
 
 __all__ = [
-    "Args", "Target", "TargetError", "escape", "format_args", "header_name", "header_value", "host_name", "normalise",
-    "parse_args", "set_header", "split_target", "unescape", "valid_host",
+    "Args", "Target", "TargetError", "escape", "format_args", "forwarded_address", "header_name", "header_value",
+    "host_name", "normalise", "parse_args", "set_header", "split_target", "unescape", "valid_host",
 ]  # fmt: skip
 
 Args = dict[str, list["str | None"]]
@@ -127,6 +128,23 @@ def host_name(host: str) -> str:
     """The name in a host that may have a port: in lower case, without a last dot."""
     name = re.match(r"\[[^\]]*\]|[^:]*", host)
     return name[0].lower().removesuffix(".") if name is not None else ""
+
+
+def forwarded_address(value: str) -> str | None:
+    """The address in a header that a proxy set: the last one of a list, with or without a port.
+
+    As `real_ip_header` reads it; what is no address is ignored.
+    """
+    last = re.split("[ ,]", value.rstrip(" ,"))[-1]
+    with_port = re.fullmatch(r"(?:\[([^\]]+)\]|([0-9.]+))(?::([0-9]{1,5}))?", last)
+    if with_port is not None:
+        if with_port[3] is not None and not 1 <= int(with_port[3]) <= 65535:
+            return None
+        last = with_port[1] or with_port[2]
+    try:
+        return str(ip_address(last))
+    except ValueError:
+        return None
 
 
 def normalise(path: str) -> str:

@@ -46,11 +46,13 @@ class RefusedError(Exception):
 
     Attributes:
         status: what nginx answers with; 494 is the code for too large headers, whose page says 400.
+        version: the request's; an answer to HTTP/0.9 is the page alone.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, version: str = "1.1") -> None:
         super().__init__(reason)
         self.status = status
+        self.version = version
 
 
 @dataclass(slots=True)
@@ -252,7 +254,7 @@ def _request_line(line: bytes) -> tuple[str, str, str]:
     rest = rest.lstrip(b" ")
     if not rest:
         if method[0] != b"GET":
-            raise RefusedError(400, "client sent invalid method in HTTP/0.9 request")
+            raise RefusedError(400, "client sent invalid method in HTTP/0.9 request", version="0.9")
         return method[0].decode(), text_of(target), "0.9"
     version = _VERSION.fullmatch(rest)
     if version is None:

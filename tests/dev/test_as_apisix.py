@@ -20,6 +20,21 @@ def exchange(target: str = "/r/x?a=1&b&a=2", *headers: tuple[str, str], **more: 
     return Exchange(ClientRequest("GET", target, [("Host", "gw.test"), *headers], "127.0.0.1", **more))
 
 
+# --- who asks
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("9.9.9.9", "9.9.9.9"), ("9.9.9.9:81", "9.9.9.9"), ("3.3.3.3, 9.9.9.9", "9.9.9.9"), ("9.9.9.9, ,", "9.9.9.9"),
+        ("2001:db8::1", "2001:db8::1"), ("[2001:db8::1]:80", "2001:db8::1"), ("9.9.9.9:0", "127.0.0.1"),
+        ("9.9.9.9, x", "127.0.0.1"), ("", "127.0.0.1"),
+    ],
+)  # fmt: skip
+def test_a_proxy_may_name_the_client_in_a_list_or_with_a_port(value: str, address: str) -> None:
+    assert exchange("/", ("X-Real-IP", value)).client_ip == address
+
+
 # --- variables
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatewright.dev.apisix.gateway import DevGateway
+from gatewright.dev.apisix.routes import build_routes
 from gatewright.dev.nginx import TargetError, split_target
 from gatewright.dev.reader import LINE_SIZE, Incoming, RefusedError, RequestReader
 
@@ -160,3 +164,14 @@ def test_an_absolute_target_names_the_host() -> None:
     assert split_target("HTTP://H.x.:1/y").host == "h.x"
     with pytest.raises(TargetError, match="host"):
         split_target("http:///x")
+
+
+async def test_a_refusal_of_http_09_is_the_page_alone() -> None:
+    gateway = DevGateway(build_routes({"routes": []}), "unix:/nonexistent")
+    await gateway.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"POST /x\r\n")
+    answer = await reader.read()
+    writer.close()
+    await gateway.stop()
+    assert answer.startswith(b"<html>\r\n<head><title>400 Bad Request</title>")

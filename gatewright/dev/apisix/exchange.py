@@ -9,7 +9,6 @@ post-resp, get the table. With lower-case names both agree.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from gatewright.dev.nginx import (
     Args,
     escape,
     format_args,
+    forwarded_address,
     header_name,
     header_value,
     host_name,
@@ -71,8 +71,7 @@ class Exchange:
         """`$host`: of the absolute target, the Host header, or the server's name; rewriting Host doesn't change it."""
         self.client_ip = request.client_ip
         if "x-real-ip" in self.table and ip_address(request.client_ip).is_loopback:
-            with contextlib.suppress(ValueError):  # as nginx: what is no address is ignored
-                self.client_ip = str(ip_address(self.table["x-real-ip"][0]))
+            self.client_ip = forwarded_address(self.table["x-real-ip"][0]) or request.client_ip
         self.body = request.body
         self.body_read = False
         self.body_changed = False
