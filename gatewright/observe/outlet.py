@@ -18,6 +18,7 @@ import socket
 import stat
 import time
 from collections import deque
+from pathlib import Path
 from typing import Final
 
 __all__ = ["Outlet", "Stream"]
@@ -57,13 +58,21 @@ class Outlet:
 
     @classmethod
     def to_file(cls, path: str) -> Outlet:
-        """Append to a file.
+        """Append to a file, but not to what a link leads to that somebody else may have put in its place.
 
         Raises:
             OSError: it can't be opened.
         """
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        return cls(os.open(path, flags, 0o666), own=True)
+        if _others_may_write(Path(path).parent):
+            flags |= os.O_NOFOLLOW
+        try:
+            return cls(os.open(path, flags, 0o666), own=True)
+        except OSError as error:
+            if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
+                why = "it's a symbolic link, in a directory that others may write; name the file itself"
+                raise OSError(errno.ELOOP, why) from None
+            raise
 
     def _second(self, fd: int) -> int:
         """Another descriptor for the same thing, on which writing doesn't wait."""
@@ -152,6 +161,13 @@ class Outlet:
         elif self._own:
             os.close(self._fd)
         self._own, self._socket, self._fd = False, None, -1
+
+
+def _others_may_write(directory: Path) -> bool:
+    found = directory.stat()
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+        return True
+    return bool(found.st_mode & stat.S_IWGRP) and found.st_gid not in (0, os.getegid())
 
 
 class Stream(io.RawIOBase):

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import pytest
 
 from gatewright.observe import http
 from gatewright.observe.http import Answer, Ask, HttpServer
+from gatewright.observe.report import WorkerReport
+from gatewright.server.ipc.plan import Plan
+from gatewright.server.supervisor.accounts import Accounts
+from gatewright.server.supervisor.workers import Stage, Worker
 
 PROBE = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -88,3 +93,30 @@ def test_a_connection_may_be_used_again_after_a_pause(monkeypatch: pytest.Monkey
         writer.close()
 
     serving(test)
+
+
+def test_workers_are_asked_once_however_many_want_to_know() -> None:
+    asked: list[object] = []
+
+    class Channel:
+        def send(self, message: object) -> None:
+            asked.append(message)
+
+    async def run() -> None:
+        worker = Worker(1, 1, cast("Plan", None), stage=Stage.READY, channel=cast("Any", Channel()))
+        accounts = Accounts([worker])
+
+        async def answer() -> None:
+            while not worker.asked:
+                await asyncio.sleep(0)
+            worker.report = WorkerReport(connections=7)
+            for future in worker.asked.values():
+                future.set_result(worker.report)
+
+        *told, _ = await asyncio.gather(*(accounts.reports(5) for _ in range(50)), answer())
+        assert len(asked) == 1
+        assert all(total.connections == 7 for _, total in told)
+        await asyncio.gather(accounts.reports(5), answer())
+        assert len(asked) == 2, "and those who ask later get a new one"
+
+    asyncio.run(run())

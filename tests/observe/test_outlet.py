@@ -104,6 +104,22 @@ def test_a_full_disk_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     outlet.close()
 
 
+def test_a_link_in_a_directory_that_others_may_write_is_not_followed(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "log"
+    target.write_text("")
+    link.symlink_to(target)
+    outlet = Outlet.to_file(str(link))  # nobody else could have put it here
+    outlet.write(LINE)
+    outlet.close()
+    assert target.read_bytes() == LINE
+    for mode in (0o777, 0o1777):
+        tmp_path.chmod(mode)
+        with pytest.raises(OSError, match="a symbolic link, in a directory that others may write"):
+            Outlet.to_file(str(link))
+        Outlet.to_file(str(target)).close()
+    assert target.read_bytes() == LINE
+
+
 def test_a_fork_does_not_write_its_parents_lines(pipe: tuple[int, int]) -> None:
     reads, writes = pipe
     outlet = Outlet(writes)

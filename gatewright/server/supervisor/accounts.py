@@ -35,6 +35,7 @@ class Accounts:
         self.workers = workers
         self._gone = WorkerReport()
         self._numbers = 0
+        self._asking: asyncio.Task[tuple[list[tuple[Worker, WorkerReport]], WorkerReport]] | None = None
 
     def worker_ended(self, worker: Worker, reason: str, how: str, lived: float) -> None:
         """Count a worker that has ended.
@@ -53,9 +54,16 @@ class Accounts:
     async def reports(self, seconds: float) -> tuple[list[tuple[Worker, WorkerReport]], WorkerReport]:
         """Every worker's report, and all added up, ended ones included. A silent one's last report counts.
 
+        Those who ask at once get the same: workers are asked once, however many clients want to know.
+
         Args:
             seconds: how long to wait for the workers' answers.
         """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._ask(seconds))
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self, seconds: float) -> tuple[list[tuple[Worker, WorkerReport]], WorkerReport]:
         loop = asyncio.get_running_loop()
         asked: list[asyncio.Future[WorkerReport]] = []
         for worker in self.workers:
