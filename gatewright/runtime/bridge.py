@@ -22,19 +22,19 @@ Deadlines are kept by one periodic sweep over the strands that wait, not by a ti
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextlib
 import contextvars
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from gatewright.errors import DeadlineExceededError, MustAwaitError, OverloadedError, PluginError
+from gatewright.errors import DeadlineExceededError, MustAwaitError, PluginError
 from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, SpareTask, SpareTasks, TaskStep
+from gatewright.runtime.threads import Home, PluginThreads
 
 __all__ = ["CURRENT", "SWEEP_INTERVAL", "Bridge", "Strand", "Work", "current_work"]
 
@@ -52,6 +52,7 @@ class Work(Protocol):
     name: str
     route: str
     timeout: float
+    home: Home
 
 
 class Strand(greenlet):
@@ -63,6 +64,7 @@ class Strand(greenlet):
         bridge: whose strand it is.
         call: the call that is served, for whoever wants to know it (logs).
         dies: nobody will let it go on; greenlet ends it.
+        lingering: done when what this strand no longer waits for, and could not end, has ended.
         deadline: loop time at which waiting ends with `DeadlineExceededError`; 0 until the first wait.
     """
 
@@ -76,6 +78,7 @@ class Strand(greenlet):
         self.deadline = 0.0
         self.on_expiry: Callable[[Strand], object] | None = None
         self.dies = False
+        self.lingering: asyncio.Future[Any] | None = None
 
     def run(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         """The greenlet's body: run jobs, and wait among the idle ones in between."""
@@ -130,11 +133,7 @@ class Bridge:
         """In whose name a coroutine takes a step right now."""
         self._waiting: set[Strand] = set()
         self._sweep: asyncio.TimerHandle | None = None
-        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="gatewright-plugin")
-        self.threads = threads
-        self.pool_size = self.pool_room = threads + thread_queue
-        self.abandoned: dict[concurrent.futures.Future[Any], str] = {}
-        """Thread jobs that go on past their deadline, with the plugin's name."""
+        self.threads = PluginThreads(loop, most=threads, queue=thread_queue)
 
     # --- from the loop
 
@@ -180,7 +179,7 @@ class Bridge:
             self._sweep.cancel()
             self._sweep = None
         self._spares.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.threads.close()
 
     @property
     def waiting(self) -> int:
@@ -250,7 +249,12 @@ class Bridge:
                 future.cancel()
 
             future.add_done_callback(wake)
-            self.wait_for_resume(give_up)
+            try:
+                self.wait_for_resume(give_up)
+            except BaseException:
+                if not future.done():  # a task that doesn't heed its being cancelled, or not yet
+                    strand.lingering = future
+                raise
             waiting = False
         return future.result()
 
@@ -329,7 +333,8 @@ class Bridge:
             try:
                 value = self.wait_for_resume(spare.on_expiry)
             except BaseException:  # nobody waits for the coroutine any more
-                self._hand_over(spare, coroutine, asyncio.CancelledError(), strand).add_done_callback(_swallow)
+                strand.lingering = self._hand_over(spare, coroutine, asyncio.CancelledError(), strand)
+                strand.lingering.add_done_callback(_swallow)
                 raise
             finally:
                 spare.paused = None
@@ -377,25 +382,21 @@ class Bridge:
         return (yield _PAUSE)
 
     def run_blocking(self, function: Callable[[], T]) -> T:
-        """Run a function in the thread pool. Past the deadline its thread goes on, but nobody waits for it.
+        """Run a function in a thread. Past the deadline its thread goes on, but nobody waits for it.
 
         Raises:
-            OverloadedError: all threads are busy and the queue is full.
+            OverloadedError: all threads are busy and the queue is full, or too many of this plugin's don't end.
         """
-        if self.pool_room <= 0:
-            raise OverloadedError("all plugin threads are busy and their queue is full (settings: threads)")
         strand = self.current()
-        self.pool_room -= 1
+        work = strand.work
         context = contextvars.copy_context()
-        context.run(CURRENT.set, (strand.call, strand.work))
-        job = self._pool.submit(context.run, _outcome, function)
-        future = asyncio.wrap_future(job, loop=self.loop)
-        job.add_done_callback(self._thread_done)
+        context.run(CURRENT.set, (strand.call, work))
+        name, home = (work.name, work.home) if work is not None else ("", Home())
+        job = self.threads.submit(partial(context.run, function), name, home)
         try:
-            result, error = self.wait_future(future)
-        except DeadlineExceededError:
-            if not job.done() and strand.work is not None:
-                self.abandoned[job] = strand.work.name
+            result, error = self.wait_future(job.outcome)
+        except BaseException:
+            strand.lingering = self.threads.give_up(job, after=strand.deadline - self.loop.time())
             raise
         if error is not None:
             raise error
@@ -404,14 +405,6 @@ class Bridge:
     def run_apart(self, function: Callable[[], T]) -> T:
         """Run a function in a thread whatever the bridge: one that can't run where the loop runs."""
         return self.run_blocking(function)
-
-    def _thread_done(self, job: concurrent.futures.Future[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            self.loop.call_soon_threadsafe(self._free_thread, job)
-
-    def _free_thread(self, job: concurrent.futures.Future[Any]) -> None:
-        self.pool_room += 1
-        self.abandoned.pop(job, None)
 
     # --- deadlines
 
@@ -425,14 +418,6 @@ class Bridge:
             self.throw(strand, DeadlineExceededError(f"took longer than its timeout of {limit:g} s"))
         if self._waiting and self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._look_at_deadlines)
-
-
-def _outcome(function: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    # Not as the future's own exception: a CancelledError, say, would be taken for the future's.
-    try:
-        return function(), None
-    except BaseException as error:
-        return None, error
 
 
 def _swallow(future: asyncio.Future[Any]) -> None:

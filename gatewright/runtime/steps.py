@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal, Protocol
 
+from greenlet import getcurrent
+
 from gatewright.errors import (
     ConfigError,
     GatewayClosedError,
@@ -22,6 +24,7 @@ from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.fitting import check_fields
 from gatewright.runtime.stats import Tallies, Tally
+from gatewright.runtime.threads import Home
 
 __all__ = ["Around", "ChainBuilder", "Limit", "Mode", "PhaseHandler", "Policy", "State", "Step", "awaited"]
 
@@ -62,7 +65,10 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Limit:
-    """How many calls may be in a plugin at once, in one worker. Entering raises `OverloadedError` if so many are."""
+    """How many calls may be in a plugin at once, in one worker. Entering raises `OverloadedError` if so many are.
+
+    A call whose thread or task goes on past its deadline is in the plugin until that has ended.
+    """
 
     most: int
     running: int = 0
@@ -71,8 +77,18 @@ class Limit:
         if self.running >= self.most:
             raise OverloadedError(f"{self.most} calls are in this plugin already (max_concurrent)")
         self.running += 1
+        strand: Any = getcurrent()
+        strand.lingering = None
 
     def __exit__(self, *_: object) -> None:
+        strand: Any = getcurrent()
+        lingering, strand.lingering = strand.lingering, None
+        if lingering is None:
+            self._leave()
+        else:
+            lingering.add_done_callback(self._leave)
+
+    def _leave(self, _: object = None) -> None:
         self.running -= 1
 
 
@@ -100,6 +116,7 @@ class Step:
     response_mode: Mode = Mode.DIRECT
     phases: dict[str, PhaseHandler] = field(default_factory=dict, repr=False)
     limit: Limit | None = None
+    home: Home = field(default_factory=Home, repr=False)
     optional_phases: bool = False
     around: Around | None = None
     own_mode: dict[str, Mode] = field(default_factory=dict, repr=False)

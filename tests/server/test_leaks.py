@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -42,7 +43,8 @@ async def test_tasks_that_pile_up_are_named_once_until_there_are_more() -> None:
 @pytest.mark.parametrize(("abandoned", "told"), [(3, 0), (4, 1)])
 async def test_a_plugin_whose_threads_do_not_end_is_named(abandoned: int, told: int) -> None:
     bridge = Bridge(asyncio.get_running_loop(), threads=8)
-    bridge.abandoned = {Future(): "leaky" for _ in range(abandoned)}
+    lost: dict[Any, str] = {Mock(): "leaky" for _ in range(abandoned)}
+    bridge.threads.lost = lost
     with capture_logs() as logs:
         LeakWatch(bridge.loop, bridge, FailureLog()).look()
     assert [log["plugin"] for log in logs] == ["leaky"] * told

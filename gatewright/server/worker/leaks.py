@@ -48,13 +48,13 @@ class LeakWatch:
                 self._failures.report(
                     "tasks pile up: is something awaited that never comes?", kind="leak", where=where, tasks=count
                 )
-        for plugin, count in Counter(self._bridge.abandoned.values()).items():
-            if count >= self._bridge.threads / 2:
+        for plugin, count in Counter(self._bridge.threads.lost.values()).items():
+            if count >= self._bridge.threads.most / 2:
                 self._failures.report(
-                    "threads of a plugin don't end after its deadline: there are fewer for the others",
+                    "threads of a plugin don't end after its deadline: calls are refused while it has so many",
                     kind="leak",
                     plugin=plugin,
                     threads=count,
-                    of=self._bridge.threads,
+                    of=self._bridge.threads.most,
                     cure="give what it calls a timeout of its own",
                 )

@@ -25,7 +25,7 @@ def make_report(service: Service, *, detailed: bool) -> WorkerReport:
         detailed: with its chains and its last failures, for /status.
     """
     bridge, link = service.bridge, service.link
-    busy = bridge.pool_size - bridge.pool_room
+    threads = bridge.threads
     chains = list(service.confs)
     failures: dict[str, dict[str, int]] = {}
     for (kind, plugin), count in service.failures.counts.items():
@@ -37,10 +37,10 @@ def make_report(service: Service, *, detailed: bool) -> WorkerReport:
         calls_under_way=service.calls,
         chains=len(chains),
         chains_not_ready=sum(not chain.ready for chain in chains),
-        threads=bridge.threads,
-        threads_busy=min(busy, bridge.threads),
-        threads_waiting=max(busy - bridge.threads, 0),
-        threads_abandoned=len(bridge.abandoned),
+        threads=threads.most,
+        threads_busy=min(threads.in_use, threads.most),
+        threads_waiting=max(threads.in_use - threads.most, 0),
+        threads_abandoned=len(threads.lost),
         strands_waiting=bridge.waiting,
         loop_lag=service.lag.highest,
         memory=resident_memory(),

@@ -1,0 +1,216 @@
+"""Threads for plugins' blocking code.
+
+All bookkeeping is done in the loop's thread; a plugin's thread only runs what it's handed. Two rules keep plugins
+apart:
+
+- A thread that goes on past its job's deadline is *lost*: it no longer counts, another one takes its place, and when
+  its job does end, so does it. A plugin that has lost half as many threads as there are gets no more until some come
+  back.
+- An instance has a *home*: the thread that its code ran in last, which it gets again if that is idle. So what is bound
+  to the thread that made it (a connection of sqlite3) goes on working, unless calls at once need several threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from gatewright.errors import OverloadedError
+
+__all__ = ["Home", "Job", "PluginThreads"]
+
+Outcome = tuple[Any, BaseException | None]
+
+
+class Home:
+    """The thread that the code of one plugin instance ran in last."""
+
+    __slots__ = ("thread",)
+
+    def __init__(self) -> None:
+        self.thread: _Thread | None = None
+
+
+class Job:
+    """A function that runs, or will run, in a thread.
+
+    Attributes:
+        outcome: result and error, for whoever waits.
+        name: the plugin.
+    """
+
+    __slots__ = ("ended", "function", "home", "lost", "name", "outcome", "thread")
+
+    def __init__(self, function: Callable[[], Any], name: str, home: Home, outcome: asyncio.Future[Outcome]) -> None:
+        self.function = function
+        self.name = name
+        self.home = home
+        self.outcome = outcome
+        self.thread: _Thread | None = None
+        self.lost = False
+        self.ended: asyncio.Future[None] | None = None
+
+
+class _Thread(threading.Thread):
+    def __init__(self, number: int, loop: asyncio.AbstractEventLoop, done: Callable[[Job, Outcome], None]) -> None:
+        super().__init__(name=f"gatewright-plugin_{number}", daemon=True)
+        self.jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._loop = loop
+        self._done = done
+
+    def run(self) -> None:
+        while (job := self.jobs.get()) is not None:
+            outcome = _outcome(job.function)
+            try:
+                self._loop.call_soon_threadsafe(self._done, job, outcome)
+            except RuntimeError:  # the loop is closed
+                return
+            del job, outcome  # not to be kept until the next one comes
+
+
+class PluginThreads:
+    """The threads of a bridge. All methods belong to the loop's thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, most: int, queue: int) -> None:
+        """Begin with none.
+
+        Args:
+            loop: the loop that jobs come from.
+            most: how many run at once, lost ones aside.
+            queue: how many jobs more may wait for one.
+        """
+        self.most = most
+        self.lost: dict[Job, str] = {}
+        """Jobs that go on past their deadline, with the plugin's name."""
+        self._loop = loop
+        self._room = most + queue
+        self._size = self._room
+        self._threads: set[_Thread] = set()
+        self._idle: dict[_Thread, None] = {}  # the one used last is last
+        self._waiting: deque[Job] = deque()
+        self._made = 0
+
+    @property
+    def in_use(self) -> int:
+        """How many jobs run or wait; lost ones don't count."""
+        return self._size - self._room
+
+    def submit(self, function: Callable[[], Any], name: str, home: Home) -> Job:
+        """Run a function in a thread as soon as one is free.
+
+        Raises:
+            OverloadedError: none is, and the queue is full, or this plugin has lost too many.
+        """
+        if self._room <= 0:
+            raise OverloadedError("all plugin threads are busy and their queue is full (settings: threads)")
+        if self.lost and Counter(self.lost.values())[name] >= max(1, self.most // 2):
+            raise OverloadedError(
+                "half of the plugin threads' number go on past their deadlines in this plugin: "
+                "give what it calls a timeout of its own"
+            )
+        self._room -= 1
+        job = Job(function, name, home, self._loop.create_future())
+        thread = self._free_thread(home)
+        if thread is None:
+            self._waiting.append(job)
+        else:
+            self._hand(thread, job)
+        return job
+
+    def give_up(self, job: Job, *, after: float = 0.0) -> asyncio.Future[None] | None:
+        """Nobody waits for a job any more. Gives what tells when it has ended, if it runs.
+
+        Args:
+            job: the job.
+            after: seconds that it may still take before its thread counts as lost.
+        """
+        if job.thread is None:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self._room += 1
+            return None
+        job.ended = self._loop.create_future()
+        if after > 0:
+            self._loop.call_later(after, self._lose, job)
+        else:
+            self._lose(job)
+        return job.ended
+
+    def close(self) -> None:
+        """End the idle threads; those that run are not waited for."""
+        self._waiting.clear()
+        for thread in self._threads:
+            thread.jobs.put(None)
+
+    def _free_thread(self, home: Home) -> _Thread | None:
+        if home.thread is not None and home.thread in self._idle:
+            del self._idle[home.thread]
+            return home.thread
+        if self._idle:
+            # The one that has rested longest: it's least likely to be an instance's home that is about to be needed.
+            thread = next(iter(self._idle))
+            del self._idle[thread]
+            return thread
+        if len(self._threads) >= self.most:
+            return None
+        self._made += 1
+        thread = _Thread(self._made, self._loop, self._done)
+        self._threads.add(thread)
+        thread.start()
+        return thread
+
+    @staticmethod
+    def _hand(thread: _Thread, job: Job) -> None:
+        job.thread = job.home.thread = thread
+        thread.jobs.put(job)
+
+    def _lose(self, job: Job) -> None:
+        thread = job.thread
+        if thread is None or thread not in self._threads:
+            return  # it has ended meanwhile
+        job.lost = True
+        self.lost[job] = job.name
+        self._threads.discard(thread)
+        job.home.thread = None
+        self._room += 1
+        if self._waiting:
+            self._next(None)
+
+    def _done(self, job: Job, outcome: Outcome) -> None:
+        thread, job.thread = job.thread, None
+        if job.ended is not None and not job.ended.done():
+            job.ended.set_result(None)
+        if not job.outcome.done():
+            job.outcome.set_result(outcome)
+        assert thread is not None  # noqa: S101 - it ran
+        if job.lost:
+            del self.lost[job]
+            thread.jobs.put(None)
+            return
+        self._room += 1
+        self._next(thread)
+
+    def _next(self, thread: _Thread | None) -> None:
+        """Let the job that has waited longest have a thread, this one or any."""
+        if not self._waiting:
+            if thread is not None:
+                self._idle[thread] = None
+            return
+        job = self._waiting.popleft()
+        thread = thread or self._free_thread(job.home)
+        if thread is None:
+            self._waiting.appendleft(job)
+        else:
+            self._hand(thread, job)
+
+
+def _outcome(function: Callable[[], Any]) -> Outcome:
+    # Not as a future's own exception: a CancelledError, say, would be taken for the future's.
+    try:
+        return function(), None
+    except BaseException as error:
+        return None, error

@@ -1,0 +1,121 @@
+"""Threads of plugins: what goes on past its deadline is its own plugin's loss, and `max_concurrent` counts it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gatewright.errors import OverloadedError
+from gatewright.runtime.threads import Home, PluginThreads
+from tests.conftest import RunnerProcess, StartRunner
+
+PLUGINS = """
+import asyncio, threading, time
+from gatewright import Plugin
+
+GATE = threading.Event()
+class Hangs(Plugin):
+    blocking = True
+    timeout = 0.1
+    def on_request(self, request):
+        GATE.wait(60)
+class HangsLimited(Hangs):
+    max_concurrent = 2
+class Fine(Plugin):
+    blocking = True
+    def on_request(self, request):
+        pass
+class Opens(Plugin):
+    def on_request(self, request):
+        GATE.set()
+class Stubborn(Plugin):
+    max_concurrent = 2
+    timeout = 0.1
+    running = 0
+    gate = None
+    async def on_request(self, request):
+        Stubborn.gate = Stubborn.gate or asyncio.Event()
+        Stubborn.running += 1
+        try:
+            while not Stubborn.gate.is_set():
+                try:
+                    await Stubborn.gate.wait()
+                except asyncio.CancelledError:
+                    pass
+        finally:
+            Stubborn.running -= 1
+class Count(Plugin):
+    async def on_request(self, request):
+        request.headers["x-running"] = str(Stubborn.running)
+class OpensStubborn(Plugin):
+    async def on_request(self, request):
+        Stubborn.gate.set()
+"""
+
+
+@pytest.fixture
+def runner(start_runner: StartRunner, plugin_dir: Callable[..., Path]) -> RunnerProcess:
+    runner = start_runner("-p", plugin_dir(p=PLUGINS), "--workers", "1", "--threads", "4", "--thread-queue", "1")
+    runner.wait_for_log("listening")
+    return runner
+
+
+def passes(runner: RunnerProcess, plugin: str) -> bool:
+    with runner.peer() as peer:
+        return not peer.refuses(peer.prepare((plugin, "{}")))
+
+
+@pytest.mark.parametrize("plugin", ["hangs", "hangs-limited"])
+def test_threads_lost_to_one_plugin_are_no_others_loss(runner: RunnerProcess, plugin: str) -> None:
+    assert not any(passes(runner, plugin) for _ in range(6))
+    assert all(passes(runner, "fine") for _ in range(3))
+    assert runner.log.count("plugin missed its deadline") == 2  # then no more are begun
+    assert passes(runner, "opens")
+    runner.wait_for(lambda: passes(runner, plugin))
+
+
+def test_a_task_that_heeds_no_deadline_counts_until_it_ends(runner: RunnerProcess) -> None:
+    assert not any(passes(runner, "stubborn") for _ in range(5))
+    with runner.peer() as peer:
+        assert peer.request(peer.prepare(("count", "{}"))).headers == [("x-running", "2")]
+    assert passes(runner, "opens-stubborn")
+    runner.wait_for(lambda: passes(runner, "stubborn"))
+
+
+async def test_an_instance_gets_its_thread_again_if_that_is_idle() -> None:
+    threads = PluginThreads(asyncio.get_running_loop(), most=2, queue=1)
+    homes = Home(), Home()
+
+    async def where(home: Home) -> int:
+        result, _ = await threads.submit(threading.get_ident, "p", home).outcome
+        assert isinstance(result, int)
+        return result
+
+    gate = threading.Event()
+    first = threads.submit(gate.wait, "p", homes[0])
+    second = await where(homes[1])
+    gate.set()
+    await first.outcome
+    assert [await where(home) for home in (homes[1], homes[0], homes[1])][::2] == [second, second]
+    assert await where(homes[0]) != second
+    threads.close()
+
+
+async def test_a_job_that_has_waited_in_vain_is_never_run() -> None:
+    threads = PluginThreads(asyncio.get_running_loop(), most=1, queue=1)
+    gate, ran = threading.Event(), []
+    first = threads.submit(gate.wait, "p", Home())
+    second = threads.submit(lambda: ran.append(1), "p", Home())
+    with pytest.raises(OverloadedError, match="queue is full"):
+        threads.submit(gate.wait, "p", Home())
+    assert threads.give_up(second) is None
+    assert threads.in_use == 1
+    gate.set()
+    await first.outcome
+    await threads.submit(lambda: None, "p", Home()).outcome
+    assert ran == []
+    threads.close()
