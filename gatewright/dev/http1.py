@@ -57,6 +57,7 @@ class Http1Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         """End; a call under way runs to its end, as in the gateway, which does not notice."""
+        self._ended = True
         self._served.connection_closed(self._transport)
 
     def eof_received(self) -> bool:
@@ -148,4 +149,5 @@ class Http1Connection(asyncio.Protocol):
             head_size=incoming.size,
             body_is_broken=incoming.body_is_broken,
             number=self._requests,
+            is_gone=lambda: self._ended,
         )

@@ -5,6 +5,7 @@ Text is `str` with `surrogateescape`, so that every byte survives.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 __all__ = ["Answer", "ClientRequest", "Headers", "raw", "text_of"]
@@ -37,6 +38,8 @@ class ClientRequest:
     """What should be the body in chunks is none, which is found out when somebody reads it."""
     number: int = 1
     """Which of its connection's requests it is."""
+    is_gone: Callable[[], bool] = lambda: False
+    """Whether the client has closed its side meanwhile."""
 
 
 @dataclass(slots=True)

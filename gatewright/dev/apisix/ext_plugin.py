@@ -29,6 +29,10 @@ _CLOSES = 408
 """The status with which nginx closes a connection without a word, if Lua exits with it."""
 
 
+class _BrokenBodyError(Exception):
+    """The client's body is read, and is none: nginx ends the request with its 400."""
+
+
 class ExtPlugin:
     """What the ext-plugin plugins do."""
 
@@ -70,12 +74,16 @@ class ExtPlugin:
             )  # fmt: skip
         except RpcError as error:
             return self._failed(exchange, plugin, error)
+        except _BrokenBodyError:
+            return Answer(400, exchange.response_headers, page=True)
         if action is None:
             return None
         if isinstance(action, Stop):
             answer = exchange.stop_answer(action)
             answer.framing = "stop"
             return Answer(0) if answer.status == _CLOSES else answer
+        if action.body and exchange.request.body_is_broken:
+            return Answer(400, exchange.response_headers, page=True)
         exchange.apply_rewrite(action)
         return self._check_announced_length(exchange)
 
@@ -113,6 +121,8 @@ class ExtPlugin:
             if exchange.request.framing == "h2" and not exchange.behaviour.reads_unsized_bodies:
                 log.error("failed to read request body: HTTP/2 without content-length")
                 return None
+            if exchange.request.body_is_broken:
+                raise _BrokenBodyError
             return exchange.body or None
         if question.kind == InfoType.RESP_BODY:
             if not upstream:

@@ -98,15 +98,18 @@ class DevGateway:
     async def handle(self, request: ClientRequest) -> Answer:
         """Answer one request."""
         answer = await self._handle(request)
+        if request.body_is_broken and answer.body and not answer.page:
+            # Before it prints, nginx does away with the body, and finds that it can't.
+            answer = Answer(0)
         log.info("%s %s -> %d", request.method, request.target, answer.status)
         return answer
 
     async def _handle(self, request: ClientRequest) -> Answer:
         exchange = Exchange(request, self._behaviour)
         route = self.routes.find(request.method, exchange.host, exchange.uri)
-        if route is None:
-            return _json(404, "404 Route Not Found")
         try:
+            if route is None:
+                return await self._global_rules(exchange) or _json(404, "404 Route Not Found")
             answer = await self._phases(exchange, route)
             if "response-rewrite" in route.plugins and answer.status:
                 answer = response_rewrite(exchange, with_page(answer), route.plugins["response-rewrite"].conf)
@@ -119,24 +122,24 @@ class DevGateway:
         plugins = dict(route.plugins)
         exchange.route_facts = route.facts
         exchange.upstream_scheme = route.upstream.scheme if route.upstream else "http"
-        chains = [*self.routes.global_rules, plugins]
-        for chain in chains:
-            if (answer := await self._ask(exchange, chain, "ext-plugin-pre-req")) is not None:
-                return answer
+        if (answer := await self._global_rules(exchange)) is not None:
+            return answer
+        if (answer := await self._ask(exchange, plugins, "ext-plugin-pre-req")) is not None:
+            return answer
+        added: dict[str, PluginConf] = {}
         if "key-auth" in plugins:
             answer, consumer = self._authenticate(exchange, plugins["key-auth"].conf, route)
             if answer is not None:
                 return answer
             added = {name: conf for name, conf in consumer.items() if name not in plugins}
             plugins.update(consumer)
-            if (answer := await self._ask(exchange, added, "ext-plugin-pre-req")) is not None:
-                return answer
         if "proxy-rewrite" in plugins:
             proxy_rewrite(exchange, plugins["proxy-rewrite"].conf)
+        if (answer := await self._ask(exchange, added, "ext-plugin-pre-req")) is not None:
+            return answer
+        if (answer := await self._ask(exchange, plugins, "ext-plugin-post-req")) is not None:
+            return answer
         upstream = route.upstream
-        for chain in (*self.routes.global_rules, plugins):
-            if (answer := await self._ask(exchange, chain, "ext-plugin-post-req")) is not None:
-                return answer
         if upstream is None:
             log.warning("route %s has no upstream", route.id)
             return Answer(503, exchange.response_headers, page=True)
@@ -147,6 +150,17 @@ class DevGateway:
                 if answer is not None:
                     return answer
         return await proxy(exchange, upstream, self._upstream_timeout)
+
+    async def _global_rules(self, exchange: Exchange) -> Answer | None:
+        """Both request phases of each rule, before anything of the route; also where no route is found."""
+        for rule in self.routes.global_rules:
+            if (answer := await self._ask(exchange, rule, "ext-plugin-pre-req")) is not None:
+                return answer
+            if "proxy-rewrite" in rule:
+                proxy_rewrite(exchange, rule["proxy-rewrite"].conf)
+            if (answer := await self._ask(exchange, rule, "ext-plugin-post-req")) is not None:
+                return answer
+        return None
 
     async def _ask(self, exchange: Exchange, chain: Mapping[str, PluginConf], name: str) -> Answer | None:
         plugin = chain.get(name)
@@ -184,4 +198,5 @@ class DevGateway:
 
 
 def _json(status: int, message: str, *, key: str = "error_msg") -> Answer:
-    return Answer(status, [("Content-Type", "application/json")], raw(json.dumps({key: message}) + "\n"))
+    # Lua prints it without a type of its own.
+    return Answer(status, body=raw(json.dumps({key: message}, separators=(",", ":")) + "\n"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from gatewright.dev.apisix.exchange import Exchange
-from gatewright.dev.messages import Answer, Headers
+from gatewright.dev.apisix.variables import variable
+from gatewright.dev.messages import Answer, Headers, text_of
 from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import UpstreamAnswer, UpstreamError, send_request
 
@@ -81,15 +82,18 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float) -> Answe
     request = exchange.request
     if request.body_is_broken and not exchange.body_changed:
         return Answer(400, exchange.response_headers, page=True)
-    forwarded = next((v for n, v in exchange.headers if n.lower() == "x-forwarded-for"), "")
-    headers: Headers = [("Host", exchange.upstream_host)] if exchange.upstream_host else []
-    headers += [
+    if request.is_gone():
+        log.warning("the client has gone; the upstream is not asked")
+        return Answer(0)
+    forwarded = [
+        ("Host", exchange.upstream_host or ""),
         ("X-Real-IP", exchange.client_ip),
-        ("X-Forwarded-For", f"{forwarded}, {exchange.client_ip}" if forwarded else exchange.client_ip),
-        ("X-Forwarded-Proto", exchange.table.get("x-forwarded-proto", ["http"])[0]),
-        ("X-Forwarded-Host", exchange.table.get("x-forwarded-host", [exchange.host])[0]),
-        ("X-Forwarded-Port", exchange.table.get("x-forwarded-port", [str(request.server_port)])[0]),
+        ("X-Forwarded-For", _text(exchange, "proxy_add_x_forwarded_for", "")),
+        ("X-Forwarded-Proto", _text(exchange, "http_x_forwarded_proto", "http")),
+        ("X-Forwarded-Host", _text(exchange, "http_x_forwarded_host", exchange.host)),
+        ("X-Forwarded-Port", _text(exchange, "http_x_forwarded_port", str(request.server_port))),
     ]
+    headers: Headers = [(name, value) for name, value in forwarded if value]  # nginx sends none that is empty
     if exchange.body or request.framing in ("content-length", "chunked"):
         headers.append(("Content-Length", str(len(exchange.body))))
     headers += [(n, v) for n, v in exchange.headers if n.lower() not in _NOT_FORWARDED]
@@ -126,6 +130,11 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float) -> Answe
             answer.headers.append(("X-APISIX-Upstream-Status", str(got.status)))
         return answer
     return _bad_gateway(exchange, tries)
+
+
+def _text(exchange: Exchange, name: str, default: str) -> str:
+    value = variable(exchange, name)
+    return default if value is None else text_of(value)
 
 
 def _bad_gateway(exchange: Exchange, tries: list[str]) -> Answer:

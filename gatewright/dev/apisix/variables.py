@@ -35,7 +35,7 @@ def _non_empty(text: str) -> str | None:
 
 def _forwarded_for(exchange: Exchange) -> str:
     came = _joined(exchange, "x_forwarded_for")
-    return f"{came}, {exchange.client_ip}" if came else exchange.client_ip
+    return exchange.client_ip if came is None else f"{came}, {exchange.client_ip}"
 
 
 def _request_length(exchange: Exchange) -> str:
