@@ -7,42 +7,31 @@ blocking code here only stops its own call.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from greenlet import GreenletExit
 
-from gatewright.datastructures import Headers
 from gatewright.errors import (
     CallRefusedError,
     GatewayClosedError,
     GatewrightError,
-    MustAwaitError,
-    NotAvailableError,
-    PluginError,
     ProtocolError,
 )
 from gatewright.gateways.apisix.calls import HttpReqCall
 from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
-from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall, find_header
+from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
-from gatewright.runtime.kept import KeptContext, pack, unpack
-from gatewright.server.ipc.keep import LostError
+from gatewright.server.drivers.apisix.asking import AskingConnection, Waiter
+from gatewright.server.drivers.apisix.ctx import ctx_kept, keep_ctx
 from gatewright.server.worker.inflow import Inflow
 from gatewright.server.worker.service import Service, Uplink
 
 __all__ = ["Connection"]
 
-REQUEST_ID: Final = Question("var", "request_id")
-"""The same in both phases of a request."""
 
-_Waiter = Strand | asyncio.Future["bytes | None"] | concurrent.futures.Future["bytes | None"]
-
-
-class Connection(asyncio.Protocol):
+class Connection(AskingConnection):
     """The driver of one session."""
 
     def __init__(self, service: Service, session: Session) -> None:
@@ -58,7 +47,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._call: Call | None = None
         self._strand: Strand | None = None
-        self._waiters: deque[_Waiter | None] = deque()
+        self._waiters: deque[Waiter | None] = deque()
         self._half_closed = False
         self._stalled_since = 0.0
         self._closed = False
@@ -163,10 +152,10 @@ class Connection(asyncio.Protocol):
                 elif call.asks:
                     self._follow(call, session.before_reply(call))
                     if call.kept_ctx:
-                        self._keep_ctx(call)
+                        keep_ctx(self, call, service.region)
             else:
                 service.responses += 1
-                call.ctx_source = self._ctx_kept
+                call.ctx_source = self._kept_ctx
                 response = chain.run_response(call, strand)
                 self._follow(call, session.before_reply(call))
             frame = session.reply(call, response)
@@ -195,6 +184,9 @@ class Connection(asyncio.Protocol):
         service.bytes_out += len(frame)
         if session.buffered or self._half_closed or service.leaving:
             self._after_write()
+
+    def _kept_ctx(self, call: Call) -> dict[str, Any]:
+        return ctx_kept(call, self._service.region)
 
     def _chain_of_others(self, strand: Strand, call: Call, link: Uplink) -> Chain | None:
         """The chain of a token that another worker may have given out."""
@@ -274,134 +266,6 @@ class Connection(asyncio.Protocol):
             self._transport.write(self._session.refuse(Refusal.BAD_REQUEST))
             self._transport.close()
 
-    # --- questions to the gateway (see `gatewright.http.Asker`)
-
-    @property
-    def is_over(self) -> bool:
-        """The gateway is gone."""
-        return self._closed or self._half_closed
-
-    def reading(self, call: Call, question: Question) -> Recipe[bytes]:
-        """How to get a body."""
-        return self._session.reading(call, question)
-
-    def find_header(self, headers: Headers, name: str) -> str | None:
-        """Ask for a header that may have been cut off."""
-        call = self._call
-        if call is None or call.seen_headers is not headers:
-            raise NotAvailableError("the call has ended: its headers can't be asked for any more")
-        return find_header(self, call, name)
-
-    async def ask(self, call: Call, question: Question) -> bytes | None:
-        """Put a question and wait for its answer, in a task."""
-        strand = self._bridge.strand_of_task()
-        if strand is not None:
-            self._put(call, question, strand)
-            return cast("bytes | None", await self._bridge.pause(self._forget))
-        future: asyncio.Future[bytes | None] = self._service.loop.create_future()
-        self._put(call, question, future)
-        return await future
-
-    def ask_sync(self, call: Call, question: Question) -> bytes | None:
-        """Put a question and wait for its answer, in a strand or in a plugin's thread."""
-        if not self._bridge.in_loop_thread:
-            waiting: concurrent.futures.Future[bytes | None] = concurrent.futures.Future()
-            self._service.loop.call_soon_threadsafe(self._put_for_thread, call, question, waiting)
-            return waiting.result()
-        strand = self._bridge.current()
-        self._put(call, question, strand)
-        return cast("bytes | None", self._bridge.wait_for_resume(self._forget))
-
-    def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:
-        """Put questions together and wait for the answers, wherever the caller is."""
-        if not self._bridge.in_loop_thread:
-            waiting: list[concurrent.futures.Future[bytes | None]] = [concurrent.futures.Future() for _ in questions]
-            for question, waiter in zip(questions, waiting, strict=True):
-                self._service.loop.call_soon_threadsafe(self._put_for_thread, call, question, waiter)
-            return [waiter.result() for waiter in waiting]
-        self._bridge.check_wait_here()
-        futures: list[asyncio.Future[bytes | None]] = []
-        for question in questions:
-            future: asyncio.Future[bytes | None] = self._service.loop.create_future()
-            self._put(call, question, future)
-            future.add_done_callback(_look_at)
-            futures.append(future)
-        self._bridge.wait_here(futures[-1])  # answers come in order
-        return [future.result() for future in futures]
-
-    # --- what request phases leave for response phases
-
-    def _keep_ctx(self, call: Call) -> None:
-        """Keep what plugins put into `request.ctx`, under the request's id, if any response handler may look at it."""
-        region = self._service.region
-        if not region.wanted:
-            return
-        name = self.ask_sync(call, REQUEST_ID)
-        if not name:
-            return  # the response phase says so, if it looks
-        if not region.writable:
-            raise PluginError("request.ctx can't be kept for the response phase: too many workers are about to end")
-        kept = self._kept_of(name)
-        kept.update(call.ctx)
-        region.put(name, pack(kept))
-
-    def _ctx_kept(self, call: Call) -> dict[str, Any]:
-        """What the request phase has left."""
-        try:
-            (name,) = call.asker.ask_here(call, (REQUEST_ID,))
-        except MustAwaitError:
-            raise NotAvailableError(
-                "a task of one's own can't be the first to look at request.ctx in the response phase: look at it in "
-                "the handler"
-            ) from None
-        if not name:
-            raise NotAvailableError("APISIX doesn't tell $request_id, under which request.ctx is kept")
-        region = self._service.region
-        wanted = region.wanted
-        region.want()
-        try:
-            kept = self._kept_of(name)
-        except LostError as error:
-            raise NotAvailableError(f"request.ctx has not come from the request phase: {error}") from None
-        if not kept and not kept.left and not wanted:
-            raise NotAvailableError(
-                "whether the request phase put something into request.ctx is not known: that on_response looks at it "
-                "was not to be seen in its source. It's kept from now on"
-            )
-        return kept
-
-    def _kept_of(self, name: bytes) -> KeptContext:
-        kept = KeptContext()
-        for packed in self._service.region.get(name):
-            part = unpack(packed)
-            kept.left.update(part.left)
-            kept.update(part)
-        return kept
-
-    # --- the wire
-
-    def _put(self, call: Call, question: Question, waiter: _Waiter) -> None:
-        if self._closed or self._half_closed:
-            raise GatewayClosedError("the gateway closed the connection")
-        if call is not self._call:
-            raise NotAvailableError("the call has ended: the gateway can't be asked about it any more")
-        frame = self._session.ask(question)
-        questions = self._service.questions
-        questions[question.kind] = questions.get(question.kind, 0) + 1
-        self._service.bytes_out += len(frame)
-        self._waiters.append(waiter)
-        self._transport.write(frame)
-
-    def _put_for_thread(self, call: Call, question: Question, waiter: concurrent.futures.Future[Any]) -> None:
-        try:
-            self._put(call, question, waiter)
-        except Exception as error:
-            waiter.set_exception(error)
-
-    def _forget(self, strand: Strand) -> None:
-        # Its answer will come all the same, and must not be taken for another's.
-        self._waiters = deque(None if waiter is strand else waiter for waiter in self._waiters)
-
     # --- ending
 
     def end_if_stalled(self, now: float, limit: float) -> None:
@@ -456,9 +320,3 @@ class Connection(asyncio.Protocol):
         if type(call) is ResponseCall and not self._closed:
             self._transport.write(self._session.refuse(Refusal.UNAVAILABLE, call))
         self._transport.close()
-
-
-def _look_at(future: asyncio.Future[Any]) -> None:
-    # Of several only the last is waited for: asyncio need not complain about the others' exceptions.
-    if not future.cancelled():
-        future.exception()
