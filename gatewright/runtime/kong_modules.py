@@ -19,6 +19,7 @@ from gatewright.runtime.discovery import (
     loading,
     plugins_of_module,
 )
+from gatewright.runtime.kong_schema import faults
 
 __all__ = ["adapt", "load_directory"]
 
@@ -91,6 +92,9 @@ def _check_schema(schema: Any) -> None:
         json.dumps(schema)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"Schema can't be told to Kong, which wants JSON: {error}") from None
+    found = faults(schema)
+    if found:
+        raise ConfigError(f"Kong would not start with this Schema: {'; '.join(found)}")
 
 
 def load_directory(directory: Path) -> Discovery:

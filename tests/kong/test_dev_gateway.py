@@ -42,7 +42,7 @@ CONSUMER = {"id": "9a3b7c1e-5d2f-4e80-9b61-0c4d8e7f1a23", "username": "ann", "cu
 # Calls what its configuration says, phase by phase, and tells what came of it.
 CALLER = """
 import base64, json
-Schema = ({"calls": {"type": "string", "default": "{}"}}, {"tell": {"type": "string", "default": ""}})
+Schema = ({"calls": {"type": "string", "default": "{}"}}, {"tell": {"type": "string", "default": "", "len_min": 0}})
 version = "1.0.0"
 priority = 10
 

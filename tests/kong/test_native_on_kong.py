@@ -167,7 +167,7 @@ class Config(msgspec.Struct):
 
 def test_a_configuration_model_becomes_a_kong_schema() -> None:
     assert kong_fields(config_schema(Config)) == [
-        {"name": {"type": "string", "len_min": 1, "description": "whose", "required": True}},
+        {"name": {"type": "string", "len_min": 1, "required": True}},
         {
             "limits": {
                 "type": "array",
@@ -181,10 +181,10 @@ def test_a_configuration_model_becomes_a_kong_schema() -> None:
                 "required": True,
             }
         },
-        {"mode": {"type": "string", "one_of": ["hard", "soft"], "default": "soft"}},
+        {"mode": {"type": "string", "one_of": ["hard", "soft"], "len_min": 0, "default": "soft"}},
         {"on": {"type": "boolean", "default": True}},
-        {"labels": {"type": "map", "keys": {"type": "string"}, "values": {"type": "integer"}}},
-        {"note": {"type": "string"}},
+        {"labels": {"type": "map", "keys": {"type": "string", "len_min": 0}, "values": {"type": "integer"}}},
+        {"note": {"type": "string", "len_min": 0}},
     ]
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from gatewright.dev.kong.declarative import Declared, PluginEntry
 from gatewright.dev.kong.rpc import Instance, PluginRpc, RpcError, new_rpc
-from gatewright.dev.kong.schema import filled
 from gatewright.errors import ConfigError, GatewrightError
 from gatewright.gateways.kong.conf import PluginServer
 from gatewright.gateways.kong.dump import PROTOCOLS
+from gatewright.runtime.kong_schema import filled
 
 __all__ = ["Configured", "KnownPlugin", "Plugins", "known_plugins", "query", "query_all"]
 

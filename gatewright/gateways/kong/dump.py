@@ -10,14 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from gatewright.config import config_schema
+from gatewright.errors import ConfigError
 from gatewright.plugin import Plugin
+from gatewright.runtime.kong_schema import faults
 
-__all__ = ["PROTOCOLS", "dump", "kong_fields", "own_stdout", "plugin_info"]
+__all__ = ["PROTOCOLS", "dump", "kong_fields", "own_stdout", "plugin_info", "without_nulls"]
 
 PROTOCOLS = {"msgpack": "MsgPack:1", "protobuf": "ProtoBuf:1"}
 """What Kong calls the protocols."""
 
 _TYPES = {"string": "string", "integer": "integer", "number": "number", "boolean": "boolean"}
+_TEXT = {"type": "string", "len_min": 0}
+_HAS_LENGTH = ("string", "array", "map")
+_SHORTEST_DESCRIPTION, _LONGEST_DESCRIPTION = 10, 500
+_MAX_DEPTH = 32
 _LIMITS = {"minLength": "len_min", "maxLength": "len_max", "minItems": "len_min", "maxItems": "len_max"}
 
 
@@ -64,10 +70,38 @@ def kong_fields(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A JSON Schema of an object as Kong's list of fields.
 
     Types, defaults, required fields, nested records, arrays, maps, enumerations and limits come over. What Kong has no
-    word for (a union, say) is left unchecked there as a string, and checked by the plugin's own model.
+    word for (a union, say) is left unchecked there as a string, and checked by the plugin's own model. Kong is told
+    nothing that it would not start with (see `runtime.kong_schema`), and refuses nothing that the model takes: text may
+    be empty, a record need not be there, what may be `null` is not required.
     """
     definitions = schema.get("$defs", {})
     return _fields(_resolved(schema, definitions), definitions)
+
+
+def without_nulls(schema: Mapping[str, Any], value: Any) -> Any:
+    """A configuration without the fields that Kong made `null` because they were left out, at any depth.
+
+    Args:
+        schema: the JSON Schema that `kong_fields` had.
+        value: the configuration as Kong completed it.
+    """
+    return _without_nulls(schema, schema.get("$defs", {}), value)
+
+
+def _without_nulls(schema: Mapping[str, Any], definitions: Mapping[str, Any], value: Any) -> Any:
+    schema = _without_null(_resolved(schema, definitions), definitions)
+    if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
+        return [_without_nulls(schema["items"], definitions, item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    known, needed = schema.get("properties", {}), schema.get("required", ())
+    others = schema.get("additionalProperties")
+    others = others if isinstance(others, Mapping) else {}
+    return {
+        name: _without_nulls(known.get(name, others), definitions, item)
+        for name, item in value.items()
+        if item is not None or name in needed
+    }
 
 
 def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -76,49 +110,64 @@ def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapp
     return schema
 
 
-def _fields(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _fields(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: int = 0) -> list[dict[str, Any]]:
     required = set(schema.get("required", ()))
     fields = []
     for name, item in schema.get("properties", {}).items():
-        field = _field(item, definitions)
-        if name in required:
+        field = _field(item, definitions, depth)
+        if name in required and not _may_be_null(item, definitions):
             field["required"] = True
+        elif field["type"] == "record":
+            field["required"] = False  # else Kong makes one, and asks for its required fields
         default = item.get("default")
-        if default is not None and default not in ({}, []):
+        if default is not None and default not in ({}, []) and not faults([{name: {**field, "default": default}}]):
             field["default"] = default
         fields.append({name: field})
     return fields
 
 
-def _field(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+def _may_be_null(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> bool:
+    schema = _resolved(schema, definitions)
+    kinds = schema.get("type")
+    if kinds == "null" or (isinstance(kinds, list) and "null" in kinds) or None in schema.get("enum", ()):
+        return True
+    return any(_may_be_null(item, definitions) for word in ("anyOf", "oneOf") for item in schema.get(word, ()))
+
+
+def _field(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     description = schema.get("description")
     schema = _without_null(_resolved(schema, definitions), definitions)
     field: dict[str, Any]
     kind = schema.get("type")
-    if "enum" in schema:
-        field = {"type": _enum_type(schema["enum"]), "one_of": list(schema["enum"])}
+    choices = [value for value in schema.get("enum", ()) if value is not None]
+    if depth > _MAX_DEPTH:  # a model that holds itself
+        raise ConfigError("Kong's schemas have no word for a model that holds itself, nor for one so deep")
+    if choices:
+        field = _enumeration(choices)
     elif kind in _TYPES:
         field = {"type": _TYPES[kind]}
     elif kind == "array":
         items = schema.get("items")
-        field = {"type": "array", "elements": _field(items, definitions) if items else {"type": "string"}}
+        field = {"type": "array", "elements": _field(items, definitions, depth + 1) if items else dict(_TEXT)}
     elif kind == "object" and "properties" in schema:
-        field = {"type": "record", "fields": _fields(schema, definitions)}
+        field = {"type": "record", "fields": _fields(schema, definitions, depth + 1)}
     elif kind == "object":
         values = schema.get("additionalProperties")
-        element = _field(values, definitions) if isinstance(values, Mapping) and values else {"type": "string"}
-        field = {"type": "map", "keys": {"type": "string"}, "values": element}
+        element = _field(values, definitions, depth + 1) if isinstance(values, Mapping) and values else dict(_TEXT)
+        field = {"type": "map", "keys": dict(_TEXT), "values": element}
     else:
         field = {"type": "string"}
+    if field["type"] == "string":
+        field["len_min"] = 0  # Kong's own is 1
     for theirs, ours in _LIMITS.items():
-        if theirs in schema:
+        if theirs in schema and field["type"] in _HAS_LENGTH:
             field[ours] = schema[theirs]
-    if "minimum" in schema and "maximum" in schema:
+    if "minimum" in schema and "maximum" in schema and kind in ("integer", "number") and not choices:
         field["between"] = [schema["minimum"], schema["maximum"]]
     if "pattern" in schema and kind == "string":
         description = f"{description or ''} (pattern: {schema['pattern']})".strip()
-    if description:
-        field["description"] = description
+    if description and len(description) >= _SHORTEST_DESCRIPTION:
+        field["description"] = description[:_LONGEST_DESCRIPTION]
     return field
 
 
@@ -134,7 +183,12 @@ def _without_null(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> 
     return schema
 
 
-def _enum_type(values: list[Any]) -> str:
+def _enumeration(values: list[Any]) -> dict[str, Any]:
     if all(isinstance(value, str) for value in values):
-        return "string"
-    return "integer" if all(isinstance(value, int) for value in values) else "number"
+        return {"type": "string", "one_of": values}
+    if all(isinstance(value, bool) for value in values):
+        return {"type": "boolean"}  # which Kong lets have no choices
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        whole = all(isinstance(value, int) for value in values)
+        return {"type": "integer" if whole else "number", "one_of": values}
+    return {"type": "string"}

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from gatewright.config import config_schema
 from gatewright.errors import ConfigError
-from gatewright.gateways.kong.dump import kong_fields
+from gatewright.gateways.kong.dump import kong_fields, without_nulls
 from gatewright.gateways.kong.events import PHASES
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
@@ -124,12 +124,14 @@ class Instances:
         plugin = self.service.builder.plugins.get(name)
         if not isinstance(config, dict) or plugin is None:
             return config
-        known = {name for field in kong_fields(config_schema(plugin.Config)) for name in field}
-        return {
+        schema = config_schema(plugin.Config)
+        known = {name for field in kong_fields(schema) for name in field}
+        own = {
             key: value
             for key, value in config.items()
-            if value is not None and (key in known or not (key.startswith("__") or key in _ADDED_BY_KONG))
+            if key in known or not (key.startswith("__") or key in _ADDED_BY_KONG)
         }
+        return without_nulls(schema, own)
 
     def new_event_number(self) -> int:
         """An id that no event has had; which worker's can be told from it."""

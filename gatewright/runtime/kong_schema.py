@@ -1,4 +1,8 @@
-"""Plugin configurations, checked and filled in as Kong does it, after the schema that a plugin server dumps."""
+"""Schemas of plugins as Kong takes them, and configurations, checked and filled in after them as Kong does it.
+
+A schema that breaks a rule keeps Kong from starting at all. The rules are those of Kong's kong/db/schema/metaschema.lua
+and init.lua, as tables; what is not known here is not held against a schema.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Any
 
 from gatewright.errors import ConfigError
 
-__all__ = ["filled"]
+__all__ = ["faults", "filled"]
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "string": (lambda value: isinstance(value, str), "a string"),
@@ -48,9 +52,10 @@ def _filled(field: Mapping[str, Any], value: Any, where: str) -> Any:
     if value is None:
         value = field.get("default")
     if value is None:
-        if not field.get("required"):
+        is_record = field.get("type") == "record"
+        if not field.get("required", is_record):  # a record is there unless its schema says that it need not
             return None
-        if field.get("type") != "record":
+        if not is_record:
             raise ConfigError(f"{where}: required field missing")
         value = {}
     kind = field.get("type", "string")
@@ -90,11 +95,82 @@ def _check(field: Mapping[str, Any], value: Any, where: str) -> None:
         problem = f"value must be greater than {field['gt']}"
     elif "len_eq" in field and size != field["len_eq"]:
         problem = f"length must be {field['len_eq']}"
-    elif size < field.get("len_min", 0):
-        problem = f"length must be at least {field['len_min']}"
+    elif size < (least := field.get("len_min", int(isinstance(value, str)))):  # no text is empty unless that is said
+        problem = f"length must be at least {least}"
     elif "len_max" in field and size > field["len_max"]:
         problem = f"length must be at most {field['len_max']}"
     elif isinstance(value, str) and not value.startswith(field.get("starts_with", "")):
         problem = f"should start with: {field['starts_with']}"
     if problem:
         raise ConfigError(f"{where}: {problem}")
+
+
+# --- schemas
+
+_TYPES = frozenset((*_KINDS, "foreign", "function", "json"))
+_NEEDS = {"array": ("elements",), "set": ("elements",), "map": ("keys", "values"), "record": ("fields",)}
+_ONLY_FOR = {
+    "between": ("integer", "number"),
+    "len_eq": ("array", "set", "string", "map"),
+    "match": ("string",),
+    "one_of": ("string", "number", "integer"),
+    "contains": ("array", "set"),
+    "is_regex": ("string",),
+    "timestamp": ("number", "integer"),
+    "uuid": ("string",),
+    "unique": ("string", "number", "integer", "foreign"),
+}
+"""Attributes that only fields of some types may have."""
+_DESCRIPTION = range(10, 501)
+"""How long a description may be."""
+
+
+def faults(fields: Sequence[Mapping[str, Any]], where: str = "") -> list[str]:
+    """What Kong would not start with.
+
+    Args:
+        fields: a record's fields, in Kong's form.
+        where: the record's place, for messages.
+    """
+    found = []
+    for field in fields:
+        if len(field) != 1:
+            found.append(f"{where or 'fields'}: each entry has one name, not {len(field)}")
+            continue
+        ((name, attributes),) = field.items()
+        if not name:
+            found.append(f"{where or 'fields'}: a name is empty")
+        found += _faults_of(attributes, f"{where}.{name}" if where else str(name))
+    return found
+
+
+def _faults_of(field: Any, where: str) -> list[str]:
+    if not isinstance(field, Mapping):
+        return [f"{where}: must be a table"]
+    kind = field.get("type")
+    if kind is None:
+        return [f"{where}: missing type declaration"]
+    if kind not in _TYPES:
+        return [f"{where}: type: expected one of: {', '.join(sorted(_TYPES))}"]
+    found = [
+        f"{where}: field of type {kind!r} must declare {each!r}" for each in _NEEDS.get(kind, ()) if each not in field
+    ]
+    found += [
+        f"{where}: field of type {kind!r} cannot have attribute {attribute!r}"
+        for attribute in field
+        if kind not in _ONLY_FOR.get(attribute, (kind,))
+    ]
+    description = field.get("description")
+    if description is not None and len(description) not in _DESCRIPTION:
+        found.append(f"{where}: description: length must be {_DESCRIPTION[0]} to {_DESCRIPTION[-1]}")
+    for nested in ("elements", "keys", "values"):
+        if nested in field:
+            found += _faults_of(field[nested], f"{where}.{nested}")
+    if isinstance(field.get("fields"), Sequence):
+        found += faults(field["fields"], where)
+    if not found and field.get("default") is not None and kind in _KINDS:
+        try:
+            _filled(field, field["default"], f"{where}: default")
+        except ConfigError as error:
+            found.append(str(error))
+    return found
