@@ -108,18 +108,18 @@ class Chain:
         )
 
     def _build(self) -> None:
-        if self._built is not None:
-            if not self._built.done():
-                self._bridge.wait_future(asyncio.shield(self._built))
-        else:
-            self._built = self._bridge.loop.create_future()
+        if self._built is not None and not self._built.done():
+            self._bridge.wait_future(asyncio.shield(self._built))
+        if self._built is None:
+            built = self._built = self._bridge.loop.create_future()
             try:
-                conf, self._conf = self._conf or (), None  # configurations hold secrets: keep no second copy
-                self.steps = [self._builder.make_step(self.key, name, text) for name, text in conf]
-                self.request_steps = [step for step in self.steps if step.counts_in("request")]
-                self.response_steps = [step for step in self.steps if step.counts_in("response")]
+                self.steps = [self._builder.make_step(self.key, name, text) for name, text in self._conf or ()]
+                self._conf = None  # configurations hold secrets: keep no second copy
+            except BaseException:
+                self._built = None  # without its steps a chain would let everything pass
+                raise
             finally:
-                self._built.set_result(None)
+                built.set_result(None)
         self._set_up()
 
     def quarantine(self) -> None:
@@ -134,6 +134,8 @@ class Chain:
         for step in self.steps:
             if step.state is State.NEW or step.state is State.SETUP_FAILED:
                 self._builder.set_up(step)
+        self.request_steps = [step for step in self.steps if step.counts_in("request")]
+        self.response_steps = [step for step in self.steps if step.counts_in("response")]
         self.ready = all(step.state is State.READY for step in self.steps)
 
     def teardown(self, *_: object) -> None:
@@ -254,7 +256,7 @@ class Chain:
         started = strand.began
         for step in self.steps:
             handler = step.phases.get(phase)
-            if handler is None and step.state is not State.BROKEN:
+            if handler is None and step.plugin is not None:
                 continue
             strand.work = step
             strand.deadline = 0.0

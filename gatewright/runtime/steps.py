@@ -7,12 +7,15 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
+from time import perf_counter
 from typing import Any, Final, Literal, Protocol
 
-from greenlet import getcurrent
+from greenlet import GreenletExit, getcurrent
 
 from gatewright.errors import (
     ConfigError,
+    DeadlineExceededError,
     GatewayClosedError,
     GatewrightError,
     OverloadedError,
@@ -110,6 +113,10 @@ class Step:
     on_error: OnError
     timeout: float
     plugin: Plugin | None = None
+    make: Callable[[], Plugin] | None = field(default=None, repr=False)
+    """Makes the plugin, where that is still to be done."""
+    apart: bool = False
+    """All of its code that is not `async def` runs in a thread."""
     on_request: Callable[[Any], Any] | None = None
     on_response: Callable[[Any, Any], Any] | None = None
     request_mode: Mode = Mode.DIRECT
@@ -134,7 +141,7 @@ class Step:
 
     def counts_in(self, phase: str) -> bool:
         """Whether a call in this phase can't pass without it: with no handler, it is there to refuse."""
-        return self.handler(phase) is not None or self.state is State.BROKEN or not self.optional_phases
+        return self.handler(phase) is not None or self.plugin is None or not self.optional_phases
 
     def is_async(self, phase: str) -> bool:
         """Whether its handler for a phase (`request` or `response`) is an `async def`."""
@@ -142,7 +149,8 @@ class Step:
         return self.own_mode.get(phase, mode) is Mode.COROUTINE
 
     def move_to_thread(self) -> None:
-        """Run `def` handlers in a thread from now on."""
+        """Run what is not `async def` in a thread from now on."""
+        self.apart = True
         for handler in self.phases.values():
             if handler.mode is Mode.DIRECT:
                 handler.mode = Mode.THREAD
@@ -211,6 +219,7 @@ class ChainBuilder:
         """Told when plugins of a chain are about to be made or set up (`True`), and when that's over (`False`)."""
         self._around = around
         self._limits: dict[str, Limit] = {}
+        self._seen_blocking: set[type[Plugin] | type[None]] = set()
         self._policies = policies or {}
         self._timeout = timeout
 
@@ -243,41 +252,60 @@ class ChainBuilder:
                 "configuration names an unknown plugin", kind="conf", plugin=name, route=route, error=step.error
             )
             return step
+        blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
+        step.apart = plugin_class in self._seen_blocking if not blocking else True
+        if self._blocking is not None:
+            step.apart = self._blocking
+        step.optional_phases = plugin_class.optional_phases
+        step.make = partial(self._instance, plugin_class, text)
+        if not step.apart:  # otherwise its set-up makes it, in a thread
+            self._make(step)
+        return step
+
+    def _instance(self, plugin_class: type[Plugin], text: str) -> Plugin:
+        plugin = plugin_class(text)
+        if self.checks_fields:
+            check_fields(plugin_class, text)
+        return plugin
+
+    def _make(self, step: Step) -> None:
+        """Make a step's plugin; the step is broken if that's not possible."""
+        make = step.make
+        assert make is not None  # noqa: S101
         try:
-            plugin = plugin_class(text)
-            if self.checks_fields:
-                check_fields(plugin_class, text)
-        except (Exception, SystemExit) as error:
-            step.state = State.BROKEN
+            plugin = self.bridge.run_blocking(make) if step.apart else make()
+        except BaseException as error:
+            if step.apart and isinstance(
+                error, GatewayClosedError | DeadlineExceededError | OverloadedError | GreenletExit
+            ):
+                raise  # it says nothing about the configuration
+            step.state, step.make = State.BROKEN, None
             step.error = error if isinstance(error, ConfigError) else ConfigError(f"{type(error).__name__}: {error}")
             step.error.__cause__ = None if isinstance(error, ConfigError) else error
             self.failures.report(
                 "plugin configuration is invalid",
                 kind="conf",
-                plugin=name,
-                route=route,
+                plugin=step.name,
+                route=step.route,
                 error=step.error,
                 traceback=not isinstance(error, ConfigError),
             )
-            return step
-        blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
-        if self._blocking is not None:
-            blocking = self._blocking
-        step.plugin, step.optional_phases = plugin, plugin_class.optional_phases
+            return
+        step.plugin, step.make = plugin, None
         step.on_request = getattr(plugin, "on_request", None)
         step.on_response = getattr(plugin, "on_response", None)
-        step.request_mode = _mode(step.on_request, blocking)
-        step.response_mode = _mode(step.on_response, blocking)
-        step.request_tally = self.tallies.of(name, "request", route)
-        step.response_tally = self.tallies.of(name, "response", route)
+        step.request_mode = _mode(step.on_request, step.apart)
+        step.response_mode = _mode(step.on_response, step.apart)
+        step.request_tally = self.tallies.of(step.name, "request", step.route)
+        step.response_tally = self.tallies.of(step.name, "response", step.route)
         step.phases = {
-            phase: PhaseHandler(handler, _mode(handler, blocking), self.tallies.of(name, phase, route))
+            phase: PhaseHandler(handler, _mode(handler, step.apart), self.tallies.of(step.name, phase, step.route))
             for phase, handler in plugin.phase_handlers().items()
         }
-        self._guard(step, policy.max_concurrent or plugin_class.max_concurrent)
-        if plugin_class.setup is Plugin.setup:
-            step.state = State.READY
-        return step
+        policy = self._policies.get(step.name, Policy())
+        self._guard(step, policy.max_concurrent or type(plugin).max_concurrent)
+        if type(plugin).setup is Plugin.setup:
+            step.state, step.error = State.READY, None
 
     def quarantined_step(self, route: str, name: str) -> Step:
         """A step that refuses all, because making it has ended processes."""
@@ -298,6 +326,7 @@ class ChainBuilder:
         modes = (step.request_mode, step.response_mode, *step.own_mode.values())
         if Mode.DIRECT in (*modes, *(handler.mode for handler in step.phases.values())):
             step.move_to_thread()
+            self._seen_blocking.add(type(step.plugin))
             cure = "it runs in a thread from now on; declare `blocking = True`"
         else:
             cure = "an `async def` handler must not block: await, or use a `def` handler with `blocking = True`"
@@ -318,14 +347,16 @@ class ChainBuilder:
             return
         if step.state is State.SETUP_FAILED and loop.time() < step.next_setup:
             return
-        assert step.plugin is not None  # noqa: S101 - only steps with one are NEW
         strand = self.bridge.current()
         before = strand.work, strand.deadline
         strand.work, strand.deadline = step, 0.0
         step.setup_running = loop.create_future()
         try:
-            self._call_hook(step.plugin.setup)
-            step.state, step.error = State.READY, None
+            if step.make is not None:
+                self._make(step)
+            if step.plugin is not None and step.state is not State.READY:
+                self._call_hook(step, step.plugin.setup)
+                step.state, step.error = State.READY, None
         except GatewayClosedError:  # of the call that happened to try: it says nothing about the set-up
             step.next_setup = loop.time()
             raise
@@ -333,6 +364,8 @@ class ChainBuilder:
             pause = _SETUP_RETRY[min(step.setup_tries, len(_SETUP_RETRY) - 1)]
             step.setup_tries += 1
             step.next_setup = loop.time() + pause
+            if perf_counter() - strand.began > self.hold_limit and not step.apart:
+                step.move_to_thread()  # the next try is to hold nobody up
             step.state = State.SETUP_FAILED
             step.error = PluginError(f"setup() failed: {type(error).__name__}: {error}")
             step.error.__cause__ = error
@@ -356,8 +389,10 @@ class ChainBuilder:
         strand.work, strand.deadline = step, 0.0
         step.state = State.NEW
         try:
-            self._call_hook(step.plugin.teardown)
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            self._call_hook(step, step.plugin.teardown)
+        except BaseException as error:
+            if strand.dies:
+                raise
             self.failures.report(
                 "plugin teardown failed",
                 kind="teardown",
@@ -373,8 +408,9 @@ class ChainBuilder:
             for phase in ("request", "response", *step.phases):
                 self.tallies.release(step.name, phase, step.route)
 
-    def _call_hook(self, hook: Callable[[], Any]) -> None:
-        result = hook()
+    def _call_hook(self, step: Step, hook: Callable[[], Any]) -> None:
+        self.bridge.current().began = perf_counter()
+        result = self.bridge.run_blocking(hook) if step.apart and not inspect.iscoroutinefunction(hook) else hook()
         if inspect.isawaitable(result):
             self.bridge.run_coroutine(awaited(result))
 

@@ -29,6 +29,35 @@ class Fine(Plugin):
     blocking = True
     def on_request(self, request):
         pass
+class SetsUpApart(Fine):
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.log.warning("made")
+        GATE.wait(60)
+    def setup(self):
+        if not self.config.get("late"):
+            raise ConnectionError("not yet")
+        self.where = threading.get_ident()
+    def on_request(self, request):
+        request.headers["x-same"] = str(threading.get_ident() == self.where)
+class SlowToFail(Plugin):
+    tries = 0
+    where = []
+    def setup(self):
+        SlowToFail.where.append(threading.current_thread() is threading.main_thread())
+        if len(SlowToFail.where) == 1:
+            time.sleep(0.2)
+            raise ConnectionError("away")
+    def on_request(self, request):
+        request.headers["x-where"] = repr(SlowToFail.where)
+class Seen(Plugin):
+    made = []
+    def setup(self):
+        Seen.made.append(threading.current_thread() is threading.main_thread())
+    def on_request(self, request):
+        if "slow" in request.query:
+            time.sleep(0.2)
+        request.headers["x-made"] = repr(Seen.made)
 class Opens(Plugin):
     def on_request(self, request):
         GATE.set()
@@ -84,6 +113,28 @@ def test_a_task_that_heeds_no_deadline_counts_until_it_ends(runner: RunnerProces
         assert peer.request(peer.prepare(("count", "{}"))).headers == [("x-running", "2")]
     assert passes(runner, "opens-stubborn")
     runner.wait_for(lambda: passes(runner, "stubborn"))
+
+
+def test_a_blocking_plugin_is_made_and_set_up_in_a_thread(runner: RunnerProcess) -> None:
+    with runner.peer() as waiting, runner.peer() as other:
+        token = waiting.prepare(("sets-up-apart", '{"late": true}'))
+        runner.wait_for_log("made")
+        other.request(other.prepare(("opens", "{}"), key="route#2"))  # the loop goes round meanwhile
+        assert waiting.request(token).headers == [("x-same", "True")]
+        assert other.refuses(other.prepare(("sets-up-apart", "{}"), key="route#3"))
+    runner.wait_for_log("not yet")
+
+
+def test_a_set_up_that_held_the_loop_and_failed_is_tried_again_in_a_thread(runner: RunnerProcess) -> None:
+    runner.wait_for(lambda: passes(runner, "slow-to-fail"))
+    with runner.peer() as peer:
+        assert peer.request(peer.prepare(("slow-to-fail", "{}"))).headers == [("x-where", "[True, False]")]
+
+
+def test_what_is_learnt_of_a_plugin_holds_for_its_other_configurations(runner: RunnerProcess) -> None:
+    with runner.peer() as peer:
+        peer.request(peer.prepare(("seen", "{}")), args=(("slow", "1"),))
+        assert peer.request(peer.prepare(("seen", '{"other": 1}'))).headers == [("x-made", "[True, False]")]
 
 
 async def test_an_instance_gets_its_thread_again_if_that_is_idle() -> None:
