@@ -42,6 +42,8 @@ _BAD_REQUESTS = {
 """Nginx's own codes, whose pages come as 400."""
 _ENDS_CONNECTION = frozenset((400, 413, 414, 495, 496, 497, 500, 501))
 """Pages after which nginx closes the connection."""
+_NOT_OF_PAGES = frozenset(("etag", "last-modified", "accept-ranges"))
+"""What nginx clears before it sends one of its pages."""
 _PAGE = (
     "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n<hr><center>openresty</center>"
     '\r\n<p><em>Powered by <a href="https://apisix.apache.org/">APISIX</a>.</em></p></body>\r\n</html>\r\n'
@@ -106,12 +108,13 @@ def response_head(
         body = error_page(answer.status)
         types, framing = (["text/html"], "content-length") if body else ([], "proxied")
         length = str(len(body))
-        headers = [(n, v) for n, v in headers if n.lower() != "content-encoding"]
     elif answer.page and answer.status == 304:
         types, length = [], "0"
+    if answer.page and body:
+        headers = [(n, v) for n, v in headers if n.lower() not in _NOT_OF_PAGES]
     out: list[tuple[str, str]] = []
     if types:
-        kind = types[0]
+        kind = types[-1]
     else:  # what Lua prints has nginx's default_type
         kind = "" if framing == "proxied" or bodiless else "text/plain"
     if kind and (answer.status >= 300 or not bodiless or framing == "proxied"):
@@ -126,7 +129,7 @@ def response_head(
         body = body[: int(length)] if length.isdigit() else body
     elif request.version == "1.1" and request.method != "HEAD":
         out.append(("Transfer-Encoding", "chunked"))
-        body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+        body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + (b"" if answer.cut else b"0\r\n\r\n")
     elif request.version in ("1.0", "0.9"):
         keep = False
     if request.method == "HEAD":

@@ -129,7 +129,7 @@ class Http1Connection(asyncio.Protocol):
             return False
         head = line + "\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
         self._transport.write(raw(head) + body)
-        return ("Connection", "keep-alive") in headers
+        return ("Connection", "keep-alive") in headers and not answer.cut
 
     def _client_request(self, incoming: Incoming) -> ClientRequest:
         peer = self._transport.get_extra_info("peername") or ("127.0.0.1", 0)

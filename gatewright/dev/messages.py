@@ -44,7 +44,11 @@ class ClientRequest:
 
 @dataclass(slots=True)
 class Answer:
-    """What the client gets. `body` is `None` where nothing is printed; `page`: the gateway's own HTML page."""
+    """What the client gets.
+
+    `body` is `None` where nothing is printed; `page`: the gateway's own HTML page; `cut`: the upstream broke off in the
+    middle, and the connection ends there.
+    """
 
     status: int
     headers: Headers = field(default_factory=list)
@@ -52,6 +56,7 @@ class Answer:
     framing: str = "chunked"
     page: bool = False
     close: bool = False
+    cut: bool = False
     reason: str | None = None
     server: str | None = None
 

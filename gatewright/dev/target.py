@@ -19,6 +19,7 @@ class Upstream:
     scheme: str = "http"
     pass_host: str = "pass"
     upstream_host: str = ""
+    retries: int = 0
 
     @property
     def authority(self) -> str:

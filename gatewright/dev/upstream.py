@@ -19,7 +19,15 @@ __all__ = ["UpstreamAnswer", "UpstreamError", "send_request"]
 
 
 class UpstreamError(Exception):
-    """The upstream could not be reached, or broke off before its answer began."""
+    """The upstream could not be reached, or broke off before its answer began.
+
+    Attributes:
+        sent: it was reached, so that it may have the request.
+    """
+
+    def __init__(self, reason: str, *, sent: bool = False) -> None:
+        super().__init__(reason)
+        self.sent = sent
 
 
 @dataclass(slots=True)
@@ -62,9 +70,11 @@ async def send_request(
     Raises:
         UpstreamError: no answer.
     """
+    sent = False
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection(host, port, ssl=_tls_context(verify) if tls else None)
+            sent = True
             try:
                 head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers)
                 writer.write(raw(head + "\r\n") + body)
@@ -74,7 +84,7 @@ async def send_request(
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
     except (OSError, TimeoutError, h11.ProtocolError, UnicodeError) as error:
-        raise UpstreamError(str(error) or type(error).__name__) from None
+        raise UpstreamError(str(error) or type(error).__name__, sent=sent) from None
 
 
 def _tls_context(verify: bool) -> ssl.SSLContext:
@@ -96,7 +106,7 @@ async def _read_answer(reader: asyncio.StreamReader, method: str) -> UpstreamAns
         event = parser.next_event()
         if event is h11.NEED_DATA:
             data = await reader.read(1 << 16)
-            if not data and answer is not None and answer.framing == "content-length":
+            if not data and answer is not None and answer.framing in ("content-length", "chunked"):
                 answer.complete = False
                 answer.body = b"".join(chunks)
                 return answer
@@ -118,4 +128,4 @@ async def _read_answer(reader: asyncio.StreamReader, method: str) -> UpstreamAns
             answer.body = b"".join(chunks)
             return answer
         elif isinstance(event, h11.ConnectionClosed):
-            raise UpstreamError("upstream prematurely closed connection while reading response header")
+            raise UpstreamError("upstream prematurely closed connection while reading response header", sent=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from gatewright.dev.apisix.routes import Upstream, build_routes
 from gatewright.gateways.apisix import replies
 from gatewright.gateways.apisix.calls import HttpReqCall
 from gatewright.gateways.apisix.frames import FrameType
-from gatewright.gateways.apisix.replies import InfoRequest, InfoType, Rewrite, Stop
+from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply, Rewrite, Stop
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 NO_ACTION = replies.encode_no_action(0)
@@ -60,6 +61,7 @@ async def gateway(
     *answers: Sequence[bytes],
     plugins: dict[str, Any] = PRE,
     answer: bytes = OK,
+    upstream: dict[str, Any] | None = None,
     **shared: Any,
 ) -> AsyncIterator[Seen]:
     """A gateway before an upstream; the runner answers its calls with `answers`, one sequence each."""
@@ -81,7 +83,8 @@ async def gateway(
                 if frame[0] == FrameType.EXTRA_INFO:
                     seen.results += 1
                 else:
-                    seen.calls.append(HttpReqCall(frame))
+                    if frame[0] == FrameType.HTTP_REQ_CALL:
+                        seen.calls.append(HttpReqCall(frame))
                     pending = script.pop(0) if script else [NO_ACTION]
                 writer.write(pending.pop(0))
         except asyncio.IncompleteReadError:
@@ -89,18 +92,17 @@ async def gateway(
             await writer.wait_closed()
             mine.set()
 
-    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def behind_it(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.upstream.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(answer)
         writer.close()
         await writer.wait_closed()
 
     running = await asyncio.start_unix_server(runner, tmp_path / "r.sock")
-    behind = await asyncio.start_server(upstream, "127.0.0.1", 0)
+    behind = await asyncio.start_server(behind_it, "127.0.0.1", 0)
     target = Upstream("127.0.0.1", behind.sockets[0].getsockname()[1])
-    routes = build_routes(
-        {"routes": [{"id": "r", "uri": "/r/*", "plugins": plugins}], **shared}, default_upstream=target
-    )
+    route = {"id": "r", "uri": "/r/*", "plugins": plugins, **({"upstream": upstream} if upstream else {})}
+    routes = build_routes({"routes": [route], **shared}, default_upstream=target)
     served = DevGateway(routes, f"unix:{tmp_path / 'r.sock'}")
     await served.start()
     seen.port = served.port
@@ -196,3 +198,69 @@ async def test_a_client_that_has_gone_costs_the_upstream_nothing(tmp_path: Path)
         assert await seen.send(request(), half_closed=True) == b""
     assert len(seen.calls) == 1
     assert seen.upstream == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ([("X-E", "")], []), ([("x_under", "1"), ("X-Under", "2")], ["x-under: 2"]),
+        ([("X-A", "1"), ("X-A", None), ("X-A", "2")], ["x-a: 2"]),
+        ([("X-A", "1"), ("x-a", "2")], ["x-a: 1", "x-a: 2"]),
+        ([("WWW-Authenticate", "a"), ("WWW-Authenticate", "b")], ["www-authenticate: b"]),
+        ([("X Y", "1")], ["x%20y: 1"]),
+    ],
+)  # fmt: skip
+async def test_headers_of_an_answer_are_set_as_lua_sets_them(
+    tmp_path: Path, headers: list[tuple[str, str | None]], told: list[str]
+) -> None:
+    async with gateway(tmp_path, [replies.encode_stop(0, Stop(200, headers, b"b"))]) as seen:
+        lines = (await seen.send(request())).decode().split("\r\n\r\n")[0].split("\r\n")[1:]
+    usual = ("Content-Type", "Date", "Connection", "Server", "Transfer-Encoding")
+    assert [line for line in lines if not line.startswith(usual)] == told
+
+
+async def test_a_content_length_that_is_none_is_lua_s_error(tmp_path: Path) -> None:
+    async with gateway(tmp_path, [replies.encode_stop(0, Stop(200, [("Content-Length", "x")], b"b"))]) as seen:
+        assert (await seen.send(request())).startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+
+
+async def test_a_page_has_no_validators_of_what_it_is_not(tmp_path: Path) -> None:
+    headers = [("ETag", "a"), ("Last-Modified", "b"), ("Accept-Ranges", "c"), ("X-A", "d")]
+    async with gateway(tmp_path, [replies.encode_stop(0, Stop(404, headers))]) as seen:
+        answer = await seen.send(request())
+    assert b"x-a: d\r\n" in answer
+    assert not re.search(rb"(?i)etag|last-modified|accept-ranges", answer)
+
+
+CUT = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nok"
+RESP = {"ext-plugin-post-resp": {"conf": [{"name": "p", "value": "{}"}]}}
+
+
+async def test_what_came_of_a_cut_answer_is_passed_on_without_an_end(tmp_path: Path) -> None:
+    async with gateway(tmp_path, answer=CUT) as seen:
+        answer = await seen.send(request())
+    assert answer.endswith(b"\r\n\r\n2\r\nok\r\n")
+
+
+async def test_a_cut_answer_is_502_after_the_response_phase(tmp_path: Path) -> None:
+    async with gateway(tmp_path, [replies.encode_resp_reply(0, RespReply())], plugins=RESP, answer=CUT) as seen:
+        assert (await seen.send(request())).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+
+
+async def test_post_resp_sends_no_header_that_lua_would_not(tmp_path: Path) -> None:
+    rewrite = replies.encode_rewrite(0, Rewrite(headers=[("x-l", "a\nb")]))
+    async with gateway(tmp_path, [rewrite], plugins={**PRE, **RESP}) as seen:
+        assert (await seen.send(request())).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert seen.upstream == []
+
+
+@pytest.mark.parametrize(("retries", "told"), [(0, b"502"), (2, b"502, 502, 502")])
+async def test_a_node_that_refuses_is_tried_as_often_as_the_route_says(
+    tmp_path: Path, retries: int, told: bytes
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and doesn't listen
+        node = {"nodes": {f"127.0.0.1:{nobody.getsockname()[1]}": 1}, "retries": retries}
+        async with gateway(tmp_path, upstream=node) as seen:
+            answer = await seen.send(request(method="POST"))
+    assert b"X-APISIX-Upstream-Status: " + told + b"\r\n" in answer

@@ -40,6 +40,14 @@ EXCLUDED_RESPONSE_HEADERS = frozenset(
     )
 )  # fmt: skip
 
+_SINGLE_RESPONSE_HEADERS = frozenset(
+    (
+        "content-type", "content-length", "content-encoding", "content-range", "location", "refresh", "last-modified",
+        "accept-ranges", "www-authenticate", "expires", "etag", "server", "date",
+    )
+)  # fmt: skip
+"""Those that nginx keeps one of."""
+
 
 class LuaError(Exception):
     """APISIX's Lua code aborts: the client gets a 500 page, whatever `allow_degradation` says."""
@@ -195,18 +203,30 @@ class Exchange:
         self._args = None
 
     def add_response_headers(self, entries: Sequence[Entry], excluded: frozenset[str]) -> None:
-        """The first of a name sets, others add; names go out in lower case."""
+        """The first of a name sets, others add; names go out in lower case, with `-` for `_`.
+
+        Nothing, or an empty value, takes the header away. Some headers come once only: the last one counts.
+
+        Raises:
+            LuaError: a Content-Length that is no number.
+        """
         seen: set[str] = set()
         for name, value in entries:
             lower = name.lower()
             if lower in excluded:
                 continue
-            values = [] if value is None else [header_value(value)]
-            if lower not in seen:
-                seen.add(lower)
-                self.response_headers = set_header(self.response_headers, lower, values)
+            if lower == "content-length" and value and not value.isdigit():
+                raise LuaError(f"a content-length of {value!r}")
+            out = header_name(lower.replace("_", "-"))
+            if value or lower == "content-type":
+                values = [header_value(value or "")]
             else:
-                self.response_headers += [(lower, text) for text in values]
+                values = []
+            if lower not in seen or not values or out in _SINGLE_RESPONSE_HEADERS:
+                seen.add(lower)
+                self.response_headers = set_header(self.response_headers, out, values)
+            else:
+                self.response_headers = [*self.response_headers, (out, values[0])]
 
     def stop_answer(self, stop: Stop) -> Answer:
         """The answer that a Stop makes."""

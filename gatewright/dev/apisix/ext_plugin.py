@@ -178,6 +178,9 @@ class ExtPlugin:
             return Answer(reply.status or got.status, exchange.response_headers, reply.body)
         if bodyless:
             return self._second_request()
+        if not got.complete and unread:
+            log.warning("fault: the upstream broke its answer off: 502, with the headers that are set already")
+            return Answer(502, exchange.response_headers, page=True)
         return Answer(reply.status or got.status, exchange.response_headers, got.body)
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.variables import variable
@@ -32,9 +33,11 @@ _NOT_PASSED_BACK = frozenset(
         "trailer",
     )
 )
+_NOT_IN_PATHS = re.compile("[\0-\x20#<>?`]")
+_NOT_IN_VALUES = re.compile("[\0-\x08\x0a-\x1f\x7f]")
+_TOKEN = re.compile("[!#$%&'*+.0-9A-Z^_`a-z|~-]+")
 _HAVE_BODIES = ("POST", "PUT", "PATCH")
 """Methods for which lua-resty-http announces a body, be it empty."""
-_UPSTREAM_TRIES = 2
 _NOT_REPEATED = ("POST", "LOCK", "PATCH")
 _RESTY_USER_AGENT = "lua-resty-http/0.16.1 (Lua) ngx_lua/10026"
 
@@ -65,16 +68,30 @@ async def subrequest(exchange: Exchange, upstream: Upstream, timeout: float) -> 
         )  # fmt: skip
     if "transfer-encoding" in names:
         log.warning("fault: a chunked body goes upstream unchunked under `transfer-encoding: chunked`")
+    target = exchange.subrequest_target()
+    _check_characters(target, headers)
     return await send_request(
         upstream.host,
         upstream.port,
         tls=upstream.scheme == "https",
         method=exchange.method,
-        target=exchange.subrequest_target(),
+        target=target,
         headers=headers,
         body=exchange.body,
         timeout=timeout,
     )
+
+
+def _check_characters(target: str, headers: Headers) -> None:
+    """Refuse what lua-resty-http refuses to send."""
+    path, _, query = target.partition("?")
+    if _NOT_IN_PATHS.search(path) or _NOT_IN_PATHS.search(query.replace("?", "")):
+        raise UpstreamError("invalid characters found in path")
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name):
+            raise UpstreamError("invalid characters found in header key")
+        if _NOT_IN_VALUES.search(value):
+            raise UpstreamError("invalid characters found in header value")
 
 
 async def proxy(exchange: Exchange, upstream: Upstream, timeout: float) -> Answer:
@@ -94,15 +111,17 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float) -> Answe
         ("X-Forwarded-Port", _text(exchange, "http_x_forwarded_port", str(request.server_port))),
     ]
     headers: Headers = [(name, value) for name, value in forwarded if value]  # nginx sends none that is empty
-    if exchange.body or request.framing in ("content-length", "chunked"):
+    announced = any(name.lower() == "content-length" for name, _ in exchange.headers)
+    if exchange.body or announced or request.framing in ("content-length", "chunked"):
         headers.append(("Content-Length", str(len(exchange.body))))
     headers += [(n, v) for n, v in exchange.headers if n.lower() not in _NOT_FORWARDED]
     target = exchange.proxy_target()
     if not target.startswith("/"):
         log.warning("fault: the runner set a path without a leading slash: 502")
-        return _bad_gateway(exchange, ["502"])
+        return _bad_gateway(exchange, [])
     tries: list[str] = []
-    while len(tries) < _UPSTREAM_TRIES:
+    left = 1 + upstream.retries
+    while len(tries) < left:
         try:
             got = await send_request(
                 upstream.host,
@@ -117,15 +136,17 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float) -> Answe
         except UpstreamError as error:
             log.error("%s while reading response header from upstream", error)
             tries.append("502")
-            if exchange.method in _NOT_REPEATED:
+            if error.sent and exchange.method in _NOT_REPEATED:
                 break
+            if error.sent and len(tries) == 1:
+                left += 1  # APISIX keeps connections open; one that ends without an answer is worth another one
             continue
         passed = [(n, v) for n, v in got.headers if n.lower() not in _NOT_PASSED_BACK]
         answer = Answer(got.status, [*exchange.response_headers, *passed], got.body, framing="proxied")
         answer.reason = got.reason
         if not got.complete:
             log.warning("fault: the upstream broke its answer off; the client gets what came, and a closed connection")
-            answer.close = True
+            answer.cut = True
         if 500 <= got.status <= 599:
             answer.headers.append(("X-APISIX-Upstream-Status", str(got.status)))
         return answer
@@ -139,6 +160,6 @@ def _text(exchange: Exchange, name: str, default: str) -> str:
 
 def _bad_gateway(exchange: Exchange, tries: list[str]) -> Answer:
     headers = [*exchange.response_headers]
-    if len(tries) > 1:
+    if tries:
         headers.append(("X-APISIX-Upstream-Status", ", ".join(tries)))
     return Answer(502, headers, page=True)

@@ -296,6 +296,7 @@ class _Builder:
             scheme=str(upstream.get("scheme", "http")),
             pass_host=str(upstream.get("pass_host", "pass")),
             upstream_host=str(upstream.get("upstream_host", "")),
+            retries=int(upstream.get("retries", len(pairs) - 1)),
         )
 
 

@@ -75,6 +75,10 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "server_port": lambda exchange: str(exchange.request.server_port),
     "server_protocol": lambda exchange: f"HTTP/{exchange.http_version}",
     "status": lambda _: "0",
+    "ctx_ref": lambda _: "",
+    "upstream_connection": lambda _: "",
+    "upstream_mirror_host": lambda _: "",
+    "upstream_mirror_uri": lambda _: "",
     "upstream_host": lambda exchange: exchange.upstream_host or "",
     "upstream_scheme": lambda exchange: exchange.upstream_scheme,
     "upstream_upgrade": lambda _: "",
@@ -126,8 +130,12 @@ def _look_up(exchange: Exchange, name: str) -> bytes | None:
     else:
         if name in exchange.behaviour.variables:
             return b""
-        known = _NGINX.get(name.lower())
-        value = known(exchange) if known is not None else None
+        lower = name.lower()
+        known = _NGINX.get(lower)
+        if known is not None:
+            value = known(exchange)
+        else:  # nginx's own names are in any case
+            value = _joined(exchange, lower[5:]) if lower.startswith("http_") else None
     return None if value is None else raw(value)
 
 
