@@ -125,7 +125,9 @@ def response_head(
         if answer.status == 304 and length is not None and (answer.page or framing == "proxied"):
             out.append(("Content-Length", length))
     elif length is not None and (framing in ("content-length", "proxied") or length.isdigit()):
-        out.append(("Content-Length", length))
+        given = next((n for n, _ in answer.headers if n.lower() == "content-length"), "Content-Length")
+        # What Lua sets keeps its name; nginx's own, and the upstream's, is written anew.
+        out.append((given if framing in ("stop", "chunked") else "Content-Length", length))
         body = body[: int(length)] if length.isdigit() else body
     elif request.version == "1.1" and request.method != "HEAD":
         out.append(("Transfer-Encoding", "chunked"))

@@ -264,3 +264,17 @@ async def test_a_node_that_refuses_is_tried_as_often_as_the_route_says(
         async with gateway(tmp_path, upstream=node) as seen:
             answer = await seen.send(request(method="POST"))
     assert b"X-APISIX-Upstream-Status: " + told + b"\r\n" in answer
+
+
+@pytest.mark.parametrize(("path", "status"), [("a/b", 502), ("http://h/x", 500), ("a:b", 500)])
+async def test_a_path_without_a_leading_slash_is_taken_for_the_upstreams_name(
+    tmp_path: Path, path: str, status: int
+) -> None:
+    async with gateway(tmp_path, [replies.encode_rewrite(0, Rewrite(path=path))]) as seen:
+        assert (await seen.send(request())).startswith(b"HTTP/1.1 %d " % status)
+    assert seen.upstream == []
+
+
+async def test_a_length_that_a_runner_sets_keeps_its_name(tmp_path: Path) -> None:
+    async with gateway(tmp_path, [replies.encode_stop(0, Stop(200, [("content-length", "1")], b"b"))]) as seen:
+        assert b"\r\ncontent-length: 1\r\n" in await seen.send(request())

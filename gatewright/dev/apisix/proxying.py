@@ -33,6 +33,8 @@ _NOT_PASSED_BACK = frozenset(
         "trailer",
     )
 )
+_BAD_PORT = re.compile(r"[^/?:]*:(?![0-9]+(?:[/?]|$))")
+"""A path without a leading slash becomes part of the upstream's name, and what follows a colon its port."""
 _NOT_IN_PATHS = re.compile("[\0-\x20#<>?`]")
 _NOT_IN_VALUES = re.compile("[\0-\x08\x0a-\x1f\x7f]")
 _TOKEN = re.compile("[!#$%&'*+.0-9A-Z^_`a-z|~-]+")
@@ -116,6 +118,9 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float) -> Answe
         headers.append(("Content-Length", str(len(exchange.body))))
     headers += [(n, v) for n, v in exchange.headers if n.lower() not in _NOT_FORWARDED]
     target = exchange.proxy_target()
+    if _BAD_PORT.match(target):
+        log.warning("fault: the runner set a path that nginx takes for a port: 500")
+        return Answer(500, exchange.response_headers, page=True)
     if not target.startswith("/"):
         log.warning("fault: the runner set a path without a leading slash: 502")
         return _bad_gateway(exchange, [])
