@@ -29,10 +29,11 @@ from gatewright.errors import (
 )
 from gatewright.http import Asker, Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.runtime.bridge import Strand
+from gatewright.runtime.building import ChainBuilder
 from gatewright.runtime.draft import Draft
 from gatewright.runtime.pdk import PhaseExit
 from gatewright.runtime.stats import BOUNDS, Tally
-from gatewright.runtime.steps import Around, ChainBuilder, Mode, PhaseHandler, State, Step, awaited
+from gatewright.runtime.steps import Around, Mode, PhaseHandler, State, Step, awaited
 
 __all__ = ["Chain", "PhaseCaller"]
 

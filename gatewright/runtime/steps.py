@@ -1,40 +1,27 @@
-"""A step: one plugin of a chain with its configuration, and how it is made, set up and torn down."""
+"""A step: one plugin of a chain with its configuration (how it is made: `building`)."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
-from time import perf_counter
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from greenlet import GreenletExit, getcurrent
+from greenlet import getcurrent
 
 from gatewright.errors import (
-    ConfigError,
-    DeadlineExceededError,
-    GatewayClosedError,
     GatewrightError,
     OverloadedError,
-    PluginError,
-    UnknownPluginError,
 )
 from gatewright.plugin import Plugin
-from gatewright.runtime.bridge import Bridge
-from gatewright.runtime.failures import FailureLog
-from gatewright.runtime.fitting import check_fields
-from gatewright.runtime.stats import Tallies, Tally
+from gatewright.runtime.stats import Tally
 from gatewright.runtime.threads import Home
 
-__all__ = ["Around", "ChainBuilder", "Limit", "Mode", "PhaseHandler", "Policy", "State", "Step", "awaited"]
+__all__ = ["Around", "Limit", "Mode", "OnError", "PhaseHandler", "Policy", "State", "Step", "awaited", "mode_of"]
 
 OnError = Literal["fail", "skip"]
-
-_LONGEST_NAME: Final = 200
-_SETUP_RETRY: Final = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between tries of a setup() that failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,249 +165,8 @@ async def awaited(value: Awaitable[Any]) -> Any:
     return await value
 
 
-class ChainBuilder:
-    """Makes chains out of configurations: looks plugins up, parses their configuration, sets them up."""
-
-    def __init__(
-        self,
-        plugins: Mapping[str, type[Plugin]],
-        bridge: Bridge,
-        failures: FailureLog,
-        *,
-        policies: Mapping[str, Policy] | None = None,
-        timeout: float = 55.0,
-        hold_limit: float = 0.1,
-        blocking: bool | None = None,
-        around: Around | None = None,
-    ) -> None:
-        """Make a builder.
-
-        Args:
-            plugins: the plugin classes by name.
-            bridge: where handlers run.
-            failures: where failures are told.
-            policies: settings by plugin name.
-            timeout: seconds for plugins that don't say. APISIX itself gives up after 60.
-            hold_limit: seconds that a handler may hold the loop before it's moved to a thread.
-            blocking: run all `def` handlers as blocking ones, whatever plugins and policies say.
-            around: what wants to be around every handler.
-        """
-        self.plugins = plugins
-        self.bridge = bridge
-        self.failures = failures
-        self.hold_limit = hold_limit
-        self._blocking = blocking
-        failures.known = plugins
-        bridge.hold_limit, bridge.on_hold = hold_limit, self.held_the_loop
-        self.checks_fields = True
-        """Fields that a plugin's model doesn't know are an error. (Kong checks them itself, and adds its own.)"""
-        self.tallies = Tallies()
-        self.on_building: Callable[[Any, bool], None] = lambda _chain, _begins: None
-        """Told when plugins of a chain are about to be made or set up (`True`), and when that's over (`False`)."""
-        self._around = around
-        self._limits: dict[str, Limit] = {}
-        self._seen_blocking: set[type[Plugin] | type[None]] = set()
-        self._policies = policies or {}
-        self._timeout = timeout
-
-    @property
-    def longest(self) -> float:
-        """The longest deadline that any plugin has, seconds."""
-        own = (self._timeout_of(name, plugin) for name, plugin in self.plugins.items())
-        return max(self._timeout, *own, 0.0)
-
-    def _timeout_of(self, name: str, plugin_class: type[Plugin] | None) -> float:
-        policy = self._policies.get(name)
-        return (policy and policy.timeout) or (plugin_class and plugin_class.timeout) or self._timeout
-
-    def make_step(self, route: str, name: str, text: str) -> Step:
-        """The step for one entry of a configuration; broken, with the reason, where it can't be used."""
-        name = _short(name)
-        policy = self._policies.get(name, Policy())
-        plugin_class = self.plugins.get(name)
-        step = Step(
-            name=name,
-            route=route,
-            on_error=policy.on_error or (plugin_class.on_error if plugin_class else "fail"),
-            timeout=self._timeout_of(name, plugin_class),
-        )
-        if plugin_class is None:
-            known = ", ".join(sorted(self.plugins)) or "none"
-            step.state = State.BROKEN
-            step.error = UnknownPluginError(f"no plugin is called {name!r}; known plugins: {known}")
-            self.failures.report(
-                "configuration names an unknown plugin", kind="conf", plugin=name, route=route, error=step.error
-            )
-            return step
-        blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
-        step.apart = plugin_class in self._seen_blocking if not blocking else True
-        if self._blocking is not None:
-            step.apart = self._blocking
-        step.optional_phases = plugin_class.optional_phases
-        step.make = partial(self._instance, plugin_class, text)
-        if not step.apart:  # otherwise its set-up makes it, in a thread
-            self._make(step)
-        return step
-
-    def _instance(self, plugin_class: type[Plugin], text: str) -> Plugin:
-        plugin = plugin_class(text)
-        if self.checks_fields:
-            check_fields(plugin_class, text)
-        return plugin
-
-    def _make(self, step: Step) -> None:
-        """Make a step's plugin; the step is broken if that's not possible."""
-        make = step.make
-        assert make is not None  # noqa: S101
-        try:
-            plugin = self.bridge.run_blocking(make) if step.apart else make()
-        except BaseException as error:
-            if step.apart and isinstance(
-                error, GatewayClosedError | DeadlineExceededError | OverloadedError | GreenletExit
-            ):
-                raise  # it says nothing about the configuration
-            step.state, step.make = State.BROKEN, None
-            step.error = error if isinstance(error, ConfigError) else ConfigError(f"{type(error).__name__}: {error}")
-            step.error.__cause__ = None if isinstance(error, ConfigError) else error
-            self.failures.report(
-                "plugin configuration is invalid",
-                kind="conf",
-                plugin=step.name,
-                route=step.route,
-                error=step.error,
-                traceback=not isinstance(error, ConfigError),
-            )
-            return
-        step.plugin, step.make = plugin, None
-        step.on_request = getattr(plugin, "on_request", None)
-        step.on_response = getattr(plugin, "on_response", None)
-        step.request_mode = _mode(step.on_request, step.apart)
-        step.response_mode = _mode(step.on_response, step.apart)
-        step.request_tally = self.tallies.of(step.name, "request", step.route)
-        step.response_tally = self.tallies.of(step.name, "response", step.route)
-        step.phases = {
-            phase: PhaseHandler(handler, _mode(handler, step.apart), self.tallies.of(step.name, phase, step.route))
-            for phase, handler in plugin.phase_handlers().items()
-        }
-        policy = self._policies.get(step.name, Policy())
-        self._guard(step, policy.max_concurrent or type(plugin).max_concurrent)
-        if type(plugin).setup is Plugin.setup:
-            step.state, step.error = State.READY, None
-
-    def quarantined_step(self, route: str, name: str) -> Step:
-        """A step that refuses all, because making it has ended processes."""
-        step = Step(name=_short(name), route=route, on_error="fail", timeout=self._timeout, state=State.BROKEN)
-        step.error = PluginError("setting this configuration up has ended several workers; it is no longer tried")
-        return step
-
-    def _guard(self, step: Step, most: int | None) -> None:
-        step.around = self._around
-        if most:
-            step.limit = self._limits.setdefault(step.name, Limit(most))
-        if step.around is not None or step.limit is not None or step.on_error == "skip":
-            step.own_mode = {"request": step.request_mode, "response": step.response_mode}
-            step.request_mode = step.response_mode = Mode.GUARDED
-
-    def held_the_loop(self, step: Step, seconds: float) -> None:
-        """A handler kept everybody waiting: say so, and keep a `def` handler from doing it again."""
-        modes = (step.request_mode, step.response_mode, *step.own_mode.values())
-        if Mode.DIRECT in (*modes, *(handler.mode for handler in step.phases.values())):
-            step.move_to_thread()
-            self._seen_blocking.add(type(step.plugin))
-            cure = "it runs in a thread from now on; declare `blocking = True`"
-        else:
-            cure = "an `async def` handler must not block: await, or use a `def` handler with `blocking = True`"
-        self.failures.report(
-            "plugin held the loop",
-            kind="held_loop",
-            plugin=step.name,
-            route=step.route,
-            seconds=round(seconds, 3),
-            cure=cure,
-        )
-
-    def set_up(self, step: Step) -> None:
-        """Run a step's `setup()` if it is due; a failure is kept and tried again later."""
-        loop = self.bridge.loop
-        if step.setup_running is not None:
-            self.bridge.wait_future(asyncio.shield(step.setup_running))
-            return
-        if step.state is State.SETUP_FAILED and loop.time() < step.next_setup:
-            return
-        strand = self.bridge.current()
-        before = strand.work, strand.deadline
-        strand.work, strand.deadline = step, 0.0
-        step.setup_running = loop.create_future()
-        try:
-            if step.make is not None:
-                self._make(step)
-            if step.plugin is not None and step.state is not State.READY:
-                self._call_hook(step, step.plugin.setup)
-                step.state, step.error = State.READY, None
-        except GatewayClosedError:  # of the call that happened to try: it says nothing about the set-up
-            step.next_setup = loop.time()
-            raise
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            pause = _SETUP_RETRY[min(step.setup_tries, len(_SETUP_RETRY) - 1)]
-            step.setup_tries += 1
-            step.next_setup = loop.time() + pause
-            if perf_counter() - strand.began > self.hold_limit and not step.apart:
-                step.move_to_thread()  # the next try is to hold nobody up
-            step.state = State.SETUP_FAILED
-            step.error = PluginError(f"setup() failed: {type(error).__name__}: {error}")
-            step.error.__cause__ = error
-            self.failures.report(
-                f"plugin set-up failed, next try in {pause:g} s at the earliest",
-                kind="setup",
-                plugin=step.name,
-                route=step.route,
-                error=error,
-                traceback=True,
-            )
-        finally:
-            strand.work, strand.deadline = before
-            step.setup_running.set_result(None)
-            step.setup_running = None
-
-    def tear_down(self, step: Step) -> None:
-        """Run a step's `teardown()`; a failure is only told."""
-        assert step.plugin is not None  # noqa: S101
-        strand = self.bridge.current()
-        strand.work, strand.deadline = step, 0.0
-        step.state = State.NEW
-        try:
-            self._call_hook(step, step.plugin.teardown)
-        except BaseException as error:
-            if strand.dies:
-                raise
-            self.failures.report(
-                "plugin teardown failed",
-                kind="teardown",
-                plugin=step.name,
-                route=step.route,
-                error=error,
-                traceback=True,
-            )
-
-    def release(self, step: Step) -> None:
-        """A step's chain is gone: its counts may be added to others'."""
-        if step.plugin is not None:
-            for phase in ("request", "response", *step.phases):
-                self.tallies.release(step.name, phase, step.route)
-
-    def _call_hook(self, step: Step, hook: Callable[[], Any]) -> None:
-        self.bridge.current().began = perf_counter()
-        result = self.bridge.run_blocking(hook) if step.apart and not inspect.iscoroutinefunction(hook) else hook()
-        if inspect.isawaitable(result):
-            self.bridge.run_coroutine(awaited(result))
-
-
-def _short(name: str) -> str:
-    """A plugin's name as it's kept; what is longer is none's, and comes from whoever speaks to the socket."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-
-
-def _mode(handler: Callable[..., Any] | None, blocking: bool) -> Mode:
+def mode_of(handler: Callable[..., Any] | None, blocking: bool) -> Mode:
+    """How a handler is run: as what it is, or in a thread."""
     if handler is None:
         return Mode.THREAD  # see `Chain._run_apart`
     if inspect.iscoroutinefunction(handler):

@@ -13,11 +13,12 @@ from gatewright.observe import logs
 from gatewright.observe.tracing import Tracing
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Bridge, Strand
+from gatewright.runtime.building import ChainBuilder
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import Conf, ConfStore, token_of
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.kept import looks_at_ctx
-from gatewright.runtime.steps import ChainBuilder, Policy
+from gatewright.runtime.steps import Policy
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Keep, Region
