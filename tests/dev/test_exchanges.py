@@ -278,3 +278,11 @@ async def test_a_path_without_a_leading_slash_is_taken_for_the_upstreams_name(
 async def test_a_length_that_a_runner_sets_keeps_its_name(tmp_path: Path) -> None:
     async with gateway(tmp_path, [replies.encode_stop(0, Stop(200, [("content-length", "1")], b"b"))]) as seen:
         assert b"\r\ncontent-length: 1\r\n" in await seen.send(request())
+
+
+async def test_a_type_that_response_rewrite_removes_is_gone(tmp_path: Path) -> None:
+    plugins = {**PRE, "response-rewrite": {"headers": {"remove": ["Content-Type"]}}}
+    async with gateway(tmp_path, [replies.encode_stop(0, Stop(403, (), b"no"))], plugins=plugins) as seen:
+        answer = await seen.send(request())
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b"Content-Type" not in answer

@@ -132,5 +132,6 @@ def _changed(exchange: Exchange, headers: Headers, changes: Mapping[str, Any]) -
     for name, value in to_set:
         headers = set_header(headers, name, [_resolved(exchange, value)])
     for name in remove:
-        headers = set_header(headers, name, [])
+        # An empty type is none; without one, nginx would take its default.
+        headers = set_header(headers, name, [""] if name.lower() == "content-type" else [])
     return headers
