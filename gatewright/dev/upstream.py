@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import ssl
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import h11
 
 from gatewright.dev.messages import Headers, raw, text_of
 
-__all__ = ["UpstreamAnswer", "UpstreamError", "send_request"]
+__all__ = ["Sender", "UpstreamAnswer", "UpstreamError", "send_request"]
 
 
 class UpstreamError(Exception):
@@ -40,6 +41,26 @@ class UpstreamAnswer:
     body: bytes = b""
     framing: str = "none"
     complete: bool = True
+
+
+class Sender(Protocol):
+    """What sends a request to the upstream: `send_request`, or what stands in for it where there is no network."""
+
+    async def __call__(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: bool,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        timeout: float = 60.0,
+        verify: bool = True,
+    ) -> UpstreamAnswer:
+        """See `send_request`."""
+        ...
 
 
 async def send_request(

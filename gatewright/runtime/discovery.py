@@ -28,6 +28,7 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "Discovery",
     "Found",
+    "as_plugins",
     "discover",
     "import_failure",
     "let_neighbours_import",
@@ -128,11 +129,12 @@ def plugins_of_module(module: ModuleType) -> list[type[Plugin]]:
     for value in vars(module).values():
         if not isinstance(value, type) or value.__module__ != module.__name__:
             continue
-        plugins.extend(plugin for plugin in _as_plugins(value) if plugin not in plugins)
+        plugins.extend(plugin for plugin in as_plugins(value) if plugin not in plugins)
     return plugins
 
 
-def _as_plugins(value: type[Any]) -> Sequence[type[Plugin]]:
+def as_plugins(value: type[Any]) -> Sequence[type[Plugin]]:
+    """The plugin classes that a class is, or stands for."""
     if issubclass(value, Plugin):
         return () if value.abstract else (value,)
     adapter = getattr(value, ADAPTER_HOOK, None)
@@ -265,7 +267,7 @@ def _discover_installed(discovery: Discovery) -> None:
         if isinstance(loaded, ModuleType):
             _take_module(loaded, source, discovery)
             continue
-        plugins = _as_plugins(loaded) if isinstance(loaded, type) else ()
+        plugins = as_plugins(loaded) if isinstance(loaded, type) else ()
         if not plugins:
             discovery.errors.append(DiscoveryError(f"{source}: neither a Plugin class nor a module"))
         for plugin in plugins:

@@ -149,3 +149,21 @@ def test_the_page_on_the_architecture_names_every_room() -> None:
     assert rooms - above - inner <= named, "a room is missing on the page"
     files = {"plugin", "http", "call", "datastructures", "config"}
     assert named - files - {"gatewright"} <= rooms, "the page names a room that isn't there"
+
+
+def test_the_tests_on_the_page_about_testing_pass(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "greet.py").write_text(blocks(README, "python")[0])
+    shown = blocks(page, "python")
+    for number, source in enumerate(shown):
+        (tmp_path / f"test_{number}.py").write_text(source)
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout
+    assert "3 passed" in run.stdout

@@ -14,7 +14,7 @@ from gatewright.dev.apisix.rpc import RpcError, RunnerClient
 from gatewright.dev.apisix.variables import variable
 from gatewright.dev.messages import Answer
 from gatewright.dev.target import Upstream
-from gatewright.dev.upstream import UpstreamAnswer, UpstreamError
+from gatewright.dev.upstream import Sender, UpstreamAnswer, UpstreamError, send_request
 from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import replies
 from gatewright.gateways.apisix.calls import METHODS, encode_http_req_call, encode_http_resp_call
@@ -36,14 +36,16 @@ class _BrokenBodyError(Exception):
 class ExtPlugin:
     """What the ext-plugin plugins do."""
 
-    def __init__(self, client: RunnerClient, upstream_timeout: float) -> None:
+    def __init__(self, client: RunnerClient, upstream_timeout: float, send: Sender = send_request) -> None:
         """Make them.
 
         Args:
             client: the way to the runner.
             upstream_timeout: seconds for an upstream's whole answer.
+            send: sends requests to the upstream.
         """
         self._client = client
+        self._send = send
         self._upstream_timeout = upstream_timeout
 
     # --- requests
@@ -141,7 +143,7 @@ class ExtPlugin:
         if exchange.request.body_is_broken:
             return Answer(400, page=True)
         try:
-            got = await subrequest(exchange, upstream, self._upstream_timeout)
+            got = await subrequest(exchange, upstream, self._upstream_timeout, self._send)
         except UpstreamError as error:
             log.error("failed to request: %s", error)
             return Answer(502, exchange.response_headers, page=True)

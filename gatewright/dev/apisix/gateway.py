@@ -18,10 +18,11 @@ from gatewright.dev.apisix.ext_plugin import ExtPlugin
 from gatewright.dev.apisix.proxying import proxy
 from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
 from gatewright.dev.apisix.routes import PluginConf, Route, Routes
-from gatewright.dev.apisix.rpc import RunnerClient, Timeouts
+from gatewright.dev.apisix.rpc import Dial, RunnerClient, Timeouts
 from gatewright.dev.front import Front
 from gatewright.dev.messages import Answer, ClientRequest, raw
 from gatewright.dev.target import Upstream
+from gatewright.dev.upstream import Sender, send_request
 from gatewright.settings import parse_address
 
 __all__ = ["DevGateway"]
@@ -40,27 +41,31 @@ class DevGateway:
     def __init__(
         self,
         routes: Routes,
-        runner: str,
+        runner: str | Dial,
         *,
         timeouts: Timeouts | None = None,
         upstream_timeout: float = 60.0,
         server_header: str = "gatewright-dev",
         behaviour: Behaviour = BEHAVIOURS["3.9"],
+        send: Sender = send_request,
     ) -> None:
         """Make a gateway.
 
         Args:
             routes: what to do with which request.
-            runner: the runner's address, `unix:/path` or `tcp://host:port`.
+            runner: the runner's address, `unix:/path` or `tcp://host:port`, or what gives a socket that leads to it.
             timeouts: towards the runner; APISIX's own by default.
             upstream_timeout: seconds for an upstream's whole answer.
             server_header: what the gateway calls itself.
             behaviour: which version it behaves as.
+            send: sends requests to the upstream.
         """
         self.routes = routes
         self._behaviour = behaviour
-        self._client = RunnerClient(parse_address(runner), timeouts or Timeouts())
-        self._ext_plugin = ExtPlugin(self._client, upstream_timeout)
+        dial = parse_address(runner) if isinstance(runner, str) else runner
+        self._client = RunnerClient(dial, timeouts or Timeouts())
+        self._send = send
+        self._ext_plugin = ExtPlugin(self._client, upstream_timeout, send)
         self._upstream_timeout = upstream_timeout
         self._front = Front(self.handle, server_header=server_header, refusal=_refusal)
 
@@ -149,7 +154,7 @@ class DevGateway:
                 answer = await self._ext_plugin.response_phase(exchange, chain["ext-plugin-post-resp"], upstream)
                 if answer is not None:
                     return answer
-        return await proxy(exchange, upstream, self._upstream_timeout)
+        return await proxy(exchange, upstream, self._upstream_timeout, self._send)
 
     async def _global_rules(self, exchange: Exchange) -> Answer | None:
         """Both request phases of each rule, before anything of the route; also where no route is found."""

@@ -9,7 +9,7 @@ from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.variables import variable
 from gatewright.dev.messages import Answer, Headers, text_of
 from gatewright.dev.target import Upstream
-from gatewright.dev.upstream import UpstreamAnswer, UpstreamError, send_request
+from gatewright.dev.upstream import Sender, UpstreamAnswer, UpstreamError, send_request
 
 __all__ = ["proxy", "subrequest"]
 
@@ -44,7 +44,9 @@ _NOT_REPEATED = ("POST", "LOCK", "PATCH")
 _RESTY_USER_AGENT = "lua-resty-http/0.16.1 (Lua) ngx_lua/10026"
 
 
-async def subrequest(exchange: Exchange, upstream: Upstream, timeout: float) -> UpstreamAnswer:
+async def subrequest(
+    exchange: Exchange, upstream: Upstream, timeout: float, send: Sender = send_request
+) -> UpstreamAnswer:
     """Make the request of post-resp, as lua-resty-http does.
 
     Raises:
@@ -72,7 +74,7 @@ async def subrequest(exchange: Exchange, upstream: Upstream, timeout: float) -> 
         log.warning("fault: a chunked body goes upstream unchunked under `transfer-encoding: chunked`")
     target = exchange.subrequest_target()
     _check_characters(target, headers)
-    return await send_request(
+    return await send(
         upstream.host,
         upstream.port,
         tls=upstream.scheme == "https",
@@ -96,7 +98,7 @@ def _check_characters(target: str, headers: Headers) -> None:
             raise UpstreamError("invalid characters found in header value")
 
 
-async def proxy(exchange: Exchange, upstream: Upstream, timeout: float) -> Answer:
+async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Sender = send_request) -> Answer:
     """Nginx's `proxy_pass`."""
     request = exchange.request
     if request.body_is_broken and not exchange.body_changed:
@@ -128,7 +130,7 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float) -> Answe
     left = 1 + upstream.retries
     while len(tries) < left:
         try:
-            got = await send_request(
+            got = await send(
                 upstream.host,
                 upstream.port,
                 tls=upstream.scheme == "https",

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from gatewright.dev.apisix.exchange import LuaError
 from gatewright.dev.apisix.routes import PluginConf
@@ -23,9 +24,11 @@ from gatewright.gateways.apisix.calls import encode_extra_info_result, encode_pr
 from gatewright.gateways.apisix.frames import MAX_PAYLOAD, FrameType
 from gatewright.settings import Address
 
-__all__ = ["RpcError", "RunnerClient", "Timeouts"]
+__all__ = ["Dial", "RpcError", "RunnerClient", "Timeouts"]
 
 T = TypeVar("T")
+Dial = Callable[[], Awaitable[socket.socket]]
+"""Gives a connected socket that leads to the runner."""
 log = logging.getLogger("gatewright.dev")
 
 _ERRORS = {0: "bad request", 1: "service unavailable", 2: "conf token not found"}
@@ -58,8 +61,7 @@ class _Connection(asyncio.Protocol):
         self.idle = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are not derived from it
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -102,7 +104,7 @@ class _Connection(asyncio.Protocol):
 class RunnerClient:
     """One gateway worker's way to its runner."""
 
-    def __init__(self, address: Address, timeouts: Timeouts) -> None:
+    def __init__(self, address: Address | Dial, timeouts: Timeouts) -> None:
         self._address = address
         self._timeouts = timeouts
         self._pool: list[_Connection] = []
@@ -285,7 +287,9 @@ class RunnerClient:
         address = self._address
         try:
             async with asyncio.timeout(self._timeouts.connect):
-                if address.path:
+                if not isinstance(address, Address):
+                    _, protocol = await loop.create_connection(_Connection, sock=await address())
+                elif address.path:
                     _, protocol = await loop.create_unix_connection(_Connection, address.path)
                 else:
                     _, protocol = await loop.create_connection(_Connection, address.host, address.port)

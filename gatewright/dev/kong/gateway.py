@@ -27,7 +27,7 @@ from gatewright.dev.kong.router import Router
 from gatewright.dev.kong.rpc import Exit
 from gatewright.dev.kong.values import LuaError
 from gatewright.dev.messages import Answer, ClientRequest, Headers
-from gatewright.dev.upstream import UpstreamError, send_request
+from gatewright.dev.upstream import Sender, UpstreamError, send_request
 
 __all__ = ["BODY_BUFFER_SIZE", "KongGateway"]
 
@@ -66,6 +66,7 @@ class KongGateway:
         trusted: Networks = (),
         body_buffer_size: int = BODY_BUFFER_SIZE,
         default_upstream: tuple[str, int] | None = None,
+        send: Sender = send_request,
     ) -> None:
         """Make a gateway.
 
@@ -75,11 +76,13 @@ class KongGateway:
             trusted: `trusted_ips`.
             body_buffer_size: bytes of a body that nginx keeps in memory.
             default_upstream: host and port that stand in for every service's.
+            send: sends requests to services.
         """
         self._declared, self._plugins, self._router = declared, plugins, Router(declared)
         self._trusted = trusted
         self._body_buffer_size = body_buffer_size
         self._default_upstream = default_upstream
+        self._send = send
         self._front = Front(self.handle, server_header=_NAME, charset=False, refusal=_refusal)
         self._background: set[asyncio.Task[None]] = set()
         self._requests = 0
@@ -251,7 +254,7 @@ class _Visit:
         began = time.monotonic()
         for attempt in range(1, tries + 1):
             try:
-                got = await send_request(
+                got = await self._gateway._send(
                     host, port, tls=exchange.upstream_scheme == "https", method=exchange.method,
                     target=exchange.upstream_path + query, headers=headers, body=exchange.body,
                     timeout=limits.get("read_timeout", 60000) / 1000,

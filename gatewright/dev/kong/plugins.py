@@ -102,13 +102,24 @@ class Configured:
 class Plugins:
     """All configured plugins, by their places."""
 
-    def __init__(self, known: Sequence[KnownPlugin], declared: Declared) -> None:
+    def __init__(
+        self,
+        known: Sequence[KnownPlugin],
+        declared: Declared,
+        *,
+        connect: Callable[[KnownPlugin], PluginRpc] = lambda plugin: new_rpc(plugin.protocol, plugin.socket),
+    ) -> None:
         """Check and complete the configurations.
+
+        Args:
+            known: the plugins that there are.
+            declared: where they are configured.
+            connect: gives the way to a plugin's plugin server.
 
         Raises:
             ConfigError: one is not valid.
         """
-        self._rpcs = {plugin.name: new_rpc(plugin.protocol, plugin.socket) for plugin in known}
+        self._rpcs = {plugin.name: connect(plugin) for plugin in known}
         self._order = sorted(known, key=lambda plugin: (-plugin.priority, plugin.name))
         self._places: dict[tuple[str, str | None, str | None, str | None], Configured] = {}
         self.left_out: list[str] = []

@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import re
+import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +25,12 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.kong.dump import PROTOCOLS
 from gatewright.gateways.kong.pdk import METHODS, RPC_CALL, RPC_RETURN
 
-__all__ = ["Exit", "Instance", "PdkFunction", "PluginRpc", "RpcError", "new_rpc"]
+__all__ = ["Dial", "Exit", "Instance", "PdkFunction", "PluginRpc", "RpcError", "new_rpc"]
 
 log = logging.getLogger("gatewright.dev")
+
+Dial = Callable[[], Awaitable[socket.socket]]
+"""Gives a connected socket that leads to the plugin server."""
 
 PdkFunction = Callable[[str, Sequence[Any]], Any]
 """Runs a PDK function by name; raises `Exit` where it ends the request, `LuaError` where Lua would."""
@@ -89,20 +93,20 @@ class PluginRpc(Protocol):
         """Close all connections."""
 
 
-def new_rpc(protocol: str, socket: str) -> PluginRpc:
+def new_rpc(protocol: str, way: str | Dial) -> PluginRpc:
     """The protocol's side towards a socket.
 
     Args:
         protocol: as a dump says it: `MsgPack:1` or `ProtoBuf:1`.
-        socket: path of the unix socket.
+        way: path of the unix socket, or what gives a socket that leads there.
 
     Raises:
         RpcError: there is no such protocol.
     """
     if protocol == PROTOCOLS["msgpack"]:
-        return _MsgPack(socket)
+        return _MsgPack(way)
     if protocol == PROTOCOLS["protobuf"]:
-        return _ProtoBuf(socket)
+        return _ProtoBuf(way)
     raise RpcError(f"the plugin server's dump asks for a protocol that Kong doesn't know: {protocol}")
 
 
@@ -121,8 +125,8 @@ class _Connection:
 class _Pool:
     """Connections between two calls; the last one used is taken first, as nginx does."""
 
-    def __init__(self, socket: str) -> None:
-        self._socket = socket
+    def __init__(self, way: str | Dial) -> None:
+        self._way = way
         self._idle: list[_Connection] = []
 
     async def take(self) -> _Connection:
@@ -132,9 +136,11 @@ class _Pool:
                 return connection
             connection.writer.close()
         try:
-            return _Connection(*await asyncio.open_unix_connection(self._socket, limit=1 << 20))
+            if not isinstance(self._way, str):
+                return _Connection(*await asyncio.open_connection(sock=await self._way(), limit=1 << 20))
+            return _Connection(*await asyncio.open_unix_connection(self._way, limit=1 << 20))
         except OSError as error:
-            raise RpcError(f"trying to connect: {self._socket}: {error.strerror or error}") from None
+            raise RpcError(f"trying to connect: {self._way}: {error.strerror or error}") from None
 
     def give_back(self, connection: _Connection) -> None:
         self._idle.append(connection)
@@ -178,8 +184,8 @@ async def _again(instance: Instance, error: RpcError, attempt: int) -> None:
 
 
 class _MsgPack:
-    def __init__(self, socket: str) -> None:
-        self._pool = _Pool(socket)
+    def __init__(self, way: str | Dial) -> None:
+        self._pool = _Pool(way)
         self._message = 0
 
     def close(self) -> None:
@@ -262,8 +268,8 @@ _length = struct.Struct("=I")
 
 
 class _ProtoBuf:
-    def __init__(self, socket: str) -> None:
-        self._pool = _Pool(socket)
+    def __init__(self, way: str | Dial) -> None:
+        self._pool = _Pool(way)
         self._sequence = 0
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import Conf, ConfStore, token_of
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.kept import looks_at_ctx
-from gatewright.runtime.steps import Policy
+from gatewright.runtime.steps import Around, Policy
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Keep, Region
@@ -104,6 +104,7 @@ class Service:
         hash_token: Callable[[bytes, int], int] = token_of,
         use_gevent: bool = False,
         region: Region | None = None,
+        around: Around | None = None,
     ) -> None:
         """Make a service; to be called in the loop's thread.
 
@@ -115,6 +116,7 @@ class Service:
             hash_token: digest of a configuration and attempt to its token.
             use_gevent: handlers run in greenlets of gevent's, all of them as blocking ones.
             region: where request phases leave what response phases look for; by default one that nobody else sees.
+            around: what wants to be around every handler; by default what traces, if anything does.
         """
         self.tracing = tracing
         self.loop = loop
@@ -137,7 +139,7 @@ class Service:
             timeout=settings.timeout,
             hold_limit=float("inf") if use_gevent else settings.hold_limit,
             blocking=True if use_gevent else None,
-            around=tracing,
+            around=around or tracing,
         )
         self.confs = ConfStore(
             lambda key, conf: Chain(key, conf, self.builder),

@@ -65,8 +65,15 @@ class StrictTracedConnection(StrictConnection, TracedConnection):
     """Both."""
 
 
-def driver(service: Service) -> Callable[[], Connection]:
-    """What makes the drivers of connections for a service."""
+def driver(
+    service: Service, connect: Callable[[Service, Session], Connection] | None = None
+) -> Callable[[], Connection]:
+    """What makes the drivers of connections for a service.
+
+    Args:
+        service: the worker's service.
+        connect: makes one for a session; by default what the settings ask for.
+    """
     tracing, settings = service.tracing, service.settings
 
     def session() -> ApisixSession:
@@ -77,6 +84,8 @@ def driver(service: Service) -> Callable[[], Connection]:
             unsized_answers=settings.unsized_answers,
         )
 
+    if connect is not None:
+        return lambda: connect(service, session())
     strict = settings.cut_headers == "refuse"
     if tracing is None:
         plain = StrictConnection if strict else Connection

@@ -23,9 +23,9 @@ from gatewright.server.worker.process import WorkerPlan
 from gatewright.server.worker.service import Service
 from gatewright.settings import Address, Settings
 
-__all__ = ["driver", "plan"]
+__all__ = ["SESSIONS", "driver", "plan"]
 
-_SESSIONS: Final[dict[str, type[KongSession]]] = {"msgpack": MsgPackSession, "protobuf": ProtoBufSession}
+SESSIONS: Final[dict[str, type[KongSession]]] = {"msgpack": MsgPackSession, "protobuf": ProtoBufSession}
 
 _WITH_REQUEST: Final = frozenset(("rewrite", "access", "response", "log"))
 """Phases in which Kong tells the request's headers (pdk/request.lua)."""
@@ -69,7 +69,11 @@ class TracedPluginServerConnection(PluginServerConnection):
 
 
 def driver(
-    service: Service, *, new_session: type[KongSession], lua_style: bool
+    service: Service,
+    *,
+    new_session: type[KongSession],
+    lua_style: bool,
+    connect: Callable[[Service, Instances, KongSession], PluginServerConnection] | None = None,
 ) -> Callable[[], PluginServerConnection]:
     """What makes the drivers of connections for a service.
 
@@ -77,12 +81,15 @@ def driver(
         service: the worker's service.
         new_session: makes the protocol state of a new connection.
         lua_style: PDK calls give `(value, error)`.
+        connect: makes one for a session; by default what the settings ask for.
     """
     service.builder.checks_fields = False
     instances = Instances(service, lua_style=lua_style)
     service.on_letter = lambda letter, delivered: instances.letters.on_letter(letter, delivered, new_session)
     service.on_gone = instances.letters.on_gone
     service.on_cut_off = instances.refuse_all
+    if connect is not None:
+        return lambda: connect(service, instances, new_session())
     tracing = service.tracing
     if tracing is None:
         return lambda: PluginServerConnection(service, instances, new_session())
@@ -110,7 +117,7 @@ def plan(
         backlog: connections that may wait to be accepted.
         socket_of: gives the address of a plugin's own socket, besides the one that all share.
     """
-    session = _SESSIONS[protocol]
+    session = SESSIONS[protocol]
     return WorkerPlan(
         settings,
         discover,
