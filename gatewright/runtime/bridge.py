@@ -22,6 +22,7 @@ Deadlines are kept by one periodic sweep over the strands that wait, not by a ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 import types
@@ -34,6 +35,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from gatewright.errors import DeadlineExceededError, MustAwaitError, PluginError
 from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, SpareTask, SpareTasks, TaskStep
+from gatewright.runtime.thread_bound import speaks_of_threads
 from gatewright.runtime.threads import Home, PluginThreads
 
 __all__ = ["CURRENT", "SWEEP_INTERVAL", "Bridge", "Strand", "Work", "current_work"]
@@ -127,6 +129,8 @@ class Bridge:
         self.hold_limit = float("inf")
         self.on_hold: Callable[[Any, float], None] = lambda _work, _seconds: None
         """Told of work that held the loop for longer than `hold_limit` seconds before it waits."""
+        self.on_bound: Callable[[Any], None] = lambda _work: None
+        """Told of work that failed in another thread than its own, as what belongs to one thread fails."""
         self._thread_id = threading.get_ident()
         self._spares = SpareTasks(loop, self.resume)
         self.stepping: SpareTask | None = None
@@ -399,12 +403,27 @@ class Bridge:
             strand.lingering = self.threads.give_up(job, after=strand.deadline - self.loop.time())
             raise
         if error is not None:
+            if job.abroad and not home.bound and speaks_of_threads(error):
+                home.bound = True
+                self.on_bound(work)
             raise error
         return cast("T", result)
 
     def run_apart(self, function: Callable[[], T]) -> T:
         """Run a function in a thread whatever the bridge: one that can't run where the loop runs."""
         return self.run_blocking(function)
+
+    def others_work_at(self, work: Work) -> bool:
+        """Whether other strands than the caller's are in the middle of some work."""
+        strand = getcurrent()
+        return any(other.work is work and other is not strand for other in self._waiting)
+
+    def wait_a_moment(self) -> None:
+        """Let others go on for a short while."""
+        moment = self.loop.create_future()
+        self.loop.call_later(SWEEP_INTERVAL, moment.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            self.wait_future(moment)
 
     # --- deadlines
 

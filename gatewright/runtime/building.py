@@ -20,11 +20,14 @@ from gatewright.errors import (
     UnknownPluginError,
 )
 from gatewright.plugin import Plugin
+from gatewright.runtime.apart import Apart, renew
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.fitting import check_fields
 from gatewright.runtime.stats import Tallies
 from gatewright.runtime.steps import Around, Limit, Mode, PhaseHandler, Policy, State, Step, awaited, mode_of
+from gatewright.runtime.thread_bound import holds_what_is_thread_bound
+from gatewright.runtime.threads import Home
 
 __all__ = ["ChainBuilder"]
 
@@ -69,11 +72,12 @@ class ChainBuilder:
         self.checks_fields = True
         """Fields that a plugin's model doesn't know are an error. (Kong checks them itself, and adds its own.)"""
         self.tallies = Tallies()
+        self.apart = Apart()
+        bridge.on_bound = self._is_bound
         self.on_building: Callable[[Any, bool], None] = lambda _chain, _begins: None
         """Told when plugins of a chain are about to be made or set up (`True`), and when that's over (`False`)."""
         self._around = around
         self._limits: dict[str, Limit] = {}
-        self._seen_blocking: set[type[Plugin] | type[None]] = set()
         self._policies = policies or {}
         self._timeout = timeout
 
@@ -107,11 +111,12 @@ class ChainBuilder:
             )
             return step
         blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
-        step.apart = plugin_class in self._seen_blocking if not blocking else True
+        step.apart = blocking or name in self.apart.names
         if self._blocking is not None:
             step.apart = self._blocking
         step.optional_phases = plugin_class.optional_phases
-        step.make = partial(self._instance, plugin_class, text)
+        step.make = step.remake = partial(self._instance, plugin_class, text)
+        self.apart.joined(step)
         if not step.apart:  # otherwise its set-up makes it, in a thread
             self._make(step)
         return step
@@ -126,6 +131,8 @@ class ChainBuilder:
         """Make a step's plugin; the step is broken if that's not possible."""
         make = step.make
         assert make is not None  # noqa: S101
+        if step.apart:
+            step.home = Home(partial(self._thread_lost, step))
         try:
             plugin = self.bridge.run_blocking(make) if step.apart else make()
         except BaseException as error:
@@ -145,7 +152,9 @@ class ChainBuilder:
                 traceback=not isinstance(error, ConfigError),
             )
             return
-        step.plugin, step.make = plugin, None
+        if step.plugin is not None:
+            self._release_tallies(step)
+        step.plugin, step.make, step.made_apart = plugin, None, step.apart
         step.on_request = getattr(plugin, "on_request", None)
         step.on_response = getattr(plugin, "on_response", None)
         step.request_mode = mode_of(step.on_request, step.apart)
@@ -177,10 +186,8 @@ class ChainBuilder:
 
     def held_the_loop(self, step: Step, seconds: float) -> None:
         """A handler kept everybody waiting: say so, and keep a `def` handler from doing it again."""
-        modes = (step.request_mode, step.response_mode, *step.own_mode.values())
-        if Mode.DIRECT in (*modes, *(handler.mode for handler in step.phases.values())):
-            step.move_to_thread()
-            self._seen_blocking.add(type(step.plugin))
+        if step.holds_the_loop:
+            self.apart.learn(step.name)
             cure = "it runs in a thread from now on; declare `blocking = True`"
         else:
             cure = "an `async def` handler must not block: await, or use a `def` handler with `blocking = True`"
@@ -207,10 +214,13 @@ class ChainBuilder:
         step.setup_running = loop.create_future()
         try:
             if step.make is not None:
+                self._end_old(step)
                 self._make(step)
             if step.plugin is not None and step.state is not State.READY:
-                self._call_hook(step, step.plugin.setup)
+                self._call_hook(step, step.plugin.setup, apart=step.made_apart)
                 step.state, step.error = State.READY, None
+            if step.made_apart:
+                step.home.bound = step.home.bound or holds_what_is_thread_bound(step.plugin)
         except GatewayClosedError:  # of the call that happened to try: it says nothing about the set-up
             step.next_setup = loop.time()
             raise
@@ -218,9 +228,9 @@ class ChainBuilder:
             pause = _SETUP_RETRY[min(step.setup_tries, len(_SETUP_RETRY) - 1)]
             step.setup_tries += 1
             step.next_setup = loop.time() + pause
-            if perf_counter() - strand.began > self.hold_limit and not step.apart:
-                step.move_to_thread()  # the next try is to hold nobody up
             step.state = State.SETUP_FAILED
+            if perf_counter() - strand.began > self.hold_limit and not step.apart:
+                self.apart.learn(step.name)  # the next try is to hold nobody up
             step.error = PluginError(f"setup() failed: {type(error).__name__}: {error}")
             step.error.__cause__ = error
             self.failures.report(
@@ -235,6 +245,31 @@ class ChainBuilder:
             strand.work, strand.deadline = before
             step.setup_running.set_result(None)
             step.setup_running = None
+            if step.apart and not step.made_apart:  # that it blocks was learnt meanwhile
+                renew(step)
+
+    def _end_old(self, step: Step) -> None:
+        """Tear an instance down that another one is about to replace, when nothing runs in it any more."""
+        old, step.old = step.old, None
+        if old is None:
+            return
+        while self.bridge.others_work_at(step):
+            self.bridge.wait_a_moment()
+        self._tear_down(step, old, apart=False)
+
+    @staticmethod
+    def _thread_lost(step: Step) -> None:
+        """The thread that an instance is bound to hangs."""
+        renew(step)
+        step.old = None  # it could be torn down there only
+
+    def _is_bound(self, step: Step) -> None:
+        self.failures.report(
+            "plugin holds what belongs to one thread: its calls run there from now on, one after another",
+            kind="thread_bound",
+            plugin=step.name,
+            route=step.route,
+        )
 
     def tear_down(self, step: Step) -> None:
         """Run a step's `teardown()`; a failure is only told."""
@@ -242,10 +277,13 @@ class ChainBuilder:
         strand = self.bridge.current()
         strand.work, strand.deadline = step, 0.0
         step.state = State.NEW
+        self._tear_down(step, step.plugin, apart=step.made_apart)
+
+    def _tear_down(self, step: Step, plugin: Plugin, *, apart: bool) -> None:
         try:
-            self._call_hook(step, step.plugin.teardown)
+            self._call_hook(step, plugin.teardown, apart=apart)
         except BaseException as error:
-            if strand.dies:
+            if self.bridge.current().dies:
                 raise
             self.failures.report(
                 "plugin teardown failed",
@@ -258,13 +296,17 @@ class ChainBuilder:
 
     def release(self, step: Step) -> None:
         """A step's chain is gone: its counts may be added to others'."""
+        self.apart.left(step)
         if step.plugin is not None:
-            for phase in ("request", "response", *step.phases):
-                self.tallies.release(step.name, phase, step.route)
+            self._release_tallies(step)
 
-    def _call_hook(self, step: Step, hook: Callable[[], Any]) -> None:
+    def _release_tallies(self, step: Step) -> None:
+        for phase in ("request", "response", *step.phases):
+            self.tallies.release(step.name, phase, step.route)
+
+    def _call_hook(self, step: Step, hook: Callable[[], Any], *, apart: bool) -> None:
         self.bridge.current().began = perf_counter()
-        result = self.bridge.run_blocking(hook) if step.apart and not inspect.iscoroutinefunction(hook) else hook()
+        result = self.bridge.run_blocking(hook) if apart and not inspect.iscoroutinefunction(hook) else hook()
         if inspect.isawaitable(result):
             self.bridge.run_coroutine(awaited(result))
 

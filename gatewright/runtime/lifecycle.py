@@ -76,13 +76,18 @@ class ChainLife:
             built = self._built = self._bridge.loop.create_future()
             try:
                 self.steps = [self._builder.make_step(self.key, name, text) for name, text in self._conf or ()]
-                self._conf = None  # configurations hold secrets: keep no second copy
+                for step in self.steps:
+                    step.on_renewal = self._not_ready
+                self._conf = None  # configurations hold secrets: the steps' copy is enough
             except BaseException:
                 self._built = None  # without its steps a chain would let everything pass
                 raise
             finally:
                 built.set_result(None)
         self._set_up()
+
+    def _not_ready(self) -> None:
+        self.ready = False
 
     def quarantine(self) -> None:
         """Refuse all calls, and don't build: building this configuration has ended whole processes."""

@@ -102,8 +102,16 @@ class Step:
     plugin: Plugin | None = None
     make: Callable[[], Plugin] | None = field(default=None, repr=False)
     """Makes the plugin, where that is still to be done."""
+    remake: Callable[[], Plugin] | None = field(default=None, repr=False)
+    """As `make`, for when it has to be done again."""
     apart: bool = False
     """All of its code that is not `async def` runs in a thread."""
+    made_apart: bool = False
+    """The plugin was made in one, too."""
+    old: Plugin | None = None
+    """An earlier instance, not torn down yet."""
+    on_renewal: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Told that the plugin has to be made anew before the next call."""
     on_request: Callable[[Any], Any] | None = None
     on_response: Callable[[Any, Any], Any] | None = None
     request_mode: Mode = Mode.DIRECT
@@ -135,19 +143,11 @@ class Step:
         mode = self.request_mode if phase == "request" else self.response_mode
         return self.own_mode.get(phase, mode) is Mode.COROUTINE
 
-    def move_to_thread(self) -> None:
-        """Run what is not `async def` in a thread from now on."""
-        self.apart = True
-        for handler in self.phases.values():
-            if handler.mode is Mode.DIRECT:
-                handler.mode = Mode.THREAD
-        for phase, mode in self.own_mode.items():
-            if mode is Mode.DIRECT:
-                self.own_mode[phase] = Mode.THREAD
-        if self.request_mode is Mode.DIRECT:
-            self.request_mode = Mode.THREAD
-        if self.response_mode is Mode.DIRECT:
-            self.response_mode = Mode.THREAD
+    @property
+    def holds_the_loop(self) -> bool:
+        """Some of its handlers run on the loop and are not `async def`."""
+        modes = (self.request_mode, self.response_mode, *self.own_mode.values())
+        return Mode.DIRECT in (*modes, *(handler.mode for handler in self.phases.values()))
 
 
 class Around(Protocol):

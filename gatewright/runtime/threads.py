@@ -6,8 +6,9 @@ apart:
 - A thread that goes on past its job's deadline is *lost*: it no longer counts, another one takes its place, and when
   its job does end, so does it. A plugin that has lost half as many threads as there are gets no more until some come
   back.
-- An instance has a *home*: the thread that its code ran in last, which it gets again if that is idle. So what is bound
-  to the thread that made it (a connection of sqlite3) goes on working, unless calls at once need several threads.
+- An instance has a *home*: the thread that made it, which it gets again if that is idle. One that is *bound* to it,
+  since it holds what belongs to that thread, waits for it rather than having another one; and if it's lost, so is the
+  instance.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
+from weakref import WeakSet
 
 from gatewright.errors import OverloadedError
 
@@ -27,12 +29,20 @@ Outcome = tuple[Any, BaseException | None]
 
 
 class Home:
-    """The thread that the code of one plugin instance ran in last."""
+    """The thread of one plugin instance.
 
-    __slots__ = ("thread",)
+    Attributes:
+        thread: the one that its code ran in first; `None` if there is none yet, or if it's lost.
+        bound: its code can run in no other.
+        on_lost: told when the thread of a bound one is lost.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("__weakref__", "bound", "on_lost", "thread")
+
+    def __init__(self, on_lost: Callable[[], None] = lambda: None) -> None:
         self.thread: _Thread | None = None
+        self.bound = False
+        self.on_lost = on_lost
 
 
 class Job:
@@ -41,9 +51,10 @@ class Job:
     Attributes:
         outcome: result and error, for whoever waits.
         name: the plugin.
+        abroad: it runs in another thread than its instance's own.
     """
 
-    __slots__ = ("ended", "function", "home", "lost", "name", "outcome", "thread")
+    __slots__ = ("abroad", "ended", "function", "home", "lost", "name", "outcome", "thread")
 
     def __init__(self, function: Callable[[], Any], name: str, home: Home, outcome: asyncio.Future[Outcome]) -> None:
         self.function = function
@@ -51,7 +62,7 @@ class Job:
         self.home = home
         self.outcome = outcome
         self.thread: _Thread | None = None
-        self.lost = False
+        self.lost = self.abroad = False
         self.ended: asyncio.Future[None] | None = None
 
 
@@ -59,6 +70,7 @@ class _Thread(threading.Thread):
     def __init__(self, number: int, loop: asyncio.AbstractEventLoop, done: Callable[[Job, Outcome], None]) -> None:
         super().__init__(name=f"gatewright-plugin_{number}", daemon=True)
         self.jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self.homes: WeakSet[Home] = WeakSet()
         self._loop = loop
         self._done = done
 
@@ -150,6 +162,8 @@ class PluginThreads:
         if home.thread is not None and home.thread in self._idle:
             del self._idle[home.thread]
             return home.thread
+        if home.bound and home.thread is not None:
+            return None
         if self._idle:
             # The one that has rested longest: it's least likely to be an instance's home that is about to be needed.
             thread = next(iter(self._idle))
@@ -165,7 +179,11 @@ class PluginThreads:
 
     @staticmethod
     def _hand(thread: _Thread, job: Job) -> None:
-        job.thread = job.home.thread = thread
+        job.thread = thread
+        if job.home.thread is None:
+            job.home.thread = thread
+            thread.homes.add(job.home)
+        job.abroad = job.home.thread is not thread
         thread.jobs.put(job)
 
     def _lose(self, job: Job) -> None:
@@ -175,8 +193,11 @@ class PluginThreads:
         job.lost = True
         self.lost[job] = job.name
         self._threads.discard(thread)
-        job.home.thread = None
         self._room += 1
+        for home in thread.homes:
+            home.thread = None
+            if home.bound:
+                home.on_lost()
         if self._waiting:
             self._next(None)
 
@@ -200,12 +221,17 @@ class PluginThreads:
             if thread is not None:
                 self._idle[thread] = None
             return
-        job = self._waiting.popleft()
-        thread = thread or self._free_thread(job.home)
-        if thread is None:
-            self._waiting.appendleft(job)
-        else:
-            self._hand(thread, job)
+        for job in self._waiting:
+            if thread is None:
+                free = self._free_thread(job.home)
+            else:
+                free = thread if not job.home.bound or job.home.thread in (None, thread) else None
+            if free is not None:
+                self._waiting.remove(job)
+                self._hand(free, job)
+                return
+        if thread is not None:  # those that wait are bound to others
+            self._idle[thread] = None
 
 
 def _outcome(function: Callable[[], Any]) -> Outcome:

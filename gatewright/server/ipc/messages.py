@@ -13,7 +13,9 @@ from gatewright.observe.report import WorkerReport
 
 __all__ = [
     "Alive",
+    "Apart",
     "Assigned",
+    "Blocks",
     "Building",
     "Built",
     "Closed",
@@ -187,6 +189,12 @@ class Level(Message, tag=True):
     level: str
 
 
+class Apart(Message, tag=True):
+    """These plugins were seen blocking: they run in threads."""
+
+    names: list[str]
+
+
 class Reopen(Message, tag=True):
     """Open the log file anew."""
 
@@ -250,6 +258,12 @@ class Built(Message, tag=True):
     token: int
 
 
+class Blocks(Message, tag=True):
+    """A plugin was seen blocking the loop."""
+
+    name: str
+
+
 class Alive(Message, tag=True):
     """The loop goes round."""
 
@@ -289,9 +303,9 @@ class Reported(Message, tag=True):
 
 FromSupervisor = (
     Take | Known | Unknown | Preloaded | Assigned | Forgotten | Forwarded | Undelivered | Gone | Returned | Rebalance
-    | Retire | Stop | Report | Level | Reopen
+    | Retire | Stop | Report | Level | Reopen | Apart
 )  # fmt: skip
 FromWorker = (
     Loaded | Ready | Register | Lookup | Used | Forget | Forward | Building | Built | Alive | Taken | Closed | Return
-    | WantsRetirement | Reported
+    | WantsRetirement | Reported | Blocks
 )  # fmt: skip

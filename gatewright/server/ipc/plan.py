@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Region
+from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.settings import Address, Settings
 
 __all__ = ["RETIRE_MARGIN_SECONDS", "TEARDOWN_SECONDS", "Plan"]
@@ -50,13 +51,14 @@ class Plan(Protocol):
     def socket_of(self) -> Callable[[str], Address] | None:
         """Gives the address of a plugin's own socket, besides the one that all share; `None`: there are none."""
 
-    def work(self, sock: socket.socket, guard: Guard | None, region: Region) -> int:
+    def work(self, sock: socket.socket, guard: Guard | None, region: Region, last_seen: LastSeen | None) -> int:
         """Be a worker until the supervisor says to end, or is gone; to be called in a process of its own.
 
         Args:
             sock: the worker's end of the channel.
             guard: where to write what is asked on a connection.
             region: where to leave what other phases of a request look for.
+            last_seen: where to say what blocks the loop.
 
         Returns:
             The process's exit code.

@@ -25,8 +25,10 @@ from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Keep
+from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.plan import Plan
 from gatewright.server.supervisor.accounts import Accounts
+from gatewright.server.supervisor.blockers import Blockers
 from gatewright.server.supervisor.dispatcher import Dispatcher
 from gatewright.server.supervisor.forking import fork_worker
 from gatewright.server.supervisor.last_words import LastWords
@@ -108,6 +110,7 @@ class Fleet:
         )
         self.dispatcher = Dispatcher(loop, listener, self.workers)
         self.last_words = LastWords(loop, self.dispatcher)
+        self.blockers = Blockers(self.workers)
         self._keep = Keep(_REGIONS_A_WORKER * worker_count(plan.settings) + _MORE_REGIONS)
         self._to_fork: deque[Worker] = deque()
         self._wake = asyncio.Event()
@@ -186,6 +189,7 @@ class Fleet:
         if worker.plan.last_words is not None:
             worker.guard = Guard(worker.plan.settings.max_connections + _REFUSED_AT_ONCE)
         worker.region = self._keep.lease()
+        worker.last_seen = LastSeen()
         try:
             ours = fork_worker(worker, self._selector, others, self._keep, self)
         except OSError as error:
@@ -233,6 +237,7 @@ class Fleet:
         while worker.in_transit:
             self.dispatcher.place(worker.in_transit.popleft()[1])
         self.last_words.worker_ended(worker, stopping=self.stopping)
+        self.blockers.worker_ended(worker)
         for other in self.workers:
             other.send(messages.Gone(worker.pid))
         self._account_for(worker, was, how)

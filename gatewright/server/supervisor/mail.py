@@ -9,6 +9,7 @@ from typing import Protocol
 import structlog
 
 from gatewright.server.ipc import messages
+from gatewright.server.supervisor.blockers import Blockers
 from gatewright.server.supervisor.dispatcher import Dispatcher
 from gatewright.server.supervisor.last_words import LastWords
 from gatewright.server.supervisor.registry import Registry
@@ -40,6 +41,7 @@ class Mail:
         registry: Registry,
         dispatcher: Dispatcher,
         last_words: LastWords,
+        blockers: Blockers,
     ) -> None:
         """Be ready to take messages.
 
@@ -49,12 +51,14 @@ class Mail:
             registry: has the conf tokens.
             dispatcher: has the connections.
             last_words: knows which connections are open.
+            blockers: knows which plugins block.
         """
         self._office = office
         self._workers = workers
         self._registry = registry
         self._dispatcher = dispatcher
         self._last_words = last_words
+        self._blockers = blockers
         self._log = structlog.get_logger("gatewright.server")
 
     def take(self, worker: Worker, message: messages.FromWorker, connection: socket.socket | None) -> None:
@@ -93,6 +97,8 @@ class Mail:
                 for each in self._workers:
                     if each is not worker:
                         each.send(messages.Forgotten(token))
+            case messages.Blocks(name):
+                self._blockers.learnt(worker, name)
             case messages.Forward(letter):
                 self._forward(worker, letter)
             case messages.Reported(number, report):

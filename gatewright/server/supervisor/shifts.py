@@ -58,6 +58,7 @@ class Shifts:
             log_plugins(plugins, errors)
         now = monotonic()
         outage = not any(other.is_lively(now) for other in self._fleet.workers) and self._fleet.was_ready
+        self._fleet.blockers.tell(worker)
         self._fleet.registry.tell_all(worker, urgent=outage)
 
     def on_ready(self, worker: Worker) -> None:

@@ -104,7 +104,9 @@ class Supervisor:
         listener.set_backlog(self._plan.backlog)
         self._fleet = fleet = Fleet(self._loop, self._selector, self._plan, listener, accounts)
         shifts = Shifts(fleet, str(listener.address), self._notifier)
-        fleet.take = Mail(shifts, fleet.workers, fleet.registry, fleet.dispatcher, fleet.last_words).take
+        fleet.take = Mail(
+            shifts, fleet.workers, fleet.registry, fleet.dispatcher, fleet.last_words, fleet.blockers
+        ).take
         fleet.reloads = self._reloads = Reloads(shifts, self._load, self._notifier)
         fleet.on_give_up = self._give_up
         self._rounds = Rounds(fleet.workers, fleet.dispatcher, self._notifier, fleet.kill)

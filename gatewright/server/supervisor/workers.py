@@ -17,6 +17,7 @@ from gatewright.observe.report import WorkerReport
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
 from gatewright.server.ipc.guard import Guard
+from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.plan import Plan
 
 __all__ = ["Stage", "Worker", "describe_exit", "least_loaded", "to_give_back"]
@@ -48,6 +49,7 @@ class Worker:
         plan: what it runs.
         instead_of: the worker that retires when this one is ready.
         guard: what the gateway waits for on its connections, for plans that have last words.
+        last_seen: which plugin blocks it.
         region: its region of what phases keep for later ones; -1 for none.
         connections: how many it has, those on their way included.
         heard: when it was last heard of (`monotonic`).
@@ -79,6 +81,7 @@ class Worker:
     """
     guard: Guard | None = None
     region: int = -1
+    last_seen: LastSeen | None = None
     held: dict[int, socket.socket] = field(default_factory=dict)
     """Connections that it has, by slot, if there is a guard."""
     asked: dict[int, asyncio.Future[WorkerReport]] = field(default_factory=dict)

@@ -49,6 +49,7 @@ class Link:
         self._slots: dict[object, int] = {}
         self._ended_slots: list[int] = []
         service.builder.on_building = self._building
+        service.builder.apart.on_learnt = lambda name: self.send(messages.Blocks(name))
         self._returning: deque[tuple[int, socket.socket]] = deque()
         self._to_return: deque[tuple[int, socket.socket]] = deque()
         self._wants_retirement = False
@@ -210,6 +211,8 @@ class Link:
                 logs.set_level(level)
             case messages.Reopen():
                 logs.reopen()
+            case messages.Apart(names):
+                service.builder.apart.hear(names)
 
     def _on_assigned(self, digest: bytes, token: int, quarantined: bool) -> None:
         key, conf, answers = self._preparing.pop(digest)

@@ -19,6 +19,7 @@ from gatewright.server.host.listener import BACKLOG
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Region
+from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.loaded import plugins_told
 from gatewright.server.ipc.plan import RETIRE_MARGIN_SECONDS, TEARDOWN_SECONDS
 from gatewright.server.worker.link import Link
@@ -60,9 +61,9 @@ class WorkerPlan:
     backlog: int = BACKLOG
     socket_of: Callable[[str], Address] | None = None
 
-    def work(self, sock: socket.socket, guard: Guard | None, region: Region) -> int:
+    def work(self, sock: socket.socket, guard: Guard | None, region: Region, last_seen: LastSeen | None) -> int:
         """Be a worker."""
-        return work(self, sock, guard, region)
+        return work(self, sock, guard, region, last_seen)
 
 
 def prepare_process(plan: WorkerPlan) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -87,16 +88,21 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def work(plan: WorkerPlan, sock: socket.socket, guard: Guard | None, region: Region) -> int:
+def work(plan: WorkerPlan, sock: socket.socket, guard: Guard | None, region: Region, last_seen: LastSeen | None) -> int:
     """See `Plan.work`. Gives 0, or 1 if calls under way had to be cut off."""
     new_loop = prepare_process(plan)
     discovery = plan.discover()
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_work(plan, discovery, sock, guard, region))
+        return runner.run(_work(plan, discovery, sock, guard, region, last_seen))
 
 
 async def _work(
-    plan: WorkerPlan, discovery: Discovery, sock: socket.socket, guard: Guard | None, region: Region
+    plan: WorkerPlan,
+    discovery: Discovery,
+    sock: socket.socket,
+    guard: Guard | None,
+    region: Region,
+    last_seen: LastSeen | None,
 ) -> int:
     loop = asyncio.get_running_loop()
     settings = plan.settings
@@ -111,7 +117,9 @@ async def _work(
     if not urgent:
         await asyncio.wait((building,), timeout=min(_PRELOAD_SECONDS, settings.start_timeout / 2))
     service.start()
-    watchdog = Watchdog(service.loop, block_limit=settings.block_limit, stuck_limit=settings.stuck_limit)
+    watchdog = Watchdog(
+        service.loop, block_limit=settings.block_limit, stuck_limit=settings.stuck_limit, last_seen=last_seen
+    )
     service.every(watchdog.INTERVAL, watchdog.beat)
     if not plan.use_gevent:  # a thread that would be a greenlet sees nothing
         watchdog.start()
@@ -154,6 +162,9 @@ async def build_all(service: Service, chains: list[Chain]) -> None:
     waits for this to end can give up. A chain that is called before its turn is built then.
     """
     loop = asyncio.get_running_loop()
+    settings = service.settings
+    # Those that block share the threads and their queue with calls.
+    most = max(settings.threads, (settings.threads + settings.thread_queue) // 2)
 
     def build(chain: Chain, done: asyncio.Future[None]) -> None:
         def run(*_: object) -> None:
@@ -165,12 +176,14 @@ async def build_all(service: Service, chains: list[Chain]) -> None:
 
         service.bridge.start_apart(run, None)
 
-    under_way: list[asyncio.Future[None]] = []
+    under_way: set[asyncio.Future[None]] = set()
     for chain in chains:
         done: asyncio.Future[None] = loop.create_future()
-        under_way.append(done)
+        under_way.add(done)
         loop.call_soon(build, chain, done)  # the strand's stack has to begin in a callback
         await asyncio.sleep(0)
+        if len(under_way) >= most:
+            _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
     if under_way:
         await asyncio.wait(under_way)
 

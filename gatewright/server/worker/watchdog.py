@@ -13,6 +13,7 @@ import structlog
 
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Strand
+from gatewright.server.ipc.last_seen import LastSeen
 
 __all__ = ["Watchdog"]
 
@@ -28,16 +29,25 @@ class Watchdog:
 
     INTERVAL = 0.2
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, block_limit: float, stuck_limit: float) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        block_limit: float,
+        stuck_limit: float,
+        last_seen: LastSeen | None = None,
+    ) -> None:
         """Make a watchdog for the loop of the calling thread.
 
         Args:
             loop: the loop that calls `beat` every `INTERVAL` seconds.
             block_limit: seconds without a beat after which the stack is logged.
-            stuck_limit: seconds after which the worker will be replaced, for the message; 0 for never.
+            stuck_limit: seconds after which the worker will be replaced; 0 for never.
+            last_seen: where the supervisor looks for what blocked the loop, then.
         """
         self._loop = loop
-        self._block_limit = block_limit
+        self._block_limit = min(block_limit, stuck_limit / 2) if stuck_limit else block_limit
+        self._last_seen = last_seen
         self._stuck_limit = stuck_limit
         self._thread_id = threading.get_ident()
         self._beat = monotonic()
@@ -60,6 +70,8 @@ class Watchdog:
         if self._told:
             self._log.warning("the loop goes on", blocked_for=round(now - self._beat, 2))
             self._told = 0.0
+        if self._last_seen is not None:
+            self._last_seen.nothing()
         self._beat = now
 
     def _watch(self) -> None:
@@ -73,6 +85,8 @@ class Watchdog:
                 continue
             self._told = now
             plugin, route = _who(frame)
+            if self._last_seen is not None:
+                self._last_seen.blocking(plugin)
             self._log.error(
                 "the loop is blocked: nothing else is served meanwhile",
                 plugin=plugin or "none: see the stack",
