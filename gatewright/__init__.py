@@ -10,10 +10,11 @@ from gatewright.errors import (
     DeadlineExceededError,
     GatewrightError,
     NotAvailableError,
+    NotJsonError,
     PluginError,
 )
 from gatewright.http import Request, Response, SyncRequest, SyncResponse
-from gatewright.plugin import Plugin
+from gatewright.plugin import Plugin, override
 
 __all__ = [
     "ConfigError",
@@ -21,6 +22,7 @@ __all__ = [
     "GatewrightError",
     "Headers",
     "NotAvailableError",
+    "NotJsonError",
     "Plugin",
     "PluginError",
     "Query",
@@ -29,4 +31,5 @@ __all__ = [
     "SyncRequest",
     "SyncResponse",
     "__version__",
+    "override",
 ]

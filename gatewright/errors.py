@@ -17,6 +17,7 @@ __all__ = [
     "MustAwaitError",
     "NoHandlerError",
     "NotAvailableError",
+    "NotJsonError",
     "OverloadedError",
     "PluginError",
     "ProtocolError",
@@ -66,6 +67,10 @@ class DeadlineExceededError(PluginError):
 
 class NotAvailableError(PluginError):
     """The gateway doesn't offer this value in this phase; the message says what to use instead."""
+
+
+class NotJsonError(PluginError, ValueError):
+    """A body is not JSON, which is its sender's fault: a handler may answer `Response(400, body=str(error))`."""
 
 
 class MustAwaitError(GatewrightError, RuntimeError):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from typing import Any, Protocol, overload
 
 from gatewright.call import (
     REQUEST_BODY,
@@ -28,6 +29,7 @@ from gatewright.call import (
 )
 from gatewright.datastructures import Headers, Query
 from gatewright.errors import NotAvailableError
+from gatewright.json_bodies import read_json
 
 __all__ = [
     "REQUEST_BODY",
@@ -159,6 +161,15 @@ class Request(_BaseRequest):
             call.body_was_read = True
         return call.read_body or b""
 
+    async def json(self) -> Any:
+        """The body, read as JSON.
+
+        Raises:
+            NotJsonError: it isn't: the client's fault, worth a 400.
+            NotAvailableError: see `body`.
+        """
+        return read_json(await self.body(), "the request's body")
+
     async def var(self, name: str) -> str | None:
         """One of the gateway's variables (`request_uri`, `host`, `http_x_name`, ...); `None` where unknown."""
         value = await self._call.asker.ask(self._call, Question("var", name))
@@ -183,6 +194,15 @@ class SyncRequest(_BaseRequest):
             call.read_body = follow_sync(call, REQUEST_BODY)
             call.body_was_read = True
         return call.read_body or b""
+
+    def json(self) -> Any:
+        """The body, read as JSON.
+
+        Raises:
+            NotJsonError: it isn't: the client's fault, worth a 400.
+            NotAvailableError: see `body`.
+        """
+        return read_json(self.body(), "the request's body")
 
     def var(self, name: str) -> str | None:
         """One of the gateway's variables (`request_uri`, `host`, `http_x_name`, ...); `None` where unknown."""
@@ -285,6 +305,46 @@ class _BaseResponse:
         return f"<{type(self).__name__} {self.status}>"
 
 
+class _MakesJson(Protocol):
+    def __call__(
+        self,
+        data: Any,
+        status: int = 200,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+    ) -> Response: ...
+
+
+class _Json:
+    """`json` of `Response`: of the class it makes an answer, of an answer it reads the body."""
+
+    @overload
+    def __get__(self, response: None, owner: type[Response]) -> _MakesJson: ...
+
+    @overload
+    def __get__(self, response: Response, owner: type[Response]) -> Callable[[], Coroutine[Any, Any, Any]]: ...
+
+    def __get__(self, response: Response | None, owner: type[Response]) -> Any:
+        if response is None:
+            return partial(_json_answer, owner)
+        return partial(_body_as_json, response)
+
+
+def _json_answer(
+    kind: type[Response],
+    data: Any,
+    status: int = 200,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+) -> Response:
+    response = kind(status, headers, json.dumps(data, ensure_ascii=False).encode())
+    if "content-type" not in response.headers:
+        response.headers["content-type"] = "application/json"
+    return response
+
+
+async def _body_as_json(response: Response) -> Any:
+    return read_json(await response.body(), "the response's body")
+
+
 class Response(_BaseResponse):
     """An answer to the client: a plugin's own, or the upstream's on its way back (for `async def` handlers)."""
 
@@ -297,18 +357,9 @@ class Response(_BaseResponse):
         self._call = call
         return self
 
-    @classmethod
-    def json(
-        cls,
-        data: Any,
-        status: int = 200,
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
-    ) -> Response:
-        """An answer with `data` as JSON and `content-type: application/json`."""
-        response = cls(status, headers, json.dumps(data, ensure_ascii=False).encode())
-        if "content-type" not in response.headers:
-            response.headers["content-type"] = "application/json"
-        return response
+    json = _Json()
+    """`Response.json(data, status, headers)` makes an answer with `data` as JSON and `content-type: application/json`;
+    `await response.json()` is the body, read as JSON (raises `NotJsonError`)."""
 
     async def body(self) -> bytes:
         """The body. An upstream's is fetched from the gateway once.
@@ -344,3 +395,12 @@ class SyncResponse(_BaseResponse):
         if call is not None and call.response_body is None and call.read_response_body is None:
             call.read_response_body = follow_sync(call, RESPONSE_BODY)
         return self.content
+
+    def json(self) -> Any:
+        """The body, read as JSON.
+
+        Raises:
+            NotJsonError: it isn't.
+            NotAvailableError: see `body`.
+        """
+        return read_json(self.body(), "the response's body")

@@ -5,18 +5,51 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, get_args, get_origin
 
 from gatewright.config import parse_config
 
-__all__ = ["KONG_PHASES", "PHASES", "Plugin", "kebab_case"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar, override
+
+    C = TypeVar("C", default=Any)
+    """The model of a plugin's configuration."""
+else:
+    from typing import TypeVar
+
+    C = TypeVar("C")
+
+    try:
+        from typing import override
+    except ImportError:  # before Python 3.12
+
+        def override(method):
+            """Mark a handler: a type checker then reports it if `Plugin` has none of that name."""
+            return method
+
+
+__all__ = ["HANDLERS", "KONG_PHASES", "PHASES", "Plugin", "kebab_case", "misspelt", "override"]
 
 PHASES = ("on_request", "on_response")
 """Handler names, in the order in which a request meets them."""
 
 KONG_PHASES = ("certificate", "rewrite", "access", "response", "preread", "log")
 """Phases of Kong that a plugin server may have handlers for; `on_request` is `access`, `on_response` is `response`."""
+
+
+HANDLERS = (*PHASES, *(f"on_{phase}" for phase in KONG_PHASES if phase not in ("access", "response")))
+"""All names that handlers can have."""
+
+
+def misspelt(names: Iterable[str]) -> dict[str, str]:
+    """Names that were surely meant for handlers, with the handler that was meant."""
+    meant = {}
+    for name in names:
+        if name not in HANDLERS and (close := get_close_matches(name, HANDLERS, n=1, cutoff=0.85)):
+            meant[name] = close[0]
+    return meant
 
 
 def kebab_case(name: str) -> str:
@@ -49,9 +82,21 @@ def _check_attributes(cls: type[Plugin]) -> None:
         value = getattr(cls, name)
         if not fits(value):
             raise TypeError(f"{cls.__qualname__}.{name} is {wanted}, not {value!r}")
+    for name, meant in misspelt(name for name, value in cls.__dict__.items() if inspect.isfunction(value)).items():
+        raise TypeError(f"{cls.__qualname__}.{name} would never be called: did you mean {meant}?")
 
 
-class Plugin:
+def _model_given(cls: type[Any]) -> Any:
+    """The `Model` of `class Greet(Plugin[Model])`; `None` where there is none."""
+    for base in cls.__dict__.get("__orig_bases__", ()):
+        origin = get_origin(base)
+        if isinstance(origin, type) and issubclass(origin, Plugin):
+            (model,) = get_args(base)
+            return None if isinstance(model, TypeVar) or model is Any else model
+    return None
+
+
+class Plugin(Generic[C]):
     """A plugin. One instance lives for each configuration that a gateway hands over.
 
     Define one or both handlers, each `async def` or `def`:
@@ -66,7 +111,8 @@ class Plugin:
 
     Attributes:
         name: what routes call the plugin; by default the class name in kebab-case.
-        Config: the configuration's model (msgspec Struct, dataclass, TypedDict, pydantic model); none -> dict.
+        Config: the configuration's model (msgspec Struct, dataclass, TypedDict, pydantic model); none -> dict. In
+            `class Greet(Plugin[Model])`, the same is said to type checkers, too: they know what `self.config` is.
         on_error: what an exception, a deadline or a bad configuration of this plugin means for the request: `"fail"`
             refuses it, `"skip"` goes on without this plugin. Settings can override it.
         timeout: seconds that a handler may take, waiting included; `None` leaves it to the settings.
@@ -96,8 +142,28 @@ class Plugin:
     version: ClassVar[str] = ""
     priority: ClassVar[int] = 0
 
-    config: Any
+    config: C
     log: logging.Logger
+
+    if TYPE_CHECKING:  # a plugin has those that it defines; this is what `override` looks at
+
+        def on_request(self, request: Any, /) -> Any:
+            """See above."""
+
+        def on_response(self, request: Any, response: Any, /) -> Any:
+            """See above."""
+
+        def on_certificate(self, kong: Any, /) -> Any:
+            """See above."""
+
+        def on_rewrite(self, kong: Any, /) -> Any:
+            """See above."""
+
+        def on_preread(self, kong: Any, /) -> Any:
+            """See above."""
+
+        def on_log(self, kong: Any, /) -> Any:
+            """See above."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -105,6 +171,8 @@ class Plugin:
             cls.name = kebab_case(cls.__name__)
         if "abstract" not in cls.__dict__:
             cls.abstract = False
+        if "Config" not in cls.__dict__ and (model := _model_given(cls)) is not None:
+            cls.Config = model
         _check_attributes(cls)
 
     def __init__(self, config: object = None) -> None:
