@@ -15,6 +15,7 @@ from gatewright.errors import (
 )
 from gatewright.http import Request, Response, SyncRequest, SyncResponse
 from gatewright.plugin import Plugin, override
+from gatewright.secret import Secret
 
 __all__ = [
     "ConfigError",
@@ -28,6 +29,7 @@ __all__ = [
     "Query",
     "Request",
     "Response",
+    "Secret",
     "SyncRequest",
     "SyncResponse",
     "__version__",

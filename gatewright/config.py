@@ -8,12 +8,26 @@ from typing import Any
 import msgspec
 
 from gatewright.errors import ConfigError
+from gatewright.secret import SCHEMA, Secret
 
 __all__ = ["config_schema", "parse_config"]
 
 
 def _is_pydantic(model: Any) -> bool:
     return hasattr(model, "model_validate_json") and hasattr(model, "model_json_schema")
+
+
+def _made(kind: type, value: Any) -> Any:
+    """A value of a type that msgspec doesn't know."""
+    if kind is Secret:
+        return value if isinstance(value, Secret) else Secret(value)
+    raise NotImplementedError(f"a configuration can't hold {kind.__name__}")
+
+
+def _schema_of(kind: type) -> dict[str, Any]:
+    if kind is Secret:
+        return dict(SCHEMA)
+    raise NotImplementedError(f"a configuration can't hold {kind.__name__}")
 
 
 def parse_config(model: Any, value: object) -> Any:
@@ -44,8 +58,8 @@ def parse_config(model: Any, value: object) -> Any:
         if _is_pydantic(model):
             return _parse_pydantic(model, value)
         if isinstance(value, bytes):
-            return msgspec.json.decode(value, type=model)
-        return msgspec.convert(value, type=model)
+            return msgspec.json.decode(value, type=model, dec_hook=_made)
+        return msgspec.convert(value, type=model, dec_hook=_made)
     except msgspec.ValidationError as error:
         raise ConfigError(str(error)) from None
     except msgspec.DecodeError as error:
@@ -74,5 +88,5 @@ def config_schema(model: Any) -> dict[str, Any]:
         schema: dict[str, Any] = model.model_json_schema()
         return schema
     if dataclasses.is_dataclass(model) or isinstance(model, type):
-        return msgspec.json.schema(model)
+        return msgspec.json.schema(model, schema_hook=_schema_of)
     raise ConfigError(f"{model!r} is not a configuration model: use a Struct, dataclass, TypedDict or pydantic model")

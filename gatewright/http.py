@@ -113,6 +113,16 @@ class _BaseRequest:
             raise NotAvailableError(f"the gateway sent no usable client address: {raw!r}") from None
 
     @property
+    def route(self) -> str:
+        """What the configuration belongs to, in the gateway's words; the same in all runners and after a reload.
+
+        `route#1`, `route&consumer#1&jack` or `global_rule#1` with APISIX; with Kong the id of a route, service or
+        consumer, or `global`.
+        """
+        place, apisix, _ = self._call.route.partition("#ext-plugin-")
+        return place if apisix else place.partition("#")[2] or place
+
+    @property
     def response_headers(self) -> Headers:
         """Headers to add to the answer that the client will get, without stopping the request.
 

@@ -22,7 +22,7 @@ from gatewright.errors import ConfigError, GatewrightError
 from gatewright.gateways.kong.dump import PROTOCOLS, dump, own_stdout, plugin_info
 from gatewright.observe.logs import configure_logs
 from gatewright.runtime.discovery import Discovery, Found, load_file
-from gatewright.runtime.kong_modules import adapt, load_directory
+from gatewright.runtime.kong_modules import adapt, load_plugins
 from gatewright.server.drivers.kong.driver import plan
 from gatewright.server.run import run_runner
 from gatewright.server.worker.process import WorkerPlan
@@ -54,8 +54,10 @@ def _parser(*, dedicated: bool) -> argparse.ArgumentParser:
     if dedicated:
         add("--dump", "-dump", action="store_true", help="print what Kong wants to know of the plugin, as JSON")
     else:
-        add("-d", "--plugins-directory", "-plugins-directory", dest="directory", type=Path, required=True,
+        add("-d", "--plugins-directory", "-plugins-directory", dest="directory", type=Path,
             metavar="DIRECTORY", help="where the plugins are: a directory, or a single file")  # fmt: skip
+        add("--plugin", dest="shipped", action="append", default=[], metavar="NAME",
+            help="a plugin that comes with Gatewright (repeatable), besides or instead of a directory")  # fmt: skip
         add("--dedicated", help=argparse.SUPPRESS, type=json.loads)  # of `start_dedicated_server`, under -g
         add("--socket-per-plugin", action="store_true",
             help="listen at PREFIX/NAME.socket for each plugin, too: what Kong 3.9 and later expect")  # fmt: skip
@@ -70,11 +72,13 @@ def start_server(arguments: Sequence[str] | None = None) -> None:
     """Serve a directory of plugins; ends the process."""
     parser = _parser(dedicated=False)
     args = parser.parse_args(arguments)
-    if not args.directory.exists():
+    if args.directory is None and not args.shipped:
+        parser.error("which plugins? -d DIRECTORY, or --plugin NAME for one that comes along")
+    if args.directory is not None and not args.directory.exists():
         parser.error(f"{args.directory} does not exist")
     if args.dump_info or args.dump_all:
         with own_stdout() as out:
-            discovery = load_directory(args.directory)
+            discovery = load_plugins(args.directory, args.shipped)
             _tell_errors(discovery)
             if args.dump_all:
                 out.write(dump(list(discovery.plugins.values()), args.protocol))
@@ -82,9 +86,9 @@ def start_server(arguments: Sequence[str] | None = None) -> None:
                 out.write(msgpack.packb(plugin_info(discovery.plugins[args.dump_info])))
             else:
                 known = ", ".join(sorted(discovery.plugins)) or "none"
-                parser.error(f"there is no plugin {args.dump_info!r} in {args.directory}; there are: {known}")
+                parser.error(f"there is no plugin {args.dump_info!r}; there are: {known}")
         sys.exit(0)
-    discover = partial(load_directory, args.directory)
+    discover = partial(load_plugins, args.directory, args.shipped)
     if args.dedicated:
         discover = partial(_load_dedicated, args.directory, args.dedicated)
         args.also = args.dedicated["also"]

@@ -11,6 +11,7 @@ from gatewright.cli.config import config
 from gatewright.cli.dev import dev
 from gatewright.cli.doctor import doctor
 from gatewright.cli.kong import kong
+from gatewright.cli.plugins import plugins
 from gatewright.cli.profile import profile
 from gatewright.cli.run import run
 from gatewright.cli.status import log_level, reload, status
@@ -27,5 +28,5 @@ def main() -> None:
     """
 
 
-for command in (dev, run, check, config, status, reload, log_level, doctor, profile, kong, completion):
+for command in (dev, run, check, config, status, reload, log_level, doctor, profile, kong, plugins, completion):
     main.add_command(command)

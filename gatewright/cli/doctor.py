@@ -26,6 +26,7 @@ from gatewright.doctor.plugins import check_environment, check_plugins
 from gatewright.doctor.sockets import check_control, check_socket
 from gatewright.errors import GatewrightError
 from gatewright.runtime.discovery import discover
+from gatewright.runtime.shipped import shipped_names
 from gatewright.settings import Address, Settings, control_address, load_settings, parse_address
 
 __all__ = ["doctor"]
@@ -103,14 +104,14 @@ def _all(
         yield problem(f"the settings are invalid: {error}", "mend them; `gatewright config` shows them all")
         return
     discovery = discover(settings.plugins, installed=settings.installed_plugins)
-    yield from check_plugins(discovery)
+    yield from check_plugins(discovery, settings.plugins)
     managed = flags["listen"] is None and apisix_config is not None and starts_runner(apisix_config)
     yield from _runner(settings, gateway_user, apisix_config if managed else None)
     yield from check_timeouts(settings)
     if apisix_config is not None:
         yield from check_apisix_config(apisix_config, settings)
     if routes is not None:
-        yield from check_routes(routes, set(discovery.found))
+        yield from check_routes(routes, {*discovery.found, *shipped_names()})
     version = gateway_version or installed_version()
     if version:
         yield from check_version(version)

@@ -15,13 +15,18 @@ from gatewright.errors import ConfigError
 from gatewright.gateways.kong.conf import DEFAULT_PREFIX, ONE_PLUGIN_SINCE, conf_lines, read_version
 from gatewright.gateways.kong.dump import PROTOCOLS, dump, own_stdout
 from gatewright.runtime.discovery import Discovery
-from gatewright.runtime.kong_modules import load_directory
+from gatewright.runtime.kong_modules import load_plugins
+from gatewright.runtime.shipped import shipped_names
 
 __all__ = ["kong"]
 
 _DIRECTORY = click.option(
-    "--directory", "-d", type=click.Path(exists=True, path_type=Path), required=True,
+    "--directory", "-d", type=click.Path(exists=True, path_type=Path),
     help="where the plugins are: a directory, or a single file",
+)  # fmt: skip
+_SHIPPED = click.option(
+    "--plugin", "shipped", multiple=True, metavar="NAME",
+    help="a plugin that comes with Gatewright (repeatable), besides or instead of a directory",
 )  # fmt: skip
 _UPSTREAM = "http://127.0.0.1:5000"  # no port that Kong listens at itself
 _PROTOCOL = click.option(
@@ -42,43 +47,52 @@ def kong() -> None:
 @_DIRECTORY
 @_PROTOCOL
 @click.argument("name")
-def dump_command(directory: Path, protocol: str, name: str) -> None:
-    """Print what Kong wants to know of the plugin NAME: JSON and nothing else, whatever plugins print."""
+def dump_command(directory: Path | None, protocol: str, name: str) -> None:
+    """Print what Kong wants to know of the plugin NAME: JSON and nothing else, whatever plugins print.
+
+    It is looked for in the directory, then among the plugins that come with Gatewright.
+    """
     with own_stdout() as out:
-        discovery = _load(directory)
+        discovery = _load(directory, (name,) if name in shipped_names() else ())
         if name not in discovery.plugins:
-            fail(f"there is no plugin {name!r} in {directory}; there are: {', '.join(sorted(discovery.plugins))}")
+            known = ", ".join(sorted({*discovery.plugins, *shipped_names()}))
+            fail(f"there is no plugin {name!r}{f' in {directory}' if directory else ''}; there are: {known}")
         out.write(dump([discovery.plugins[name]], protocol))
 
 
 @kong.command("conf")
 @_DIRECTORY
+@_SHIPPED
 @_PROTOCOL
 @click.option("--prefix", "-p", default=DEFAULT_PREFIX, show_default=True, help="Kong's prefix, for the socket")
 @click.option("--kong-version", metavar="VERSION", help="what the lines are for  [default: 3.9 and later]")
 @click.option("--declarative", is_flag=True, help="print a kong.yml that uses the plugins, instead")
 @click.option("--upstream", default=_UPSTREAM, show_default=True, metavar="URL", help="the service in that kong.yml")
 def conf(
-    directory: Path, protocol: str, prefix: str, kong_version: str | None, declarative: bool, upstream: str
-) -> None:
-    """Print the lines for kong.conf that make the plugins of a directory known."""
+    directory: Path | None, shipped: tuple[str, ...], protocol: str, prefix: str, kong_version: str | None,
+    declarative: bool, upstream: str,
+) -> None:  # fmt: skip
+    """Print the lines for kong.conf that make the plugins of a directory known, and those that come along."""
+    if directory is None and not shipped:
+        fail("which plugins? -d DIRECTORY, or --plugin NAME for one that comes with Gatewright")
     try:
         version = read_version(kong_version) if kong_version else ONE_PLUGIN_SINCE
     except ConfigError as error:
         fail(str(error))
     with own_stdout() as out:
-        names = sorted(_load(directory).plugins)
+        plugins = _load(directory, shipped).plugins
+        names = sorted(plugins)
         if not names:
-            fail(f"there are no plugins in {directory}")
+            fail(f"there are no plugins in {directory}" if directory else "none of these plugins can be used")
         text = _declarative(names, upstream) if declarative else conf_lines(
-            names, directory.resolve(), prefix=prefix, protocol=protocol,
+            names, directory.resolve() if directory else None, shipped=shipped, prefix=prefix, protocol=protocol,
             server=[_program("kong-pluginserver")], command=[_program("gatewright")], version=version,
         )  # fmt: skip
         out.write(text.encode())
 
 
-def _load(directory: Path) -> Discovery:
-    discovery = load_directory(directory)
+def _load(directory: Path | None, shipped: tuple[str, ...]) -> Discovery:
+    discovery = load_plugins(directory, shipped)
     for error in discovery.errors:
         click.echo(f"plugin not loaded: {error}", err=True)
     return discovery

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from gatewright._version import __version__
-from gatewright.doctor.findings import Finding, good, problem, warning
+from gatewright.doctor.findings import Finding, good, note, problem, warning
 from gatewright.runtime.discovery import Discovery
 
 __all__ = ["check_environment", "check_plugins"]
@@ -36,8 +36,13 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def check_plugins(discovery: Discovery) -> Iterator[Finding]:
-    """Look whether plugins load."""
+def check_plugins(discovery: Discovery, places: Sequence[str]) -> Iterator[Finding]:
+    """Look whether plugins load.
+
+    Args:
+        discovery: what was found.
+        places: where there should be some.
+    """
     for error in discovery.errors:
         yield problem(f"plugin not loaded: {error}", "mend it; routes that use it are refused with 503")
     for name, found in sorted(discovery.found.items()):
@@ -46,4 +51,7 @@ def check_plugins(discovery: Discovery) -> Iterator[Finding]:
         else:
             yield warning(f"plugin {name} from {found.source} has no handler", "define on_request or on_response")
     if not discovery.found and not discovery.errors:
-        yield problem("no plugins were found", "--plugins DIRECTORY, or `plugins:` in the settings file")
+        if places:
+            yield problem("no plugins were found", "--plugins DIRECTORY, or `plugins:` in the settings file")
+        else:
+            yield note("no plugins of your own: routes can name only those that come along (--plugins adds yours)")

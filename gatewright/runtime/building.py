@@ -14,7 +14,9 @@ from greenlet import GreenletExit
 from gatewright.errors import (
     ConfigError,
     DeadlineExceededError,
+    DiscoveryError,
     GatewayClosedError,
+    GatewrightError,
     OverloadedError,
     PluginError,
     UnknownPluginError,
@@ -24,6 +26,7 @@ from gatewright.runtime.apart import Apart, renew
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.fitting import check_fields
+from gatewright.runtime.shipped import load_shipped, shipped_names
 from gatewright.runtime.stats import Tallies
 from gatewright.runtime.steps import Around, Limit, Mode, PhaseHandler, Policy, State, Step, awaited, mode_of
 from gatewright.runtime.thread_bound import holds_what_is_thread_bound
@@ -62,12 +65,15 @@ class ChainBuilder:
             blocking: run all `def` handlers as blocking ones, whatever plugins and policies say.
             around: what wants to be around every handler.
         """
-        self.plugins = plugins
+        self.plugins = dict(plugins)
+        self.shipped = shipped_names()
+        self.on_loaded: Callable[[type[Plugin]], None] = lambda _plugin: None
+        """Told of each plugin that comes along and was imported because a configuration names it."""
         self.bridge = bridge
         self.failures = failures
         self.hold_limit = hold_limit
         self._blocking = blocking
-        failures.known = plugins
+        failures.known = self.plugins
         bridge.hold_limit, bridge.on_hold = hold_limit, self.held_the_loop
         self.checks_fields = True
         """Fields that a plugin's model doesn't know are an error. (Kong checks them itself, and adds its own.)"""
@@ -95,7 +101,7 @@ class ChainBuilder:
         """The step for one entry of a configuration; broken, with the reason, where it can't be used."""
         name = _short(name)
         policy = self._policies.get(name, Policy())
-        plugin_class = self.plugins.get(name)
+        plugin_class, missing = self._find(name)
         step = Step(
             name=name,
             route=route,
@@ -103,12 +109,9 @@ class ChainBuilder:
             timeout=self._timeout_of(name, plugin_class),
         )
         if plugin_class is None:
-            known = ", ".join(sorted(self.plugins)) or "none"
-            step.state = State.BROKEN
-            step.error = UnknownPluginError(f"no plugin is called {name!r}; known plugins: {known}")
-            self.failures.report(
-                "configuration names an unknown plugin", kind="conf", plugin=name, route=route, error=step.error
-            )
+            step.state, step.error = State.BROKEN, missing
+            what = "names an unknown plugin" if isinstance(missing, UnknownPluginError) else "names an unusable plugin"
+            self.failures.report(f"configuration {what}", kind="conf", plugin=name, route=route, error=missing)
             return step
         blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
         step.apart = blocking or name in self.apart.names
@@ -120,6 +123,22 @@ class ChainBuilder:
         if not step.apart:  # otherwise its set-up makes it, in a thread
             self._make(step)
         return step
+
+    def _find(self, name: str) -> tuple[type[Plugin] | None, GatewrightError | None]:
+        """A plugin by name, somebody's own before one that comes along; or why there is none."""
+        plugin_class = self.plugins.get(name)
+        if plugin_class is not None:
+            return plugin_class, None
+        if name not in self.shipped:
+            known = ", ".join(sorted({*self.plugins, *self.shipped})) or "none"
+            return None, UnknownPluginError(f"no plugin is called {name!r}; known plugins: {known}")
+        try:
+            plugin_class = self.bridge.run_blocking(partial(load_shipped, name))  # it may import for seconds
+        except (ConfigError, DiscoveryError) as error:
+            return None, error
+        self.plugins[name] = plugin_class
+        self.on_loaded(plugin_class)
+        return plugin_class, None
 
     def _instance(self, plugin_class: type[Plugin], text: str) -> Plugin:
         plugin = plugin_class(text)

@@ -20,8 +20,9 @@ from gatewright.runtime.discovery import (
     plugins_of_module,
 )
 from gatewright.runtime.kong_schema import faults
+from gatewright.runtime.shipped import add_shipped
 
-__all__ = ["adapt", "load_directory"]
+__all__ = ["adapt", "load_directory", "load_plugins"]
 
 
 _POLICIES = ("blocking", "timeout", "on_error", "max_concurrent")
@@ -117,6 +118,18 @@ def load_directory(directory: Path) -> Discovery:
                     raise DiscoveryError(f"{file}: {error}") from None
         except DiscoveryError as error:
             discovery.errors.append(error)
+    return discovery
+
+
+def load_plugins(directory: Path | None, shipped: Sequence[str] = ()) -> Discovery:
+    """The plugins of a directory, and those that come along and are named.
+
+    Args:
+        directory: the directory, or a single file.
+        shipped: names; one that the directory has, too, is the directory's.
+    """
+    discovery = load_directory(directory) if directory is not None else Discovery()
+    add_shipped(discovery, tuple(shipped))
     return discovery
 
 

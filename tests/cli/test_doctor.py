@@ -248,6 +248,7 @@ def test_plugins_that_do_not_load_or_do_not_exist(plugin_dir: WriteFiles, tmp_pa
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no plugins were found" in doctor("-p", empty, "--listen", f"unix:{tmp_path}/r.sock").of("problem")
+    assert "those that come along" in doctor("--listen", f"unix:{tmp_path}/r.sock").of("note")
 
 
 def test_failures_of_a_running_runner(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:

@@ -47,7 +47,13 @@ def test_the_first_plugin_of_the_readme_runs(start_runner: StartRunner, tmp_path
 
 
 def commands() -> list[str]:
-    pages = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("operations.md", "kong.md"))]
+    pages = [
+        README,
+        *(
+            (ROOT / "docs" / name).read_text(encoding="utf-8")
+            for name in ("operations.md", "kong.md", "batteries/README.md")
+        ),
+    ]
     shown = [block for page in pages for block in blocks(page, "sh")]
     lines = [line.split("  #")[0].strip() for block in shown for line in block.splitlines()]
     return [line for line in lines if line.startswith(".venv/bin/gatewright")]
@@ -106,7 +112,7 @@ def test_make_targets_exist(target: str) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "deploy" / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", ROOT / "deploy" / "README.md", *(ROOT / "docs").rglob("*.md")):
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 

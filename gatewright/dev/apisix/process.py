@@ -91,7 +91,7 @@ async def _run_dev(
     found = await survey(paths)
     for error in found.errors:
         print(f"plugin not loaded: {error}", file=sys.stderr)
-    if not found.plugins:
+    if not found.plugins and routes is None:
         raise ConfigError(f"no plugins found in {', '.join(map(str, paths))}: name a directory or file that holds some")
     echo = EchoUpstream()
     directory = tempfile.mkdtemp(prefix="gatewright-")
@@ -184,7 +184,7 @@ def _print_banner(
     file: Path | None,
     left_out: dict[str, str],
 ) -> None:
-    width = max(len(plugin["name"]) for plugin in found.plugins)
+    width = max((len(plugin["name"]) for plugin in found.plugins), default=0)
     where = f"[{host}]" if ":" in host else host
     lines = [
         "",

@@ -23,12 +23,21 @@ from gatewright.dev.target import upstream_of
 from gatewright.errors import ConfigError, GatewrightError, ListenError
 from gatewright.gateways.kong.conf import PluginServer, read_conf
 from gatewright.observe.control import ask_json
+from gatewright.runtime.shipped import shipped_names
 
 __all__ = ["is_declarative", "run_kong_dev"]
 
 log = logging.getLogger("gatewright.dev")
 
 _ECHO = "echo"
+
+
+def _shipped_in(declarative: Path | None) -> list[str]:
+    """The plugins that come along and a declarative file names."""
+    if declarative is None:
+        return []
+    named = {entry.name for entry in load_declarative(declarative).plugins}
+    return sorted(named & shipped_names())
 
 
 def is_declarative(file: Path | None) -> bool:
@@ -84,7 +93,8 @@ async def _run(
         echo = EchoUpstream()
         await echo.start()
         stack.push_async_callback(echo.stop)
-        servers = _Configured(conf) if conf is not None else _Own(paths, prefix, protocol)
+        shipped = _shipped_in(declarative) if conf is None else []
+        servers = _Configured(conf) if conf is not None else _Own(paths, prefix, protocol, shipped)
         known = await servers.known()
         target: tuple[str, int] | None = ("127.0.0.1", echo.port)
         if upstream and upstream != _ECHO:
@@ -127,16 +137,19 @@ Start = Callable[[], Awaitable[asyncio.subprocess.Process]]
 
 @dataclass(slots=True)
 class _Own:
-    """Plugin servers of our own, one for each place."""
+    """Plugin servers of our own, one for each place; the first has the plugins that come along, too."""
 
     paths: Sequence[Path]
     prefix: str
     protocol: str
+    shipped: Sequence[str]
 
     def _command(self, number: int, path: Path) -> list[str]:
+        shipped = self.shipped if number == 0 else ()
         return [
             *(sys.executable, "-m", "kong_pdk.cli", "-d", str(path), "-p", self.prefix),
             *("--socket-name", f"server{number}.sock", "--socket-per-plugin", "--protocol", self.protocol),
+            *(part for name in shipped for part in ("--plugin", name)),
         ]
 
     async def known(self) -> list[KnownPlugin]:

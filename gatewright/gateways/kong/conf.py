@@ -53,8 +53,9 @@ class PluginServer:
 
 def conf_lines(
     names: Sequence[str],
-    directory: Path,
+    directory: Path | None,
     *,
+    shipped: Sequence[str] = (),
     prefix: str,
     protocol: str = "msgpack",
     server: Sequence[str] = ("kong-pluginserver",),
@@ -69,6 +70,7 @@ def conf_lines(
     Args:
         names: the plugins.
         directory: where they are.
+        shipped: those of them that come along.
         prefix: Kong's prefix, for the sockets.
         protocol: a key of `PROTOCOLS`.
         server: the command that serves plugins.
@@ -79,7 +81,9 @@ def conf_lines(
     more = [] if protocol == "msgpack" else ["--protocol", protocol]
     prefix = prefix.rstrip("/")
     plugins = "plugins = bundled," + ",".join(names)
-    serve = [*server, "-d", str(directory), "-p", prefix]
+    place = ["-d", str(directory)] if directory is not None else []
+    those = [*place, *(part for name in shipped for part in ("--plugin", name))]
+    serve = [*server, *those, "-p", prefix]
     if version < ONE_PLUGIN_SINCE:
         key = f"pluginserver_{_SHARED}"
         lines = [
@@ -87,7 +91,7 @@ def conf_lines(
             f"pluginserver_names = {_SHARED}",
             f"{key}_socket = {prefix}/{_SHARED}.socket",
             f"{key}_start_cmd = {shlex.join([*serve, '--socket-name', f'{_SHARED}.socket', *more, *flags])}",
-            f"{key}_query_cmd = {shlex.join([*server, '-d', str(directory), '--dump-all-plugins', *more])}",
+            f"{key}_query_cmd = {shlex.join([*server, *those, '--dump-all-plugins', *more])}",
         ]
         return "\n".join(lines) + "\n"
     start = [*serve, "--socket-per-plugin", *more, *flags]
@@ -97,7 +101,7 @@ def conf_lines(
         lines.append(f"{key}_socket = {prefix}/{name}.socket")
         if number == 0:  # one process serves all; Kong takes the others for managed by somebody else
             lines.append(f"{key}_start_cmd = {shlex.join(start)}")
-        query = [*command, "kong", "dump", "-d", str(directory), *more, name]
+        query = [*command, "kong", "dump", *place, *more, name]
         lines.append(f"{key}_query_cmd = {shlex.join(query)}")
     return "\n".join(lines) + "\n"
 

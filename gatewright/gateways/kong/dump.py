@@ -159,6 +159,8 @@ def _field(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: int
         field = {"type": "string"}
     if field["type"] == "string":
         field["len_min"] = 0  # Kong's own is 1
+        if schema.get("format") == "password":
+            field["referenceable"] = True  # it may be in one of Kong's vaults
     for theirs, ours in _LIMITS.items():
         if theirs in schema and field["type"] in _HAS_LENGTH:
             field[ours] = schema[theirs]

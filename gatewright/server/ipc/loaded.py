@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import structlog
 
 from gatewright.runtime.discovery import Discovery
+from gatewright.runtime.shipped import shipped_names
 from gatewright.server.ipc.messages import PluginInfo
 
 __all__ = ["log_plugins", "plugins_told"]
@@ -29,5 +30,8 @@ def log_plugins(plugins: Sequence[PluginInfo], errors: Sequence[str]) -> None:
         log.info("plugin", name=plugin.name, phases=plugin.phases, source=plugin.source)
         if not plugin.phases:
             log.warning("plugin has no handler: define on_request or on_response", name=plugin.name)
+        if plugin.name in shipped_names() and "gatewright.plugins" not in plugin.source:
+            log.info("this plugin is used in place of the one of its name that comes along", name=plugin.name)
     if not plugins:
-        log.warning("no plugins found: every route that names one is refused", cure="--plugins DIRECTORY")
+        log.warning("no plugins of your own: routes can name only those that come along", cure="--plugins DIRECTORY",
+                    shipped=sorted(shipped_names()))  # fmt: skip

@@ -160,8 +160,8 @@ class Service:
         self.guard: Guard | None = None
         """Where a driver notes what it was asked, for plans that have last words."""
         self.region = region if region is not None else Keep(1).region(0)
-        if looks_at_ctx(plugins.values()):
-            self.region.want()
+        self._want_ctx(*plugins.values())
+        self.builder.on_loaded = self._want_ctx
         self.link: Uplink | None = None
         """The way to the supervisor; `None` where there is none."""
         self.drain_seconds = settings.drain
@@ -180,6 +180,10 @@ class Service:
         self.lag = LagMeter(loop, settings.max_lag, self._shed)
         self._idle = asyncio.Event()
         self._timers: list[asyncio.TimerHandle] = []
+
+    def _want_ctx(self, *plugins: type[Plugin]) -> None:
+        if looks_at_ctx(plugins):
+            self.region.want()
 
     def start(self) -> None:
         """Start the periodic work: expiry of configurations, ending of stalled connections, measuring of lag."""

@@ -11,7 +11,7 @@ import base64
 import ipaddress
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import quote, unquote
 
 from gatewright.datastructures import CutEntries, Headers
@@ -29,6 +29,15 @@ _CTX = "gatewright.ctx"
 _QUERY_SAFE = "-._~!$'()*,;:@/?"
 
 Entries = list[tuple[str, "str | None"]]
+
+_VARIABLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "consumer_name": ("kong.client.get_consumer", ("username", "custom_id", "id")),
+    "route_id": ("kong.router.get_route", ("id",)),
+    "route_name": ("kong.router.get_route", ("name",)),
+    "service_id": ("kong.router.get_service", ("id",)),
+    "service_name": ("kong.router.get_service", ("name",)),
+}
+"""Variables of APISIX's that nginx does not have: where Kong knows the same, and the fields to look at."""
 
 
 class _Facts:
@@ -100,17 +109,26 @@ class _Questions:
             return "kong.request.get_raw_body", ()
         if question.kind == "response_body":
             return "kong.service.response.get_raw_body", ()
+        if question.name in _VARIABLES:
+            return _VARIABLES[question.name][0], ()
         return "kong.nginx.get_var", (question.name,)
+
+    @staticmethod
+    def _answer(question: Question, value: Any) -> bytes | None:
+        if question.kind == "var" and question.name in _VARIABLES:
+            record = value if isinstance(value, Mapping) else {}
+            value = next((record[name] for name in _VARIABLES[question.name][1] if record.get(name)), None)
+        return _raw(value)
 
     def ask_sync(self, call: Call, question: Question) -> bytes | None:
         """Ask and wait."""
-        return _raw(self._event.call(*self._method(question)))
+        return self._answer(question, self._event.call(*self._method(question)))
 
     def ask(self, call: Call, question: Question) -> Awaitable[bytes | None]:
         """Ask and give something to await."""
 
         async def asked() -> bytes | None:
-            return _raw(await self._event.call_later(*self._method(question)))
+            return self._answer(question, await self._event.call_later(*self._method(question)))
 
         return asked()
 
@@ -121,7 +139,7 @@ class _Questions:
 
     def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:
         """Ask and wait, wherever the caller is."""
-        return [_raw(self._event.call_here(*self._method(question))) for question in questions]
+        return [self._answer(each, self._event.call_here(*self._method(each))) for each in questions]
 
     @staticmethod
     def reading(_: Call, question: Question) -> Recipe[bytes]:

@@ -1,0 +1,64 @@
+"""Plugins that come with Gatewright: found by name, and imported only once a configuration names one.
+
+A module of `gatewright.plugins` holds the plugin of its own name, with `-` for `_`: `rate_limit` has `rate-limit`. So
+there is no table to keep, and whoever names none of them imports nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from functools import cache
+
+from gatewright.errors import ConfigError, DiscoveryError
+from gatewright.plugin import Plugin
+from gatewright.runtime.discovery import Discovery, import_failure
+
+__all__ = ["add_shipped", "load_shipped", "shipped_names"]
+
+_PACKAGE = "gatewright.plugins"
+
+
+@cache
+def shipped_names() -> frozenset[str]:
+    """The names of the plugins that come along."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    places = spec.submodule_search_locations if spec is not None else None
+    found = pkgutil.iter_modules(places or ())
+    return frozenset(module.name.replace("_", "-") for module in found if not module.name.startswith("_"))
+
+
+def load_shipped(name: str) -> type[Plugin]:
+    """Import the plugin of a name; may take as long as what it imports, so not in the loop's thread.
+
+    Raises:
+        ConfigError: it needs a package that is not installed; the message says what to install.
+        DiscoveryError: there is none of this name, or it can't be imported.
+    """
+    if name not in shipped_names():
+        raise DiscoveryError(f"no plugin {name!r} is shipped; there are: {', '.join(sorted(shipped_names()))}")
+    source = f"{_PACKAGE}.{name.replace('-', '_')}"
+    try:
+        module = importlib.import_module(source)
+    except (ConfigError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise import_failure(source, error) from error
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Plugin) and not value.abstract and value.name == name:
+            return value
+    raise DiscoveryError(f"{source}: holds no plugin {name!r}")
+
+
+def add_shipped(discovery: Discovery, names: tuple[str, ...]) -> None:
+    """Import plugins that come along, for a gateway that has to be told of each beforehand."""
+    for name in names:
+        if name in discovery.found:
+            continue  # somebody's own
+        try:
+            discovery.add(load_shipped(name), f"{_PACKAGE} (shipped)")
+        except ConfigError as error:
+            discovery.errors.append(DiscoveryError(str(error)))
+        except DiscoveryError as error:
+            discovery.errors.append(error)
