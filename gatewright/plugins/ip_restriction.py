@@ -36,15 +36,12 @@ class IpRestrictionConfig(msgspec.Struct, frozen=True, kw_only=True):
             Networks(networks)
 
 
-class IpRestriction(Plugin):
+class IpRestriction(Plugin[IpRestrictionConfig]):
     """Refuses clients whose address is denied, or not allowed."""
 
     name = "ip-restriction"
     version = "1.0.0"
     priority = 990
-    Config = IpRestrictionConfig
-
-    config: IpRestrictionConfig
 
     def __init__(self, config: object = None) -> None:
         super().__init__(config)
