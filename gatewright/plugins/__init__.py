@@ -6,8 +6,8 @@ A route names one and is done: no `--plugins`. A module here holds the plugin of
 To add one:
 
 1. Write `gatewright/plugins/my_name.py`, or a package `my_name/` whose `__init__` has the class: a subclass of
-   `gatewright.Plugin[MyNameConfig]` with `name = "my-name"`, `priority` and `version` (Kong wants both). Import nothing of
-   `gatewright` but `gatewright` itself and `gatewright.plugins._shared`: `make lint` checks it.
+   `gatewright.Plugin[MyNameConfig]` with `name = "my-name"`, `priority` and `version` (Kong wants both). It imports of
+   `gatewright` itself and `gatewright.plugins._shared` alone: `make lint` checks it.
 2. Its configuration is a `msgspec.Struct` of its own name (`MyNameConfig`), each field of a type like
    `Annotated[float, field("What it means.", unit="seconds", gt=0)]` (`_shared.model`). Secrets are
    `gatewright.Secret`. What can't be right is refused in `__post_init__` with a `ValueError`.
