@@ -308,7 +308,8 @@ class _Facts:
 
     def pdk(self, outcome: Outcome, answer: tuple[int, dict[str, str], bytes] | None) -> dict[str, Callable[..., Any]]:
         status, headers, body = answer or (0, {}, b"")
-        variables = {name: value.decode() for name, value in self.answers().items() if value is not None}
+        known = self.answers().items()
+        variables = {name: value.decode("utf-8", "replace") for name, value in known if value is not None}
         kept = self.pair.shared
         return {
             "kong.request.get_method": lambda: self.method,
