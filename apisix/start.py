@@ -16,7 +16,7 @@ from gatewright import __version__
 from gatewright.errors import ConfigError, GatewrightError
 from gatewright.observe.logs import configure_logs
 from gatewright.runtime.discovery import Discovery, discover
-from gatewright.server.drivers.apisix.driver import plan
+from gatewright.server.drivers.runner import plan
 from gatewright.server.run import run_runner
 from gatewright.server.worker.process import WorkerPlan
 from gatewright.settings import load_settings

@@ -152,6 +152,7 @@ class Call:
     seen_headers: Headers | None = None
     seen_query: Query | None = None
     seen_response_headers: Headers | None = None
+    consumer_change: str | None = None
     kept_ctx: dict[str, Any] | None = None
     ctx_source: Callable[[Call], dict[str, Any]] | None = None
     asker: Asker = cast("Asker", None)

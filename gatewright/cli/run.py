@@ -13,7 +13,7 @@ from gatewright.cli._options import fail, settings_options
 from gatewright.errors import GatewrightError
 from gatewright.observe.logs import configure_logs
 from gatewright.runtime.discovery import discover
-from gatewright.server.drivers.apisix.driver import plan
+from gatewright.server.drivers.runner import plan
 from gatewright.server.run import run_runner
 from gatewright.server.worker.process import WorkerPlan
 from gatewright.settings import load_settings

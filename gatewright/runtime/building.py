@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from time import perf_counter
 from typing import Any, Final
@@ -92,6 +92,10 @@ class ChainBuilder:
         """The longest deadline that any plugin has, seconds."""
         own = (self._timeout_of(name, plugin) for name, plugin in self.plugins.items())
         return max(self._timeout, *own, 0.0)
+
+    def longest_of(self, names: Iterable[str]) -> float:
+        """Seconds that a call through these plugins may take."""
+        return sum(self._timeout_of(name, self.plugins.get(name)) for name in names)
 
     def _timeout_of(self, name: str, plugin_class: type[Plugin] | None) -> float:
         policy = self._policies.get(name)

@@ -17,7 +17,7 @@ from gatewright.errors import NotAvailableError
 __all__ = ["Draft"]
 
 _MAPPINGS = ("seen_headers", "seen_query", "seen_response_headers")
-_CHANGES = ("path", "body", "status_change", "response_body", "asks")
+_CHANGES = ("path", "body", "status_change", "response_body", "asks", "consumer_change")
 _LEARNED = (
     "read_body",
     "body_was_read",

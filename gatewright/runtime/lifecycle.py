@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from gatewright.errors import DeadlineExceededError
 from gatewright.http import Asker
@@ -20,6 +20,14 @@ _LONGEST_KEY: Final = 500
 """Characters of a route's key in logs and labels; APISIX's own have some dozen."""
 
 
+def _phases_called(key: str) -> tuple[str, ...] | None:
+    """See `ChainLife.phases_called`; the lean protocol says so behind the NUL, as a number."""
+    _, _, hidden = key.partition("\0lean")
+    if not hidden.isdecimal():
+        return None
+    return tuple(phase for bit, phase in enumerate(("request", "response", "log")) if int(hidden) >> bit & 1)
+
+
 class ChainLife:
     """The steps of one configuration.
 
@@ -28,6 +36,9 @@ class ChainLife:
             of the same apart, and left out here.
         name: the part of the key before any `#`: with Kong, the plugin's name.
         late: with APISIX, others may have rewritten the request before: the key names the plugin that asks.
+        phases_called: the phases that the gateway will call, where one configuration serves several: a plugin with a
+            handler for any of them has nothing to do in the others. `None`: it is named for each phase by itself.
+        learnt: by phase, what a driver knows of what its plugins look at.
         ready: every step is usable; set once `build` is done.
         last_used: the tick (see `confs`) of its last use.
         token: its conf token, where it has one.
@@ -37,6 +48,8 @@ class ChainLife:
         self.key = key.partition("\0")[0][:_LONGEST_KEY]
         self.name = self.key.partition("#")[0]
         self.late = "#ext-plugin-post-req#" in key
+        self.phases_called = _phases_called(key)
+        self.learnt: dict[str, Any] = {}
         self.steps: list[Step] = []
         self.request_steps: list[Step] = []
         self.response_steps: list[Step] = []
@@ -101,8 +114,9 @@ class ChainLife:
         for step in self.steps:
             if step.state is State.NEW or step.state is State.SETUP_FAILED:
                 self._builder.set_up(step)
-        self.request_steps = [step for step in self.steps if step.counts_in("request")]
-        self.response_steps = [step for step in self.steps if step.counts_in("response")]
+        called = self.phases_called
+        self.request_steps = [step for step in self.steps if step.counts_in("request", called)]
+        self.response_steps = [step for step in self.steps if step.counts_in("response", called)]
         self.ready = all(step.state is State.READY for step in self.steps)
 
     def teardown(self, *_: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, Protocol
@@ -86,7 +86,7 @@ class Limit:
 class PhaseHandler:
     """A handler of one of Kong's phases."""
 
-    run: Callable[[Any], Any]
+    run: Callable[..., Any]
     mode: Mode
     tally: Tally
 
@@ -117,6 +117,8 @@ class Step:
     request_mode: Mode = Mode.DIRECT
     response_mode: Mode = Mode.DIRECT
     phases: dict[str, PhaseHandler] = field(default_factory=dict, repr=False)
+    after: PhaseHandler | None = field(default=None, repr=False)
+    """Its `on_log(request, response)`."""
     limit: Limit | None = None
     home: Home = field(default_factory=Home, repr=False)
     optional_phases: bool = False
@@ -131,12 +133,23 @@ class Step:
     response_tally: Tally = field(default_factory=Tally, repr=False)
 
     def handler(self, phase: str) -> Callable[..., Any] | None:
-        """Its handler for a phase, `request` or `response`."""
+        """Its handler for a phase, `request`, `response` or (after the answer) `log`."""
+        if phase == "log":
+            return self.after.run if self.after is not None else None
         return self.on_request if phase == "request" else self.on_response
 
-    def counts_in(self, phase: str) -> bool:
-        """Whether a call in this phase can't pass without it: with no handler, it is there to refuse."""
-        return self.handler(phase) is not None or self.plugin is None or not self.optional_phases
+    def counts_in(self, phase: str, called: Sequence[str] | None = None) -> bool:
+        """Whether a call in this phase can't pass without it: with no handler, it is there to refuse.
+
+        Args:
+            phase: `request` or `response`.
+            called: the phases that will be called: one for which there is a handler is enough.
+        """
+        if self.handler(phase) is not None or self.plugin is None:
+            return True
+        if self.optional_phases:
+            return False
+        return called is None or all(self.handler(other) is None for other in called)
 
     def is_async(self, phase: str) -> bool:
         """Whether its handler for a phase (`request` or `response`) is an `async def`."""

@@ -149,6 +149,12 @@ class Link:
         if chain.token is not None:
             self.send(messages.Building(chain.token) if begins else messages.Built(chain.token))
 
+    def connection_succeeds(self, driver: Driver, successor: Driver) -> None:
+        """A connection has another driver."""
+        slot = self._slots.pop(driver, -1)
+        if slot >= 0:
+            self._slots[successor] = slot
+
     def connection_ended(self, driver: Driver) -> None:
         """A connection has gone; the supervisor is told soon, of all at once."""
         slot = self._slots.pop(driver, -1)

@@ -79,6 +79,9 @@ class Uplink(Protocol):
     def give_back(self, driver: Driver, connection: socket.socket) -> None:
         """Hand a connection over, to be another worker's."""
 
+    def connection_succeeds(self, driver: Driver, successor: Driver) -> None:
+        """A connection has another driver."""
+
     def connection_ended(self, driver: Driver) -> None:
         """A connection has gone."""
 
@@ -169,7 +172,7 @@ class Service:
         """The process is about to end: connections are closed after their answer."""
         self.leaving = False
         """Connections have to go, by being closed or to another worker."""
-        self.started = self.ended = self.responses = self.answered = 0
+        self.started = self.ended = self.responses = self.answered = self.lean_calls = 0
         self.phases: dict[str, int] | None = None
         """Calls by phase, where the gateway has others than requests and responses."""
         self.bytes_in = self.bytes_out = self.connections_total = self.tokens_prepared = 0
@@ -216,6 +219,13 @@ class Service:
         self.connections.add(connection)
         self.connections_total += 1
         return True
+
+    def succeeds(self, connection: Driver, successor: Driver) -> None:
+        """Another driver has a connection from now on, and will take it in."""
+        self.connections.discard(connection)
+        self.connections_total -= 1
+        if self.link is not None:
+            self.link.connection_succeeds(connection, successor)
 
     def let_go(self, connection: Driver) -> None:
         """Count a connection out, if it was in."""

@@ -1,4 +1,4 @@
-"""What serves APISIX's connections, traced or not, and the plan for it."""
+"""What serves APISIX's connections, traced or not."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from gatewright.gateways.events import Session
 from gatewright.http import Call, Question, RequestCall, Response
 from gatewright.observe.tracing import Tracing
 from gatewright.runtime.bridge import Strand
-from gatewright.runtime.discovery import Discovery
 from gatewright.server.drivers.apisix.connection import Connection
-from gatewright.server.worker.process import WorkerPlan
 from gatewright.server.worker.service import Service
-from gatewright.settings import Settings
 
-__all__ = ["StrictConnection", "StrictTracedConnection", "TracedConnection", "driver", "plan"]
+__all__ = ["StrictConnection", "StrictTracedConnection", "TracedConnection", "driver"]
 
 
 class TracedConnection(Connection):
@@ -92,13 +89,3 @@ def driver(
         return lambda: plain(service, session())
     traced = StrictTracedConnection if strict else TracedConnection
     return lambda: traced(service, session(), tracing)
-
-
-def plan(settings: Settings, discover: Callable[[], Discovery]) -> WorkerPlan:
-    """The plan for an APISIX plugin runner.
-
-    Args:
-        settings: the effective settings.
-        discover: finds the plugins; called in each worker.
-    """
-    return WorkerPlan(settings, discover, driver)

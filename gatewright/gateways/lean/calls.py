@@ -1,0 +1,229 @@
+"""Calls: what the gateway brings, decoded when it's looked at, and asked for where it was not brought."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+from urllib.parse import unquote
+
+from gatewright.datastructures import Headers
+from gatewright.errors import ProtocolError
+from gatewright.gateways.lean.needs import fields_of
+from gatewright.http import Call, RequestCall, ResponseCall
+
+__all__ = ["LeanRequestCall", "LeanResponseCall", "LeanSource", "NamedHeaders", "Teller", "read_header_text"]
+
+Entries = list[tuple[str, "str | None"]]
+
+
+class Teller(Protocol):
+    """Whoever can be asked for what a call did not bring, wherever the asker is."""
+
+    def tell(self, id: int, name: str) -> bytes | None:
+        """One thing of a call (see `needs`)."""
+
+
+def text_of(raw: bytes) -> str:
+    """Bytes as plugins see them."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def read_header_text(text: bytes) -> Entries:
+    """All headers of a text with a `name:value` a line: neither can hold a line feed, nor a name a colon."""
+    entries: Entries = []
+    for line in text_of(text).split("\n"):
+        name, colon, value = line.partition(":")
+        if colon:
+            entries.append((name, value))
+    return entries
+
+
+class LeanSource:
+    """One call's facts (see `gatewright.http.CallSource`), and what a handler has looked at.
+
+    Attributes:
+        id: the gateway's number of the call.
+        plan: what it brings.
+        note: told of everything that is looked at.
+        teller: who tells what was not brought; set by the driver.
+    """
+
+    __slots__ = ("_fields", "_index", "_told", "id", "note", "plan", "teller")
+
+    note: Callable[[str], None]
+    teller: Teller
+
+    def __init__(self, id: int, fields: Sequence[bytes | None]) -> None:
+        """Take a call.
+
+        Raises:
+            ProtocolError: the fields are not what the first of them says.
+        """
+        plan = fields[0] if fields else None
+        if plan is None:
+            raise ProtocolError("a call doesn't say what it brings")
+        index = fields_of(plan)
+        if len(index) + 1 != len(fields):
+            raise ProtocolError(f"a call of {len(fields)} fields brings {len(index)} things")
+        self.id = id
+        self.plan = plan
+        self._index = index
+        self._fields = fields
+        self._told: dict[str, bytes | None] | None = None
+
+    def brings(self, name: str) -> bool:
+        """Whether it was brought, or has been asked for."""
+        return name in self._index or (self._told is not None and name in self._told)
+
+    def brought(self, name: str) -> bytes | None:
+        """What was brought, without a question."""
+        number = self._index.get(name)
+        return None if number is None else self._fields[number]
+
+    def get(self, name: str) -> bytes | None:
+        """One thing, asked for if need be."""
+        self.note(name)
+        number = self._index.get(name)
+        if number is not None:
+            return self._fields[number]
+        told = self._told
+        if told is None:
+            told = self._told = {}
+        if name not in told:
+            told[name] = self.teller.tell(self.id, name)
+        return told[name]
+
+    @property
+    def method(self) -> str:
+        """The method."""
+        return text_of(self.get("method") or b"")
+
+    @property
+    def path(self) -> str:
+        """The path, decoded, without the query."""
+        return text_of(self.get("path") or b"")
+
+    @property
+    def raw_query(self) -> bytes:
+        """The query as the client sent it."""
+        return self.get("query") or b""
+
+    @property
+    def src_ip(self) -> bytes:
+        """The client's address."""
+        raw = self.get("ip") or b""
+        try:
+            return ipaddress.ip_address(raw.decode("latin-1")).packed
+        except ValueError:
+            return raw  # of a client on a unix socket: `Request.client_ip` says what it is
+
+    def read_args(self) -> Entries:
+        """The arguments, decoded."""
+        return [
+            (_decoded(name), _decoded(value) if equals else None)
+            for name, equals, value in (part.partition("=") for part in text_of(self.raw_query).split("&") if part)
+        ]
+
+    def read_headers(self) -> Entries:
+        """All headers of the request."""
+        return read_header_text(self.get("headers") or b"")
+
+    def read_response_headers(self) -> Entries:
+        """All headers of the response."""
+        return read_header_text(self.get("rheaders") or b"")
+
+    @property
+    def headers_at_hand(self) -> bool:
+        """All have been brought."""
+        return self.brings("headers")
+
+    def has_header(self, name: str) -> bool | None:
+        """Whether there is a header of this name."""
+        return bool(header_values(self, "headers", "h:", name))
+
+
+def header_values(source: LeanSource, whole: str, prefix: str, name: str) -> list[str | None]:
+    """All values of one header, without reading the others."""
+    single = prefix + name
+    if source.brings(whole) and not source.brings(single):
+        source.note(single)
+        text = source.brought(whole) or b""
+        key = name.encode()
+        found: list[str | None] = []
+        if key in text.lower():
+            found = [value for given, value in read_header_text(text) if given.lower() == name]
+        return found
+    raw = source.get(single)
+    return [] if raw is None else list(text_of(raw).split("\n"))
+
+
+def _decoded(text: str) -> str:
+    return unquote(text.replace("+", " "), errors="surrogateescape")
+
+
+Names = Callable[[str], Sequence["str | None"]]
+
+
+class NamedHeaders(Headers):
+    """Headers of which single ones can be had without the others."""
+
+    _named: Names | None = None
+
+    @classmethod
+    def of(cls, load: Callable[[], Entries], named: Names) -> NamedHeaders:
+        """Headers of a call.
+
+        Args:
+            load: gives all of them.
+            named: gives all values of one, by its name in lower case.
+        """
+        self = cls.lazy(load)
+        self._named = named
+        return self
+
+    def _values(self, key: str) -> Sequence[str | None]:
+        if self._named is None or self._original is not None or key in self.changes:
+            return super()._values(key)
+        return self._named(key)
+
+
+_REQUEST: Final = ("headers", "h:")
+_RESPONSE: Final = ("rheaders", "r:")
+
+
+def _named(source: LeanSource, which: tuple[str, str]) -> Names:
+    whole, prefix = which
+    return lambda name: header_values(source, whole, prefix, name)
+
+
+class _LeanCall(Call):
+    source: LeanSource
+
+    @property
+    def headers(self) -> Headers:
+        """The request's headers."""
+        headers = self.seen_headers
+        if headers is None:
+            source = self.source
+            headers = self.seen_headers = NamedHeaders.of(source.read_headers, _named(source, _REQUEST))
+        return headers
+
+
+class LeanRequestCall(_LeanCall, RequestCall):
+    """A request."""
+
+
+class LeanResponseCall(_LeanCall, ResponseCall):
+    """An upstream's answer."""
+
+    @property
+    def response_headers(self) -> Headers:
+        """The answer's headers."""
+        headers = self.seen_response_headers
+        if headers is None:
+            source = self.source
+            headers = self.seen_response_headers = NamedHeaders.of(
+                source.read_response_headers, _named(source, _RESPONSE)
+            )
+        return headers

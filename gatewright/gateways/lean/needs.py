@@ -1,0 +1,117 @@
+"""What a phase needs to be told, and how that is learnt.
+
+A call says itself what it brings: its first field names the others, separated by commas. So workers may differ in what
+they want, and a gateway may have an older plan:
+
+    method path query ip body ctx consumer route headers       facts of the request; `headers`: all, as one text
+    h:NAME v:NAME                                              one header; one variable of the gateway
+    status rheaders r:NAME rbody                               facts of the response
+
+Nobody has to declare anything. The first calls bring all that costs the gateway little; what handlers look at in them
+is what later calls bring. What is looked at and was not brought is asked for, and brought from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Final
+
+from gatewright.errors import ProtocolError
+
+__all__ = ["ALL_OF_REQUEST", "ALL_OF_RESPONSE", "Learner", "fields_of", "plan_of"]
+
+ALL_OF_REQUEST: Final = b"method,path,query,ip,ctx,consumer,headers"
+ALL_OF_RESPONSE: Final = b"method,path,query,ip,ctx,consumer,headers,status,rheaders"
+_WINDOW: Final = 50
+"""Calls that are looked at before less is brought."""
+_MOST_NAMES: Final = 12
+"""Single headers that are brought; of more, all are."""
+_MOST: Final = 64
+_MOST_PLANS: Final = 1024
+_WHOLE: Final = {"h": "headers", "r": "rheaders"}
+
+
+@lru_cache(maxsize=_MOST_PLANS)
+def fields_of(plan: bytes) -> Mapping[str, int]:
+    """Where in a call each thing is that a plan names. The plan itself is the first field.
+
+    Raises:
+        ProtocolError: it's no plan.
+    """
+    try:
+        names = plan.decode("ascii").split(",") if plan else []
+    except UnicodeDecodeError:
+        raise ProtocolError("a call doesn't say what it brings: its first field is no list of names") from None
+    if len(names) > _MOST:
+        raise ProtocolError(f"a call brings {len(names)} things, the limit is {_MOST}")
+    return {name: number for number, name in enumerate(names, 1)}
+
+
+def plan_of(names: Iterable[str]) -> bytes:
+    """The plan that names these, in an order that is always the same."""
+    wanted = set(names)
+    for kind, whole in _WHOLE.items():
+        single = {name for name in wanted if name.startswith(f"{kind}:")}
+        if len(single) > _MOST_NAMES or (single and whole in wanted):
+            wanted = (wanted - single) | {whole}
+    variables = sorted(name for name in wanted if name.startswith("v:"))
+    wanted.difference_update(variables[_MOST_NAMES:])  # the rest is asked for
+    return ",".join(sorted(wanted)).encode()
+
+
+class Learner:
+    """What one phase of one chain looks at.
+
+    Attributes:
+        wants: the plan that the gateway should follow.
+    """
+
+    __slots__ = ("_bodies", "_body", "_first", "_left", "_seen", "wants")
+
+    def __init__(self, first: bytes, *, body: str = "body", declared: Iterable[str] | None = None) -> None:
+        """Begin to learn.
+
+        Args:
+            first: the plan to begin with.
+            body: what the phase's body is called.
+            declared: what the plugins say that they look at; then that is what is begun with.
+        """
+        self._first = self.wants = first
+        self._left = _WINDOW
+        self._seen: set[str] = set()
+        self._body = body
+        self._bodies = 0
+        if declared is not None:
+            self._seen.update(declared)
+            self._left = 0
+            self._first = self.wants = plan_of(self._seen)
+
+    def note(self, name: str) -> None:
+        """A handler has looked at this."""
+        if name == self._body:
+            self._bodies += 1
+        elif name not in self._seen:
+            self._seen.add(name)
+            if not self._left:
+                self.wants = plan_of(self._seen)
+
+    def after_call(self, plan: bytes) -> bytes | None:
+        """A call that followed a plan has ended; gives another plan if that would be better."""
+        if self._left:
+            if plan != self._first:  # another worker has learnt already
+                self._seen.update(fields_of(plan))
+                self._left = 0
+                self.wants = plan_of(self._seen)
+            else:
+                self._left -= 1
+                if not self._left:
+                    if 2 * self._bodies >= _WINDOW:
+                        self._seen.add(self._body)
+                    self.wants = plan_of(self._seen)
+        elif plan not in (self.wants, self._first):
+            before = len(self._seen)
+            self._seen.update(fields_of(plan))
+            if len(self._seen) > before:
+                self.wants = plan_of(self._seen)
+        return None if plan == self.wants else self.wants

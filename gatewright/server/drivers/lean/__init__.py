@@ -1,0 +1,1 @@
+"""Serves connections that speak our own protocol."""

@@ -1,0 +1,270 @@
+"""One connection with many calls under way: frames to the session, its events to the chains, their answers back.
+
+Each call runs in a strand of its own (see `runtime.bridge`). What one piece of input leads to goes out in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, cast
+
+from greenlet import GreenletExit
+
+from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightError, ProtocolError
+from gatewright.gateways.events import Refusal
+from gatewright.gateways.lean.calls import LeanRequestCall, LeanResponseCall, LeanSource
+from gatewright.gateways.lean.replies import request_answer, response_answer
+from gatewright.gateways.lean.session import Event, Hello, LeanSession, Prepared, Told
+from gatewright.http import Call, Response
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.chain import Chain
+from gatewright.runtime.kept import unpack
+from gatewright.server.drivers.lean.asking import AskingConnection
+from gatewright.server.drivers.lean.plans import Plans
+from gatewright.server.worker.inflow import Inflow
+from gatewright.server.worker.service import Service
+from gatewright.settings import worker_count
+
+__all__ = ["LeanConnection"]
+
+_LONGEST_TEXT: Final = 500
+
+
+class LeanConnection(AskingConnection):
+    """The driver of one session."""
+
+    def __init__(self, service: Service, session: LeanSession, plans: Plans) -> None:
+        self._service = service
+        self._plans = plans
+        self._chains = service.confs.by_token
+        self._bridge = service.bridge
+        self._start = service.bridge.start
+        self._session = session
+        self._receive = session.receive_data
+        self._inflow = Inflow()
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._under_way: dict[int, Strand] = {}
+        self._waiters = {}
+        self._out: list[bytes] | None = None
+        self._held = 0
+        self._stalled_since = 0.0
+        self._told_to_leave = False
+        self._closed = False
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection in, or turn it away if there are too many."""
+        self._transport = cast("asyncio.Transport", transport)
+        if not self._service.take_in(self):
+            self._closed = True
+            transport.close()
+        elif self._service.leaving:
+            self.give_back()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in."""
+        service = self._service
+        service.bytes_in += len(data)
+        out = self._out = []
+        try:
+            for event in self._receive(data):
+                kind = type(event)
+                if kind is LeanRequestCall or kind is LeanResponseCall:
+                    self._start(self._serve, event)
+                else:
+                    self._other_event(event)
+        except ProtocolError as error:
+            self._end_for_protocol_error(error)
+        finally:
+            self._out = None
+            if out and not self._transport.is_closing():
+                frames = out[0] if len(out) == 1 else b"".join(out)
+                service.bytes_out += len(frames)
+                self._transport.write(frames)
+        if self._closed:
+            if not self._transport.is_closing():
+                self._transport.close()
+        elif self._session.buffered != self._held:
+            self._held = self._session.buffered
+            service.buffered_input.set(self, self._held)
+
+    def _send(self, frame: bytes) -> None:
+        """Send a frame; what is sent while input is looked at goes out together."""
+        if self._out is not None:
+            self._out.append(frame)
+        elif not self._closed:
+            self._service.bytes_out += len(frame)
+            self._transport.write(frame)
+
+    def pause_writing(self) -> None:
+        """The gateway doesn't take its answers: no more questions of its own until it does."""
+        self._inflow.untaken(self._transport, much=True)
+
+    def resume_writing(self) -> None:
+        """It has taken them."""
+        self._inflow.untaken(self._transport, much=False)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """End what still waits for this gateway."""
+        self._closed = True
+        self._service.let_go(self)
+        self._service.buffered_input.gone(self)
+        self._give_up_waiting()
+        for strand in list(self._under_way.values()):
+            if strand in self._under_way.values():  # what was thrown into another may have ended this one
+                self._bridge.throw(strand, GatewayClosedError("the gateway closed the connection"))
+
+    # --- calls
+
+    def _serve(self, strand: Strand, call: Call) -> None:
+        """Answer one call. Runs in a strand."""
+        service = self._service
+        source = cast("LeanSource", call.source)
+        id = source.id
+        if id in self._under_way:
+            self._end_for_protocol_error(ProtocolError(f"call {id} is under way already"))
+            return
+        self._under_way[id] = strand
+        service.started += 1
+        service.lean_calls += 1
+        try:
+            frame = self._answer(strand, call, source)
+        except GatewayClosedError:
+            service.count_refused("gateway_closed")
+            return  # nobody is left to be answered
+        except GatewrightError as error:
+            frame = self._refusal_of(error, call)
+        except GreenletExit:
+            raise
+        except BaseException as error:  # ours, not the plugin's: the gateway must have an answer, and not pass
+            service.failures.report(
+                "request refused: internal error", kind="internal", route=call.route, error=error, traceback=True
+            )
+            frame = self._refuse(id, Refusal.UNAVAILABLE)
+        finally:
+            del self._under_way[id]
+            service.ended += 1
+            if service.draining:
+                service.call_ended()
+        self._send(frame)
+
+    def _answer(self, strand: Strand, call: Call, source: LeanSource) -> bytes:
+        service = self._service
+        chain = self._chains.get(call.conf_token) or self._chain_of_others(strand, call)
+        if chain is None:
+            return self._refuse(source.id, Refusal.UNKNOWN_CONF)
+        call.route = chain.key
+        if service.started - service.ended > service.max_calls:
+            service.failures.report(
+                "too many calls under way, request refused",
+                kind="overloaded", route=chain.key, limit=service.max_calls,
+            )  # fmt: skip
+            return self._refuse(source.id, Refusal.UNAVAILABLE, "too many calls under way")
+        chain.last_used = service.confs.now
+        call.asker = source.teller = self
+        call.ctx_source = _ctx_of
+        strand.call = call
+        if type(call) is LeanRequestCall:
+            learner = self._plans.request(chain)
+            source.note = learner.note
+            response = self._run(chain, call, strand)
+            if response is not None:
+                service.answered += 1
+            return request_answer(call, response, learner.after_call(source.plan))
+        service.responses += 1
+        learner = self._plans.response(chain)
+        source.note = learner.note
+        self._run(chain, call, strand)
+        return response_answer(call, learner.after_call(source.plan))
+
+    def _run(self, chain: Chain, call: Call, strand: Strand) -> Response | None:
+        return chain.run_request(call, strand) if type(call) is LeanRequestCall else chain.run_response(call, strand)
+
+    def _chain_of_others(self, strand: Strand, call: Call) -> Chain | None:
+        """The chain of a token that another worker may have given out."""
+        link = self._service.link
+        return link.lookup(call.conf_token, strand) if link is not None else None
+
+    def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
+        if not isinstance(error, CallRefusedError):
+            self._service.failures.report("request refused", kind="inexpressible", route=call.route, error=error)
+        return self._refuse(call.source.id, Refusal.UNAVAILABLE, str(error))
+
+    def _refuse(self, id: int, refusal: Refusal, text: str = "") -> bytes:
+        self._service.count_refused(refusal.value)
+        return self._session.refuse(id, refusal, text[:_LONGEST_TEXT])
+
+    # --- all else that the gateway sends
+
+    def _other_event(self, event: Event) -> None:
+        if isinstance(event, Told):
+            self._on_told(event)
+        elif isinstance(event, Prepared):
+            self._prepare(event)
+        elif isinstance(event, Hello):
+            settings = self._service.settings
+            self._send(self._session.hello(event.id, workers=max(worker_count(settings), 1)))
+
+    def _prepare(self, event: Prepared) -> None:
+        def answer(token: int | None) -> None:
+            if self._closed:
+                return
+            if token is None:
+                self._send(self._refuse(event.id, Refusal.UNAVAILABLE, "no token can be had now"))
+            else:
+                plans, seconds = self._plans.of(event.conf, event.phases)
+                self._send(self._session.token(event.id, token, plans, int(seconds * 1000)))
+
+        self._service.prepare(event.key, event.conf, answer)
+
+    def _end_for_protocol_error(self, error: ProtocolError) -> None:
+        self._service.failures.report("connection closed: the peer broke the protocol", kind="protocol", error=error)
+        self._send(self._session.refuse(0, Refusal.BAD_REQUEST, str(error)[:_LONGEST_TEXT]))
+        self._closed = True
+
+    # --- ending
+
+    def end_if_stalled(self, now: float, limit: float) -> None:
+        """End the connection if a frame stayed incomplete, or an answer was not taken, for `limit` seconds."""
+        untaken = self._transport.get_write_buffer_size() > 0
+        if not self._session.in_frame and not untaken:
+            self._stalled_since = 0.0
+        elif not self._stalled_since:
+            self._stalled_since = now
+        elif now - self._stalled_since >= limit:
+            what = "an answer was not taken" if untaken else "a frame stayed incomplete"
+            self._service.failures.report(f"connection closed: {what} for {limit:g} s", kind="stalled")
+            self._transport.abort()
+
+    def end_for_room(self, held: int) -> None:
+        """Close the connection, which holds more than the others, because there is no room."""
+        self._closed = True
+        self._service.count_refused(Refusal.UNAVAILABLE.value)
+        self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Ask the gateway to close the connection when no call is under way; its next calls go elsewhere."""
+        self.give_back()
+
+    def give_back(self) -> bool:
+        """Have the gateway take its next calls to another worker; tells whether that was asked for only now.
+
+        A busy connection is never idle, so it can't be handed over between two calls: the gateway opens another one
+        and closes this one when the calls under way have ended.
+        """
+        if self._closed or self._told_to_leave:
+            return False
+        self._told_to_leave = True
+        self._send(self._session.leave())
+        return True
+
+    def abort(self) -> None:
+        """Close the connection now: what waits for an answer on it is refused by the gateway."""
+        self._transport.close()
+
+
+def _ctx_of(call: Call) -> dict[str, Any]:
+    """What other plugins and earlier phases of the request have left, which the gateway keeps."""
+    packed = cast("LeanSource", call.source).get("ctx")
+    return unpack(packed) if packed else {}

@@ -1,0 +1,122 @@
+--- Answers carried out: each operation by a function of the host (see `facts`), by nginx's own means unless it knows
+-- better.
+
+local req = ngx.req
+local byte = string.byte
+
+local _M = {}
+
+local function flush(ctx, host, set, name, value)
+    if name then
+        host[set](host, ctx, name, value)
+    end
+end
+
+--- Carry out what plugins want of a request.
+-- @param host how to get at the request
+-- @param ctx the request's own table
+-- @param answer what `runner.call` gave
+-- @return true; nil and why if an operation is unknown or cut off, and then the request has to be refused
+function _M.run(host, ctx, answer)
+    local fields = answer.fields
+    local ops = fields[1]
+    if not ops then
+        return true
+    end
+    local at = 2
+    local set, name, value -- a header that may have further values
+    for number = 1, #ops do
+        local op = byte(ops, number)
+        local first = fields[at]
+        if op == 104 or op == 114 then -- "h", "r": one more value
+            if not name then
+                return nil, "a value without a header"
+            end
+            if type(value) ~= "table" then
+                value = { value }
+            end
+            value[#value + 1] = fields[at + 1]
+            at = at + 2
+        else
+            flush(ctx, host, set, name, value)
+            name = nil
+            if op == 72 or op == 82 then -- "H", "R"
+                set = op == 72 and "set_header" or "set_response_header"
+                name, value = first, fields[at + 1]
+                if not name or not value then
+                    return nil, "a header without a value"
+                end
+                at = at + 2
+            else
+                local run = host[op]
+                if not run then
+                    return nil, "an unknown operation: this side is older than the runner"
+                end
+                if first == nil then
+                    return nil, "an answer is cut off"
+                end
+                run(host, ctx, first, answer)
+                at = at + 1
+            end
+        end
+    end
+    flush(ctx, host, set, name, value)
+    return true
+end
+
+--- Operations by nginx's own means, in a host's table.
+function _M.into(host)
+    function host.set_header(_, ctx, name, value)
+        ctx.headers = nil
+        req.set_header(name, value)
+    end
+
+    function host.set_response_header(_, _, name, value)
+        ngx.header[name] = value
+    end
+
+    host[byte("d")] = function(_, ctx, name)
+        ctx.headers = nil
+        req.clear_header(name)
+    end
+
+    host[byte("x")] = function(_, _, name)
+        ngx.header[name] = nil
+    end
+
+    host[byte("P")] = function(_, _, path)
+        req.set_uri(path, false, true)
+    end
+
+    host[byte("Q")] = function(_, _, query)
+        req.set_uri_args(query)
+    end
+
+    host[byte("B")] = function(_, ctx, body, answer)
+        ctx.headers = nil
+        req.read_body()
+        req.set_body_data(body or answer.long or "")
+    end
+
+    host[byte("S")] = function(_, ctx, status)
+        ctx.status = tonumber(status)
+    end
+
+    host[byte("b")] = function(_, ctx, body, answer)
+        ctx.body = body or answer.long or ""
+        ctx.body_changed = true
+    end
+
+    host[byte("C")] = function(_, ctx, kept)
+        ctx.kept = kept
+    end
+
+    host[byte("U")] = function(_, ctx, consumer)
+        ctx.consumer = consumer
+    end
+
+    host[byte("N")] = function() end
+    return host
+end
+
+return _M

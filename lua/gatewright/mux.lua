@@ -1,0 +1,329 @@
+--- Many calls on one connection: what is cheapest when many are under way.
+--
+-- A socket belongs to the request that made it, so the connection lives in a timer: there one light thread writes what
+-- calls have left in a queue, all at once, and another reads and wakes the calls. A call's questions are answered by
+-- the call itself, since only it sees its request.
+
+local exchange = require("gatewright.exchange")
+local semaphore = require("ngx.semaphore")
+local wire = require("gatewright.wire")
+
+local exiting = ngx.worker.exiting
+local now = ngx.now
+local spawn, wait = ngx.thread.spawn, ngx.thread.wait
+local sub = string.sub
+local tcp = ngx.socket.tcp
+local timer_at = ngx.timer.at
+
+local READ_MILLISECONDS = 1000
+local READ_BYTES = 65536
+local MOST_CONNECTIONS = 64
+
+local _M = {}
+
+local free_semaphores = {}
+local free_count = 0
+
+local function take_semaphore()
+    if free_count > 0 then
+        local sema = free_semaphores[free_count]
+        free_semaphores[free_count] = nil
+        free_count = free_count - 1
+        return sema
+    end
+    return semaphore.new(0)
+end
+
+local function keep_semaphore(sema)
+    if free_count < 256 and sema:count() == 0 then
+        free_count = free_count + 1
+        free_semaphores[free_count] = sema
+    end
+end
+
+--- A connection can be used no more: its calls end.
+local function fail(conn, err)
+    if conn.dead then
+        return
+    end
+    conn.dead = err
+    for number, other in ipairs(conn.client.connections) do
+        if other == conn then
+            table.remove(conn.client.connections, number)
+            break
+        end
+    end
+    for _, call in pairs(conn.calls) do
+        call.err = err
+        call.sema:post()
+    end
+    conn.wake:post()
+end
+
+local function leave(conn)
+    if not conn.leaving then
+        conn.leaving = true
+        for number, other in ipairs(conn.client.connections) do
+            if other == conn then
+                table.remove(conn.client.connections, number)
+                break
+            end
+        end
+        conn.wake:post()
+    end
+end
+
+local function deliver(conn, kind, flags, id, argument, fields)
+    if kind == wire.LEAVE then
+        leave(conn)
+        return true
+    end
+    if id == 0 then
+        if kind == wire.HELLO then
+            if argument ~= wire.VERSION then
+                return nil, "the runner speaks another version"
+            end
+            local workers = tonumber(fields[1] or "") or 1
+            conn.client.workers = math.max(1, math.min(workers, MOST_CONNECTIONS))
+            return true
+        end
+        return nil, "refused: " .. (fields[1] or "")
+    end
+    local call = conn.calls[id]
+    if call then -- otherwise it's late
+        local count = call.come_count + 1
+        call.come_count = count
+        call.come[count] = { kind, flags, argument, fields }
+        if kind ~= wire.PART then
+            if kind ~= wire.ASK then -- here, since a request may have ended that waited for this
+                conn.calls[id] = nil
+                conn.under_way = conn.under_way - 1
+            end
+            call.sema:post()
+        else
+            call.held_parts = (call.held_parts or 0) + #(fields[1] or "")
+            if call.held_parts > wire.MAX_BODY then
+                return nil, "a body is too long"
+            end
+        end
+    end
+    return true
+end
+
+local function read(conn)
+    local sock = conn.sock
+    local wanted, parts, have = 0, {}, 0
+    while not conn.dead do
+        local data, err = sock:receiveany(READ_BYTES)
+        if not data and err ~= "timeout" then
+            return fail(conn, "connection lost: " .. err)
+        end
+        if data then
+            have = have + #data
+            parts[#parts + 1] = data
+            if have >= wanted then
+                data = parts[2] and table.concat(parts) or parts[1]
+                local at = 0
+                while true do
+                    local size, kind, flags, n, id, argument = wire.head(data, at)
+                    if size == false then
+                        return fail(conn, kind)
+                    end
+                    if not size or #data - at - wire.HEAD < size then
+                        wanted = size and size + wire.HEAD or wire.HEAD
+                        break
+                    end
+                    local fields
+                    fields, err = wire.fields(data, at + wire.HEAD, n, size)
+                    if not fields then
+                        return fail(conn, err)
+                    end
+                    at = at + wire.HEAD + size
+                    local ok
+                    ok, err = deliver(conn, kind, flags, id, argument, fields)
+                    if not ok then
+                        return fail(conn, err)
+                    end
+                end
+                local rest = at > 0 and sub(data, at + 1) or data
+                parts = { rest }
+                have = #rest
+            end
+        end
+        if conn.under_way == 0 and (conn.leaving or exiting()) then
+            return fail(conn, "closed")
+        end
+    end
+end
+
+local function write(conn)
+    local sock = conn.sock
+    while not conn.dead do
+        local queue = conn.queue
+        if conn.queued > 0 then
+            for number = 1, conn.waiting_count do
+                conn.waiting[number].begun = true
+            end
+            conn.queue, conn.queued = {}, 0
+            conn.waiting, conn.waiting_count = {}, 0
+            local ok, err = sock:send(queue)
+            if not ok then
+                return fail(conn, "can't send: " .. err)
+            end
+        else
+            conn.wake:wait(1)
+            if conn.leaving and conn.under_way == 0 and conn.queued == 0 then
+                return fail(conn, "closed")
+            end
+        end
+    end
+end
+
+local function run(premature, conn)
+    if premature then
+        return fail(conn, "the worker ends")
+    end
+    local client = conn.client
+    local sock, err = tcp()
+    if not sock then
+        return fail(conn, err)
+    end
+    conn.sock = sock
+    sock:settimeouts(client.connect_timeout, client.connect_timeout, READ_MILLISECONDS)
+    -- A pool of its own: connections of `pool` may be closed at any time.
+    local ok
+    ok, err = sock:connect(client.host, client.port, client.mux_options)
+    if not ok then
+        return fail(conn, "can't connect to " .. client.address .. ": " .. (err or ""))
+    end
+    local hello = { sock:getreusedtimes() == 0 and wire.PREFACE or "" }
+    wire.put(hello, 1, wire.HELLO, 0, wire.VERSION, { client.name }, 1)
+    ok, err = sock:send(hello)
+    if not ok then
+        return fail(conn, "can't send: " .. err)
+    end
+    local writer = spawn(write, conn)
+    read(conn)
+    wait(writer)
+    sock:close()
+end
+
+local function open(client)
+    local conn = {
+        client = client,
+        wake = semaphore.new(0),
+        queue = {},
+        queued = 0,
+        waiting = {},
+        waiting_count = 0,
+        calls = {},
+        under_way = 0,
+        last_id = 0,
+    }
+    local ok, err = timer_at(0, run, conn)
+    if not ok then
+        return nil, err
+    end
+    local connections = client.connections
+    connections[#connections + 1] = conn
+    return conn
+end
+
+--- The connection with the fewest calls; one more than there are, if the runner has more workers.
+local function pick(client)
+    local connections = client.connections
+    if #connections < client.workers then
+        return open(client)
+    end
+    local best
+    for _, conn in ipairs(connections) do
+        if not best or conn.under_way < best.under_way then
+            best = conn
+        end
+    end
+    return best
+end
+
+local function send(conn, pieces, count)
+    local queue, queued = conn.queue, conn.queued
+    for number = 1, count do
+        queue[queued + number] = pieces[number]
+    end
+    conn.queued = queued + count
+    if queued == 0 then
+        conn.wake:post()
+    end
+end
+
+--- Send without waiting for an answer.
+-- @return true if it is on its way
+function _M.post(client, pieces, count)
+    local conn = pick(client)
+    if not conn or conn.queued > 4096 then
+        return nil
+    end
+    send(conn, pieces, count)
+    return true
+end
+
+--- Carry a call; see `pool.carry`. The id in the first piece has been given by `next_id`.
+function _M.carry(client, call, deadline)
+    local conn, err = pick(client)
+    if not conn then
+        return nil, err, false
+    end
+    local id = call.id
+    local sema = take_semaphore()
+    if not sema then
+        return nil, "no semaphore", false
+    end
+    call.sema = sema
+    call.come, call.come_count = {}, 0
+    conn.calls[id] = call
+    conn.under_way = conn.under_way + 1
+    local count = conn.waiting_count + 1
+    conn.waiting_count = count
+    conn.waiting[count] = call
+    send(conn, call.pieces, call.count)
+    local took, done = 0, false
+    while not done do
+        local left = deadline - now()
+        local ok = left > 0 and sema:wait(left)
+        if call.err then
+            err = call.err
+            break
+        end
+        if not ok then
+            err = "no answer in time"
+            break
+        end
+        while took < call.come_count and not done do
+            took = took + 1
+            local come = call.come[took]
+            call.come[took] = false
+            local out, out_count
+            done, out, out_count = exchange.take(call, come[1], come[2], come[3], come[4])
+            if done == nil then
+                err = out
+                fail(conn, err)
+                done = true
+            elseif out then
+                send(conn, out, out_count)
+            end
+        end
+    end
+    if conn.calls[id] == call then
+        conn.calls[id] = nil
+        conn.under_way = conn.under_way - 1
+    end
+    if conn.leaving and conn.under_way == 0 then
+        conn.wake:post()
+    end
+    if err then
+        return nil, err, call.begun or false
+    end
+    keep_semaphore(sema)
+    return true
+end
+
+return _M

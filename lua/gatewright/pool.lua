@@ -1,0 +1,102 @@
+--- A connection for each call, kept for the next one: the shortest way while few calls are under way.
+
+local exchange = require("gatewright.exchange")
+local wire = require("gatewright.wire")
+
+local tcp = ngx.socket.tcp
+local now = ngx.now
+
+local KEEP_MILLISECONDS = 60000
+
+local _M = {}
+
+--- Carry a call.
+-- @param client what `runner.new` gives
+-- @param call see `exchange`; `pieces` (of which there are `count`) is what is to be sent
+-- @param deadline time by which the answer must have come
+-- @return true; otherwise nil, why, and whether the runner can have begun the call
+function _M.carry(client, call, deadline)
+    local sock, err = tcp()
+    if not sock then
+        return nil, err, false
+    end
+    local left = deadline - now()
+    sock:settimeouts(client.connect_timeout, left * 1000, left * 1000)
+    local ok
+    ok, err = sock:connect(client.host, client.port)
+    if not ok then
+        return nil, "can't connect to " .. client.address .. ": " .. (err or ""), false
+    end
+    local pieces = call.pieces
+    if sock:getreusedtimes() == 0 then
+        pieces[1] = wire.PREFACE .. pieces[1]
+    end
+    ok, err = sock:send(pieces)
+    if not ok then
+        sock:close()
+        return nil, "can't send: " .. err, true
+    end
+    local leaving = false
+    while true do
+        left = deadline - now()
+        if left <= 0 then
+            sock:close()
+            return nil, "no answer in time", true
+        end
+        sock:settimeouts(client.connect_timeout, left * 1000, left * 1000)
+        local head, rest, fields, done, out
+        head, err = sock:receive(wire.HEAD)
+        if not head then
+            sock:close()
+            return nil, err == "timeout" and "no answer in time" or "connection lost: " .. err, true
+        end
+        local size, kind, flags, n, id, argument = wire.head(head, 0)
+        if not size then
+            sock:close()
+            return nil, kind, true
+        end
+        rest = ""
+        if size > 0 then
+            rest, err = sock:receive(size)
+            if not rest then
+                sock:close()
+                return nil, "connection lost: " .. err, true
+            end
+        end
+        fields, err = wire.fields(rest, 0, n, size)
+        if not fields then
+            sock:close()
+            return nil, err, true
+        end
+        if kind == wire.LEAVE then
+            leaving = true
+        elseif id ~= call.id then
+            sock:close()
+            return nil, "refused: " .. (fields[1] or "an answer to another call"), true
+        else
+            done, out = exchange.take(call, kind, flags, argument, fields)
+            if done == nil then
+                sock:close()
+                return nil, out, true
+            end
+            if done then
+                if leaving then
+                    sock:close()
+                else
+                    -- The size is given here: who patches `connect` may lose its options.
+                    sock:setkeepalive(KEEP_MILLISECONDS, client.pool_size)
+                end
+                return true
+            end
+            if out then
+                ok, err = sock:send(out)
+                if not ok then
+                    sock:close()
+                    return nil, "can't send: " .. err, true
+                end
+            end
+        end
+    end
+end
+
+return _M

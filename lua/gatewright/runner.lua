@@ -1,0 +1,220 @@
+--- The runner, as the gateway sees it: chains and their tokens, calls and what they bring.
+--
+-- Whatever goes wrong, a call gives nil and why, and whoever asked refuses the request. A call is repeated only where
+-- the runner can't have begun it: its connection was lost before anything of it was sent, or the runner doesn't know
+-- the token, which it says before any plugin runs.
+
+local facts = require("gatewright.facts")
+local mux = require("gatewright.mux")
+local pool = require("gatewright.pool")
+local semaphore = require("ngx.semaphore")
+local wire = require("gatewright.wire")
+
+local exiting = ngx.worker.exiting
+local now = ngx.now
+
+local PREPARE_SECONDS = 10
+local MARGIN_SECONDS = 1
+local PHASES = { request = 1, response = 2, log = 4 }
+
+local _M = {}
+
+local clients = {}
+
+--- The runner at an address; one for each address in a worker.
+-- @param options `address` (unix:/path or host:port); `threshold`: calls under way from which on they share
+-- connections, 0: always, false: never; `pool_size`; `connect_timeout` in milliseconds; `name`: who we are
+function _M.new(options)
+    local address = options.address or "unix:/tmp/gatewright.sock"
+    local client = clients[address]
+    if client then
+        return client
+    end
+    local host, port = address, nil
+    if address:sub(1, 5) ~= "unix:" then
+        host, port = address:match("^%[?([^%]]+)%]?:(%d+)$")
+        if not host then
+            error("the runner's address is unix:/path or host:port, not " .. address)
+        end
+        port = tonumber(port)
+    end
+    client = {
+        address = address,
+        host = host,
+        port = port,
+        name = options.name or "nginx",
+        threshold = options.threshold == nil and 4 or options.threshold,
+        pool_size = options.pool_size or 64,
+        connect_timeout = options.connect_timeout or 1000,
+        mux_options = { pool = "gatewright " .. address, pool_size = 1 },
+        connections = {},
+        workers = 1,
+        under_way = 0,
+        last_id = 0,
+    }
+    clients[address] = client
+    return client
+end
+
+local function next_id(client)
+    local id = client.last_id % 4294967295 + 1
+    client.last_id = id
+    return id
+end
+
+local function carry(client, kind, argument, fields, n, seconds, ask)
+    local deadline = now() + seconds
+    local err
+    for _ = 1, 2 do
+        local id = next_id(client)
+        local pieces = {}
+        local count
+        count, err = wire.put(pieces, 0, kind, id, argument, fields, n)
+        if not count then
+            return nil, err
+        end
+        local call = { id = id, kind = kind, pieces = pieces, count = count, ask = ask }
+        local by = pool
+        if client.threshold and client.under_way >= client.threshold and not exiting() then
+            by = mux
+        end
+        client.under_way = client.under_way + 1
+        local ok, begun
+        ok, err, begun = by.carry(client, call, deadline)
+        client.under_way = client.under_way - 1
+        if ok then
+            return call
+        end
+        if begun or now() >= deadline then
+            break
+        end
+    end
+    return nil, err
+end
+
+--- A chain of plugins.
+-- @param client see `new`
+-- @param key what the runner calls it in its logs: the route
+-- @param conf pairs of a plugin's name and its configuration as JSON text
+-- @param phases names of those that will be called
+function _M.chain(client, key, conf, phases)
+    local bits = 0
+    for _, phase in ipairs(phases) do
+        bits = bits + PHASES[phase]
+    end
+    local fields = { key }
+    for _, entry in ipairs(conf) do
+        fields[#fields + 1] = entry[1]
+        fields[#fields + 1] = entry[2] or "{}"
+    end
+    return { client = client, fields = fields, bits = bits }
+end
+
+local function prepare(chain)
+    while chain.preparing do -- somebody else does
+        chain.waiters = chain.waiters + 1
+        local ok = chain.preparing:wait(PREPARE_SECONDS)
+        chain.waiters = chain.waiters - 1
+        if chain.token then
+            return true
+        end
+        if not ok then
+            return nil, "the configuration was not taken in time"
+        end
+    end
+    if chain.token then
+        return true
+    end
+    chain.preparing, chain.waiters = semaphore.new(0), 0
+    local call, err = carry(chain.client, wire.PREPARE, chain.bits, chain.fields, #chain.fields, PREPARE_SECONDS)
+    if call and call.answer == wire.PREPARE then
+        local fields = call.fields
+        chain.plans = { request = fields[1] or nil, response = fields[2] or nil, log = fields[3] or nil }
+        chain.seconds = (tonumber(fields[4] or "") or 60000) / 1000 + MARGIN_SECONDS
+        chain.token = call.argument
+    elseif call then
+        err = call.fields[1] or "the configuration was refused"
+    end
+    local preparing = chain.preparing
+    chain.preparing = nil
+    if chain.waiters > 0 then
+        preparing:post(chain.waiters)
+    end
+    return call and call.answer == wire.PREPARE, err
+end
+
+--- Whether there is something to do in a phase.
+-- @return true or false; nil and why if the runner can't be asked
+function _M.wants(chain, phase)
+    if not chain.token then
+        local ok, err = prepare(chain)
+        if not ok then
+            return nil, err
+        end
+    end
+    return chain.plans[phase] ~= nil
+end
+
+local function follow_plan(chain, phase, call)
+    local fields = call.fields
+    local ops = fields[1]
+    if ops and ops:byte(1) == 78 and fields[2] then -- "N": the first, if it is there
+        chain.plans[phase] = fields[2]
+    end
+end
+
+--- Call a phase of a chain.
+-- @param chain see `chain`
+-- @param phase `request` or `response`
+-- @param host how to get at the request (see `facts`)
+-- @param ctx the request's own table, for `host`
+-- @return the answer (`fields`, `flags` and `long`, see `apply`), or `false` if there is nothing to do; nil and why if
+-- the request has to be refused
+function _M.call(chain, phase, host, ctx)
+    local kind = phase == "request" and wire.REQUEST or wire.RESPONSE
+    local function ask(name)
+        return facts.get(host, ctx, name)
+    end
+    for attempt = 1, 2 do
+        local wanted, err = _M.wants(chain, phase)
+        if not wanted then
+            return wanted, err
+        end
+        local token = chain.token
+        local fields, n = facts.gather(host, ctx, chain.plans[phase])
+        local call
+        call, err = carry(chain.client, kind, token, fields, n, chain.seconds, ask)
+        if not call then
+            return nil, err
+        end
+        if call.answer == kind then
+            if call.fields[1] then
+                follow_plan(chain, phase, call)
+            end
+            return call
+        end
+        if call.argument ~= wire.UNKNOWN_TOKEN or attempt == 2 then
+            return nil, call.fields[1] or "refused"
+        end
+        if chain.token == token then
+            chain.token = nil
+        end
+    end
+end
+
+--- Tell the runner of a request that has its answer. Nobody waits for anything.
+-- @return true if it is on its way
+function _M.log(chain, host, ctx)
+    if not chain.token or not chain.plans.log then
+        return true
+    end
+    local fields, n = facts.gather(host, ctx, chain.plans.log)
+    local pieces = {}
+    local count, err = wire.put(pieces, 0, wire.LOG, next_id(chain.client), chain.token, fields, n)
+    if not count then
+        return nil, err
+    end
+    return mux.post(chain.client, pieces, count)
+end
+
+return _M
