@@ -42,6 +42,7 @@ dev: $(VENV)/.installed ## Run the example plugins behind the development gatewa
 for-tests: $(VENV)/.tests
 	@command -v redis-server >/dev/null || sh scripts/apt-install redis-server
 	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
+	@test -e /usr/share/nginx/modules/ngx_http_lua_module.so || sh scripts/apt-install nginx libnginx-mod-http-lua
 	@test -e $(VENV)-kong/bin/kong-python-pluginserver || { $(PYTHON) -m venv $(VENV)-kong && \
 		$(VENV)-kong/bin/pip install --quiet 'kong-pdk>=0.36' || echo "kong-pdk can't be installed: no comparison with it"; }
 
@@ -56,11 +57,13 @@ test-all: for-tests ## Run also the tests that take minutes
 	SELECT="long or not long" $(TESTS) $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.lint ## Check style, types and layers
+lint: $(VENV)/.lint ## Check style, types and layers, of Python and Lua
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@command -v luacheck >/dev/null || sh scripts/apt-install lua-check
+	luacheck -q lua
 
 .PHONY: bench
 bench: $(VENV)/.tests ## Measure the runner against the C floor

@@ -235,9 +235,13 @@ local function pick(client)
     if #connections < client.workers then
         return open(client)
     end
-    local best
-    for _, conn in ipairs(connections) do
-        if not best or conn.under_way < best.under_way then
+    local count = #connections
+    local turn = client.turn % count + 1 -- among equals each in its turn, or one worker would do most of the work
+    client.turn = turn
+    local best = connections[turn]
+    for number = 1, count do
+        local conn = connections[number]
+        if conn.under_way < best.under_way then
             best = conn
         end
     end

@@ -98,4 +98,13 @@ function chain_mt.access(self)
     end
 end
 
+--- For header_filter_by_lua.
+function chain_mt.header_filter()
+end
+
+--- For log_by_lua.
+function chain_mt.log(self)
+    runner.log(chain_of(self), host, own(self))
+end
+
 return _M

@@ -21,12 +21,14 @@ local _M = {}
 
 local clients = {}
 
---- The runner at an address; one for each address in a worker.
+--- The runner at an address; one for each address and threshold in a worker.
 -- @param options `address` (unix:/path or host:port); `threshold`: calls under way from which on they share
 -- connections, 0: always, false: never; `pool_size`; `connect_timeout` in milliseconds; `name`: who we are
 function _M.new(options)
     local address = options.address or "unix:/tmp/gatewright.sock"
-    local client = clients[address]
+    local threshold = options.threshold == nil and 4 or options.threshold
+    local key = address .. " " .. tostring(threshold)
+    local client = clients[key]
     if client then
         return client
     end
@@ -43,16 +45,17 @@ function _M.new(options)
         host = host,
         port = port,
         name = options.name or "nginx",
-        threshold = options.threshold == nil and 4 or options.threshold,
+        threshold = threshold,
         pool_size = options.pool_size or 64,
         connect_timeout = options.connect_timeout or 1000,
         mux_options = { pool = "gatewright " .. address, pool_size = 1 },
         connections = {},
         workers = 1,
         under_way = 0,
+        turn = 0,
         last_id = 0,
     }
-    clients[address] = client
+    clients[key] = client
     return client
 end
 
