@@ -26,7 +26,7 @@ from gatewright.gateways.kong.conf import (
     read_version,
 )  # fmt: skip
 from gatewright.gateways.kong.dump import PROTOCOLS
-from gatewright.gateways.kong.pdk import RPC_CALL
+from gatewright.gateways.kong.messages import RPC_CALL
 from gatewright.settings import Address
 
 __all__ = ["check_kong"]

@@ -29,7 +29,7 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -105,6 +105,9 @@ def current_work() -> tuple[Any, Work | None] | None:
 
 class Bridge:
     """Runs jobs in strands on one event loop. All methods but `submit`'s work belong to the loop's thread."""
+
+    waits_here: ClassVar[bool] = True
+    """Whether an `async def` handler can `wait_here`."""
 
     def __init__(
         self,
@@ -265,7 +268,7 @@ class Bridge:
     @property
     def in_coroutine(self) -> bool:
         """Whether the caller is a coroutine that a strand or its task drives."""
-        return self.stepping is not None or isinstance(getcurrent(), TaskStep)
+        return (self.stepping is not None or isinstance(getcurrent(), TaskStep)) and self.in_loop_thread
 
     def check_wait_here(self) -> None:
         """See that the caller can `wait_here`.
@@ -292,11 +295,21 @@ class Bridge:
         strand = self.strand_of_task()
         if strand is None:
             self.current()  # says what is wrong
+        answer: T = self._aside(spare, self.wait_future, future)
+        return answer
+
+    def wait_aside(self, on_expiry: Callable[[Strand], object]) -> Any:
+        """As `wait_for_resume`, in the middle of a step that the coroutine of the caller's strand takes."""
+        assert self.stepping is not None  # noqa: S101 - it takes a step
+        value: Any = self._aside(self.stepping, self.wait_for_resume, on_expiry)
+        return value
+
+    def _aside(self, spare: SpareTask, wait: Callable[[Any], T], argument: Any) -> T:
         # Others' turns come now: they must not run in the name of this one's task.
         self.stepping, spare.aside = None, True
         asyncio._leave_task(self.loop, spare.task)
         try:
-            return self.wait_future(future)
+            return wait(argument)
         finally:
             asyncio._enter_task(self.loop, spare.task)
             self.stepping, spare.aside = spare, False

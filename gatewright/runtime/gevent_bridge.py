@@ -71,9 +71,12 @@ class GeventLoop(asyncio.SelectorEventLoop):
 class GeventBridge(Bridge):
     """A bridge whose strands are greenlets of gevent's hub."""
 
+    waits_here = False  # coroutines are the loop's own tasks
+
     def __init__(self, loop: asyncio.AbstractEventLoop, **limits: int) -> None:
         """Make a bridge; to be called in the loop's greenlet, after `patch`."""
         super().__init__(loop, **limits)
+        self._loops_greenlet = getcurrent()
         self.hub = gevent.get_hub()
         self._soon: Callable[..., Any] = gevent.get_hub().loop.run_callback
         self._running: set[Strand] = set()
@@ -113,6 +116,11 @@ class GeventBridge(Bridge):
     def in_loop_thread(self) -> bool:
         """Whether the caller runs in a strand; greenlets that a handler spawned don't."""
         return isinstance(getcurrent(), Strand)
+
+    @property
+    def in_coroutine(self) -> bool:
+        """Whether the caller is a coroutine, which the loop drives."""
+        return getcurrent() is self._loops_greenlet
 
     @property
     def waiting(self) -> int:

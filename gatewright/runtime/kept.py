@@ -7,24 +7,21 @@ response phase is told so, rather than that nothing was there.
 
 from __future__ import annotations
 
-import inspect
-import sys
-import sysconfig
+import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 import msgpack
 
 from gatewright.errors import NotAvailableError
 from gatewright.plugin import Plugin
+from gatewright.runtime.sources import speaks_of
 
 __all__ = ["MOST_BYTES", "KeptContext", "looks_at_ctx", "pack", "unpack"]
 
 MOST_BYTES: Final = 64 * 1024
 """The most that is kept of one request."""
-_OWN: Final = ("gatewright", "apisix", "kong_pdk", "builtins")
+_CTX: Final = re.compile("ctx")
 
 
 class KeptContext(dict[str, Any]):
@@ -109,46 +106,4 @@ def _listed(value: Any) -> Any:
 
 def looks_at_ctx(plugins: Iterable[type[Plugin]]) -> bool:
     """Whether a response handler may look at `request.ctx`, by its source, and that of what its module imports."""
-    seen: set[str] = set()
-    return any(
-        _mentions_ctx(sys.modules.get(each.__module__), seen, _home_of(plugin))
-        for plugin in plugins
-        if getattr(plugin, "on_response", None) is not None
-        for each in plugin.__mro__
-    )
-
-
-def _home_of(plugin: type[Plugin]) -> str:
-    """The package that a plugin comes in: its modules are looked into, be they installed."""
-    parts = plugin.__module__.split(".")
-    return ".".join(parts[:3]) if parts[:2] == ["gatewright", "plugins"] else parts[0]
-
-
-def _mentions_ctx(module: ModuleType | None, seen: set[str], home: str) -> bool:
-    if module is None or module.__name__ in seen:
-        return False
-    seen.add(module.__name__)
-    file = getattr(module, "__file__", None)
-    if file is None or not (_is_within(module.__name__, home) or _may_be_a_plugins(module.__name__, file)):
-        return False
-    try:
-        if "ctx" in inspect.getsource(module):
-            return True
-    except (OSError, TypeError):
-        return True  # who knows?
-    names = {value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-             for value in list(vars(module).values())}  # fmt: skip
-    return any(_mentions_ctx(sys.modules.get(name), seen, home) for name in names if isinstance(name, str))
-
-
-def _is_within(name: str, package: str) -> bool:
-    return name == package or name.startswith(package + ".")
-
-
-def _may_be_a_plugins(name: str, file: str) -> bool:
-    return name.partition(".")[0] not in _OWN and not _is_installed(file)
-
-
-def _is_installed(file: str) -> bool:
-    path = Path(file)
-    return any(path.is_relative_to(sysconfig.get_path(name)) for name in ("stdlib", "platlib", "purelib"))
+    return speaks_of(_CTX, [plugin for plugin in plugins if getattr(plugin, "on_response", None) is not None])

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from gatewright.errors import PluginError
+from gatewright.gateways.kong.answers import captures_of
+from gatewright.gateways.kong.arguments import exit_headers
 from gatewright.gateways.kong.msgpack_session import MsgPackSession
-from gatewright.gateways.kong.pdk import METHODS, captures_of, exit_headers
+from gatewright.gateways.kong.pdk import METHODS
 from gatewright.gateways.kong.phases import refused_in
 from gatewright.gateways.kong.protobuf_session import ProtoBufSession
 from tests.conftest import ROOT

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gatewright.errors import ProtocolError
 from gatewright.gateways.kong.events import HandleEvent, Query, StartInstance
+from gatewright.gateways.kong.messages import RPC_CALL, RPC_RETURN
 from gatewright.gateways.kong.msgpack_session import MsgPackSession
-from gatewright.gateways.kong.pdk import RPC_CALL, RPC_RETURN
 from gatewright.gateways.kong.protobuf_session import ProtoBufSession
 
 HANDLE = msgpack.packb([0, 1, "plugin.HandleEvent", [{"InstanceId": 5, "EventName": "access"}]])

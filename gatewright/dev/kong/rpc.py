@@ -23,7 +23,8 @@ import msgpack
 from gatewright.dev.kong.values import LuaError, from_protobuf, to_msgpack, to_protobuf
 from gatewright.errors import ProtocolError
 from gatewright.gateways.kong.dump import PROTOCOLS
-from gatewright.gateways.kong.pdk import METHODS, RPC_CALL, RPC_RETURN
+from gatewright.gateways.kong.messages import RPC_CALL, RPC_RETURN
+from gatewright.gateways.kong.pdk import METHODS
 
 __all__ = ["Dial", "Exit", "Instance", "PdkFunction", "PluginRpc", "RpcError", "new_rpc"]
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gatewright.errors import PluginError
-from gatewright.gateways.kong.pdk import MESSAGES, Method, fold_headers
+from gatewright.gateways.kong.answers import fold_headers
+from gatewright.gateways.kong.messages import MESSAGES
+from gatewright.gateways.kong.pdk import Method
 from gatewright.gateways.kong.protobuf import write_value
 
 __all__ = ["LuaError", "from_protobuf", "to_msgpack", "to_protobuf"]

@@ -15,8 +15,8 @@ import msgpack
 import msgspec
 
 from gatewright.errors import PluginError, ProtocolError
+from gatewright.gateways.kong.arguments import exit_headers
 from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, Query, StartInstance
-from gatewright.gateways.kong.pdk import exit_headers
 
 __all__ = ["MsgPackSession"]
 

@@ -27,7 +27,8 @@ from typing import Any, Final
 
 from gatewright.errors import PluginError, ProtocolError
 from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, Query, StartInstance
-from gatewright.gateways.kong.pdk import METHODS, RPC_CALL, RPC_RETURN
+from gatewright.gateways.kong.messages import RPC_CALL, RPC_RETURN
+from gatewright.gateways.kong.pdk import METHODS
 from gatewright.gateways.kong.protobuf import read_varint, write_varint
 
 __all__ = ["ProtoBufSession"]

@@ -298,9 +298,9 @@ class PluginServerConnection(NotedConnection):
         if not chain.ready:
             chain.build()
         if event.phase == "access" and chain.request_steps and chain.steps[0].on_request is not None:
-            run_access(chain, event, strand)
+            run_access(chain, event, strand, self._instances.fetched_first)
         elif event.phase == "response" and chain.response_steps and chain.steps[0].on_response is not None:
-            run_response(chain, event, strand)
+            run_response(chain, event, strand, self._instances.fetched_first)
         else:
             chain.run_phase(event.phase, event, strand)
 

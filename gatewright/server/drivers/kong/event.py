@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
-
-from greenlet import getcurrent
 
 from gatewright.errors import GatewayClosedError, PluginError
 from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.gateways.kong.kong_object import Kong, LuaStyleAsyncKong, LuaStyleKong
 from gatewright.gateways.kong.pdk import TERMINAL
-from gatewright.gateways.kong.phases import PROMPT, refused_in
+from gatewright.gateways.kong.phases import PROMPT
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.pdk import PdkError, PhaseExit
-from gatewright.server.drivers.kong.facts import (
-    CHANGEABLE,
-    KEPT,
-    REMADE,
-    UNCHANGING,
-    kept_value,
-    own_copy,
-    remade,
-)
+from gatewright.server.drivers.kong.asking import Asking, Waiter
 from gatewright.server.worker.service import Service
 
 __all__ = ["REFUSAL", "Event", "Way", "conclude"]
@@ -37,9 +25,6 @@ REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content-
 """What a request is answered with that failed: the arguments of `kong.response.exit`."""
 _LOGGABLE: Final = frozenset((str, int, list, dict))
 """What the PDK logs as it is; anything else as its text (kong-pdk, pdk/__init__.py)."""
-
-_Future = asyncio.Future[Any] | concurrent.futures.Future[Any]
-_Waiter = Strand | _Future
 
 
 class Way(Protocol):
@@ -75,34 +60,26 @@ class Home(Protocol):
         """An id that no event has had."""
 
 
-class Event:
+class Event(Asking):
     """One phase of one request: runs a handler, and carries its PDK calls out."""
 
     __slots__ = (
-        "_asked", "_bridge", "_home", "_known", "_queue", "_refused", "_service", "_since", "_waiter", "chain",
-        "connection", "number", "over", "phase", "strand", "ticket", "trace", "verdict",
+        "_asked", "_home", "_since", "chain", "connection", "number", "over", "ticket", "trace", "verdict",
     )  # fmt: skip
 
     def __init__(
         self, home: Home, chain: Chain, phase: str, connection: Way | None, ticket: int, strand: Strand | None
     ) -> None:
+        super().__init__(home.service, phase, strand)
         self.chain = chain
-        self.phase = phase
         self.connection = connection
         self.ticket = ticket
-        self.strand = strand
         self.over = False
         self.verdict = ""
         """How it ended while Kong was still at work (`refuse` or `done`): said as soon as Kong answers."""
         self._home = home
-        self._service = home.service
-        self._bridge = home.service.bridge
-        self._known: dict[tuple[str, tuple[Any, ...]], Any] | None = None
-        self._waiter: _Waiter | None = None
-        self._refused = refused_in(phase)
         self._asked = ""  # the method that Kong is at work on, and since which second
         self._since = 0
-        self._queue: deque[tuple[str, Sequence[Any], _Waiter]] | None = None
         self.trace: Any = None
         self.number = 0
         """Its id, where one was asked for (see `id`)."""
@@ -134,93 +111,9 @@ class Event:
         """The `kong` object for `async def` handlers."""
         return (LuaStyleAsyncKong if self._home.in_lua_style[self.chain.name] else Kong)(self.call_later)
 
-    # --- what handlers call
+    # --- what handlers call (see `Asking`)
 
-    def call(self, method: str, args: Sequence[Any]) -> Any:
-        """Call and wait, in a strand or a plugin's thread.
-
-        Raises:
-            PdkError: Kong says that it failed.
-            PhaseExit: the method ends the request.
-        """
-        if method in self._refused:
-            self._refuse_call(method)
-        key = (method, tuple(args)) if method in UNCHANGING else None
-        if key is not None and self._known and key in self._known:
-            return own_copy(self._known[key])
-        if method in KEPT and self.phase == "log":
-            kept = self.call("kong.nginx.get_ctx", (KEPT[method],))
-            host = self.call("kong.request.get_header", ("host",)) if kept is None else None
-            return kept_value(method, kept, host)
-        bridge = self._bridge
-        strand: Any = getcurrent()
-        if strand is not self.strand or bridge.stepping is not None:
-            strand = bridge.current() if bridge.in_loop_thread else None
-        if strand is not None:
-            if not self._put(method, args, strand):
-                return None
-            value = bridge.wait_for_resume(self._forget)
-        else:
-            waiting: concurrent.futures.Future[Any] = concurrent.futures.Future()
-            self._service.loop.call_soon_threadsafe(self._put_for, method, args, waiting)
-            value = waiting.result()
-        value = _value_of(value)
-        if method in REMADE:
-            file = self.call("kong.nginx.get_var", ("request_body_file",)) if value is None else None
-            value = remade(method, value, file)
-        if key is not None:
-            self._remember(key, value)
-        return value
-
-    async def call_later(self, method: str, args: Sequence[Any]) -> Any:
-        """Call and wait, in a task. Raises what `call` does."""
-        if method in self._refused:
-            self._refuse_call(method)
-        key = (method, tuple(args)) if method in UNCHANGING else None
-        if key is not None and self._known and key in self._known:
-            return own_copy(self._known[key])
-        if method in KEPT and self.phase == "log":
-            kept = await self.call_later("kong.nginx.get_ctx", (KEPT[method],))
-            host = await self.call_later("kong.request.get_header", ("host",)) if kept is None else None
-            return kept_value(method, kept, host)
-        bridge = self._bridge
-        # Only its own strand is let go on if the event ends meanwhile.
-        strand = bridge.strand_of_task()
-        if strand is not None and strand is self.strand:
-            if not self._put(method, args, strand):
-                return None
-            value = await bridge.pause(self._forget)
-        else:
-            future = self._service.loop.create_future()
-            if not self._put(method, args, future):
-                return None
-            value = await future
-        value = _value_of(value)
-        if method in REMADE:
-            file = await self.call_later("kong.nginx.get_var", ("request_body_file",)) if value is None else None
-            value = remade(method, value, file)
-        if key is not None:
-            self._remember(key, value)
-        return value
-
-    def knows(self, method: str, args: Sequence[Any]) -> bool:
-        """Whether a call of this method would be answered without Kong."""
-        return self._known is not None and (method, tuple(args)) in self._known
-
-    def call_here(self, method: str, args: Sequence[Any]) -> Any:
-        """As `call`, but in a property that an `async def` handler looks at, too. Not for methods that end the phase.
-
-        Raises:
-            MustAwaitError: the caller is a task of the plugin's own.
-        """
-        bridge = self._bridge
-        if not bridge.in_coroutine:
-            return self.call(method, args)
-        bridge.check_wait_here()
-        future = self._service.loop.create_future()
-        return _value_of(bridge.wait_here(future)) if self._put(method, args, future) else None
-
-    def _put(self, method: str, args: Sequence[Any], waiter: _Waiter) -> bool:
+    def _put(self, method: str, args: Sequence[Any], waiter: Waiter) -> bool:
         """Send a call; tells whether an answer comes for the waiter."""
         if self.over:
             raise GatewayClosedError("the event is over: Kong can't be asked about it any more")
@@ -253,33 +146,9 @@ class Event:
         connection.write(data)
         return True
 
-    def _refuse_call(self, method: str) -> None:
-        raise PdkError(f"{method} can't be called in the phase {self.phase}; Kong has it in: {self._refused[method]}")
-
-    def _put_for(self, method: str, args: Sequence[Any], waiting: _Future) -> None:
-        """Send a call of somebody who waits elsewhere."""
-        try:
-            if not self._put(method, args, waiting):
-                waiting.set_result(None)
-        except BaseException as error:
-            waiting.set_exception(error)
-
-    def _remember(self, key: tuple[str, tuple[Any, ...]], value: Any) -> None:
-        if self._known is None:
-            self._known = {}
-        self._known[key] = own_copy(value)
-
-    def _forget_changed(self, method: str) -> None:
-        # `kong.request` gives what the client sent, until that is changed for the service.
-        for part in CHANGEABLE:
-            if part in method and self._known is not None:
-                self._known = {key: value for key, value in self._known.items() if part not in key[0]}
-
-    def _forget(self, strand: Strand) -> None:
-        if self._waiter is strand:
-            self._waiter = None
-        if self._queue:
-            self._queue = deque(entry for entry in self._queue if entry[2] is not strand)
+    @property
+    def _may_ask(self) -> bool:
+        return self.connection is not None
 
     # --- what the connection tells
 
@@ -290,30 +159,7 @@ class Event:
         if self.verdict:
             conclude(connection, self)
             return
-        waiter, self._waiter = self._waiter, None
-        value = PdkError(answer.error) if answer.error else answer.value
-        go_on: list[tuple[Strand, Any]] = []
-        if isinstance(waiter, Strand):
-            go_on.append((waiter, value))
-        elif waiter is not None and not waiter.done():
-            waiter.set_result(value)
-        while self._queue and self.connection is not None:  # before the strand asks for the next thing
-            method, args, waiter = self._queue.popleft()
-            if isinstance(waiter, Strand):
-                self._put_for_strand(method, args, waiter, go_on)
-            elif not waiter.done():
-                self._put_for(method, args, waiter)
-        for strand, value in go_on:
-            self._bridge.resume(strand, value)
-
-    def _put_for_strand(
-        self, method: str, args: Sequence[Any], strand: Strand, go_on: list[tuple[Strand, Any]]
-    ) -> None:
-        try:
-            if not self._put(method, args, strand):
-                go_on.append((strand, None))
-        except BaseException as error:
-            go_on.append((strand, error))
+        self._answer(PdkError(answer.error) if answer.error else answer.value)
 
     def lost(self, why: str = "Kong closed the connection") -> None:
         """Kong is gone: whoever waits, waits in vain."""
@@ -381,9 +227,3 @@ def conclude(connection: Way, event: Event) -> None:
     else:
         connection.write(connection.session.done(event.ticket, event.number))
     connection.event_over(event, exited=refused)
-
-
-def _value_of(value: Any) -> Any:
-    if isinstance(value, BaseException):  # what Kong sends is none
-        raise value
-    return value

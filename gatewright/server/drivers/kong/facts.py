@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Final
 
 from gatewright.errors import PluginError
+from gatewright.gateways.kong.answers import captures_of, read_body_file
 from gatewright.gateways.kong.log_phase import KEPT, from_kept, host_of
-from gatewright.gateways.kong.pdk import captures_of, read_body_file
 from gatewright.runtime.pdk import PdkError
 
-__all__ = ["CHANGEABLE", "KEPT", "REMADE", "UNCHANGING", "kept_value", "own_copy", "remade"]
+__all__ = ["CHANGEABLE", "IN_FILE", "KEPT", "REMADE", "UNCHANGING", "kept_value", "own_copy", "remade"]
 
 UNCHANGING: Final = frozenset(
     (
@@ -26,15 +25,22 @@ UNCHANGING: Final = frozenset(
 """What the client's request is made of: asked for once in a phase, unless the handler changes the request."""
 
 _CAPTURES: Final = "kong.request.get_uri_captures"
-REMADE: Final = frozenset((_CAPTURES, "kong.request.get_raw_body", "kong.service.response.get_raw_body"))
+IN_FILE: Final = "kong.request.get_raw_body"
+"""The method that gives nothing where nginx keeps the body in a file."""
+REMADE: Final = frozenset((_CAPTURES, IN_FILE, "kong.service.response.get_raw_body"))
 """Methods whose values handlers get in one form, however they came; see `remade`."""
 CHANGEABLE: Final = ("header", "query", "method", "body")
 """Words in the names of methods that change a request, and of those that then give something else."""
+_TABLES: Final = (dict, list)
 
 
 def own_copy(value: Any) -> Any:
     """What handlers do with a table is not for others to see."""
-    return copy.deepcopy(value) if type(value) in (dict, list) else value
+    if type(value) is list:
+        return [own_copy(item) if type(item) in _TABLES else item for item in value]
+    if type(value) is dict:
+        return {name: own_copy(item) if type(item) in _TABLES else item for name, item in value.items()}
+    return value
 
 
 def kept_value(method: str, kept: Any, host: Any) -> str:
@@ -72,7 +78,7 @@ def remade(method: str, value: Any, file: Any) -> Any:
         return value
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
-    if method != "kong.request.get_raw_body" or not isinstance(file, str) or not file:
+    if method != IN_FILE or not isinstance(file, str) or not file:
         raise PdkError(f"{method}: Kong has no body to give")
     try:
         return read_body_file(file)

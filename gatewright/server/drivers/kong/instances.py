@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, Protocol
 
 from gatewright.config import config_schema
@@ -15,6 +15,7 @@ from gatewright.gateways.kong.dump import kong_fields, without_nulls
 from gatewright.gateways.kong.events import PHASES
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
+from gatewright.runtime.sources import makes_tasks
 from gatewright.server.drivers.kong.event import Event, conclude
 from gatewright.server.drivers.kong.letters import Letters
 from gatewright.server.worker.service import Service
@@ -75,6 +76,8 @@ class Instances:
         self._next_event = secrets.randbits(24)
         self._next_connection = 0
         self.in_lua_style: Mapping[str, bool] = _LuaStyle(self)
+        self.fetched_first: MutableMapping[str, bool] = _FetchedFirst(self)
+        """Whether what an `async def` handler may look at is fetched before it starts, by the plugin's name."""
         self.phases = service.phases = dict.fromkeys(PHASES, 0)
         self._pid = os.getpid()
         self.tick = 0
@@ -193,6 +196,18 @@ class _LuaStyle(dict[str, bool]):
 
     def __missing__(self, name: str) -> bool:
         self[name] = self._instances.lua_style and self._instances.made_for_kong(name)
+        return self[name]
+
+
+class _FetchedFirst(dict[str, bool]):
+    """Whether a plugin's own tasks may look at a request, which can't wait for what they see; by its name."""
+
+    def __init__(self, instances: Instances) -> None:
+        self._service = instances.service
+
+    def __missing__(self, name: str) -> bool:
+        plugin = self._service.builder.plugins.get(name)
+        self[name] = not self._service.bridge.waits_here or plugin is None or makes_tasks(plugin)
         return self[name]
 
 
