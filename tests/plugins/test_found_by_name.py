@@ -109,7 +109,7 @@ def test_an_installed_plugin_that_looks_at_ctx_is_seen_to(tmp_path: Path, monkey
         "class Looks(gatewright.Plugin):\n    def on_response(self, request, response): request.ctx\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("gatewright.runtime.kept._is_installed", lambda file: True)
+    monkeypatch.setattr("gatewright.runtime.sources._is_installed", lambda file: True)
     module = importlib.import_module("looks_at_ctx")
     assert looks_at_ctx([module.Looks])
     assert not looks_at_ctx([load_shipped("ip-restriction")])
