@@ -24,8 +24,9 @@ from gatewright.observe.outlet import Outlet, Stream
 from gatewright.redaction import redact, redact_fields
 from gatewright.runtime.bridge import current_work
 
-__all__ = ["configure_logs", "flush", "level", "never_wait_for_output", "reopen", "set_level"]
+__all__ = ["configure_logs", "finish", "flush", "keep_own", "level", "never_wait_for_output", "reopen", "set_level"]
 
+_OURS: Final = "gatewright"
 _STDERR: Final = 2
 _LAST_SECONDS: Final = 0.1
 _streams: list[Outlet] = []  # of this process; there is one of each
@@ -72,10 +73,8 @@ class _Handler(logging.Handler):
             self.tell_lost()
 
     def close(self) -> None:
-        """Write what waits, for a moment, and close."""
+        """Write what waits, for a moment. It stays open: a plugin's `dictConfig` closes all handlers that there are."""
         self.outlet.drain(_LAST_SECONDS)
-        self.outlet.close()
-        super().close()
 
     def reopen(self) -> None:
         if self._file:
@@ -88,6 +87,31 @@ class _Handler(logging.Handler):
                 old.close()
             finally:
                 self.release()
+
+
+class _Kept(logging.Logger):
+    """A logger that a plugin's `dictConfig`, `logging.disable` and the like don't silence: the runner's own."""
+
+    @property
+    def disabled(self) -> bool:
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        pass
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - its name
+        """Whether a line of this level is written."""
+        return level >= self.getEffectiveLevel()
+
+
+class _ByName(logging.Logger):
+    """Any logger; the runner's own are of the kind that is kept."""
+
+    def __init__(self, name: str, level: int = logging.NOTSET) -> None:
+        super().__init__(name, level)
+        if name.partition(".")[0] == _OURS:
+            self.__class__ = _Kept  # type: ignore[assignment]
 
 
 class _ConsoleFormatter(structlog.stdlib.ProcessorFormatter):
@@ -178,11 +202,37 @@ def configure_logs(
         structlog.get_logger("gatewright.logs").error("the log goes to stderr", error=str(failed))
 
 
+def keep_own() -> None:
+    """Keep the runner's lines coming, whatever plugins do to logging. To be called before any plugin is imported.
+
+    Plugins' own lines (`Plugin.log`) are among them. Those of other loggers go where the plugin that sets logging up
+    wants to have them.
+    """
+    logging.setLoggerClass(_ByName)
+    root, ours = logging.getLogger(), logging.getLogger(_OURS)
+    for name in [name for name in root.manager.loggerDict if name.partition(".")[0] == _OURS]:
+        logging.getLogger(name).__class__ = _Kept
+    ours.handlers[:] = [handler for handler in root.handlers if isinstance(handler, _Handler)]
+    ours.propagate = False
+    ours.setLevel(root.level)
+
+
+def _own_handlers() -> set[_Handler]:
+    both = (*logging.getLogger().handlers, *logging.getLogger(_OURS).handlers)
+    return {handler for handler in both if isinstance(handler, _Handler)}
+
+
+def finish() -> None:
+    """Write what waits, for a moment, before the process ends."""
+    logging.shutdown()
+    for handler in _own_handlers():
+        handler.close()
+
+
 def flush() -> None:
     """Write what could not be written before; to be called now and then."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, _Handler):
-            handler.flush()
+    for handler in _own_handlers():
+        handler.flush()
     for stream in _streams:
         stream.flush()
 
@@ -204,18 +254,19 @@ def level() -> str:
 
 def set_level(level: str) -> None:
     """Log at another level from now on."""
-    logging.getLogger().setLevel(level.upper())
+    ours = logging.getLogger(_OURS)
+    for logger in (logging.getLogger(), ours) if ours.handlers else (logging.getLogger(),):
+        logger.setLevel(level.upper())
     structlog.get_logger("gatewright.logs").info("log level set", level=level)
 
 
 def reopen() -> None:
     """Open the log file anew, after somebody moved it away. If that fails, the old one stays in use."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, _Handler):
-            try:
-                handler.reopen()
-            except ConfigError as error:
-                structlog.get_logger("gatewright.logs").error("the log file stays as it is", error=str(error))
+    for handler in _own_handlers():
+        try:
+            handler.reopen()
+        except ConfigError as error:
+            structlog.get_logger("gatewright.logs").error("the log file stays as it is", error=str(error))
 
 
 def _open(file: str) -> Outlet:

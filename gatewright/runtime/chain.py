@@ -52,6 +52,7 @@ class Chain(PhaseChain):
         bridge = self._bridge
         hold_limit = self._hold_limit
         started = strand.began
+        several = self.several_for_requests
         for step in self.request_steps:
             strand.work = step
             strand.deadline = 0.0
@@ -68,6 +69,8 @@ class Chain(PhaseChain):
                     result = self._run_apart(step, "request", call, mode)
                 if result is not None:
                     result = self._response_of(result)
+                if several:
+                    strand.gr_context = None  # context variables of one handler are not for the next one to see
                 now = perf_counter()
                 if now - strand.began > hold_limit:
                     self._held_the_loop(step, now - strand.began)
@@ -79,6 +82,7 @@ class Chain(PhaseChain):
                     continue
             except BaseException as error:
                 started = self._failed(step, error, strand, step.request_tally, started, call.asker)
+                strand.gr_context = None
                 continue
             return _with_earlier_headers(result, call)
         return None
@@ -115,6 +119,7 @@ class Chain(PhaseChain):
                     result = self._run_apart(step, "response", call, mode)
                 if result is not None:
                     result = self._response_of(result)
+                strand.gr_context = None
                 now = perf_counter()
                 if now - strand.began > hold_limit:
                     self._held_the_loop(step, now - strand.began)
@@ -126,6 +131,7 @@ class Chain(PhaseChain):
                     _replace_response(call, result)
             except BaseException as error:
                 started = self._failed(step, error, strand, step.response_tally, started, call.asker)
+                strand.gr_context = None
         return None
 
     # --- off the hot path

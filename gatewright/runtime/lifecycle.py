@@ -34,6 +34,7 @@ class ChainLife:
     Attributes:
         key: the gateway's key of the configuration, for logs and metrics. What follows a NUL in it is there to tell two
             of the same apart, and left out here.
+        several_for_requests: more than one step counts in the request phase.
         name: the part of the key before any `#`: with Kong, the plugin's name.
         late: with APISIX, others may have rewritten the request before: the key names the plugin that asks.
         phases_called: the phases that the gateway will call, where one configuration serves several: a plugin with a
@@ -53,6 +54,7 @@ class ChainLife:
         self.steps: list[Step] = []
         self.request_steps: list[Step] = []
         self.response_steps: list[Step] = []
+        self.several_for_requests = False
         self.ready = False
         self.last_used = 0
         self.token: int | None = None
@@ -117,7 +119,9 @@ class ChainLife:
         called = self.phases_called
         self.request_steps = [step for step in self.steps if step.counts_in("request", called)]
         self.response_steps = [step for step in self.steps if step.counts_in("response", called)]
+        self.several_for_requests = len(self.request_steps) > 1
         self.ready = all(step.state is State.READY for step in self.steps)
+        self._bridge.current().gr_context = None  # what set-ups left is not for handlers to see
 
     def teardown(self, *_: object) -> None:
         """Release what the plugins hold. Runs in a strand."""

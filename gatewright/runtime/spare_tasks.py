@@ -215,7 +215,7 @@ class SpareTasks:
     def take(self) -> SpareTask:
         """One for a coroutine that is about to start, in the caller's context variables."""
         context = contextvars.copy_context()
-        if not len(context):  # what other handlers of this call have set is for this one to see, not for other calls'
+        if not len(context):  # what the caller has set is for this one to see, not for other calls'
             while self._kept:
                 spare = self._kept.pop()
                 if not spare.gate.done() and (spare.has_begun or not spare.task.done()):  # nobody has cancelled it

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
 import selectors
 import signal
@@ -86,7 +85,7 @@ def _become(worker: Worker, sock: socket.socket, descriptors: set[int], keep: Ke
     except BaseException as error:
         structlog.get_logger("gatewright.server").critical("worker failed", exc_info=error)
     finally:
-        logging.shutdown()
+        logs.finish()
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
         os._exit(code)

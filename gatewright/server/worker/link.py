@@ -7,6 +7,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
+from weakref import WeakSet
 
 from gatewright.observe import logs
 from gatewright.runtime.bridge import Strand
@@ -44,6 +45,8 @@ class Link:
         self._preparing: dict[bytes, tuple[str, Conf, list[Callable[[int | None], None]]]] = {}
         self._looking_up: dict[int, list[Strand]] = {}
         self._adopting: set[asyncio.Task[Any]] = set()
+        self._adopted: WeakSet[socket.socket] = WeakSet()
+        self._own_end = sock
         self._new_connection = new_connection
         self._ended = 0
         self._slots: dict[object, int] = {}
@@ -74,6 +77,11 @@ class Link:
     def send(self, message: messages.FromWorker) -> None:
         """Tell the supervisor something."""
         self._channel.send(message)
+
+    def sockets(self) -> list[socket.socket]:
+        """What this process is connected with; closed ones may be among them."""
+        waiting = (connection for _, connection in (*self._returning, *self._to_return))
+        return [self._own_end, *self._adopted, *waiting]
 
     @property
     def unsettled(self) -> bool:
@@ -253,6 +261,7 @@ class Link:
             return cast("asyncio.Protocol", driver)
 
         connection.setblocking(False)
+        self._adopted.add(connection)
         task = self._loop.create_task(self._loop.connect_accepted_socket(new_driver, connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)

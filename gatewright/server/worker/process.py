@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
+from gatewright.observe import logs
 from gatewright.observe.tracing import Tracing
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import token_of
@@ -22,7 +23,9 @@ from gatewright.server.ipc.keep import Region
 from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.loaded import plugins_told
 from gatewright.server.ipc.plan import RETIRE_MARGIN_SECONDS, TEARDOWN_SECONDS
+from gatewright.server.worker.farewell import begin_anew, say_farewell
 from gatewright.server.worker.link import Link
+from gatewright.server.worker.plugins_processes import SignalKeeper, forget_in_children
 from gatewright.server.worker.reporting import resident_memory
 from gatewright.server.worker.service import Service
 from gatewright.server.worker.watchdog import Watchdog
@@ -69,6 +72,7 @@ class WorkerPlan:
 def prepare_process(plan: WorkerPlan) -> Callable[[], asyncio.AbstractEventLoop]:
     """Make a process ready for a plan, before any plugin is imported. Gives what makes its loop."""
     raise_file_limit()
+    logs.keep_own()
     allow_own_loops()
     if not plan.use_gevent:
         return new_event_loop
@@ -90,10 +94,13 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 def work(plan: WorkerPlan, sock: socket.socket, guard: Guard | None, region: Region, last_seen: LastSeen | None) -> int:
     """See `Plan.work`. Gives 0, or 1 if calls under way had to be cut off."""
+    begin_anew()
     new_loop = prepare_process(plan)
     discovery = plan.discover()
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_work(plan, discovery, sock, guard, region, last_seen))
+        code, until = runner.run(_work(plan, discovery, sock, guard, region, last_seen))
+    say_farewell(until - monotonic(), code)
+    return code
 
 
 async def _work(
@@ -103,7 +110,8 @@ async def _work(
     guard: Guard | None,
     region: Region,
     last_seen: LastSeen | None,
-) -> int:
+) -> tuple[int, float]:
+    """Serve. Gives the exit code, and until when (as `monotonic` has it) the process may take to end."""
     loop = asyncio.get_running_loop()
     settings = plan.settings
     service = await make_service(plan, discovery, region)
@@ -111,7 +119,8 @@ async def _work(
     link = service.link = Link(service, sock, plan.driver(service))
     errors = [str(error) for error in discovery.errors]
     link.send(messages.Loaded(plugins_told(discovery), errors, service.builder.longest))
-    loop.add_signal_handler(signal.SIGTERM, lambda: link.retire("SIGTERM"))
+    forget_in_children(link.sockets)
+    signals = SignalKeeper(loop, lambda: link.retire("SIGTERM"), service.failures)
     urgent = await link.preloaded
     building = loop.create_task(build_all(service, list(service.confs)))
     if not urgent:
@@ -121,6 +130,7 @@ async def _work(
         service.loop, block_limit=settings.block_limit, stuck_limit=settings.stuck_limit, last_seen=last_seen
     )
     service.every(watchdog.INTERVAL, watchdog.beat)
+    service.every(signals.INTERVAL, signals.look)
     if not plan.use_gevent:  # a thread that would be a greenlet sees nothing
         watchdog.start()
     _watch_limits(service, link, settings)
@@ -131,11 +141,14 @@ async def _work(
         if left:
             service.failures.report("retired with calls under way", kind="cut_off", connections=left)
     building.cancel()
+    until = monotonic() + service.drain_seconds + TEARDOWN_SECONDS
     cut_off = await service.drain()
     await link.close(_FLUSH_SECONDS if ending == "retire" else 0.02)
     await service.close(_RETIRED_TEARDOWN_SECONDS if ending == "retire" else TEARDOWN_SECONDS)
     watchdog.stop()
-    return 1 if cut_off else 0
+    if ending == "retire":
+        until = monotonic() + _RETIRED_TEARDOWN_SECONDS
+    return 1 if cut_off else 0, until
 
 
 async def make_service(plan: WorkerPlan, discovery: Discovery, region: Region | None = None) -> Service:

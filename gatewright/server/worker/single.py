@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import threading
@@ -19,12 +18,14 @@ from gatewright.server.host.listener import BACKLOG, Listener, watches_parent
 from gatewright.server.host.notify import Notifier
 from gatewright.server.ipc.loaded import log_plugins, plugins_told
 from gatewright.server.ipc.plan import TEARDOWN_SECONDS
+from gatewright.server.worker.farewell import say_farewell
 from gatewright.server.worker.process import WorkerPlan, make_service, prepare_process
 from gatewright.server.worker.watchdog import Watchdog
 
 __all__ = ["run_single"]
 
 _LOOK_SECONDS = 0.25
+_FAREWELL_SECONDS = 1.0
 
 
 def run_single(plan: WorkerPlan, *, loop: asyncio.AbstractEventLoop | None = None) -> int:
@@ -45,10 +46,16 @@ def run_single(plan: WorkerPlan, *, loop: asyncio.AbstractEventLoop | None = Non
     log_plugins(plugins_told(discovery), [str(error) for error in discovery.errors])
     with asyncio.Runner(loop_factory=new_loop if loop is None else lambda: loop) as runner:
         code = runner.run(_serve(plan, discovery))
-    busy = [thread for thread in threading.enumerate() if thread.name.startswith("gatewright-plugin")]
+    ours, current = threading.main_thread(), threading.current_thread()
+    busy = [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("gatewright-plugin") or (current is ours and thread is not ours and not thread.daemon)
+    ]
     if any(thread.is_alive() for thread in busy):
         structlog.get_logger("gatewright.server").warning("plugin threads still run: left behind", threads=len(busy))
-        logging.shutdown()
+        say_farewell(_FAREWELL_SECONDS, code)
+        logs.finish()
         os._exit(code)  # the interpreter would wait for them
     return code
 

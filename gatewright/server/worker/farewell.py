@@ -1,0 +1,40 @@
+"""What a process does before it ends as it has to: without waiting for threads that plugins left running.
+
+`os._exit` is the only end that no thread can hold up, but it leaves out what plugins have registered with `atexit`, and
+the children of `multiprocessing`. That is made up for here, within some time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["begin_anew", "say_farewell"]
+
+
+def begin_anew() -> None:
+    """Forget what was registered to be done at the end, in a process that was forked from one that goes on."""
+    atexit._clear()
+
+
+def say_farewell(seconds: float, code: int) -> None:
+    """Do what was registered to be done at the end; if it takes too long, end right in its middle.
+
+    Args:
+        seconds: how long that may take.
+        code: the exit code, then.
+    """
+    too_late = threading.Timer(max(seconds, 0.01), os._exit, (code,))
+    too_late.daemon = True
+    too_late.start()
+    pools: Any = sys.modules.get("concurrent.futures.process")
+    first: Callable[[], None] = getattr(pools, "_python_exit", lambda: None)
+    for each in (first, atexit._run_exitfuncs):  # the former would be a thread's affair; `multiprocessing` waits for it
+        with contextlib.suppress(BaseException):  # each one's failure is told, the last one is raised, too
+            each()
+    too_late.cancel()

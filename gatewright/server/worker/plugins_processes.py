@@ -1,0 +1,81 @@
+"""What plugins may do to the process that they run in: fork it, and take its signals.
+
+A child (`multiprocessing`) is a copy of the worker. Left as it is it would keep the gateway's connections open when the
+worker is gone, and tell the worker's loop of signals that only the child got. So it lets go of both, first of all.
+
+Signals of the runner's life are the runner's: a handler that a plugin puts in their place would end the worker where it
+should retire. It's put back, and that is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from gatewright.runtime.failures import FailureLog
+
+__all__ = ["SignalKeeper", "forget_in_children"]
+
+_IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+def forget_in_children(sockets: Callable[[], Iterable[socket.socket]]) -> None:
+    """See that children that are forked from now on have no part in this process's connections and signals.
+
+    Args:
+        sockets: gives those that are this process's alone.
+    """
+
+    def forget() -> None:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, *_IGNORED):
+            signal.signal(number, signal.SIG_DFL)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for each in sockets():
+            if each.fileno() >= 0:
+                os.dup2(nothing, each.fileno(), inheritable=False)  # the number stays taken: objects here still have it
+        os.close(nothing)
+
+    os.register_at_fork(after_in_child=forget)
+
+
+class SignalKeeper:
+    """Keeps a worker's signal handlers."""
+
+    INTERVAL = 0.5
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_term: Callable[[], None], failures: FailureLog) -> None:
+        """Take the signals.
+
+        Args:
+            loop: the worker's loop.
+            on_term: what SIGTERM means.
+            failures: where it's told that a plugin has taken one.
+        """
+        self._loop = loop
+        self._on_term = on_term
+        self._failures = failures
+        self._take()
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def _take(self) -> None:
+        self._loop.add_signal_handler(signal.SIGTERM, self._on_term)
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+
+    def look(self) -> None:
+        """See whether they are still ours; to be called every `INTERVAL` seconds."""
+        expected = {signal.SIGTERM: self._handler, **dict.fromkeys(_IGNORED, signal.SIG_IGN)}
+        taken = [number.name for number, handler in expected.items() if signal.getsignal(number) != handler]
+        self._take()  # also what a plugin has told the loop itself
+        if taken:
+            self._failures.report(
+                "a plugin's handler for a signal is not kept: workers are told by their supervisor what to do",
+                kind="signals",
+                signals=taken,
+                cure="teardown() is called before a worker ends, and `atexit` works",
+            )
