@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -26,6 +27,7 @@ __all__ = [
 DEFAULT_FILE = "gatewright.yaml"
 
 MAX_FRAME = (1 << 24) - 1
+_PREFIX = "GATEWRIGHT_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -120,8 +122,8 @@ class Settings:
         parse_address(self.listen)
         _check_workers(self.workers)
         if self.metrics:
-            parse_address(self.metrics)
-        control = self.control not in ("auto", "off") and parse_address(self.control)
+            parse_address(self.metrics, "metrics")
+        control = self.control not in ("auto", "off") and parse_address(self.control, "control")
         if control and not control.path:
             raise ConfigError(f"control is a unix socket, since it can change things: unix:/path, not {self.control!r}")
         _check_octal(self.socket_mode)
@@ -201,8 +203,12 @@ class Address:
         return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str, name: str = "listen") -> Address:
     """Parse `unix:/path`, `/path`, `tcp://host:port` or `host:port`.
+
+    Args:
+        text: what to parse.
+        name: the setting that it is, for the error.
 
     Raises:
         ConfigError: it is none of these.
@@ -220,7 +226,7 @@ def parse_address(text: str) -> Address:
         match = re.fullmatch(r"(?:tcp:(?://)?)?(?:\[([0-9A-Fa-f:.]+)\]|([^:/\s\[\]]*)):(\d{1,5})", rest)
         if match and int(match[3]) <= 65535:
             return Address(host=match[1] or match[2] or "127.0.0.1", port=int(match[3]))
-    raise ConfigError(f"listen is unix:/path or tcp://host:port, not {text!r}")
+    raise ConfigError(f"{name} is unix:/path or tcp://host:port, with a port up to 65535, not {text!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +235,8 @@ class Effective:
 
     settings: Settings
     origins: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
+    """Variables of the environment that look like settings, and are none."""
 
 
 def load_settings(
@@ -274,13 +282,28 @@ def load_settings(
             raise ConfigError(f"{file}: unknown setting {name!r}; known: {known}")
         take(name, value, str(file) if file else "file")
     for item in fields(Settings):
-        for variable in (item.metadata["env"], f"GATEWRIGHT_{item.name.upper()}"):
+        for variable in (item.metadata["env"], f"{_PREFIX}{item.name.upper()}"):
             if variable and environ.get(variable):
                 take(item.name, environ[variable], f"environment {variable}")
     for name, value in flags.items():
         if value is not None and value != ():
             take(name, value, f"--{name.replace('_', '-')}")
-    return Effective(Settings(**values), origins)
+    return Effective(Settings(**values), origins, _unknown_variables(environ))
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Variables with our prefix that are no settings. Others may use it, too: Kubernetes for a Service of that name.
+
+    Raises:
+        ConfigError: one is surely a misspelt setting.
+    """
+    known = {f"{_PREFIX}{item.name.upper()}" for item in fields(Settings)}
+    unknown = sorted(name for name in environ if name.startswith(_PREFIX) and name not in known)
+    for name in unknown:
+        close = get_close_matches(name.removeprefix(_PREFIX), [each.removeprefix(_PREFIX) for each in known], 1, 0.8)
+        if close:
+            raise ConfigError(f"environment {name}: no such setting; did you mean {_PREFIX}{close[0]}?")
+    return tuple(unknown)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -42,7 +42,8 @@ __all__ = ["dev"]
     help="start the plugin servers of this kong.conf (pluginserver_*), instead of one for PATHS",
 )  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
-@click.option("--port", default=9080, show_default=True, help="port to listen on; 0 for any free one")
+@click.option("--port", type=click.IntRange(0, 65535), default=9080, show_default=True,
+              help="port to listen on; 0 for any free one")  # fmt: skip
 def dev(
     paths: tuple[Path, ...],
     upstream: str | None,

@@ -18,11 +18,12 @@ from gatewright.doctor.apisix import (
     check_timeouts,
     check_version,
     installed_version,
+    places_of_plugins,
     starts_runner,
 )
 from gatewright.doctor.findings import Finding, note, problem
 from gatewright.doctor.kong import check_kong
-from gatewright.doctor.plugins import check_environment, check_plugins
+from gatewright.doctor.plugins import check_environment, check_plugin_settings, check_plugins
 from gatewright.doctor.sockets import check_control, check_socket
 from gatewright.errors import GatewrightError
 from gatewright.runtime.discovery import discover
@@ -99,12 +100,17 @@ def _all(
 ) -> Iterator[Finding]:
     yield from check_environment()
     try:
-        settings = load_settings(flags=flags, environ=os.environ, file=config_file).settings
+        effective = load_settings(flags=flags, environ=os.environ, file=config_file)
     except GatewrightError as error:
         yield problem(f"the settings are invalid: {error}", "mend them; `gatewright config` shows them all")
         return
-    discovery = discover(settings.plugins, installed=settings.installed_plugins)
-    yield from check_plugins(discovery, settings.plugins)
+    settings = effective.settings
+    if effective.ignored:
+        yield note(f"no settings, and ignored: {', '.join(effective.ignored)} in the environment")
+    named = places_of_plugins(apisix_config) if apisix_config is not None else []
+    discovery = discover([*settings.plugins, *named], installed=settings.installed_plugins)
+    yield from check_plugins(discovery, [*settings.plugins, *named])
+    yield from check_plugin_settings(settings.plugin_settings, discovery)
     managed = flags["listen"] is None and apisix_config is not None and starts_runner(apisix_config)
     yield from _runner(settings, gateway_user, apisix_config if managed else None)
     yield from check_timeouts(settings)

@@ -13,9 +13,11 @@ import click
 from gatewright.cli._options import fail
 from gatewright.errors import ConfigError
 from gatewright.gateways.kong.conf import DEFAULT_PREFIX, ONE_PLUGIN_SINCE, conf_lines, read_version
-from gatewright.gateways.kong.dump import PROTOCOLS, dump, own_stdout
+from gatewright.gateways.kong.dump import PROTOCOLS, dump, own_stdout, plugin_info
+from gatewright.plugin import Plugin
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.kong_modules import load_plugins
+from gatewright.runtime.kong_schema import example
 from gatewright.runtime.shipped import shipped_names
 
 __all__ = ["kong"]
@@ -84,7 +86,7 @@ def conf(
         names = sorted(plugins)
         if not names:
             fail(f"there are no plugins in {directory}" if directory else "none of these plugins can be used")
-        text = _declarative(names, upstream) if declarative else conf_lines(
+        text = _declarative([plugins[name] for name in names], upstream) if declarative else conf_lines(
             names, directory.resolve() if directory else None, shipped=shipped, prefix=prefix, protocol=protocol,
             server=[_program("kong-pluginserver")], command=[_program("gatewright")], version=version,
         )  # fmt: skip
@@ -102,11 +104,18 @@ def _program(name: str) -> str:
     return shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name) or f"{sys.prefix}/bin/{name}"
 
 
-def _declarative(names: list[str], upstream: str) -> str:
-    plugins = "\n".join(f"  - name: {name}\n    config: {{}}" for name in names)
+def _declarative(plugins: list[type[Plugin]], upstream: str) -> str:
+    """A kong.yml; configurations have the fields that Kong asks for, with values to be replaced."""
+    shown = []
+    for plugin in plugins:
+        fields = plugin_info(plugin)["Schema"]["fields"][0]["config"]["fields"]
+        config = example(fields)
+        shown.append(f"  - name: {plugin.name}\n    config: {json.dumps(config, ensure_ascii=False)}")
+        if config:
+            shown.append("    # the fields that must be there: write your own values")
     return (
         '_format_version: "3.0"\n'
         f"services:\n  - name: example\n    url: {json.dumps(upstream)}\n"
         "    routes:\n      - name: all\n        paths: [/]\n"
-        f"plugins:\n{plugins}\n"
+        "plugins:\n" + "\n".join(shown) + "\n"
     )

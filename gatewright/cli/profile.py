@@ -53,12 +53,11 @@ def profile(
         pid = _pid_of(control_path(config_file, listen, control), worker)
     click.echo(f"watching process {pid} for {seconds} s")
     command = [tool, "record", "--pid", str(pid), "--duration", str(seconds), "--rate", str(rate)]
-    run = subprocess.run(  # noqa: S603 - our own words and a number
-        [*command, "--format", form, "--output", str(output), "--nonblocking"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command += ["--format", form, "--output", str(output), "--nonblocking"]
+    run = _run(command)
+    if run.returncode and "stack counts" in run.stderr + run.stdout:
+        click.echo("it did nothing meanwhile; looking once more, at what it waits in")
+        run = _run([*command, "--idle"])
     if run.returncode or not output.exists():
         said = (run.stderr.strip() or run.stdout.strip()).splitlines()
         cure = ""
@@ -67,6 +66,10 @@ def profile(
         fail(f"py-spy failed: {said[-1] if said else run.returncode}{cure}")
     click.echo(f"written: {output}")
     sys.exit(0)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our words and numbers
 
 
 def _pid_of(path: str, worker: int) -> int:

@@ -14,9 +14,9 @@ from gatewright.errors import GatewrightError
 from gatewright.observe.logs import configure_logs
 from gatewright.runtime.discovery import discover
 from gatewright.server.drivers.runner import plan
-from gatewright.server.run import run_runner
+from gatewright.server.run import run_runner, tell_ignored
 from gatewright.server.worker.process import WorkerPlan
-from gatewright.settings import load_settings
+from gatewright.settings import Effective, load_settings
 
 __all__ = ["run"]
 
@@ -33,8 +33,11 @@ def run(config_file: Path | None, **flags: Any) -> None:
     socket), 3 if workers ended again and again before one was ever ready.
     """
 
+    def effective() -> Effective:
+        return load_settings(flags=flags, environ=os.environ, file=config_file)
+
     def load() -> WorkerPlan:
-        settings = load_settings(flags=flags, environ=os.environ, file=config_file).settings
+        settings = effective().settings
         return plan(
             settings,
             lambda: discover(settings.plugins, installed=settings.installed_plugins),
@@ -43,6 +46,7 @@ def run(config_file: Path | None, **flags: Any) -> None:
     try:
         settings = load().settings
         configure_logs(level=settings.log_level, format=settings.log_format, file=settings.log_file)
+        tell_ignored(effective())
         code = run_runner(load)
     except GatewrightError as error:
         fail(error)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "check_timeouts",
     "check_version",
     "installed_version",
+    "places_of_plugins",
     "starts_runner",
 ]
 
@@ -68,6 +70,26 @@ def starts_runner(file: Path) -> bool:
         return False  # `check_apisix_config` says so
     ext = content.get("ext-plugin") if isinstance(content, Mapping) else None
     return isinstance(ext, Mapping) and bool(ext.get("cmd"))
+
+
+def places_of_plugins(file: Path) -> list[str]:
+    """Where the runner that a `config.yaml` starts looks for plugins, as far as its command says."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return []  # `check_apisix_config` says so
+    ext = content.get("ext-plugin") if isinstance(content, Mapping) else None
+    cmd = ext.get("cmd") if isinstance(ext, Mapping) else None
+    places: list[str] = []
+    words = [str(word) for word in cmd] if isinstance(cmd, list) else []
+    for word, following in pairwise([*words, ""]):
+        if word in ("--plugins", "-p"):
+            places.append(following)
+        elif word.startswith("--plugins="):
+            places.append(word.partition("=")[2])
+        elif Path(word).parts[-2:] == ("apisix", "main.py"):  # as Apache's runner 0.1.0 is started
+            places += [str(Path(word).parent / name) for name in ("plugins", "plugin")]
+    return [place for place in places if Path(place).exists()]
 
 
 def _check_ext_plugin(file: Path, ext: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 
 from gatewright._version import __version__
 from gatewright.doctor.findings import Finding, good, note, problem, warning
 from gatewright.runtime.discovery import Discovery
+from gatewright.runtime.shipped import shipped_names
 
-__all__ = ["check_environment", "check_plugins"]
+__all__ = ["check_environment", "check_plugin_settings", "check_plugins"]
 
 
 def check_environment() -> Iterator[Finding]:
@@ -55,3 +57,14 @@ def check_plugins(discovery: Discovery, places: Sequence[str]) -> Iterator[Findi
             yield problem("no plugins were found", "--plugins DIRECTORY, or `plugins:` in the settings file")
         else:
             yield note("no plugins of your own: routes can name only those that come along (--plugins adds yours)")
+
+
+def check_plugin_settings(named: Iterable[str], discovery: Discovery) -> Iterator[Finding]:
+    """Look whether there are the plugins that `plugin_settings` names."""
+    for name in named:
+        if name not in discovery.found and name not in shipped_names():
+            close = get_close_matches(name, [*discovery.found, *shipped_names()], 1)
+            yield warning(
+                f"plugin_settings names {name!r}, which was not found: it has no effect",
+                f"did you mean {close[0]}?" if close else "correct the name, or add its directory with --plugins",
+            )

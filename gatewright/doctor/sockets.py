@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gatewright._version import __version__
 from gatewright.doctor.findings import Finding, good, note, problem, warning
-from gatewright.gateways.apisix.calls import encode_prepare_conf
+from gatewright.gateways.apisix.calls import PROBE_KEY, encode_prepare_conf
 from gatewright.gateways.apisix.frames import FrameType
 from gatewright.observe.control import ControlError, ask_json
 from gatewright.server.host.gateway_user import processes
@@ -32,7 +32,7 @@ class Probe:
     is_right: Callable[[bytes], bool]
 
 
-_APISIX = Probe(encode_prepare_conf("gatewright doctor", []), lambda answer: answer[0] in _ANSWERS)
+_APISIX = Probe(encode_prepare_conf(PROBE_KEY, []), lambda answer: answer[0] in _ANSWERS)
 
 
 def check_socket(address: Address, gateway_user: str = "", probe: Probe = _APISIX) -> Iterator[Finding]:

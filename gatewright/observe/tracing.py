@@ -73,6 +73,7 @@ class Tracing:
             endpoint: of an OTLP collector over HTTP, without `/v1/traces`.
             sample: share of the traces that begin here to be recorded; others are as their parent says.
         """
+        from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -88,6 +89,8 @@ class Tracing:
         url = endpoint.rstrip("/")
         exporter = OTLPSpanExporter(endpoint=url if url.endswith("/v1/traces") else f"{url}/v1/traces")
         provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # nobody else has set one
+            trace.set_tracer_provider(provider)  # so that plugins' own spans are sent, too, as children of ours
         return cls(provider, TraceContextTextMapPropagator())
 
     def begin(self, call: Call, parent: str | None, state: str | None = None) -> None:

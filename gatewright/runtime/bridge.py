@@ -185,6 +185,8 @@ class Bridge:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+        while self.idle:  # or the interpreter's end would find them, and complain
+            self.idle.pop().throw(GreenletExit)
         self._spares.close()
         self.threads.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from gatewright.errors import ConfigError
 
-__all__ = ["faults", "filled"]
+__all__ = ["example", "faults", "filled"]
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "string": (lambda value: isinstance(value, str), "a string"),
@@ -103,6 +103,36 @@ def _check(field: Mapping[str, Any], value: Any, where: str) -> None:
         problem = f"should start with: {field['starts_with']}"
     if problem:
         raise ConfigError(f"{where}: {problem}")
+
+
+def example(fields: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The smallest record that suits the fields: those that must be there and have no default, with made-up values."""
+    known = {name: attributes for field in fields for name, attributes in field.items()}
+    return {
+        name: _example(attributes)
+        for name, attributes in known.items()
+        if attributes.get("required") and attributes.get("default") is None
+    }
+
+
+def _example(field: Mapping[str, Any]) -> Any:
+    kind = field.get("type", "string")
+    if field.get("one_of"):
+        return field["one_of"][0]
+    if kind in ("number", "integer"):
+        return field["between"][0] if "between" in field else int(field.get("gt", 0)) + 1
+    least = field.get("len_eq", field.get("len_min", 0))
+    if kind == "string":
+        text = field.get("starts_with", "") + "change-me"
+        text = text.ljust(least, "-")
+        return text[: field.get("len_eq", field.get("len_max", len(text)))]
+    if kind in ("array", "set"):
+        return [_example(field.get("elements", {})) for _ in range(least)]
+    if kind == "map":
+        return {f"change-me-{number}": _example(field.get("values", {})) for number in range(1, least + 1)}
+    if kind == "record":
+        return example(field.get("fields", ()))
+    return False
 
 
 # --- schemas

@@ -10,11 +10,13 @@ from collections.abc import Callable
 import structlog
 
 from gatewright.observe.tracing import check_tracing
+from gatewright.server.alone import Alone
 from gatewright.server.supervisor.supervisor import Supervisor
 from gatewright.server.worker.process import WorkerPlan
 from gatewright.server.worker.single import run_single
+from gatewright.settings import Effective
 
-__all__ = ["run_runner"]
+__all__ = ["run_runner", "tell_ignored"]
 
 
 def run_runner(load: Callable[[], WorkerPlan], *, loop: asyncio.AbstractEventLoop | None = None) -> int:
@@ -45,7 +47,15 @@ def run_runner(load: Callable[[], WorkerPlan], *, loop: asyncio.AbstractEventLoo
         structlog.get_logger("gatewright.server").warning(
             "one process serves, whatever `workers` says", workers=plan.settings.workers, reason=alone
         )
-    return run_single(plan, loop=loop)
+    return run_single(plan, show=Alone, loop=loop)
+
+
+def tell_ignored(effective: Effective) -> None:
+    """Say which variables of the environment look like settings, and are none."""
+    if effective.ignored:
+        structlog.get_logger("gatewright.server").warning(
+            "variables of the environment that are no settings: ignored", names=list(effective.ignored)
+        )
 
 
 def _why_alone(plan: WorkerPlan, loop: asyncio.AbstractEventLoop | None) -> str:

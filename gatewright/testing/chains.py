@@ -14,11 +14,12 @@ from gatewright.errors import ConfigError
 from gatewright.plugin import Plugin
 from gatewright.runtime.discovery import Discovery, as_plugins, discover
 from gatewright.runtime.kong_modules import adapt, load_directory
+from gatewright.runtime.shipped import load_shipped, shipped_names
 
 __all__ = ["PluginLike", "chain_of", "config_text"]
 
 PluginLike = type[Any] | ModuleType | str | Path
-"""A plugin's class (of ours, or of an older runner's), a module in kong-pdk's form, or a file that holds one plugin."""
+"""A plugin's class (of ours, or of an older runner's), a module in kong-pdk's form, a file that holds one plugin, or the name of one that comes along."""
 
 
 def chain_of(given: object, config: object, *, kong: bool) -> list[tuple[type[Plugin], str]]:
@@ -56,6 +57,8 @@ def _plugin(given: object, *, kong: bool) -> type[Plugin]:
             given.__name__.rpartition(".")[2], given.Plugin, version=getattr(given, "version", None),
             priority=getattr(given, "priority", 0), schema=getattr(given, "Schema", ()),
         )  # fmt: skip
+    if isinstance(given, str) and given in shipped_names():
+        return load_shipped(given)
     if isinstance(given, str | Path):
         found_there: Discovery = load_directory(Path(given)) if kong else discover([given])
         if found_there.errors:

@@ -352,6 +352,39 @@ def test_spans_continue_the_requests_trace(
     assert not any(b"hunter2" in span.SerializeToString() for span in collector.spans)
 
 
+OWN_SPANS = """
+from opentelemetry import trace
+from gatewright import Plugin
+tracer = trace.get_tracer("own")
+class Own(Plugin):
+    async def on_request(self, request):
+        with tracer.start_as_current_span("looked up"):
+            pass
+class Blocking(Plugin):
+    blocking = True
+    def on_request(self, request):
+        with tracer.start_as_current_span("in a thread"):
+            pass
+"""
+
+
+def test_a_plugins_own_spans_are_children_of_its_span(
+    start_runner: StartRunner, plugin_dir: WriteFiles, collector: Collector
+) -> None:
+    endpoint = f"http://127.0.0.1:{collector.server_port}"
+    runner = start_runner("-p", plugin_dir(own=OWN_SPANS), "--tracing", endpoint)
+    with runner.peer() as peer:
+        peer.request(peer.prepare(("own", "{}"), ("blocking", "{}")))
+    runner.stop()
+    deadline = time.monotonic() + 10
+    while len(collector.spans) < 5:
+        assert time.monotonic() < deadline, collector.spans
+        time.sleep(0.05)
+    by_name = {span.name: span for span in collector.spans}
+    assert by_name["looked up"].parent_span_id == by_name["own on_request"].span_id
+    assert by_name["in a thread"].parent_span_id == by_name["blocking on_request"].span_id
+
+
 def test_untraced_requests_begin_traces_of_their_own_and_sampling_leaves_some_out(
     start_runner: StartRunner, plugin_dir: WriteFiles, collector: Collector
 ) -> None:

@@ -335,3 +335,15 @@ async def test_an_error_after_an_answer_is_the_handlers() -> None:
         error = await run(bridge, Gateway(bridge), handler)
         assert isinstance(error, LookupError)
         assert str(error) == "a!"
+
+
+@on_both_loops
+async def test_a_bridge_that_is_closed_leaves_no_strand_behind() -> None:
+    async with bridge_at_top() as bridge:
+
+        async def handler(_: Gateway) -> None: ...
+
+        await run(bridge, Gateway(bridge), handler)
+        idle = [*bridge.idle]
+        assert idle
+    assert all(strand.dead for strand in idle)

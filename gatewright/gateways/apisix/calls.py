@@ -21,6 +21,7 @@ from gatewright.gateways.apisix.frames import FrameType, encode_frame
 __all__ = [
     "METHODS",
     "MOST_PLUGINS",
+    "PROBE_KEY",
     "CutHttpReqCall",
     "HttpReqCall",
     "HttpRespCall",
@@ -38,6 +39,9 @@ METHODS: Final = (
     "OPTIONS", "PROPFIND", "PROPPATCH", "LOCK", "UNLOCK", "PATCH", "TRACE",
 )  # fmt: skip
 """The Method enum in wire order. APISIX answers 500 itself for a method outside it."""
+
+PROBE_KEY: Final = "gatewright doctor"
+"""The key of a PrepareConf without plugins that only asks whether a runner answers."""
 
 MOST_PLUGINS: Final = 1000
 """Plugins of one configuration."""

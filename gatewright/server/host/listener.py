@@ -62,6 +62,7 @@ class Listener:
         open_directory: bool = False,
         warn: bool = True,
         follows: bool = False,
+        flag: str = "--listen",
     ) -> Listener:
         """Bind and listen.
 
@@ -74,10 +75,32 @@ class Listener:
             open_directory: a directory is fine in which everybody may replace files.
             warn: tell if the gateway's user can't be found.
             follows: take a socket's place that another runner of the same gateway listens on: the gateway reloads.
+            flag: what says where it is, for the advice.
 
         Raises:
             ListenError: the address is taken or not ours to take; the message says by whom and what to do.
         """
+        try:
+            return cls._bind(
+                address, mode=mode, owner=owner, group=group, keep_owner=keep_owner, open_directory=open_directory,
+                warn=warn, follows=follows,
+            )  # fmt: skip
+        except ListenError as error:
+            raise ListenError(str(error).replace("--listen", flag)) from None
+
+    @classmethod
+    def _bind(
+        cls,
+        address: Address,
+        *,
+        mode: int,
+        owner: str,
+        group: str,
+        keep_owner: bool,
+        open_directory: bool,
+        warn: bool,
+        follows: bool,
+    ) -> Listener:
         if address.path:
             path = Path(address.path)
             uid, gid = (-1, -1) if keep_owner else _owner_ids(path, mode, owner, group, warn)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 
 import structlog
 
@@ -21,8 +22,14 @@ def plugins_told(discovery: Discovery) -> list[PluginInfo]:
     ]
 
 
-def log_plugins(plugins: Sequence[PluginInfo], errors: Sequence[str]) -> None:
-    """Say which plugins there are, and what could not be loaded."""
+def log_plugins(plugins: Sequence[PluginInfo], errors: Sequence[str], settled: Collection[str] = ()) -> None:
+    """Say which plugins there are, and what could not be loaded.
+
+    Args:
+        plugins: those found.
+        errors: what could not be loaded.
+        settled: names of plugins that there are settings for.
+    """
     log = structlog.get_logger("gatewright.server")
     for error in errors:
         log.error("plugin not loaded; routes that use it are refused", error=error)
@@ -32,6 +39,14 @@ def log_plugins(plugins: Sequence[PluginInfo], errors: Sequence[str]) -> None:
             log.warning("plugin has no handler: define on_request or on_response", name=plugin.name)
         if plugin.name in shipped_names() and "gatewright.plugins" not in plugin.source:
             log.info("this plugin is used in place of the one of its name that comes along", name=plugin.name)
+    names = [*(plugin.name for plugin in plugins), *shipped_names()]
+    for name in settled:
+        if name not in names:
+            close = get_close_matches(name, names, 1)
+            log.warning(
+                "plugin_settings names a plugin that was not found: they have no effect", name=name,
+                cure=f"did you mean {close[0]}?" if close else f"found: {', '.join(names) or 'none'}",
+            )  # fmt: skip
     if not plugins:
         log.warning("no plugins of your own: routes can name only those that come along", cure="--plugins DIRECTORY",
                     shipped=sorted(shipped_names()))  # fmt: skip

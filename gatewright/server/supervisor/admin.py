@@ -18,11 +18,10 @@ from gatewright.redaction import redact_fields
 from gatewright.server.host.gateway_user import gateway_parent
 from gatewright.server.host.listener import Listener
 from gatewright.server.supervisor.accounts import Accounts
-from gatewright.server.supervisor.reloading import Reloads
 from gatewright.server.supervisor.workers import Stage, Worker
 from gatewright.settings import LOG_LEVELS, Settings, control_address, parse_address
 
-__all__ = ["Admin"]
+__all__ = ["Admin", "Reloading"]
 
 _RELOAD_SECONDS = 90.0
 _TAKE_OVER_SECONDS = 10.0
@@ -31,11 +30,25 @@ _PRIVATE = ("chains", "last_errors", "last_reload", "plugin_errors")
 """What may quote requests, configurations or code: for the control socket only."""
 
 
+class Reloading(Protocol):
+    """What runs reloads."""
+
+    last: dict[str, Any] | None
+
+    def ask(self) -> asyncio.Future[dict[str, Any]]:
+        """Begin one."""
+        ...
+
+
 class Runner(Protocol):
     """What is shown, and can be told to do something: the runner."""
 
     accounts: Accounts
-    reloads: Reloads
+
+    @property
+    def reloads(self) -> Reloading:
+        """What runs reloads."""
+        ...
 
     @property
     def ready(self) -> bool:
@@ -98,6 +111,7 @@ class Admin:
                 Listener.bind,
                 parse_address(settings.metrics),
                 mode=0o660,
+                flag="--metrics",
                 group=settings.socket_group,
                 open_directory=settings.socket_open_directory,
             )
@@ -105,7 +119,12 @@ class Admin:
         control = control_address(settings)
         if control is not None:
             own = partial(
-                Listener.bind, control, mode=0o600, keep_owner=True, open_directory=settings.socket_open_directory
+                Listener.bind,
+                control,
+                mode=0o600,
+                keep_owner=True,
+                flag="--control",
+                open_directory=settings.socket_open_directory,
             )
             self._bind(own, shows | acts, may_wait=settings.control == "auto" or gateway_parent())
 

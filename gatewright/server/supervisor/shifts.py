@@ -55,7 +55,7 @@ class Shifts:
         if self._fleet.reloads.concerns(worker) and not self._fleet.reloads.accepts(worker):
             return
         if worker.number == 1:
-            log_plugins(plugins, errors)
+            log_plugins(plugins, errors, worker.plan.settings.plugin_settings)
         now = monotonic()
         outage = not any(other.is_lively(now) for other in self._fleet.workers) and self._fleet.was_ready
         self._fleet.blockers.tell(worker)

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
@@ -20,6 +21,7 @@ from gatewright.server.ipc.loaded import log_plugins, plugins_told
 from gatewright.server.ipc.plan import TEARDOWN_SECONDS
 from gatewright.server.worker.farewell import say_farewell
 from gatewright.server.worker.process import WorkerPlan, make_service, prepare_process
+from gatewright.server.worker.service import Service
 from gatewright.server.worker.watchdog import Watchdog
 
 __all__ = ["run_single"]
@@ -28,11 +30,27 @@ _LOOK_SECONDS = 0.25
 _FAREWELL_SECONDS = 1.0
 
 
-def run_single(plan: WorkerPlan, *, loop: asyncio.AbstractEventLoop | None = None) -> int:
+class Shown(Protocol):
+    """Where the process shows itself."""
+
+    async def serve(self, service: Service, discovery: Discovery, address: str) -> None:
+        """Answer from now on."""
+
+    async def close(self) -> None:
+        """Answer no more."""
+
+    def unlink(self) -> None:
+        """Remove the sockets' files."""
+
+
+def run_single(
+    plan: WorkerPlan, *, show: Callable[[WorkerPlan], Shown], loop: asyncio.AbstractEventLoop | None = None
+) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         plan: what to run.
+        show: opens the addresses that it can be asked at.
         loop: a loop that plugins were already bound to; by default a new one.
 
     Returns:
@@ -43,9 +61,11 @@ def run_single(plan: WorkerPlan, *, loop: asyncio.AbstractEventLoop | None = Non
     """
     new_loop = prepare_process(plan)
     discovery = plan.discover()
-    log_plugins(plugins_told(discovery), [str(error) for error in discovery.errors])
+    log_plugins(
+        plugins_told(discovery), [str(error) for error in discovery.errors], plan.settings.plugin_settings
+    )  # fmt: skip
     with asyncio.Runner(loop_factory=new_loop if loop is None else lambda: loop) as runner:
-        code = runner.run(_serve(plan, discovery))
+        code = runner.run(_serve(plan, discovery, show))
     ours, current = threading.main_thread(), threading.current_thread()
     busy = [
         thread
@@ -60,7 +80,7 @@ def run_single(plan: WorkerPlan, *, loop: asyncio.AbstractEventLoop | None = Non
     return code
 
 
-async def _serve(plan: WorkerPlan, discovery: Discovery) -> int:
+async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerPlan], Shown]) -> int:
     log = structlog.get_logger("gatewright.server")
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -69,14 +89,16 @@ async def _serve(plan: WorkerPlan, discovery: Discovery) -> int:
     listener.set_backlog(plan.backlog)
     own: list[Listener] = []
     servers: list[asyncio.Server] = []
+    shown: Shown | None = None
     try:
+        shown = show(plan)
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever runs us stops us
                 loop.add_signal_handler(number, stop.set)
         with contextlib.suppress(ValueError, RuntimeError):
             loop.add_signal_handler(signal.SIGHUP, log.warning, "no reload without a supervisor: --workers 1 or more")
             loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
-        unused = [name for name in ("metrics", "max_requests", "max_memory") if getattr(settings, name)]
+        unused = [name for name in ("max_requests", "max_memory") if getattr(settings, name)]
         if unused:
             log.warning("settings that have no effect without a supervisor", settings=unused)
         parent, notifier = os.getppid() if watches_parent(settings) else 0, Notifier()
@@ -92,6 +114,7 @@ async def _serve(plan: WorkerPlan, discovery: Discovery) -> int:
             for name in discovery.plugins:
                 own.append(Listener.bind_as(settings, plan.socket_of(name), warn=False))
                 servers.append(await _open(loop, new_connection, own[-1]))
+        await shown.serve(service, discovery, str(listener.address))
         log.info("listening", address=str(listener.address), workers=0, version=__version__)
         notifier.ready("one process")
 
@@ -109,6 +132,7 @@ async def _serve(plan: WorkerPlan, discovery: Discovery) -> int:
         for listening in (listener, *own):
             listening.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
         cut_off = await service.drain()
+        await shown.close()
         await service.close(TEARDOWN_SECONDS)
         watchdog.stop()
         if cut_off:
@@ -117,6 +141,8 @@ async def _serve(plan: WorkerPlan, discovery: Discovery) -> int:
             log.info("stopped")
         return 1 if cut_off else 0
     finally:
+        if shown is not None:
+            shown.unlink()
         for listening in (listener, *own):
             listening.close()
 

@@ -18,7 +18,7 @@ from gatewright.errors import (
     GatewrightError,
     ProtocolError,
 )
-from gatewright.gateways.apisix.calls import HttpReqCall
+from gatewright.gateways.apisix.calls import PROBE_KEY, HttpReqCall
 from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
 from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall
 from gatewright.runtime.bridge import Strand
@@ -252,7 +252,10 @@ class Connection(AskingConnection):
             elif waiter is not None and not waiter.done():
                 waiter.set_result(event.value)
         elif isinstance(event, Prepare):
-            self._service.prepare(event.key, event.conf, self._answer_prepare)
+            if event.key == PROBE_KEY and not event.conf:  # nothing is to be kept for whoever only looks
+                self._answer_prepare(0)
+            else:
+                self._service.prepare(event.key, event.conf, self._answer_prepare)
 
     def _answer_prepare(self, token: int | None) -> None:
         if self._closed:
