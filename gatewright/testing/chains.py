@@ -19,7 +19,8 @@ from gatewright.runtime.shipped import load_shipped, shipped_names
 __all__ = ["PluginLike", "chain_of", "config_text"]
 
 PluginLike = type[Any] | ModuleType | str | Path
-"""A plugin's class (of ours, or of an older runner's), a module in kong-pdk's form, a file that holds one plugin, or the name of one that comes along."""
+"""A plugin's class (of ours, or of an older runner's), a module in kong-pdk's form, a file that holds one plugin, or
+the name of one that comes along."""
 
 
 def chain_of(given: object, config: object, *, kong: bool) -> list[tuple[type[Plugin], str]]:
