@@ -29,6 +29,7 @@ from click.testing import CliRunner
 from gatewright.cli.plugins import plugins
 from gatewright.errors import GatewrightError
 from gatewright.runtime.shipped import load_shipped, shipped_names
+from tests.plugins.ml_models import classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 DIRECTORY = ROOT / "docs" / "batteries"
@@ -76,9 +77,10 @@ def test_the_fields_are_those_of_the_model(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def stand_ins() -> dict[str, str]:
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the pages say, and what stands in for it here."""
-    return {}
+    model = classifier(tmp_path_factory.mktemp("models") / "fraud.onnx")
+    return {"/models/fraud.onnx": str(model)}
 
 
 def example(page: Path, gateway: str) -> dict[str, Any]:

@@ -243,7 +243,8 @@ def test_the_client_gets_what_is_left(gateway: Gateway) -> None:
 
 
 def test_on_a_bomb_the_client_gets_nothing(gateway: Gateway) -> None:
-    route = gateway.route(("response-transform", {"body": [{"op": "mask", "path": "/a"}]}))
+    config = {"body": [{"op": "mask", "path": "/a"}], "max_body": 100_000}
+    route = gateway.route(("response-transform", config))
     outcome = route.response(200, {**JSON, "content-encoding": "gzip"}, gzip.compress(bytes(50_000_000)))
     assert outcome.status in (500, 503)
     assert len(outcome.body) < 1000

@@ -99,14 +99,13 @@ class ResponseTransformConfig(msgspec.Struct, kw_only=True, frozen=True):
                 raise ValueError(f"{each!r} is no status: write 404, or 4xx for all of a class")
 
 
-class ResponseTransform(Plugin):
+class ResponseTransform(Plugin[ResponseTransformConfig]):
     """Edits JSON bodies, headers and the status of answers."""
 
     name = "response-transform"
     version = "1.0.0"
     priority = 800
     Config = ResponseTransformConfig
-    config: ResponseTransformConfig
 
     def __init__(self, config: object = None) -> None:
         super().__init__(config)
