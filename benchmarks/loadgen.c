@@ -21,13 +21,13 @@
 #include <unistd.h>
 
 enum { ROOM = 1 << 17, EVENTS = 512, MAX_PIDS = 64, BUCKETS = 1 << 14, PATIENCE = 5 };
-enum { REFUSED = 0, PREPARE_CONF = 1, REQUEST_CALL = 2, EXTRA_INFO = 3 };
+enum { ANY = -1, REFUSED = 0, PREPARE_CONF = 1, REQUEST_CALL = 2, EXTRA_INFO = 3, RESPONSE_CALL = 4 };
 
 static const char *const HELP =
     "usage: loadgen -s SOCKET -r FILE [options]\n"
     "\n"
     "  -s SOCKET     unix socket of the runner\n"
-    "  -r FILE       a whole HTTPReqCall frame; its id and conf token are patched for each call\n"
+    "  -r FILE       a whole HTTPReqCall or HTTPRespCall frame; its id and conf token are patched for each call\n"
     "  -p FILE       a whole PrepareConf frame, sent once for the token\n"
     "  -a FILE       a whole ExtraInfo answer frame, sent whenever the runner asks\n"
     "  -c N          connections [1]\n"
@@ -93,7 +93,7 @@ static blob read_frame(const char *name, int type) {
     b.size = fread(b.data, 1, ROOM, file);
     fclose(file);
     if (b.size < 8 || frame_size(b.data) != b.size) stop("%s is not one whole frame", name);
-    if (b.data[0] != type) stop("%s is a frame of type %d, not %d", name, b.data[0], type);
+    if (type != ANY && b.data[0] != type) stop("%s is a frame of type %d, not %d", name, b.data[0], type);
     return b;
 }
 
@@ -237,9 +237,11 @@ int main(int argc, char **argv) {
         return 2;
     }
 
-    blob request = read_frame(request_file, REQUEST_CALL), answer = {0};
+    blob request = read_frame(request_file, ANY), answer = {0};
+    int kind = request.data[0];
+    if (kind != REQUEST_CALL && kind != RESPONSE_CALL) stop("%s is no call: a frame of type %d", request_file, kind);
     if (answer_file) answer = read_frame(answer_file, EXTRA_INFO);
-    size_t id_at = field(request.data, request.size, 0, 4), token_at = field(request.data, request.size, 6, 4);
+    size_t id_at = field(request.data, request.size, 0, 4), token_at = field(request.data, request.size, kind == REQUEST_CALL ? 6 : 3, 4);
     if (!id_at || !token_at) stop("%s has no id or no conf token", request_file);
     if (prepare_file) {
         uint32_t token = prepare(path, read_frame(prepare_file, PREPARE_CONF));
@@ -308,9 +310,9 @@ int main(int argc, char **argv) {
                     calls++;
                     if (check) {
                         size_t at = field(c->in, size, 0, 4), action_at = field(c->in, size, 1, 1);
-                        int action = action_at ? c->in[action_at] : 0;
+                        int action = kind == REQUEST_CALL && action_at ? c->in[action_at] : 0;
                         if (c->in[0] == REFUSED) refused++;
-                        else if (c->in[0] != REQUEST_CALL || action > 2) wrong_type++;
+                        else if (c->in[0] != kind || action > 2) wrong_type++;
                         else if (!at || get32(c->in + at) != c->id) wrong_id++;
                         else actions[action]++;
                         c->id++;

@@ -1,6 +1,6 @@
 """The plugins that are measured."""
 
-from gatewright import Plugin, Request, SyncRequest
+from gatewright import Plugin, Request, Response, SyncRequest
 
 
 class OneHeaderSync(Plugin):
@@ -45,3 +45,13 @@ class AskAsync(Plugin):
 
     async def on_request(self, request: Request) -> None:
         request.headers["x-address"] = await request.var("remote_addr") or ""
+
+
+class Empty(Plugin):
+    """Does nothing: what all else is measured over."""
+
+    async def on_request(self, request: Request) -> None:
+        """Look at nothing."""
+
+    async def on_response(self, request: Request, response: Response) -> None:
+        """Look at nothing."""

@@ -241,6 +241,6 @@ async def test_batches_are_four_times_as_fast_as_one_by_one(tmp_path: Path) -> N
         return loop.time() - began
 
     await seconds(64)
-    together, alone = await seconds(64), await seconds(1)
+    together, alone = [min([await seconds(rows) for _ in range(3)]) for rows in (64, 1)]
     assert alone / together >= 4, f"{1280 / together:.0f} a second together, {1280 / alone:.0f} one by one"
     await backend.close()

@@ -1,0 +1,147 @@
+"""What the plugins that come along cost: CPU time of a call over that of a plugin that does nothing.
+
+Each case has a runner of its own, on one core, with 64 calls under way; the empty plugin takes its turn after each.
+
+    python -m benchmarks.batteries [--only NAME ...] [--seconds 1] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import frames
+from benchmarks.run import Contestant, compile_tools, measure, runner_command, server
+from tests.gateways import oracle
+
+CONNECTIONS = 64
+_SHOWN = ("rps", "cpu_us", "p99_us")
+
+
+@dataclass
+class Case:
+    """One line.
+
+    Attributes:
+        text: what is measured.
+        conf: the chain.
+        headers: of the request, beside a browser's.
+        args: of the request.
+        answer: what the gateway answers to whatever it is asked.
+        response: headers of an upstream's answer: the call is one of the response phase.
+    """
+
+    text: str
+    conf: list[tuple[str, dict[str, Any]]]
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    args: list[tuple[str, str]] = field(default_factory=list)
+    answer: bytes = b""
+    response: list[tuple[str, str]] | None = None
+
+
+Prepare = Callable[[Path], Iterator[Case]]
+
+
+def _empty(is_response: bool) -> Case:
+    response = [("content-type", "application/json")] if is_response else None
+    return Case("", [("empty", {})], answer=b"-", response=response)
+
+
+def _transform(directory: Path) -> Iterator[Case]:
+    body = json.dumps({"users": [{"name": "ada", "card": "4111111111111111"}] * 10}).encode()
+    kind = [("content-type", "application/json")]
+    for text, path in (("pointer", "/users/3/card"), ("JSONPath", "$.users[*].card")):
+        conf = {"body": [{"op": "mask", "path": path}]}
+        yield Case(f"a mask by {text}, {len(body)} bytes", [("response-transform", conf)], answer=body, response=kind)
+    yield Case("one header", [("response-transform", {"headers": {"set": {"x-a": "b"}}})], answer=b"-", response=kind)
+
+
+def _model(directory: Path) -> Iterator[Case]:
+    from tests.plugins.ml_models import perceptron
+
+    path = str(perceptron(directory / "net.onnx", [64, 1024, 1024, 256, 8]))
+    values = ",".join(str(number / 64) for number in range(64))
+    for rows in (1, 64):
+        conf = {
+            "model": {"kind": "onnx", "path": path},
+            "inputs": [{"name": "x", "source": "header", "key": "x-features"}],
+            "mode": "annotate",
+            "batching": {"max_rows": rows},
+        }
+        text = f"a perceptron of 1.4 million weights, {f'batches of {rows} at most' if rows > 1 else 'one by one'}"
+        yield Case(text, [("ml-model", conf)], headers=[("x-features", values)])
+
+
+CASES: dict[str, Prepare] = {"response-transform": _transform, "ml-model": _model}
+
+
+@contextmanager
+def measured(case: Case, directory: Path, cores: tuple[int, int]) -> Iterator[tuple[Contestant, dict[str, Path]]]:
+    """A runner for a case, and the frames to send it."""
+    phase = "pre-req" if case.response is None else "post-resp"
+    files = {name: directory / f"{name}.bin" for name in ("request", "answer", "prepare")}
+    entries = [(name, json.dumps(conf)) for name, conf in case.conf]
+    files["prepare"].write_bytes(oracle.prepare_conf(f"route#1#ext-plugin-{phase}#1", entries))
+    files["answer"].write_bytes(oracle.extra_info_result(case.answer))
+    if case.response is None:
+        call = oracle.http_req_call(
+            id=1, conf_token=1, src_ip=bytes((192, 0, 2, 7)), method=0, path="/catalogue/items",
+            args=[*frames.ARGS, *case.args], headers=[*frames.HEADERS, *case.headers],
+        )  # fmt: skip
+    else:
+        call = oracle.http_resp_call(id=1, conf_token=1, status=200, headers=case.response)
+    files["request"].write_bytes(call)
+    socket = directory / "runner.sock"
+    with server(runner_command(socket), socket, cores[1]) as pids:
+        yield Contestant("case", case.text, socket, pids, files["prepare"]), files
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="benchmarks.batteries", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
+    parser.add_argument("--seconds", type=float, default=1.0, help="measured time of each turn")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    args = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    args.cores = (cores[0], cores[-1])
+    _, loadgen = compile_tools()
+    print(f"{'':<62}  {'req/s':>8}  {'CPU us':>7}  {'over empty':>10}  {'p99 us':>8}")
+    for name in args.only:
+        print(name)
+        with tempfile.TemporaryDirectory(prefix="gatewright-bench-") as directory:
+            for number, case in enumerate(CASES[name](Path(directory))):
+                _turns(case, Path(directory) / str(number), loadgen, args)
+
+
+def _turns(case: Case, directory: Path, loadgen: Path, args: argparse.Namespace) -> None:
+    with ExitStack() as stack:
+        contestants = []
+        for number, each in enumerate((case, _empty(case.response is not None))):
+            place = directory / str(number)
+            place.mkdir(parents=True)
+            contestants.append(stack.enter_context(measured(each, place, args.cores)))
+        for _ in range(args.rounds):
+            for contestant, files in contestants:
+                measure(loadgen, contestant, files, CONNECTIONS, args)
+        mine, empty = (
+            {
+                key: statistics.median(run[key] for run in each.results[CONNECTIONS])
+                for key in ("rps", "cpu_us", "p99_us")
+            }
+            for each, _ in contestants
+        )
+    over = mine["cpu_us"] - empty["cpu_us"]
+    print(f"  {case.text:<60}  {mine['rps']:>8,.0f}  {mine['cpu_us']:>7.1f}  {over:>10.1f}  {mine['p99_us']:>8.0f}")
+
+
+if __name__ == "__main__":
+    main()
