@@ -197,6 +197,22 @@ def runner_command(socket: Path, module: str = "gatewright") -> list[str]:
     ]
 
 
+_DRAIN = """
+import asyncio, sys
+
+class Drain(asyncio.Protocol):
+    def connection_made(self, transport):
+        transport.write(b"!")
+
+async def main():
+    server = await asyncio.get_running_loop().create_unix_server(Drain, sys.argv[1])
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+"""Takes records and throws them away."""
+
+
 def positive_int(text: str) -> int:
     """A number above 0."""
     if int(text) < 1:
@@ -219,6 +235,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=positive_int, nargs="+", default=[1, 16, 64, 128])
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
     parser.add_argument("--uncounted", action="store_true", help="also a runner without metrics, to see their cost")
+    parser.add_argument("--recorded", action="store_true", help="also a runner that records every call")
     parser.add_argument("--before", type=Path, metavar="DIR", help="also another checkout, as the code was before")
     parser.add_argument("--other", metavar="unix:/PATH", help="one more runner, already listening")
     parser.add_argument("--other-pid", type=int, default=0, help="its process, to charge its CPU time")
@@ -281,6 +298,14 @@ def run(args: argparse.Namespace) -> None:
             pids = stack.enter_context(server(runner_command(socket, "benchmarks.uncounted"), socket, args.cores[1]))
             text = "one header set, def, nothing counted"
             contestants.append(Contestant("uncounted", text, socket, pids, files["one-header-sync"]))
+        if args.recorded:
+            socket, drain = directory / "recorded.sock", directory / "drain.sock"
+            stack.enter_context(server([sys.executable, "-c", _DRAIN, str(drain)], drain, args.cores[0]))
+            recording = [*runner_command(socket), "--record", f"unix:{drain}"]
+            pids = stack.enter_context(server(recording, socket, args.cores[1]))
+            contestants += [
+                Contestant(f"{n}-recorded", f"{CONTESTANTS[n]}, recorded", socket, pids, files[n]) for n in args.only
+            ]
         if args.other:
             socket = Path(args.other.removeprefix("unix:"))
             pids = (args.other_pid, *children(args.other_pid)) if args.other_pid else ()

@@ -149,6 +149,7 @@ class Call:
     read_response_body: bytes | None = None
     route: str = ""
     trace: Any = None
+    record: Any = None
     seen_headers: Headers | None = None
     seen_query: Query | None = None
     seen_response_headers: Headers | None = None

@@ -95,6 +95,9 @@ class Settings:
         "auto", "end when the process that started us ends: yes, no, or auto: if a gateway started us"
     )
     tracing: str = _setting("", "OTLP endpoint to send spans to, e.g. http://localhost:4318; empty: none")
+    record: str = _setting(
+        "", "unix socket to tell of every call, unix:/path; `gatewright dev` sets it for its inspector; empty: none"
+    )
     tracing_sample: float = _setting(1.0, "share of the traces that begin here to be recorded")
     apisix_version: str = _setting("auto", "version of the APISIX that asks, such as 3.9; auto: told by what it knows")
     response_failure: str = _setting(
@@ -126,6 +129,8 @@ class Settings:
         control = self.control not in ("auto", "off") and parse_address(self.control, "control")
         if control and not control.path:
             raise ConfigError(f"control is a unix socket, since it can change things: unix:/path, not {self.control!r}")
+        if self.record and not parse_address(self.record).path:
+            raise ConfigError(f"record is a unix socket, since secrets go through it: unix:/path, not {self.record!r}")
         _check_octal(self.socket_mode)
         for name, low in _LOWEST.items():
             if getattr(self, name) < low:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from gatewright.observe import logs
+from gatewright.observe.recording import Recorder
 from gatewright.observe.tracing import Tracing
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import token_of
@@ -29,7 +30,7 @@ from gatewright.server.worker.plugins_processes import SignalKeeper, forget_in_c
 from gatewright.server.worker.reporting import resident_memory
 from gatewright.server.worker.service import Service
 from gatewright.server.worker.watchdog import Watchdog
-from gatewright.settings import Address, Settings
+from gatewright.settings import Address, Settings, parse_address
 
 __all__ = ["WorkerPlan", "make_service", "prepare_process"]
 
@@ -154,11 +155,13 @@ async def _work(
 async def make_service(plan: WorkerPlan, discovery: Discovery, region: Region | None = None) -> Service:
     """A service on the running loop."""
     loop = asyncio.get_running_loop()
-    tracing = Tracing.start(plan.settings.tracing, plan.settings.tracing_sample) if plan.settings.tracing else None
+    settings = plan.settings
+    tracing = Tracing.start(settings.tracing, settings.tracing_sample) if settings.tracing else None
+    recorder = await Recorder.connect(parse_address(settings.record).path) if settings.record else None
 
     def make() -> Service:
         return Service(
-            loop, plan.settings, discovery.plugins, tracing=tracing, hash_token=plan.hash_token,
+            loop, settings, discovery.plugins, tracing=tracing, recorder=recorder, hash_token=plan.hash_token,
             use_gevent=plan.use_gevent, region=region,
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from gatewright.observe import logs
+from gatewright.observe.recording import Recorder
 from gatewright.observe.tracing import Tracing
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Bridge, Strand
@@ -18,6 +19,7 @@ from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import Conf, ConfStore, token_of
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.kept import looks_at_ctx
+from gatewright.runtime.recorded import RecordedChain
 from gatewright.runtime.steps import Around, Policy
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
@@ -104,6 +106,7 @@ class Service:
         plugins: Mapping[str, type[Plugin]],
         *,
         tracing: Tracing | None = None,
+        recorder: Recorder | None = None,
         hash_token: Callable[[bytes, int], int] = token_of,
         use_gevent: bool = False,
         region: Region | None = None,
@@ -116,12 +119,14 @@ class Service:
             settings: the effective settings.
             plugins: the plugin classes by name.
             tracing: makes a span of every call and handler.
+            recorder: writes down what becomes of every call.
             hash_token: digest of a configuration and attempt to its token.
             use_gevent: handlers run in greenlets of gevent's, all of them as blocking ones.
             region: where request phases leave what response phases look for; by default one that nobody else sees.
             around: what wants to be around every handler; by default what traces, if anything does.
         """
         self.tracing = tracing
+        self.recorder = recorder
         self.loop = loop
         self.settings = settings
         self.failures = FailureLog()
@@ -144,8 +149,9 @@ class Service:
             blocking=True if use_gevent else None,
             around=around or tracing,
         )
+        chain_class = Chain if recorder is None else RecordedChain
         self.confs = ConfStore(
-            lambda key, conf: Chain(key, conf, self.builder),
+            lambda key, conf: chain_class(key, conf, self.builder),
             expire=settings.conf_expire,
             hash_token=hash_token,
             on_evict=self._tear_down,
@@ -365,5 +371,7 @@ class Service:
             except TimeoutError:
                 self.failures.report("plugins took too long to tear down; left as they are", kind="teardown")
         self.bridge.close()
+        if self.recorder is not None:
+            self.recorder.close()
         if self.tracing is not None:
             self.tracing.close(seconds)

@@ -1,4 +1,4 @@
-"""What serves APISIX's connections, traced or not."""
+"""What serves APISIX's connections, recorded, traced or neither."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from gatewright.http import Call, Question, RequestCall, Response
 from gatewright.observe.tracing import Tracing
 from gatewright.runtime.bridge import Strand
 from gatewright.server.drivers.apisix.connection import Connection
+from gatewright.server.drivers.apisix.recorded import RecordedConnection
 from gatewright.server.worker.service import Service
 
-__all__ = ["StrictConnection", "StrictTracedConnection", "TracedConnection", "driver"]
+__all__ = ["StrictConnection", "TracedConnection", "driver"]
 
 
 class TracedConnection(Connection):
     """A connection whose calls are traced."""
 
-    def __init__(self, service: Service, session: Session, tracing: Tracing) -> None:
+    def __init__(self, service: Service, session: Session) -> None:
         super().__init__(service, session)
-        self._tracing = tracing
+        self._tracing = cast("Tracing", service.tracing)
 
     def _serve(self, strand: Strand, call: Call) -> None:
         if type(call) is RequestCall:
@@ -58,10 +59,6 @@ class StrictConnection(Connection):
         super()._serve(strand, call)
 
 
-class StrictTracedConnection(StrictConnection, TracedConnection):
-    """Both."""
-
-
 def driver(
     service: Service, connect: Callable[[Service, Session], Connection] | None = None
 ) -> Callable[[], Connection]:
@@ -71,7 +68,7 @@ def driver(
         service: the worker's service.
         connect: makes one for a session; by default what the settings ask for.
     """
-    tracing, settings = service.tracing, service.settings
+    settings = service.settings
 
     def session() -> ApisixSession:
         return ApisixSession(
@@ -81,11 +78,18 @@ def driver(
             unsized_answers=settings.unsized_answers,
         )
 
-    if connect is not None:
-        return lambda: connect(service, session())
-    strict = settings.cut_headers == "refuse"
-    if tracing is None:
-        plain = StrictConnection if strict else Connection
-        return lambda: plain(service, session())
-    traced = StrictTracedConnection if strict else TracedConnection
-    return lambda: traced(service, session(), tracing)
+    kind = connect if connect is not None else _kind_of_connection(service)
+    return lambda: kind(service, session())
+
+
+def _kind_of_connection(service: Service) -> type[Connection]:
+    """The plain connection, with what is to be done besides, from the outside inwards."""
+    wanted: list[tuple[bool, type[Connection]]] = [
+        (service.recorder is not None, RecordedConnection),
+        (service.settings.cut_headers == "refuse", StrictConnection),
+        (service.tracing is not None, TracedConnection),
+    ]
+    kinds = [kind for is_wanted, kind in wanted if is_wanted]
+    if len(kinds) < 2:
+        return kinds[0] if kinds else Connection
+    return type("_Connection", tuple(kinds), {})

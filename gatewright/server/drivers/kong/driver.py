@@ -1,15 +1,16 @@
-"""What serves Kong's connections, traced or not, and the plan for it."""
+"""What serves Kong's connections, recorded, traced or neither, and the plan for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from gatewright.errors import CallRefusedError, DeadlineExceededError
 from gatewright.gateways.kong.events import KongSession
 from gatewright.gateways.kong.msgpack_session import MsgPackSession
 from gatewright.gateways.kong.protobuf_session import ProtoBufSession
+from gatewright.observe.recording import Recorder
 from gatewright.observe.tracing import Tracing
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.confs import instance_id_of
@@ -34,9 +35,9 @@ _WITH_REQUEST: Final = frozenset(("rewrite", "access", "response", "log"))
 class TracedPluginServerConnection(PluginServerConnection):
     """A connection whose events are traced."""
 
-    def __init__(self, service: Service, instances: Instances, session: KongSession, tracing: Tracing) -> None:
+    def __init__(self, service: Service, instances: Instances, session: KongSession) -> None:
         super().__init__(service, instances, session)
-        self._tracing = tracing
+        self._tracing = cast("Tracing", service.tracing)
 
     def _run(self, event: Event, strand: Strand) -> None:
         chain = event.chain
@@ -68,6 +69,32 @@ class TracedPluginServerConnection(PluginServerConnection):
         return value
 
 
+class RecordedPluginServerConnection(PluginServerConnection):
+    """A connection whose events are recorded, under the ticket that Kong's wish for them came with."""
+
+    def __init__(self, service: Service, instances: Instances, session: KongSession) -> None:
+        super().__init__(service, instances, session)
+        self._recorder = cast("Recorder", service.recorder)
+
+    def _run(self, event: Event, strand: Strand) -> None:
+        record = event.record = strand.record = self._recorder.begin(event.ticket, event.phase)
+        try:
+            super()._run(event, strand)
+        except CallRefusedError as error:
+            if record is not None:
+                record.refused = str(error)
+            raise
+        finally:
+            strand.record = None
+            if record is not None:
+                record.route = event.chain.key
+                self._recorder.end(record)
+
+
+class _RecordedTracedConnection(RecordedPluginServerConnection, TracedPluginServerConnection):
+    """Both."""
+
+
 def driver(
     service: Service,
     *,
@@ -90,10 +117,12 @@ def driver(
     service.on_cut_off = instances.refuse_all
     if connect is not None:
         return lambda: connect(service, instances, new_session())
-    tracing = service.tracing
-    if tracing is None:
-        return lambda: PluginServerConnection(service, instances, new_session())
-    return lambda: TracedPluginServerConnection(service, instances, new_session(), tracing)
+    kind: type[PluginServerConnection] = PluginServerConnection
+    if service.recorder is not None:
+        kind = RecordedPluginServerConnection if service.tracing is None else _RecordedTracedConnection
+    elif service.tracing is not None:
+        kind = TracedPluginServerConnection
+    return lambda: kind(service, instances, new_session())
 
 
 def plan(

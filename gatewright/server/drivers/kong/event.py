@@ -64,8 +64,11 @@ class Event(Asking):
     """One phase of one request: runs a handler, and carries its PDK calls out."""
 
     __slots__ = (
-        "_asked", "_home", "_since", "chain", "connection", "number", "over", "ticket", "trace", "verdict",
+        "_asked", "_home", "_since", "chain", "connection", "number", "over", "record", "ticket", "trace", "verdict",
     )  # fmt: skip
+
+    record: Any
+    """What is written down about it, where that is done (see `runtime.recorded`); otherwise there is none."""
 
     def __init__(
         self, home: Home, chain: Chain, phase: str, connection: Way | None, ticket: int, strand: Strand | None

@@ -1,0 +1,87 @@
+"""Connections whose calls are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from gatewright.errors import GatewrightError
+from gatewright.gateways.events import Session
+from gatewright.http import Call, Question, RequestCall
+from gatewright.observe.recording import Recorder
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.recorded import CallRecord
+from gatewright.server.drivers.apisix.connection import Connection
+from gatewright.server.worker.service import Service
+
+__all__ = ["RecordedConnection"]
+
+
+class RecordedConnection(Connection):
+    """Begins and ends the record of each call, and notes what is asked in it."""
+
+    def __init__(self, service: Service, session: Session) -> None:
+        super().__init__(service, session)
+        self._recorder = cast("Recorder", service.recorder)
+
+    def _serve(self, strand: Strand, call: Call) -> None:
+        phase = "request" if type(call) is RequestCall else "response"
+        record = call.record = strand.record = self._recorder.begin(call.source.id, phase)
+        try:
+            super()._serve(strand, call)
+        finally:
+            strand.record = None
+            if record is not None:
+                record.route = call.route
+                self._recorder.end(record)
+
+    def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
+        if call.record is not None:
+            call.record.refused = str(error)
+        return super()._refusal_of(error, call)
+
+    async def ask(self, call: Call, question: Question) -> bytes | None:
+        """See `AskingConnection.ask`."""
+        record: CallRecord | None = call.record
+        asked = record.asks(question) if record is not None else None
+        if record is None or asked is None:
+            return await super().ask(call, question)
+        try:
+            answer = await super().ask(call, question)
+        except BaseException as error:
+            asked.failed(error, record.now())
+            raise
+        asked.answered(answer, record.now())
+        return answer
+
+    def ask_sync(self, call: Call, question: Question) -> bytes | None:
+        """See `AskingConnection.ask_sync`."""
+        record: CallRecord | None = call.record
+        asked = record.asks(question) if record is not None else None
+        if record is None or asked is None:
+            return super().ask_sync(call, question)
+        try:
+            answer = super().ask_sync(call, question)
+        except BaseException as error:
+            asked.failed(error, record.now())
+            raise
+        asked.answered(answer, record.now())
+        return answer
+
+    def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:
+        """See `AskingConnection.ask_here`."""
+        record: CallRecord | None = call.record
+        if record is None:
+            return super().ask_here(call, questions)
+        noted = [record.asks(question) for question in questions]
+        try:
+            answers = super().ask_here(call, questions)
+        except BaseException as error:
+            for asked in noted:
+                if asked is not None:
+                    asked.failed(error, record.now())
+            raise
+        for asked, answer in zip(noted, answers, strict=True):
+            if asked is not None:
+                asked.answered(answer, record.now())
+        return answers
