@@ -15,6 +15,7 @@ from typing import Protocol
 import h11
 
 from gatewright.dev.messages import Headers, raw, text_of
+from gatewright.dev.trail import current_trail
 
 __all__ = ["Sender", "UpstreamAnswer", "UpstreamError", "send_request"]
 
@@ -92,6 +93,8 @@ async def send_request(
         UpstreamError: no answer.
     """
     sent = False
+    trail = current_trail()
+    noted = trail.send(f"{host}:{port}", method, target, headers, body) if trail is not None else None
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection(host, port, ssl=_tls_context(verify) if tls else None)
@@ -99,12 +102,17 @@ async def send_request(
             try:
                 head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers)
                 writer.write(raw(head + "\r\n") + body)
-                return await _read_answer(reader, method)
+                answer = await _read_answer(reader, method)
+                if noted is not None:
+                    noted.answered(answer.status, answer.reason, answer.headers, answer.body, complete=answer.complete)
+                return answer
             finally:
                 writer.close()
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
     except (OSError, TimeoutError, h11.ProtocolError, UnicodeError) as error:
+        if noted is not None:
+            noted.failed(str(error) or type(error).__name__)
         raise UpstreamError(str(error) or type(error).__name__, sent=sent) from None
 
 

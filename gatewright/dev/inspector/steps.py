@@ -1,0 +1,140 @@
+"""What a runner tells of a call (`runtime.recorded`, packed), read into the form that records have.
+
+The runner tells which names were changed and to what; what they were before, the gateway knows: it sent the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gatewright.dev.trail import Phase, body_form
+
+__all__ = ["plugins_of"]
+
+_ENDS = ("answered", "failed", "timed out", "abandoned", "not called")
+
+
+def plugins_of(phase: Phase, began: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What each plugin of a phase did, and what was asked for none of them.
+
+    Args:
+        phase: with what the runner told of it, if it did.
+        began: when the request began, as `time.time` has it.
+    """
+    if phase.record is None:
+        return [_untold(name) for name in phase.plugins], phase.asked
+    _, _, _, at, _, _, steps, asked = phase.record
+    offset = at - began
+    state = _State(phase)
+    plugins = [_plugin(step, offset, state) for step in steps]
+    if not phase.came:  # the gateway carried the changes out itself, one plugin at a time
+        for plugin in plugins:
+            plugin["changes"], plugin["asked"] = phase.made, phase.asked
+    plugins += _unreached(phase.plugins, plugins)
+    return plugins, [_asked(each, offset) for each in asked or ()]
+
+
+def _untold(name: str) -> dict[str, Any]:
+    return {
+        "name": name, "outcome": "unknown", "why": "the runner told nothing of it", "at": None, "seconds": None,
+        "changes": [], "asked": [], "log": [], "error": None, "answer": None,
+    }  # fmt: skip
+
+
+def _unreached(named: Sequence[str], ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Plugins that the configuration names and that were not called."""
+    left = list(named)
+    for plugin in ran:
+        if plugin["name"] in left:
+            left.remove(plugin["name"])
+    last = ran[-1] if ran else None
+    ended = last is not None and last["outcome"] in _ENDS
+    out = []
+    for name in left:
+        why = (
+            f"not reached: {last['name']} {_WORDS[last['outcome']]}" if ended and last else "no handler for this phase"
+        )
+        out.append({**_untold(name), "outcome": "not called", "why": why})
+    return out
+
+
+_WORDS: Mapping[str, str] = {
+    "answered": "answered the client", "failed": "failed", "timed out": "took too long", "abandoned": "was given up",
+    "not called": "can't be used",
+}  # fmt: skip
+
+
+def _plugin(step: Sequence[Any], offset: float, state: _State) -> dict[str, Any]:
+    name, at, seconds, outcome, why, changes, asked, lines, failure, answer = step
+    return {
+        "name": name,
+        "outcome": outcome,
+        "why": why,
+        "at": offset + at,
+        "seconds": seconds,
+        "changes": state.take(changes) if changes is not None else [],
+        "asked": [_asked(each, offset) for each in asked or ()],
+        "log": [
+            {"at": offset + when, "level": level, "text": text, "fields": fields}
+            for when, level, text, fields in lines or ()
+        ],
+        "error": failure,
+        "answer": None if answer is None else {
+            "status": answer[0], "headers": [list(pair) for pair in answer[1]], "body": body_form(*answer[2]),
+        },
+    }  # fmt: skip
+
+
+def _asked(asked: Sequence[Any], offset: float) -> dict[str, Any]:
+    what, name, at, seconds, answer, size, error = asked
+    shown = body_form(answer, size) if what != "var" or answer is None else answer.decode("utf-8", "surrogateescape")
+    return {"at": offset + at, "seconds": seconds, "what": what, "name": name, "answer": shown, "error": error}
+
+
+class _State:
+    """The changes in force while plugins run one after another."""
+
+    def __init__(self, phase: Phase) -> None:
+        came = phase.came
+        is_request = phase.name == "request"
+        headers = _table(came.get("headers", ()))
+        self._before: dict[str, Any] = {
+            "path": came.get("path"), "body": None, "status": came.get("status"), "response body": None,
+        }  # fmt: skip
+        self._tables = {
+            "header": headers if is_request else {},
+            "query": _table(came.get("query", ()), fold=False),
+            "response header": {} if is_request else headers,
+        }
+        self._original = {of: dict(table) for of, table in self._tables.items()}
+
+    def take(self, changes: Sequence[Any]) -> list[dict[str, Any]]:
+        """All changes in force now; gives what they add to those of before."""
+        path, headers, query, response_headers, body, status, response_body = changes
+        out: list[dict[str, Any]] = []
+        single = {
+            "path": path, "body": body and body_form(*body), "status": status or None,
+            "response body": response_body and body_form(*response_body),
+        }  # fmt: skip
+        for of, value in single.items():
+            if value is not None and value != self._before[of]:
+                out.append({"of": of, "name": "", "before": self._before[of], "after": value})
+                self._before[of] = value
+        for of, changed in (("header", headers), ("query", query), ("response header", response_headers)):
+            now = {**self._original[of], **{name: list(values or ()) for name, values in (changed or {}).items()}}
+            table = self._tables[of]
+            for name in dict.fromkeys([*table, *now]):
+                if (table.get(name) or None) != (now.get(name) or None):
+                    out.append({
+                        "of": of, "name": name, "before": table.get(name) or None, "after": now.get(name) or None,
+                    })  # fmt: skip
+            self._tables[of] = now
+        return out
+
+
+def _table(entries: Any, *, fold: bool = True) -> dict[str, list[Any]]:
+    table: dict[str, list[Any]] = {}
+    for name, value in entries:
+        table.setdefault(name.lower() if fold else name, []).append(value)
+    return table
