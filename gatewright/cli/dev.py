@@ -44,6 +44,10 @@ __all__ = ["dev"]
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
 @click.option("--port", type=click.IntRange(0, 65535), default=9080, show_default=True,
               help="port to listen on; 0 for any free one")  # fmt: skip
+@click.option(
+    "--record", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    help="write what becomes of each request to a file, as JSON lines; secrets are blacked out",
+)  # fmt: skip
 def dev(
     paths: tuple[Path, ...],
     upstream: str | None,
@@ -54,6 +58,7 @@ def dev(
     kong_conf: Path | None,
     host: str,
     port: int,
+    record: Path | None,
 ) -> None:
     """Run the plugins in PATHS behind a development gateway that behaves as APISIX or as Kong does.
 
@@ -61,20 +66,26 @@ def dev(
     """
     try:
         from gatewright.dev.apisix.process import run_dev
+        from gatewright.dev.inspector.session import InspectOptions
         from gatewright.dev.kong.process import is_declarative, run_kong_dev
     except ImportError as error:
         fail(f"the development gateway needs {error.name}: pip install 'gatewright[dev-gateway]'")
     places = list(paths) or [Path()]
+    inspect = InspectOptions(page=False, record=record)
     try:
         if gateway == "kong" or (gateway == "auto" and (kong_conf is not None or is_declarative(routes))):
             code = asyncio.run(
                 run_kong_dev(
                     places, upstream=upstream, declarative=routes, conf=kong_conf, protocol=protocol,
-                    host=host, port=port,
+                    host=host, port=port, inspect=inspect,
                 )
             )  # fmt: skip
         else:
-            code = asyncio.run(run_dev(places, upstream=upstream, routes=routes, host=host, port=port, version=version))
+            code = asyncio.run(
+                run_dev(
+                    places, upstream=upstream, routes=routes, host=host, port=port, version=version, inspect=inspect,
+                )
+            )  # fmt: skip
     except GatewrightError as error:
         fail(error)
     sys.exit(code)

@@ -113,7 +113,7 @@ class _Tap(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Add a line to the record of the plugin that runs, if one does."""
         call = current_record()
-        if call is None:
+        if call is None or record.name.startswith(_OURS):
             return
         try:
             if isinstance(record.msg, dict):  # structlog's
@@ -129,6 +129,8 @@ class _Tap(logging.Handler):
         call.log(record.levelname.lower(), text, fields)
 
 
+_OURS: Final = ("gatewright.runtime", "gatewright.server", "gatewright.observe", "gatewright.logs")
+"""Loggers of the runner's own: what they say of a plugin is told as its outcome."""
 _NOT_FIELDS: Final = frozenset(
     ("event", "level", "logger", "timestamp", "plugin", "route", "call", "request_id", "exc_info", "worker")
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
+from gatewright.dev.apisix.noting import asking, note_call, note_failure, note_reply, noted_phase
 from gatewright.dev.apisix.proxying import subrequest
 from gatewright.dev.apisix.routes import PluginConf
 from gatewright.dev.apisix.rpc import RpcError, RunnerClient
@@ -52,32 +53,40 @@ class ExtPlugin:
 
     async def request_phase(self, exchange: Exchange, plugin: PluginConf) -> Answer | None:
         """Ask the runner about a request; gives an answer if there is one already."""
+        with noted_phase(exchange, plugin, "request"):
+            return await self._request_phase(exchange, plugin)
 
+    async def _request_phase(self, exchange: Exchange, plugin: PluginConf) -> Answer | None:
         def encode(token: int) -> bytes:
             if exchange.method not in METHODS:
                 raise LuaError(f"method {exchange.method} is not in the protocol")
+            number = self._client.next_id()
+            path, args, headers = exchange.call_path(), exchange.call_args(), exchange.call_headers()
+            came = {"method": exchange.method, "path": path, "query": args, "headers": headers}
+            note_call(number, token, {**came, "client_ip": exchange.client_ip})
             try:
                 return encode_http_req_call(
-                    id=self._client.next_id(),
+                    id=number,
                     conf_token=token,
                     src_ip=variable(exchange, "binary_remote_addr") or b"",
                     method=exchange.method,
-                    path=exchange.call_path(),
-                    args=exchange.call_args(),
-                    headers=exchange.call_headers(),
+                    path=path,
+                    args=args,
+                    headers=headers,
                 )
             except ProtocolError as error:
                 raise RpcError(str(error)) from None
 
         try:
             action = await self._client.call(
-                plugin, FrameType.HTTP_REQ_CALL, encode, lambda question: self._answer(exchange, question, None),
-                replies.decode_action,
+                plugin, FrameType.HTTP_REQ_CALL, encode,
+                asking(lambda question: self._answer(exchange, question, None)), replies.decode_action,
             )  # fmt: skip
         except RpcError as error:
             return self._failed(exchange, plugin, error)
         except _BrokenBodyError:
             return Answer(400, exchange.response_headers, page=True)
+        note_reply(action)
         if action is None:
             return None
         if isinstance(action, Stop):
@@ -108,6 +117,7 @@ class ExtPlugin:
 
     def _failed(self, exchange: Exchange, plugin: PluginConf, error: RpcError) -> Answer | None:
         log.error("%s", error)
+        note_failure(error)
         if plugin.allow_degradation:
             log.warning("Plugin Runner is wrong, allow degradation")
             return None
@@ -148,6 +158,10 @@ class ExtPlugin:
             log.error("failed to request: %s", error)
             return Answer(502, exchange.response_headers, page=True)
         exchange.balancer = upstream.host, upstream.port
+        with noted_phase(exchange, plugin, "response"):
+            return await self._show_response(exchange, plugin, got)
+
+    async def _show_response(self, exchange: Exchange, plugin: PluginConf, got: UpstreamAnswer) -> Answer | None:
         headers = got.headers
         answer = Answer(got.status, headers, got.body)
         unread = [got]
@@ -155,15 +169,18 @@ class ExtPlugin:
 
         def encode(token: int) -> bytes:
             shown = [(n, (exchange.upstream_host or "") if n.lower() == "host" else v) for n, v in headers]
-            return encode_http_resp_call(id=self._client.next_id(), conf_token=token, status=got.status, headers=shown)
+            number = self._client.next_id()
+            note_call(number, token, {"status": got.status, "headers": shown})
+            return encode_http_resp_call(id=number, conf_token=token, status=got.status, headers=shown)
 
         try:
             _, reply = await self._client.call(
-                plugin, FrameType.HTTP_RESP_CALL, encode, lambda question: self._answer(exchange, question, unread),
-                replies.decode_resp_reply,
+                plugin, FrameType.HTTP_RESP_CALL, encode,
+                asking(lambda question: self._answer(exchange, question, unread)), replies.decode_resp_reply,
             )  # fmt: skip
         except RpcError as error:
             log.error("%s", error)
+            note_failure(error)
             log.warning("fault: after a failed response phase all of the upstream's headers are lost")
             if plugin.allow_degradation:
                 status = got.status
@@ -173,6 +190,7 @@ class ExtPlugin:
             if bodyless:
                 return self._second_request()
             return Answer(status, exchange.response_headers, got.body)
+        note_reply(reply)
         exchange.apply_resp_reply(reply, answer)
         if reply.body:
             if reply.status == _CLOSES:

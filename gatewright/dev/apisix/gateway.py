@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gatewright.dev.answers import with_page
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.ext_plugin import ExtPlugin
+from gatewright.dev.apisix.noting import note_route
 from gatewright.dev.apisix.proxying import proxy
 from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
 from gatewright.dev.apisix.routes import PluginConf, Route, Routes
 from gatewright.dev.apisix.rpc import Dial, RunnerClient, Timeouts
-from gatewright.dev.front import Front
+from gatewright.dev.front import Front, Handler
 from gatewright.dev.messages import Answer, ClientRequest, raw
 from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import Sender, send_request
 from gatewright.settings import parse_address
 
-__all__ = ["DevGateway"]
+__all__ = ["SERVER_HEADER", "DevGateway"]
 
 log = logging.getLogger("gatewright.dev")
+
+SERVER_HEADER = "gatewright-dev"
+"""What the gateway calls itself."""
 
 
 def _refusal(status: int) -> Answer:
@@ -45,9 +49,10 @@ class DevGateway:
         *,
         timeouts: Timeouts | None = None,
         upstream_timeout: float = 60.0,
-        server_header: str = "gatewright-dev",
+        server_header: str = SERVER_HEADER,
         behaviour: Behaviour = BEHAVIOURS["3.9"],
         send: Sender = send_request,
+        watch: Callable[[Handler], Handler] = lambda handler: handler,
     ) -> None:
         """Make a gateway.
 
@@ -59,6 +64,7 @@ class DevGateway:
             server_header: what the gateway calls itself.
             behaviour: which version it behaves as.
             send: sends requests to the upstream.
+            watch: put around what answers clients' requests.
         """
         self.routes = routes
         self._behaviour = behaviour
@@ -67,7 +73,7 @@ class DevGateway:
         self._send = send
         self._ext_plugin = ExtPlugin(self._client, upstream_timeout, send)
         self._upstream_timeout = upstream_timeout
-        self._front = Front(self.handle, server_header=server_header, refusal=_refusal)
+        self._front = Front(watch(self.handle), server_header=server_header, refusal=_refusal)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes any free one.
@@ -113,6 +119,7 @@ class DevGateway:
         exchange = Exchange(request, self._behaviour)
         route = self.routes.find(request.method, exchange.host, exchange.uri)
         try:
+            note_route(route)
             if route is None:
                 return await self._global_rules(exchange) or _json(404, "404 Route Not Found")
             answer = await self._phases(exchange, route)

@@ -7,16 +7,17 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
-from gatewright.dev.apisix.gateway import DevGateway
+from gatewright.dev.apisix.gateway import SERVER_HEADER, DevGateway
 from gatewright.dev.apisix.routes import Routes, build_routes, load_routes
 from gatewright.dev.apisix.survey import Survey, survey
 from gatewright.dev.echo import EchoUpstream
+from gatewright.dev.inspector.session import NO_INSPECTION, InspectOptions, inspecting
 from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
 from gatewright.dev.target import Upstream, upstream_of
@@ -30,7 +31,7 @@ _START_SECONDS = 20.0
 
 @asynccontextmanager
 async def runner_process(
-    paths: Sequence[Path], listen: str, *, version: str = "3.9"
+    paths: Sequence[Path], listen: str, *, version: str = "3.9", environ: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A runner process that listens; stopped on leaving. Its log goes to our stderr.
 
@@ -38,6 +39,7 @@ async def runner_process(
         paths: where the plugins are.
         listen: the address.
         version: the APISIX that it will talk to.
+        environ: more for its environment.
 
     Raises:
         GatewrightError: it ended, or didn't listen in time.
@@ -46,7 +48,11 @@ async def runner_process(
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gatewright", "run", "--listen", listen, *arguments),
         *("--log-level", "warning", "--socket-owner", str(os.getuid()), "--die-with-parent", "yes"),
-        env={"GATEWRIGHT_APISIX_VERSION": version, **os.environ},  # 3.16 can't be told from what it does
+        env={
+            "GATEWRIGHT_APISIX_VERSION": version,
+            **os.environ,
+            **(environ or {}),
+        },  # 3.16 can't be told from what it does
         start_new_session=True,  # Ctrl-C is for us, who stop it in order
     )
     try:
@@ -64,6 +70,7 @@ async def run_dev(
     host: str = "127.0.0.1",
     port: int = 9080,
     version: str = "3.9",
+    inspect: InspectOptions = NO_INSPECTION,
 ) -> int:
     """Run plugins behind a development gateway until SIGINT or SIGTERM.
 
@@ -74,6 +81,7 @@ async def run_dev(
         host: address to listen on.
         port: port to listen on; 0 for any free one.
         version: which APISIX to behave as, a key of `BEHAVIOURS`.
+        inspect: whether requests are followed.
 
     Returns:
         The exit code: 0 after a stop that was asked for, 1 if the runner ended by itself.
@@ -82,11 +90,17 @@ async def run_dev(
         GatewrightError: it could not be started; the message says why and what to do.
     """
     behaviour = BEHAVIOURS[version]
-    return await until_stopped(_run_dev(paths, upstream, routes, host, port, behaviour))
+    return await until_stopped(_run_dev(paths, upstream, routes, host, port, behaviour, inspect))
 
 
 async def _run_dev(
-    paths: Sequence[Path], upstream: str | None, routes: Path | None, host: str, port: int, behaviour: Behaviour
+    paths: Sequence[Path],
+    upstream: str | None,
+    routes: Path | None,
+    host: str,
+    port: int,
+    behaviour: Behaviour,
+    inspect: InspectOptions,
 ) -> int:
     found = await survey(paths)
     for error in found.errors:
@@ -100,8 +114,12 @@ async def _run_dev(
         await echo.start()
         target = upstream_of(upstream) if upstream else Upstream("127.0.0.1", echo.port)
         table, left_out = _routes(found, routes, target)
-        async with runner_process(paths, listen, version=behaviour.version) as process:
-            gateway = DevGateway(table, listen, behaviour=behaviour)
+        facts = {"name": "apisix", "version": behaviour.version}
+        async with (
+            inspecting(inspect, directory, facts, server_header=SERVER_HEADER, charset=True) as inspection,
+            runner_process(paths, listen, version=behaviour.version, environ=inspection.environ) as process,
+        ):
+            gateway = DevGateway(table, listen, behaviour=behaviour, watch=inspection.watch)
             try:
                 await gateway.start(host, port)
             except OSError as error:

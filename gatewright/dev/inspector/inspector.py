@@ -34,11 +34,21 @@ class Inspector:
         receiver: hears what runners tell.
     """
 
-    def __init__(self, gateway: Mapping[str, str], *, file: Path | None = None, book: Book | None = None) -> None:
+    def __init__(
+        self,
+        gateway: Mapping[str, str],
+        *,
+        server_header: str,
+        charset: bool,
+        file: Path | None = None,
+        book: Book | None = None,
+    ) -> None:
         """Make one.
 
         Args:
             gateway: what the gateway is: `name` (`apisix` or `kong`), `version`.
+            server_header: what it calls itself.
+            charset: see `answers.response_head`.
             file: also write each record there, without secrets, a line each.
             book: where records are kept; by default a new one.
 
@@ -46,6 +56,7 @@ class Inspector:
             ConfigError: the file can't be written.
         """
         self.gateway = dict(gateway)
+        self._server_header, self._charset = server_header, charset
         self.book = book if book is not None else Book()
         self.receiver = Receiver(self._on_record)
         self._file = _opened(file) if file is not None else None
@@ -65,14 +76,8 @@ class Inspector:
         if self._file is not None:
             self._file.close()
 
-    def watch(self, handler: Handler, server_header: str, *, charset: bool) -> Handler:
-        """A gateway's handler, followed.
-
-        Args:
-            handler: answers a request.
-            server_header: what the gateway calls itself.
-            charset: see `answers.response_head`.
-        """
+    def watch(self, handler: Handler) -> Handler:
+        """A gateway's handler, followed."""
 
         async def watched(request: ClientRequest) -> Answer:
             trail = Trail(next(self._numbers), request)
@@ -83,7 +88,7 @@ class Inspector:
             TRAIL.set(trail)  # each request is a task of its own
             try:
                 answer = await handler(request)
-                trail.answer = _shown(answer, request, server_header, charset=charset)
+                trail.answer = _shown(answer, request, self._server_header, charset=self._charset)
                 return answer
             except Exception as error:
                 trail.note("error", f"the development gateway failed: {type(error).__name__}: {error}")

@@ -14,29 +14,32 @@ import ipaddress
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gatewright.dev.front import Front
+from gatewright.dev.front import Front, Handler
 from gatewright.dev.kong.declarative import Declared
 from gatewright.dev.kong.exchange import BufferedAnswer, Exchange, HeaderList
+from gatewright.dev.kong.noting import asking, note_match, noted_phase
 from gatewright.dev.kong.pdk import Pdk, error_body
 from gatewright.dev.kong.plugins import Configured, Plugins
 from gatewright.dev.kong.router import Router
 from gatewright.dev.kong.rpc import Exit
 from gatewright.dev.kong.values import LuaError
 from gatewright.dev.messages import Answer, ClientRequest, Headers
+from gatewright.dev.trail import current_trail
 from gatewright.dev.upstream import Sender, UpstreamError, send_request
 
-__all__ = ["BODY_BUFFER_SIZE", "KongGateway"]
+__all__ = ["BODY_BUFFER_SIZE", "NAME", "KongGateway"]
 
 log = logging.getLogger("gatewright.dev")
 
 BODY_BUFFER_SIZE = 8192
 """Kong's default of `nginx_http_client_body_buffer_size`: a longer body is kept in a file."""
 
-_NAME = "gatewright-dev"
+NAME = "gatewright-dev"
+"""What the gateway calls itself."""
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
@@ -52,7 +55,7 @@ Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 def _refusal(status: int) -> Answer:
     """What Kong answers to what is no request; 494 is nginx's own code for too large headers."""
     status = 400 if status == 494 else status
-    return Answer(status, [_JSON], error_body(status, None, ""), close=True, server=_NAME)
+    return Answer(status, [_JSON], error_body(status, None, ""), close=True, server=NAME)
 
 
 class KongGateway:
@@ -67,6 +70,7 @@ class KongGateway:
         body_buffer_size: int = BODY_BUFFER_SIZE,
         default_upstream: tuple[str, int] | None = None,
         send: Sender = send_request,
+        watch: Callable[[Handler], Handler] = lambda handler: handler,
     ) -> None:
         """Make a gateway.
 
@@ -77,13 +81,14 @@ class KongGateway:
             body_buffer_size: bytes of a body that nginx keeps in memory.
             default_upstream: host and port that stand in for every service's.
             send: sends requests to services.
+            watch: put around what answers clients' requests.
         """
         self._declared, self._plugins, self._router = declared, plugins, Router(declared)
         self._trusted = trusted
         self._body_buffer_size = body_buffer_size
         self._default_upstream = default_upstream
         self._send = send
-        self._front = Front(self.handle, server_header=_NAME, charset=False, refusal=_refusal)
+        self._front = Front(watch(self.handle), server_header=NAME, charset=False, refusal=_refusal)
         self._background: set[asyncio.Task[None]] = set()
         self._requests = 0
 
@@ -120,6 +125,17 @@ class KongGateway:
             await asyncio.gather(*ending)
             self._background.difference_update(ending)  # or else Python 3.12 would never let the loop take a turn
 
+    @staticmethod
+    async def _after(visit: _Visit) -> None:
+        """What runs after the answer."""
+        trail = current_trail()
+        try:
+            await visit.log_phase()
+        finally:
+            if trail is not None:
+                trail.open -= 1
+                trail.on_end(trail)
+
     def replace(self, declared: Declared, plugins: Plugins) -> None:
         """Take a new configuration. Requests under way end with the one they began with."""
         old, router = self._plugins, Router(declared)
@@ -142,7 +158,10 @@ class KongGateway:
             visit = _Visit(self, request, body_file)
             answer = await visit.run()
         log.info("%s %s -> %d", request.method, request.target, answer.status)
-        self._later(visit.log_phase())
+        trail = current_trail()
+        if trail is not None:
+            trail.open += 1
+        self._later(self._after(visit))
         return answer
 
 
@@ -185,6 +204,7 @@ class _Visit:
         table = {name: exchange.headers.get_all(name) for name, _ in exchange.headers.entries}
         headers = {name.lower(): values for name, values in table.items()}
         match = exchange.match = self._router.find(exchange.method, exchange.host, exchange.path, headers)
+        note_match(exchange)
         if match is None:
             self._pdk("kong.response.error", (404, "no Route matched with those values", None))
             return
@@ -230,7 +250,8 @@ class _Visit:
         self.exchange.phase = phase
         self.exchange.plugin_id = configured.entry.id
         self.exchange.plugin_name = configured.plugin.name
-        await configured.rpc.handle_event(configured.instance, phase, self._pdk)
+        with noted_phase(self.exchange, configured.plugin.name, phase, configured.entry.id):
+            await configured.rpc.handle_event(configured.instance, phase, asking(self._pdk))
 
     async def log_phase(self) -> None:
         """Run what runs after the request."""
@@ -302,7 +323,7 @@ class _Visit:
         added = [
             ("Host", exchange.upstream_host or own),
             ("Connection", "keep-alive"),
-            ("Via", f"{via}, " * bool(via) + f"{request.version} {_NAME}"),
+            ("Via", f"{via}, " * bool(via) + f"{request.version} {NAME}"),
             ("X-Forwarded-For", f"{chain}, {request.client_ip}" if chain else request.client_ip),
             ("X-Forwarded-Proto", pdk.forwarded("x-forwarded-proto") or "http"),
             ("X-Forwarded-Host", pdk.forwarded("x-forwarded-host") or exchange.host),
@@ -329,7 +350,7 @@ class _Visit:
         headers.set("X-Kong-Upstream-Latency", [str(exchange.waited_ms)])
         headers.set("X-Kong-Proxy-Latency", [str(max(elapsed - exchange.waited_ms, 0))])
         via = got.headers.get("via")
-        headers.set("Via", [f"{via}, 1.1 {_NAME}" if via else f"1.1 {_NAME}"])
+        headers.set("Via", [f"{via}, 1.1 {NAME}" if via else f"1.1 {NAME}"])
         return self._answer(got.body)
 
     def _own(self, exit: Exit) -> Answer:
@@ -346,7 +367,7 @@ class _Visit:
         exchange = self.exchange
         headers = exchange.response_headers
         headers.set("X-Kong-Request-Id", [exchange.id])
-        server = headers.get("server") or _NAME
+        server = headers.get("server") or NAME
         entries = [(name, value) for name, value in headers.entries if name.lower() not in _HOP_BY_HOP]
         if headers.get("content-length") is None:
             entries.append(("Content-Length", str(len(body))))

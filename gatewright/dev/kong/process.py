@@ -8,14 +8,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from gatewright.dev.echo import EchoUpstream
+from gatewright.dev.inspector.session import NO_INSPECTION, InspectOptions, inspecting
 from gatewright.dev.kong.declarative import Declared, load_declarative, parse_declarative
-from gatewright.dev.kong.gateway import KongGateway
+from gatewright.dev.kong.gateway import NAME, KongGateway
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins, known_plugins, query
 from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
@@ -57,6 +58,7 @@ async def run_kong_dev(
     protocol: str = "msgpack",
     host: str = "127.0.0.1",
     port: int = 9080,
+    inspect: InspectOptions = NO_INSPECTION,
 ) -> int:
     """Run plugins behind a gateway that acts as Kong, until SIGINT or SIGTERM.
 
@@ -68,6 +70,7 @@ async def run_kong_dev(
         protocol: a key of `PROTOCOLS`, for plugin servers of our own.
         host: address to listen on.
         port: port to listen on; 0 for any free one.
+        inspect: whether requests are followed.
 
     Returns:
         The exit code: 0 after a stop that was asked for, 1 if a plugin server ended by itself.
@@ -75,7 +78,7 @@ async def run_kong_dev(
     Raises:
         GatewrightError: it could not be started; the message says why and what to do.
     """
-    return await until_stopped(_run(paths, upstream, declarative, conf, protocol, host, port))
+    return await until_stopped(_run(paths, upstream, declarative, conf, protocol, host, port, inspect))
 
 
 async def _run(
@@ -86,6 +89,7 @@ async def _run(
     protocol: str,
     host: str,
     port: int,
+    inspect: InspectOptions,
 ) -> int:
     async with AsyncExitStack() as stack:
         prefix = tempfile.mkdtemp(prefix="gatewright-")
@@ -94,7 +98,11 @@ async def _run(
         await echo.start()
         stack.push_async_callback(echo.stop)
         shipped = _shipped_in(declarative) if conf is None else []
-        servers = _Configured(conf) if conf is not None else _Own(paths, prefix, protocol, shipped)
+        inspection = await stack.enter_async_context(
+            inspecting(inspect, prefix, {"name": "kong", "version": ""}, server_header=NAME, charset=False)
+        )
+        environ = inspection.environ
+        servers = _Configured(conf, environ) if conf is not None else _Own(paths, prefix, protocol, shipped, environ)
         known = await servers.known()
         target: tuple[str, int] | None = ("127.0.0.1", echo.port)
         if upstream and upstream != _ECHO:
@@ -108,7 +116,7 @@ async def _run(
             stack.push_async_callback(end, process)
         for plugin in known:
             await until_listening(processes[0] if processes else None, plugin.socket)
-        gateway = KongGateway(declared, plugins, default_upstream=target)
+        gateway = KongGateway(declared, plugins, default_upstream=target, watch=inspection.watch)
         try:
             await gateway.start(host, port)
         except OSError as error:
@@ -143,6 +151,7 @@ class _Own:
     prefix: str
     protocol: str
     shipped: Sequence[str]
+    environ: Mapping[str, str]
 
     def _command(self, number: int, path: Path) -> list[str]:
         shipped = self.shipped if number == 0 else ()
@@ -170,7 +179,8 @@ class _Own:
 
     @property
     def starts(self) -> list[Start]:
-        environ = {**os.environ, "GATEWRIGHT_DIE_WITH_PARENT": "yes", "GATEWRIGHT_SOCKET_OWNER": str(os.getuid())}
+        own = {"GATEWRIGHT_DIE_WITH_PARENT": "yes", "GATEWRIGHT_SOCKET_OWNER": str(os.getuid())}
+        environ = {**os.environ, **own, **self.environ}
 
         def start(command: list[str]) -> Start:
             return lambda: asyncio.create_subprocess_exec(*command, env=environ, start_new_session=True)
@@ -194,6 +204,7 @@ class _Configured:
     """The plugin servers of a `kong.conf`."""
 
     file: Path
+    environ: Mapping[str, str]
 
     def _read(self) -> list[PluginServer]:
         try:
@@ -209,7 +220,8 @@ class _Configured:
     @property
     def starts(self) -> list[Start]:
         def start(command: str) -> Start:
-            return lambda: asyncio.create_subprocess_shell(f"exec {command}", start_new_session=True)
+            environ = {**os.environ, **self.environ}
+            return lambda: asyncio.create_subprocess_shell(f"exec {command}", env=environ, start_new_session=True)
 
         return [start(server.start_command) for server in self._read() if server.start_command]
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import msgpack
 
 from gatewright.dev.kong.values import LuaError, from_protobuf, to_msgpack, to_protobuf
+from gatewright.dev.trail import current_phase
 from gatewright.errors import ProtocolError
 from gatewright.gateways.kong.dump import PROTOCOLS
 from gatewright.gateways.kong.messages import RPC_CALL, RPC_RETURN
@@ -163,6 +164,13 @@ async def _in_time(read: Awaitable[bytes]) -> bytes:
         raise RpcError("closed") from None
 
 
+def _note_ticket(number: int) -> None:
+    """By what the plugin server knows the event: see `dev.trail`."""
+    phase = current_phase()
+    if phase is not None:
+        phase.expect(phase.plugins[0], number)
+
+
 async def _running(rpc: PluginRpc, instance: Instance) -> int:
     """An instance's id; it is started first if need be."""
     async with instance.starting:
@@ -195,6 +203,8 @@ class _MsgPack:
     async def _call(self, method: str, argument: Any) -> Any:
         self._message += 1
         message = self._message
+        if method == "plugin.HandleEvent":
+            _note_ticket(message)
         connection = await self._pool.take()
         try:
             request = msgpack.packb([0, message, method, [argument]], unicode_errors="surrogateescape")
@@ -279,6 +289,8 @@ class _ProtoBuf:
     async def _call(self, command: str, fields: Mapping[str, Any], pdk: PdkFunction | None = None) -> dict[str, Any]:
         self._sequence += 1
         sequence = self._sequence
+        if command == "handle_event":
+            _note_ticket(sequence)
         connection = await self._pool.take()
         try:
             self._send(connection, RPC_CALL.encode({"sequence": sequence, command: fields}))

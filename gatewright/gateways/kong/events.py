@@ -103,6 +103,9 @@ class KongSession(Protocol):
     def done(self, ticket: int, event: int) -> bytes:
         """The event is over."""
 
+    def number_of(self, ticket: int) -> int:
+        """Kong's number for the wish, on this connection, that an event's ticket came with last."""
+
     def failed(self, ticket: int, message: str) -> bytes | None:
         """Answer with an error; `None` where the protocol has none: then the connection is to be closed."""
 

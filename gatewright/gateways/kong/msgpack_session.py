@@ -138,6 +138,10 @@ class MsgPackSession:
         """The end of an event."""
         return _pack(ticket, None, {"Data": _DONE, "EventId": event})
 
+    def number_of(self, ticket: int) -> int:
+        """The message's number, which is the ticket."""
+        return ticket
+
     def failed(self, ticket: int, message: str) -> bytes | None:
         """An error."""
         return _pack(ticket, message, None)

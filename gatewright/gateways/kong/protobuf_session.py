@@ -197,6 +197,10 @@ class ProtoBufSession:
         """The end of an event. Its sequence is known: there is no other event on this connection."""
         return _EMPTY_FRAME + _pack_length(len(self._sequence)) + self._sequence
 
+    def number_of(self, ticket: int) -> int:
+        """The sequence, which is kept here."""
+        return read_varint(self._sequence, 1)[0] if self._sequence else 0
+
     def failed(self, ticket: int, message: str) -> bytes | None:
         """There are no errors in this protocol."""
         return None

@@ -77,7 +77,8 @@ class RecordedPluginServerConnection(PluginServerConnection):
         self._recorder = cast("Recorder", service.recorder)
 
     def _run(self, event: Event, strand: Strand) -> None:
-        record = event.record = strand.record = self._recorder.begin(event.ticket, event.phase)
+        number = self.session.number_of(event.ticket)
+        record = event.record = strand.record = self._recorder.begin(number, event.phase)
         try:
             super()._run(event, strand)
         except CallRefusedError as error:

@@ -1,0 +1,76 @@
+"""The inspector beside a development gateway: started before it, stopped after it, or not there at all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gatewright.dev.front import Handler
+from gatewright.dev.inspector.inspector import Inspector
+
+__all__ = ["NO_INSPECTION", "InspectOptions", "Inspection", "inspecting"]
+
+
+@dataclass(frozen=True, slots=True)
+class InspectOptions:
+    """What is wanted.
+
+    Attributes:
+        page: serve the page.
+        port: where; `None` for the usual one, or any that is free.
+        record: a file to write each record to.
+    """
+
+    page: bool = True
+    port: int | None = None
+    record: Path | None = None
+
+
+NO_INSPECTION: Final = InspectOptions(page=False)
+
+
+@dataclass(slots=True)
+class Inspection:
+    """A running inspector, or none.
+
+    Attributes:
+        inspector: the inspector; `None` if none is wanted.
+        environ: what runners must have in their environment.
+        watch: what the gateway puts around its handler.
+    """
+
+    inspector: Inspector | None
+    environ: Mapping[str, str]
+    watch: Callable[[Handler], Handler]
+
+
+@asynccontextmanager
+async def inspecting(
+    options: InspectOptions, directory: str, gateway: Mapping[str, str], *, server_header: str, charset: bool
+) -> AsyncIterator[Inspection]:
+    """Have an inspector for as long as a gateway runs.
+
+    Args:
+        options: what is wanted.
+        directory: a private one, for the socket that runners tell of their calls on.
+        gateway: what the gateway is: `name` (`apisix` or `kong`), `version`.
+        server_header: what it calls itself.
+        charset: see `answers.response_head`.
+
+    Raises:
+        ConfigError: the file can't be written.
+    """
+    if not options.page and options.record is None:
+        yield Inspection(None, {}, lambda handler: handler)
+        return
+    inspector = Inspector(gateway, server_header=server_header, charset=charset, file=options.record)
+    socket = f"{directory}/record.sock"
+    try:
+        await inspector.receiver.start(socket)
+        yield Inspection(inspector, {"GATEWRIGHT_RECORD": f"unix:{socket}"}, inspector.watch)
+    finally:
+        await inspector.receiver.stop()
+        inspector.close()

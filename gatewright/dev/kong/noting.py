@@ -1,0 +1,134 @@
+"""What of a request's phases is written down for whoever looks (see `dev.trail`).
+
+On Kong the gateway carries each PDK call out itself, so that what a plugin changed is what differs after its phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+from gatewright.dev.kong.exchange import Exchange
+from gatewright.dev.kong.rpc import Exit, PdkFunction
+from gatewright.dev.trail import Phase, body_form, changes_between, current_phase, current_trail
+
+__all__ = ["asking", "note_match", "noted_phase"]
+
+
+@contextmanager
+def noted_phase(exchange: Exchange, plugin: str, phase: str, key: str) -> Iterator[None]:
+    """A phase of one plugin.
+
+    Args:
+        exchange: the request.
+        plugin: the plugin's name.
+        phase: the phase's.
+        key: tells its configuration apart from others of the same plugin.
+    """
+    trail = current_trail()
+    if trail is None:
+        yield
+        return
+    before = _state(exchange)
+    with trail.phase(phase, phase, [plugin], key) as noted:
+        try:
+            yield
+        except Exit as exit:
+            noted.reply = {
+                "kind": "exit", "status": exit.status, "body": body_form(exit.body),
+                "headers": [[name, value] for name, values in exit.headers.items() for value in _listed(values)],
+            }  # fmt: skip
+            raise
+        except Exception as error:
+            noted.error = str(error)
+            raise
+        finally:
+            noted.made = _changes(before, _state(exchange))
+
+
+def _listed(values: Any) -> list[Any]:
+    return values if isinstance(values, list) else [values]
+
+
+def asking(pdk: PdkFunction) -> PdkFunction:
+    """What runs PDK functions, with each noted."""
+    phase = current_phase()
+    return pdk if phase is None else _Asking(phase, pdk)
+
+
+class _Asking:
+    def __init__(self, phase: Phase, pdk: PdkFunction) -> None:
+        self._phase, self._pdk = phase, pdk
+
+    def __call__(self, method: str, args: Sequence[Any]) -> Any:
+        began = perf_counter()
+        shown = f"{method}({', '.join(_shown(arg) for arg in args)})"
+        try:
+            value = self._pdk(method, args)
+        except Exit:
+            self._phase.ask("pdk", shown, None, perf_counter() - began)
+            raise
+        except Exception as error:
+            self._phase.ask("pdk", shown, None, perf_counter() - began, str(error))
+            raise
+        self._phase.ask("pdk", shown, _plain(value), perf_counter() - began)
+        return value
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can have it."""
+    if isinstance(value, bytes):
+        return body_form(value)
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def _shown(argument: Any) -> str:
+    if isinstance(argument, bytes):
+        return f"{len(argument)} bytes"
+    text = repr(argument)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def note_match(exchange: Exchange) -> None:
+    """A route was found."""
+    trail, match = current_trail(), exchange.match
+    if trail is not None and match is not None:
+        trail.route = {
+            "id": match.route["id"],
+            "name": match.route.get("name") or "",
+            "paths": list(match.route.get("paths") or ()),
+            "service": (match.service or {}).get("name") or "",
+        }
+
+
+def _state(exchange: Exchange) -> dict[str, Any]:
+    query = f"?{exchange.query}" if exchange.query else ""
+    return {
+        "method": exchange.method,
+        "target": f"{exchange.upstream_path}{query}",
+        "status": exchange.status or None,
+        "headers": list(exchange.headers.entries),
+        "body": exchange.body,
+        "response_headers": list(exchange.response_headers.entries),
+        "upstream": exchange.target or exchange.upstream_name or None,
+        "consumer": (exchange.consumer or {}).get("username") or (exchange.consumer or {}).get("id"),
+    }
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
+    single = [
+        {"of": of, "name": "", "before": _plain(before[of]), "after": _plain(after[of])}
+        for of in ("method", "target", "status", "upstream", "consumer", "body")
+        if before[of] != after[of]
+    ]
+    return [
+        *single,
+        *changes_between("header", before["headers"], after["headers"]),
+        *changes_between("response header", before["response_headers"], after["response_headers"]),
+    ]

@@ -1,0 +1,146 @@
+"""A runner that records: what nobody reads is dropped and counted, and one that doesn't has none of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import structlog.testing
+
+from gatewright.gateways.apisix.calls import encode_http_req_call, encode_prepare_conf
+from gatewright.observe.recording import Recorder
+from gatewright.runtime.chain import Chain
+from gatewright.runtime.discovery import discover
+from gatewright.runtime.recorded import RecordedChain
+from gatewright.server.drivers.apisix.connection import Connection
+from gatewright.server.drivers.apisix.driver import driver, plan
+from gatewright.server.worker.process import make_service
+from gatewright.server.worker.service import Service
+from gatewright.settings import Settings
+
+PLUGIN = """
+from gatewright import Plugin
+
+class Count(Plugin):
+    def on_request(self, request):
+        request.headers["x-raw"] = "\\udcff"
+"""
+
+
+class Listener(asyncio.Protocol):
+    """Whoever is told."""
+
+    def __init__(self) -> None:
+        self.unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape")
+        self.messages: list[Any] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.unpacker.feed(data)
+        self.messages.extend(self.unpacker)
+
+
+class Wire(asyncio.Transport):
+    """A gateway's end of a connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        self.sent.append(data)
+
+    def is_reading(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+async def service_of(tmp_path: Path, record: str = "") -> tuple[Service, Connection, bytes]:
+    """A service, a connection to it, and a call's frame."""
+    (tmp_path / "count.py").write_text(PLUGIN)
+    settings = Settings(plugins=(str(tmp_path / "count.py"),), record=record)
+    chosen = plan(settings, lambda: discover(settings.plugins, installed=False))
+    service = await make_service(chosen, chosen.discover())
+    connection = driver(service)()
+    connection.connection_made(Wire())
+    made = asyncio.Event()
+
+    def prepare() -> None:  # strands begin in callbacks
+        connection.data_received(encode_prepare_conf("route#1", [("count", "{}")]))
+        made.set()
+
+    asyncio.get_running_loop().call_soon(prepare)
+    await made.wait()
+    await asyncio.sleep(0.01)
+    (token,) = service.confs.by_token
+    frame = encode_http_req_call(
+        id=7, conf_token=token, src_ip=b"\x7f\0\0\1", method="GET", path="/", args=[], headers=[("host", "a")]
+    )
+    return service, connection, frame
+
+
+async def calls(connection: Connection, frame: bytes, count: int) -> None:
+    done = asyncio.get_running_loop().create_future()
+
+    def run() -> None:
+        for _ in range(count):
+            connection.data_received(frame)
+        done.set_result(None)
+
+    asyncio.get_running_loop().call_soon(run)
+    await done
+
+
+async def test_a_runner_that_is_not_asked_has_the_plain_connection_and_chains(tmp_path: Path) -> None:
+    service, connection, _ = await service_of(tmp_path)
+    assert type(connection) is Connection
+    assert [type(chain) for chain in service.confs] == [Chain]
+    await service.close(1)
+
+
+async def test_every_call_is_told_with_bytes_that_are_no_utf8(tmp_path: Path) -> None:
+    listener = Listener()
+    server = await asyncio.get_running_loop().create_unix_server(lambda: listener, str(tmp_path / "r.sock"))
+    service, connection, frame = await service_of(tmp_path, f"unix:{tmp_path / 'r.sock'}")
+    assert [type(chain) for chain in service.confs] == [RecordedChain]
+    await calls(connection, frame, 1)
+    await asyncio.sleep(0.1)
+    hello, (key, phase, route, _, _, refused, (step,), _) = listener.messages
+    assert "pid" in hello
+    assert (key, phase, route, refused) == (7, "request", "route#1", "")
+    assert step[0] == "count"
+    assert step[5][1] == {"x-raw": ["\udcff"]}
+    await service.close(1)
+    server.close()
+
+
+async def test_more_calls_than_anybody_could_read_are_only_counted(tmp_path: Path) -> None:
+    listener = Listener()
+    server = await asyncio.get_running_loop().create_unix_server(lambda: listener, str(tmp_path / "r.sock"))
+    service, connection, frame = await service_of(tmp_path, f"unix:{tmp_path / 'r.sock'}")
+    await calls(connection, frame, 2500)
+    await asyncio.sleep(0.3)
+    told = [message for message in listener.messages if isinstance(message, list)]
+    lost = sum(message.get("lost", 0) for message in listener.messages if isinstance(message, dict))
+    assert len(told) == 2000
+    assert lost == 500
+    await calls(connection, frame, 10)  # some time has passed since
+    await asyncio.sleep(0.1)
+    assert len([message for message in listener.messages if isinstance(message, list)]) == 2010
+    await service.close(1)
+    server.close()
+
+
+async def test_where_nobody_listens_the_log_says_so_and_calls_are_served(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as lines:
+        assert await Recorder.connect(str(tmp_path / "nobody.sock")) is None
+    assert [line["event"] for line in lines] == ["calls are not recorded: nobody listens"]
+    service, connection, _ = await service_of(tmp_path, f"unix:{tmp_path / 'nobody.sock'}")
+    assert type(connection) is Connection
+    await service.close(1)
