@@ -44,7 +44,11 @@ class Recorder:
         self.lost = 0
         """Records that were dropped and that the reader hasn't been told of."""
         self._send({"pid": os.getpid()})
-        logging.getLogger().addHandler(self._tap)
+        # Ours and plugins' own lead to the root no more, where `logs.keep_own` was called.
+        ours = logging.getLogger("gatewright")
+        self._tapped = [logging.getLogger(), *(() if ours.propagate else (ours,))]
+        for logger in self._tapped:
+            logger.addHandler(self._tap)
 
     @classmethod
     async def connect(cls, path: str) -> Recorder | None:
@@ -87,7 +91,8 @@ class Recorder:
 
     def close(self) -> None:
         """Send what waits, and no more."""
-        logging.getLogger().removeHandler(self._tap)
+        for logger in self._tapped:
+            logger.removeHandler(self._tap)
         self._flush()
         self._transport.close()
 

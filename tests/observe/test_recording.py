@@ -15,7 +15,8 @@ from gatewright.runtime.chain import Chain
 from gatewright.runtime.discovery import discover
 from gatewright.runtime.recorded import RecordedChain
 from gatewright.server.drivers.apisix.connection import Connection
-from gatewright.server.drivers.apisix.driver import driver, plan
+from gatewright.server.drivers.apisix.driver import driver
+from gatewright.server.drivers.runner import plan
 from gatewright.server.worker.process import make_service
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
