@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from gatewright.doctor.sockets import may_connect, worker_users
+from tests import launching
 from tests.conftest import MEASURING, StartRunner
 from tests.peer import Refused
 
@@ -40,10 +41,8 @@ def doctor(*arguments: object, cwd: Path | None = None) -> Diagnosis:
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gatewright", *map(str, arguments)], capture_output=True, text=True, timeout=60,
-        check=False, cwd=cwd, env={"PATH": os.environ["PATH"], **MEASURING},
-    )  # fmt: skip
+    command = [sys.executable, "-m", "gatewright", *map(str, arguments)]
+    return launching.run(command, cwd=cwd, env={"PATH": os.environ["PATH"], **MEASURING})
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from gatewright.dev.apisix.routes import build_routes
 from gatewright.gateways.apisix.replies import Rewrite, Stop
 from gatewright.observe.control import ask
 from gatewright.settings import Settings, load_settings
+from tests import launching
 from tests.conftest import ROOT, StartRunner
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,9 +62,7 @@ def commands() -> list[str]:
 
 @functools.cache
 def help_of(*command: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-m", "gatewright", *command, "--help"], capture_output=True, text=True, check=False
-    )
+    run = launching.run([sys.executable, "-m", "gatewright", *command, "--help"])
     assert run.returncode == 0, run.stderr
     return run.stdout
 
