@@ -7,14 +7,19 @@ from importlib import import_module
 import click
 
 from gatewright._version import __version__
+from gatewright.cli._output import Group
 
 __all__ = ["main"]
 
 # In the order in which --help lists them. A module holds the command under the command's own name.
 _MODULES = {
+    "new": "new",
     "dev": "dev",
     "run": "run",
     "check": "check",
+    "call": "call",
+    "schema": "schema",
+    "plugins": "plugins",
     "config": "config",
     "status": "status",
     "reload": "status",
@@ -22,12 +27,11 @@ _MODULES = {
     "doctor": "doctor",
     "profile": "profile",
     "kong": "kong",
-    "plugins": "plugins",
     "completion": "completion",
 }
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     def list_commands(self, context: click.Context) -> list[str]:
         return list(_MODULES)
 

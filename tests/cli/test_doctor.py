@@ -304,11 +304,12 @@ def test_a_missing_gateway_file_is_a_problem(plugins: Path, tmp_path: Path) -> N
 def test_routes_that_name_what_is_not_there(plugins: Path, tmp_path: Path) -> None:
     file = tmp_path / "apisix.yaml"
     file.write_text(
-        "routes:\n- id: 7\n  plugins:\n    ext-plugin-pre-req: {conf: [{name: good}, {name: godo}]}\n"
-        "global_rules:\n- id: 1\n  plugins:\n    ext-plugin-post-resp: {conf: [{name: other}]}\n#END\n"
+        "routes:\n- id: 7\n  plugins:\n"
+        "    ext-plugin-pre-req: {conf: [{name: good, value: '{}'}, {name: godo, value: ''}]}\n"
+        "global_rules:\n- id: 1\n  plugins:\n    ext-plugin-post-resp: {conf: [{name: other, value: ''}]}\n#END\n"
     )
     found = doctor("-p", plugins, "--routes", file)
-    assert "route 7 names plugin 'godo', which was not found; found: good" in found.of("problem")
+    assert "route 7: ext-plugin-pre-req names plugin 'godo', which was not found; found: good" in found.of("problem")
     assert "names plugin 'other'" in found.of("problem")
     assert "plugin good is there" in found.of("good")
 
