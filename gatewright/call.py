@@ -168,7 +168,10 @@ class Call:
         headers = self.seen_headers
         if headers is None:
             source = self.source
-            headers = self.seen_headers = Headers.lazy(source.read_headers, source.has_header, self.asker)
+            headers = self.seen_headers = Headers.lazy(
+                source.read_headers, source.has_header, self.asker, getattr(source, "header_values", None)
+            )
+            headers.may_have_alike = getattr(source, "may_have_alike", None)
         return headers
 
     @property

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import lru_cache
+from itertools import product
 from typing import Final, Protocol, Self
 
 from gatewright.errors import NotAvailableError
@@ -24,6 +25,9 @@ Change = tuple[str, ...] | None
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _JOINT: Final = {"cookie": "; "}
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
+_UNLIKE: Final = re.compile(r"[^0-9a-z]")
+_MOST_WORDS: Final = 7
+_MOST_FINDS: Final = 3  # single look-ups, before all is decoded: that pays from the fourth on
 
 
 @lru_cache(maxsize=1024)
@@ -67,6 +71,8 @@ class MultiMapping(MutableMapping[str, str]):
     _load: Callable[[], Sequence[tuple[str, str | None]]] | None = None
     _has: Callable[[str], bool | None] | None = None
     _finder: Finder | None = None
+    _find: Callable[[str], list[str | None] | None] | None = None
+    _finds: int = 0
     _is_cut: bool = False
 
     def __init__(self, items: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
@@ -81,6 +87,7 @@ class MultiMapping(MutableMapping[str, str]):
         load: Callable[[], Sequence[tuple[str, str | None]]],
         has: Callable[[str], bool | None] | None = None,
         finder: Finder | None = None,
+        find: Callable[[str], list[str | None] | None] | None = None,
     ) -> Self:
         """Start from what `load` will give when it is first needed.
 
@@ -88,10 +95,12 @@ class MultiMapping(MutableMapping[str, str]):
             load: gives the original entries; called once at most. `CutEntries`: there may be more of them.
             has: tells whether a (normalised) name is there, cheaper than loading all; `None` if that's not known.
             finder: finds what was cut off. (Not the call: that would be a circle for the collector to find.)
+            find: gives the values of one (normalised) name, cheaper than loading all; `None` if it can't.
         """
         self = cls.__new__(cls)
         self._load = load
         self._has = has
+        self._find = find
         self._finder = finder
         self.changes = {}
         return self
@@ -138,6 +147,11 @@ class MultiMapping(MutableMapping[str, str]):
             return self.changes[key] or ()
         index = self._index
         if index is None:
+            if self._find is not None and self._original is None and self._finds < _MOST_FINDS:
+                self._finds += 1
+                values = self._find(key)
+                if values is not None:
+                    return values
             index = self._index = {}
             for name, value in self._entries():
                 index.setdefault(self._key_of_peer(name), []).append(value)
@@ -303,6 +317,33 @@ class Headers(MultiMapping):
     def _all_entries(self) -> list[tuple[str, str]]:
         return [(name.lower(), value or "") for name, value in self._whole()]
 
+    may_have_alike: Callable[[Sequence[bytes]], bool] | None = None
+    """Tells whether any of these pieces of names may occur, cheaper than loading all."""
+
+    def discard_alike(self, *names: str) -> None:
+        """Delete headers, and those that an upstream may take for the same: `X_User` for `x-user`, say.
+
+        CGI, WSGI and PHP make one variable of all of them (RFC 3875, 4.1.18), so a header that an upstream believes
+        has to be free of them, too.
+        """
+        keys = [_header_key(name) for name in names]
+        changes = self.changes
+        for key in keys:
+            changes[key] = None
+        longest = _longest_words(*keys)
+        only = len(changes) == len(keys)  # no earlier plugin added some
+        if only and self._original is None and self.may_have_alike is not None and not self.may_have_alike(longest):
+            return
+        alike = {_UNLIKE.sub("-", key) for key in keys}
+        for name in [name for name, _ in self._entries()] + list(changes):
+            key = name.lower()
+            if _UNLIKE.sub("-", key) in alike:
+                changes[key] = None
+        if self._is_cut:
+            for key in keys:
+                for variant in _spellings(key):
+                    changes[variant] = None
+
     def _found(self, key: str, index: dict[str, list[str | None]]) -> Sequence[str | None]:
         """All values of a name of which the gateway may have handed over some, or none."""
         known = index.get(key, [])
@@ -322,6 +363,26 @@ class Headers(MultiMapping):
         if not value.isprintable() and _FORBIDDEN.search(value):
             raise ValueError(f"the value of header {name!r} must not contain CR, LF or NUL: {value!r}")
         return value
+
+
+@lru_cache(maxsize=256)
+def _longest_words(*keys: str) -> tuple[bytes, ...]:
+    """The longest piece of each name that is the same however it is spelled."""
+    return tuple(max(_UNLIKE.split(key), key=len).encode() for key in keys)
+
+
+@lru_cache(maxsize=256)
+def _spellings(key: str) -> tuple[str, ...]:
+    """A name with `-` and `_` in all combinations, for where it isn't known which there are."""
+    words = _UNLIKE.split(key)
+    if len(words) > _MOST_WORDS:
+        raise NotAvailableError(
+            f"the gateway cut headers off, and {key!r} has too many spellings to delete them all unseen"
+        )
+    return tuple(
+        words[0] + "".join(joint + word for joint, word in zip(joints, words[1:], strict=True))
+        for joints in product("-_", repeat=len(words) - 1)
+    )
 
 
 class Query(MultiMapping):

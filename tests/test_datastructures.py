@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatewright import Headers, Query
+from gatewright import Headers, NotAvailableError, Query
+from gatewright.datastructures import CutEntries
 
 
 def loaded_once(items: list[tuple[str, str | None]]):
@@ -131,3 +132,40 @@ def test_behaves_as_a_dict_of_lists(items: list[tuple[str, str]], operations: li
     assert {name: mapping.get_all(name) for name in mapping} == model
     assert set(mapping) == set(model)
     assert sorted(mapping.multi_items()) == sorted((n, v) for n, values in model.items() for v in values)
+
+
+# --- headers that an upstream takes for the same
+
+
+def test_headers_that_look_alike_are_deleted_together() -> None:
+    headers = Headers([("X-User", "a"), ("x_user", "b"), ("X-USER-Id", "c"), ("xuser", "d"), ("x.user", "e")])
+    headers.discard_alike("x-user")
+    assert headers.changes == {"x-user": None, "x_user": None, "x.user": None}
+
+
+def test_changes_of_earlier_plugins_count_among_those_that_look_alike() -> None:
+    headers = Headers.lazy(list, find=lambda _: [])
+    headers.may_have_alike = lambda _: False
+    headers["X_User"] = "1"
+    headers.discard_alike("x-user")
+    assert headers.changes == {"x_user": None, "x-user": None}
+
+
+def test_where_headers_were_cut_off_all_spellings_are_deleted_unseen() -> None:
+    headers = Headers.lazy(lambda: CutEntries([("a", "1")]))
+    headers.discard_alike("x-user-id")
+    assert headers.changes == dict.fromkeys(["x-user-id", "x-user_id", "x_user-id", "x_user_id"])
+    with pytest.raises(NotAvailableError, match="too many spellings"):
+        headers.discard_alike("-".join("abcdefgh"))
+
+
+def test_a_look_at_one_header_decodes_no_others_until_it_pays() -> None:
+    loads: list[int] = []
+    headers = Headers.lazy(
+        lambda: loads.append(1) or [("a", "1"), ("b", "2")], find=lambda name: {"a": ["1"], "b": None}.get(name, [])
+    )
+    assert headers.get_all("a") == ["1"]
+    assert headers.get("c") is None
+    assert loads == []
+    assert headers["b"] == "2", "the gateway's own look did not know"
+    assert loads == [1]

@@ -52,6 +52,19 @@ def test_has_header_agrees_with_decoding_all(headers: list[tuple[str, str | None
     )
     for name in ("a", "b", "x", "ab", "abx", "x-", "-"):
         assert call.has_header(name) == any(present == name for present, _ in headers)
+        values = call.header_values(name)
+        assert values is None or values == [value for present, value in headers if present == name]
+        assert call.may_have_alike([name.encode()]) or not any(name in present for present, _ in headers)
+
+
+def test_a_header_is_found_without_decoding_the_others() -> None:
+    headers = [("host", "x"), ("authorization", "Bearer a"), ("cookie", "authorization=1"), ("x-b", ""), ("x-B", "1")]
+    call = calls.HttpReqCall(
+        oracle.http_req_call(id=1, conf_token=2, src_ip=b"1234", method=0, path="/", args=[], headers=headers)
+    )
+    assert call.header_values("authorization") == ["Bearer a"]
+    assert call.header_values("accept") == []
+    assert call.header_values("x-b") is None, "there are two, in different letters"
 
 
 @given(U32, U32, st.integers(0, 2**16 - 1), ENTRIES)

@@ -13,13 +13,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import add
 from typing import Final
 
 from gatewright.errors import ProtocolError
 
 __all__ = [
-    "Entry", "Layout", "has_entry", "layout_at", "read_bytes", "read_entries", "read_head", "read_root", "read_string",
-    "read_table", "read_u8", "read_u16", "read_u32",
+    "Entry", "Layout", "find_entry", "has_entry", "layout_at", "read_bytes", "read_entries", "read_head", "read_root",
+    "read_string", "read_table", "read_u8", "read_u16", "read_u32",
 ]  # fmt: skip
 
 Entry = tuple[str, "str | None"]
@@ -294,3 +295,38 @@ def has_entry(buf: bytes, table: int, offset: int, name: str) -> bool:
     except struct.error:
         raise _malformed("offset outside the buffer", table) from None
     return False
+
+
+def find_entry(buf: bytes, lowered: bytes, table: int, offset: int, name: str) -> list[str | None] | None:
+    """The value of the one TextEntry of this name (in lower case), in a list; an empty one where there surely is none.
+
+    APISIX writes each entry's strings anew, right above its table (init.lua, `build_headers`), so a name that is there
+    once belongs to the entry below it. That is checked; `None` says that it isn't so here, and all are to be decoded.
+
+    Args:
+        buf: the frame.
+        lowered: the same in lower case: names may come in any.
+        table: the position of the table that has the vector.
+        offset: the vector's.
+        name: the name.
+    """
+    needle = _name_needle(name)
+    if not offset or (count := lowered.count(needle.lower())) == 0:
+        return []
+    at = buf.find(needle)
+    if at < 0 or count > 1:
+        return None
+    try:
+        slot, references = _vector_at(buf, table, offset)
+        for entry in map(add, range(slot, slot + 4 * len(references), 4), references):
+            if entry < at:
+                break
+        else:
+            return None
+        name_at, value_at = layout_at(buf, entry)[:2]
+        if not name_at or entry + name_at + _u32(buf, entry + name_at)[0] != at:
+            return None
+        value = read_bytes(buf, entry, value_at)
+    except struct.error:
+        raise _malformed("offset outside the buffer", table) from None
+    return [None if value is None else value.decode("utf-8", "surrogateescape")]

@@ -90,7 +90,7 @@ class HttpReqCall:
         conf_token: what the gateway got for the route's configuration.
     """
 
-    __slots__ = ("_frame", "_layout", "_table", "conf_token", "id")
+    __slots__ = ("_frame", "_layout", "_lowered", "_table", "conf_token", "id")
 
     cuts_headers: bool | None = None
     """Whether this gateway hands over 100 headers at most; `None` where that's not known."""
@@ -176,6 +176,24 @@ class HttpReqCall:
             return False
         return any(present.lower() == name for present, _ in self.read_headers())
 
+    def header_values(self, name: str) -> list[str | None] | None:
+        """All values of one header (its name in lower case), nothing else decoded; `None`: all are to be decoded."""
+        if len(self._frame) > _FEWEST and self.headers_cut:
+            return None
+        lowered = self._lowered = self._frame.lower()
+        return reading.find_entry(self._frame, lowered, self._table, self._layout[5], name)
+
+    def may_have_alike(self, words: Sequence[bytes]) -> bool:
+        """Whether any of these pieces of headers' names (in lower case) may occur; a look that decodes nothing."""
+        try:
+            lowered = self._lowered
+        except AttributeError:
+            lowered = self._frame.lower()
+        for word in words:  # noqa: SIM110 - a generator costs as much as the search
+            if word in lowered:
+                return True
+        return False
+
     def has_args(self) -> bool:
         """Whether the query has any argument."""
         return reading.count_entries(self._frame, self._table, self._layout[4]) > 0
@@ -188,7 +206,7 @@ class HttpReqCall:
     def with_escaped_path(self) -> HttpReqCall:
         """The same, but its path is known to be `$upstream_uri`, which is escaped."""
         other = _RewrittenHttpReqCall.__new__(_RewrittenHttpReqCall)
-        for name in HttpReqCall.__slots__:
+        for name in ("_frame", "_layout", "_table", "conf_token", "id"):
             setattr(other, name, getattr(self, name))
         other.cuts_headers = self.cuts_headers
         return other
