@@ -8,14 +8,13 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import click
 
-from gatewright.cli._output import say
 from gatewright.doctor.apisix import (
     check_apisix_config,
+    check_routes,
     check_timeouts,
     check_version,
     installed_version,
@@ -25,11 +24,10 @@ from gatewright.doctor.apisix import (
 from gatewright.doctor.findings import Finding, note, problem
 from gatewright.doctor.kong import check_kong
 from gatewright.doctor.plugins import check_environment, check_plugin_settings, check_plugins
-from gatewright.doctor.routes import check_routes
 from gatewright.doctor.sockets import check_control, check_socket
 from gatewright.errors import GatewrightError
 from gatewright.runtime.discovery import discover
-from gatewright.runtime.shipped import load_shipped, shipped_names
+from gatewright.runtime.shipped import shipped_names
 from gatewright.settings import Address, Settings, control_address, load_settings, parse_address
 
 __all__ = ["doctor"]
@@ -80,7 +78,7 @@ def doctor(
     for finding in all_findings:
         findings.append(finding)
         if not as_json:
-            say(_MARKS[finding.level] + finding.text, finding.level)
+            click.echo(_MARKS[finding.level] + finding.text)
             if finding.cure:
                 click.echo(" " * len(_MARKS["good"]) + f"-> {finding.cure}")
     problems = sum(finding.level == "problem" for finding in findings)
@@ -119,8 +117,7 @@ def _all(
     if apisix_config is not None:
         yield from check_apisix_config(apisix_config, settings)
     if routes is not None:
-        others = {name: partial(load_shipped, name) for name in shipped_names()}
-        yield from check_routes(routes, discovery.plugins, others)
+        yield from check_routes(routes, {*discovery.found, *shipped_names()})
     version = gateway_version or installed_version()
     if version:
         yield from check_version(version)

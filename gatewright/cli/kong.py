@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 from gatewright.cli._options import fail
-from gatewright.cli._output import Group
 from gatewright.errors import ConfigError
 from gatewright.gateways.kong.conf import DEFAULT_PREFIX, ONE_PLUGIN_SINCE, conf_lines, read_version
 from gatewright.gateways.kong.dump import PROTOCOLS, dump, own_stdout, plugin_info
@@ -37,7 +36,7 @@ _PROTOCOL = click.option(
 )
 
 
-@click.group(cls=Group)
+@click.group()
 def kong() -> None:
     """Tell Kong of plugins: the lines for kong.conf, and what its query command has to print.
 

@@ -1,0 +1,219 @@
+"""**jwt-auth**: requests with a token that is believed go on, and the upstream is told what the token says.
+
+A token is judged once (`_verifier`: form, key, signature, claims); what came of it is kept under its digest until the
+token ends, a key is withdrawn or `cache_ttl` is over. Opaque tokens are judged by the provider (`_introspection`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+from gatewright import Plugin, Request, Response
+from gatewright.plugins._shared.counting import counter
+from gatewright.plugins._shared.credentials import AmbiguousCredentialsError, Place
+from gatewright.plugins._shared.expiring import ExpiringCache
+from gatewright.plugins._shared.extras import extra
+from gatewright.plugins._shared.identity import IdentityHeaders, header_text, leave_consumer
+
+with extra("jwt", plugin="jwt-auth"):
+    from gatewright.plugins.jwt_auth._claims import InsufficientScopeError, look_up
+    from gatewright.plugins.jwt_auth._config import JwtAuthConfig
+    from gatewright.plugins.jwt_auth._introspection import Endpoint, Introspector
+    from gatewright.plugins.jwt_auth._key_source import (
+        ConfiguredKeys,
+        FetchedKeys,
+        KeySource,
+        KeysUnavailableError,
+        keys_of_document,
+    )
+    from gatewright.plugins.jwt_auth._keys import keys_from_pem, secret_key
+    from gatewright.plugins.jwt_auth._provider import Provider, ProviderError
+    from gatewright.plugins.jwt_auth._token import InvalidTokenError
+    from gatewright.plugins.jwt_auth._verifier import Verifier
+
+__all__ = ["JwtAuth"]
+
+_PARTS_OF_JWT: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """What is kept of a token that was believed, `source` being where its key came from, if that was looked at here."""
+
+    until: float
+    source: KeySource | None
+    generation: int
+    headers: tuple[tuple[str, str], ...]
+    consumer: str
+
+
+class JwtAuth(Plugin):
+    """Lets requests with a valid token pass."""
+
+    name = "jwt-auth"
+    version = "1.0.0"
+    priority = 1450
+    Config = JwtAuthConfig
+
+    config: JwtAuthConfig
+
+    def __init__(self, config: object = None) -> None:
+        super().__init__(config)
+        own = self.config
+        self._place = Place(own.header.lower(), own.scheme.lower(), own.cookie, own.argument)
+        self._identity = IdentityHeaders(own.forwarded.values())
+        self._accepted: ExpiringCache[bytes, _Accepted] = ExpiringCache(own.cache_size)
+        self._provider = Provider(own.provider_timeout)
+        self._verifier = self._make_verifier() if own.has_keys else None
+        self._introspector = self._make_introspector()
+        self._decisions = counter("jwt_auth_decisions", "Requests looked at, by what came of it.", ["decision"])
+        self._challenge = "Bearer" + (f' realm="{own.realm}"' if own.realm else "")
+
+    async def teardown(self) -> None:
+        """End what is under way with the provider."""
+        if self._verifier is not None:
+            await self._verifier.source.close()
+        if self._introspector is not None:
+            await self._introspector.close()
+        await self._provider.close()
+
+    async def on_request(self, request: Request) -> Response | None:
+        """Judge the request's token."""
+        try:
+            text = self._place.find(request)
+        except AmbiguousCredentialsError as error:
+            return self._refuse(400, "invalid_request", str(error))
+        if text is None:
+            return self._without_token(request)
+        if not text.isascii() or len(text) > self.config.max_token_bytes:
+            return self._refuse(401, "invalid_token", "the token is not one")
+        digest = blake2b(text.encode(), digest_size=16).digest()
+        accepted = self._known(digest)
+        if accepted is None:
+            try:
+                accepted = await self._judge(text, digest)
+            except InvalidTokenError as error:
+                return self._refuse(401, "invalid_token", str(error))
+            except InsufficientScopeError as error:
+                return self._refuse(403, "insufficient_scope", str(error))
+            except (KeysUnavailableError, ProviderError) as error:
+                return self._unavailable(error)
+            self._decisions.add("accepted")
+        else:
+            self._decisions.add("remembered")
+        if self.config.hide:
+            self._place.remove(request)
+        self._identity.replace(request, accepted.headers)
+        if accepted.consumer:
+            leave_consumer(request, accepted.consumer)
+        return None
+
+    # --- judging
+
+    def _known(self, digest: bytes) -> _Accepted | None:
+        accepted = self._accepted.get(digest)
+        if accepted is None or time.time() >= accepted.until:
+            return None
+        if accepted.source is not None:
+            source = accepted.source
+            if source.due:
+                source.refresh_ahead()
+            if accepted.generation != source.generation or time.monotonic() >= source.usable_until:
+                return None
+        return accepted
+
+    async def _judge(self, text: str, digest: bytes) -> _Accepted:
+        source: KeySource | None = None
+        if self._verifier is not None and (self._introspector is None or text.count(".") == _PARTS_OF_JWT - 1):
+            claims, until = await self._verifier.verify(text)
+            source = self._verifier.source
+        else:
+            assert self._introspector is not None  # noqa: S101 - the configuration has one or the other
+            claims, until = await self._introspector.introspect(text, digest)
+        consumer = look_up(claims, self.config.consumer_claim) if self.config.consumer_claim else None
+        generation = source.generation if source is not None else 0
+        accepted = _Accepted(until, source, generation, self._headers_of(claims), header_text(consumer) or "")
+        self._accepted.put(digest, accepted, min(self.config.cache_ttl, until - time.time()))
+        return accepted
+
+    def _headers_of(self, claims: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+        headers = []
+        for claim, name in self.config.forwarded.items():
+            value = look_up(claims, claim)
+            if value is None:
+                continue
+            text = header_text(value)
+            if text is None:
+                raise InvalidTokenError(f"the claim {claim} can't be sent in a header")
+            headers.append((name.lower(), text))
+        return tuple(headers)
+
+    # --- answering
+
+    def _without_token(self, request: Request) -> Response | None:
+        if not self.config.optional:
+            self._decisions.add("missing")
+            return Response.json(
+                {"error": "unauthorized", "error_description": "a token is needed"},
+                401,
+                {"www-authenticate": self._challenge},  # without an error: RFC 6750, 3.1
+            )
+        self._decisions.add("anonymous")
+        self._identity.replace(request)
+        return None
+
+    def _refuse(self, status: int, error: str, why: str) -> Response:
+        self._decisions.add(error)
+        self.log.info("refused", extra={"error": error, "why": why})
+        challenge = f'{self._challenge}{"," if self.config.realm else ""} error="{error}", error_description="{why}"'
+        if status == 403 and self.config.scopes:
+            challenge += f', scope="{" ".join(self.config.scopes)}"'
+        return Response.json({"error": error, "error_description": why}, status, {"www-authenticate": challenge})
+
+    def _unavailable(self, error: Exception) -> Response:
+        """Nobody can be let in now. An answer, not an exception, which `allow_degradation` would let pass."""
+        self._decisions.add("unavailable")
+        self.log.warning("tokens can't be judged", extra={"why": str(error)})
+        body = {"error": "temporarily_unavailable", "error_description": "tokens can't be judged at the moment"}
+        return Response.json(body, 503, {"retry-after": "5"})
+
+    # --- making
+
+    def _make_verifier(self) -> Verifier:
+        own = self.config
+        return Verifier(
+            self._make_source(),
+            own.allowed_algorithms,
+            own.rules(of_introspection=False),
+            [t.lower() for t in own.types],
+        )
+
+    def _make_source(self) -> KeySource:
+        own, algorithms = self.config, self.config.allowed_algorithms
+        if own.secret is not None:
+            return ConfiguredKeys(own.secret.reveal, lambda text: [secret_key(text, algorithms)])
+        if own.public_key is not None:
+            return ConfiguredKeys(own.public_key.reveal, lambda text: keys_from_pem(text, algorithms))
+        if own.jwks:
+            keys = keys_of_document(own.jwk_document(), algorithms)
+            return ConfiguredKeys(str, lambda _: keys)
+        return FetchedKeys(self._fetch_keys, algorithms, own.freshness, self.log)
+
+    async def _fetch_keys(self) -> tuple[Any, float | None]:
+        own = self.config
+        url = own.jwks_url or await self._provider.discover(own.discover)
+        return await self._provider.get_json(url)
+
+    def _make_introspector(self) -> Introspector | None:
+        asked = self.config.introspection
+        if asked is None:
+            return None
+        secret = asked.client_secret
+        endpoint = Endpoint(
+            asked.url, asked.client_id, secret.reveal if secret is not None else str, asked.client_auth == "post"
+        )
+        rules = self.config.rules(of_introspection=True)
+        return Introspector(self._provider, endpoint, rules, ttl=asked.ttl, refused_ttl=asked.refused_ttl)
