@@ -8,6 +8,7 @@ import pytest
 
 from gatewright.runtime.shipped import shipped_names
 from tests.plugins.harness import GATEWAYS, Gateway
+from tests.plugins.redis_servers import RedisProcess
 
 
 @pytest.fixture(scope="module", params=GATEWAYS)
@@ -17,3 +18,11 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
     own = getattr(request.module, "OWN", ())
     with Gateway(request.param, plugins, own) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """A redis-server that tests share: each has keys of its own."""
+    server = RedisProcess(tmp_path_factory.mktemp("redis")).wait()
+    yield server
+    server.end()

@@ -160,6 +160,7 @@ class Route:
         self._gateway, self._id = gateway, id
         self.conf = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in conf]
         self._pair = Pair("", {})
+        self._instances: dict[str, int] = {}
 
     def request(
         self,
@@ -245,11 +246,12 @@ class Route:
         outcome = Outcome()
         with MsgPackKong(path) if is_msgpack else ProtoBufKong(path, messages()) as kong:
             for name, text in self.conf:
-                config = {**json.loads(text), "route_id": self._id, "__seq__": 1}
-                instance = kong.start(name, config)
+                if name not in self._instances:
+                    config = {**json.loads(text), "route_id": self._id, "__seq__": 1}
+                    self._instances[name] = kong.start(name, config)
                 begin = len(kong.calls)
                 try:
-                    kong.event(instance, phase, facts.pdk(outcome, answer))
+                    kong.event(self._instances[name], phase, facts.pdk(outcome, answer))
                 except Exited as exited:
                     body = exited.body or b""
                     outcome.status = exited.status
@@ -257,8 +259,6 @@ class Route:
                     outcome.headers |= _joined(_pairs(exited.headers or {}))
                     outcome.failed = exited.status == 500 and not exited.headers
                     return outcome
-                finally:
-                    kong.stop(instance)
                 for method, args in kong.calls[begin:]:
                     facts.carry_out(outcome, method, args)
         return outcome

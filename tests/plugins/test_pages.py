@@ -30,6 +30,7 @@ from gatewright.cli.plugins import plugins
 from gatewright.errors import GatewrightError
 from gatewright.runtime.shipped import load_shipped, shipped_names
 from tests.plugins.ml_models import classifier
+from tests.plugins.redis_servers import RedisProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 DIRECTORY = ROOT / "docs" / "batteries"
@@ -77,10 +78,11 @@ def test_the_fields_are_those_of_the_model(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def stand_ins(tmp_path_factory: pytest.TempPathFactory, redis: RedisProcess) -> dict[str, str]:
     """What the pages say, and what stands in for it here."""
     model = classifier(tmp_path_factory.mktemp("models") / "fraud.onnx")
-    return {"/models/fraud.onnx": str(model)}
+    redis.client().flushall()
+    return {"/models/fraud.onnx": str(model), "127.0.0.1:6379": redis.address}
 
 
 def example(page: Path, gateway: str) -> dict[str, Any]:
