@@ -80,7 +80,28 @@ def _model(directory: Path) -> Iterator[Case]:
         yield Case(text, [("ml-model", conf)], headers=[("x-features", values)])
 
 
-CASES: dict[str, Prepare] = {"response-transform": _transform, "ml-model": _model}
+def _limits(directory: Path) -> Iterator[Case]:
+    from tests.plugins.redis_servers import RedisProcess
+
+    many = {"limits": [{"requests": 1_000_000, "period": 1}], "key": "{client_ip}"}
+    yield Case("one limit, in memory", [("rate-limit", many)])
+    redis = RedisProcess(directory).wait()
+    try:
+        conf = {**many, "redis": {"servers": [redis.address], "timeout": 5}}
+        yield Case("one limit, in Redis on the same machine", [("rate-limit", conf)])
+        conf["limits"] = [*many["limits"], {"requests": 1_000_000_000, "period": 3600, "algorithm": "fixed-window"}]
+        yield Case("two limits, in Redis on the same machine", [("rate-limit", conf)])
+    finally:
+        redis.end()
+
+
+def _addresses(directory: Path) -> Iterator[Case]:
+    yield Case("a list of three networks", [("ip-restriction", {"deny": ["10.0.0.0/8", "fd00::/8", "198.51.100.7"]})])
+
+
+CASES: dict[str, Prepare] = {
+    "response-transform": _transform, "ml-model": _model, "rate-limit": _limits, "ip-restriction": _addresses,
+}  # fmt: skip
 
 
 @contextmanager

@@ -49,6 +49,11 @@ __all__ = [
 ]
 
 
+@lru_cache(maxsize=4096)
+def _address_text(raw: bytes) -> str:
+    return str(ipaddress.ip_address(raw))
+
+
 class _BaseRequest:
     """All of a request that needs no waiting."""
 
@@ -108,7 +113,7 @@ class _BaseRequest:
         """The client's address as text, IPv4 or IPv6."""
         raw = self._call.source.src_ip
         try:
-            return str(ipaddress.ip_address(raw))
+            return _address_text(raw)
         except ValueError:
             raise NotAvailableError(f"the gateway sent no usable client address: {raw!r}") from None
 

@@ -14,8 +14,8 @@ __all__ = ["RedisStore"]
 
 _MOST_TOGETHER: Final = 128
 """Requests in one call of the script: longer ones would keep Redis's other clients waiting (some 5 us each)."""
-_MOST_CALLS: Final = 2
-"""Calls under way at once; what comes meanwhile goes with the next. More would make each smaller, and so dearer."""
+_WORTH_ANOTHER: Final = 16
+"""Requests that wait for the call under way; so many go in one beside it. Fewer go with the next: small calls are dear."""
 _MOST_POLICIES: Final = 1000
 
 Asked = tuple[list[str], Policy, "asyncio.Future[Verdict]"]
@@ -52,14 +52,17 @@ class RedisStore:
             policy = self._policies[shape] = Policy(limits, cost, force)
         answer: asyncio.Future[Verdict] = self._loop.create_future()
         self._waiting.append((policy.keys(key), policy, answer))
-        if not self._scheduled and self._calls < _MOST_CALLS:
+        if not self._scheduled and self._may_call():
             self._scheduled = True
             self._loop.call_soon(self._call)
         return await answer
 
+    def _may_call(self) -> bool:
+        return self._calls == 0 or (self._calls == 1 and len(self._waiting) >= _WORTH_ANOTHER)
+
     def _call(self) -> None:
         self._scheduled = False
-        while self._waiting and self._calls < _MOST_CALLS:
+        while self._waiting and self._may_call():
             batch, self._waiting = self._waiting[:_MOST_TOGETHER], self._waiting[_MOST_TOGETHER:]
             self._calls += 1
             task = self._loop.create_task(self._run(batch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -21,7 +22,7 @@ class StoreFailedError(Exception):
     """The store could not be asked; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limit:
     """So many in so much time.
 
@@ -55,12 +56,12 @@ class Limit:
             raise ValueError(f"{most} in {seconds:g} s is more than one a microsecond, which can't be counted")
         return cls(algorithm, most, period, burst if burst is not None else most)
 
-    @property
+    @cached_property
     def interval(self) -> int:
         """Microseconds from one to the next, for `gcra`; rounded up, so that never one too many passes."""
         return -(-self.period // self.most)
 
-    @property
+    @cached_property
     def label(self) -> str:
         """What tells it from others that are counted for the same key."""
         return f"{ALGORITHMS[self.algorithm]}{self.most}.{self.period}.{self.burst}"
