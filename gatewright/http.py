@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol, overload
 
 from gatewright.call import (

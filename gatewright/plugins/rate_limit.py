@@ -148,7 +148,7 @@ class RateLimit(Plugin[RateLimitConfig]):
             return
         from gatewright.plugins._shared.limiting.redis_store import RedisStore
 
-        server, self._release = shared_server(self.config.redis, plugin=self.name)
+        server, self._release = await shared_server(self.config.redis, plugin=self.name)
         self._store = server.kept(RedisStore)
 
     async def teardown(self) -> None:

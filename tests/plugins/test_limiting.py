@@ -31,7 +31,7 @@ def config(server: RedisProcess, **more: object) -> RedisConfig:
 
 @asynccontextmanager
 async def store_of(given: RedisConfig) -> AsyncIterator[tuple[RedisStore, RedisServer]]:
-    server, release = shared_server(given, plugin="test")
+    server, release = await shared_server(given, plugin="test")
     try:
         yield server.kept(RedisStore), server
     finally:

@@ -95,18 +95,15 @@ class ServerFailedError(Exception):
 class RedisServer:
     """A server and the connections to it, for one event loop. See `shared_server`."""
 
-    def __init__(self, config: RedisConfig, *, plugin: str) -> None:
+    def __init__(self, config: RedisConfig) -> None:
         """Prepare; nothing is connected yet.
 
         Args:
             config: where it is.
-            plugin: who needs it, for messages.
 
         Raises:
-            ConfigError: the package `redis` is missing.
+            ConfigError: a secret is not where it should be.
         """
-        with extra("redis", plugin=plugin):
-            import redis.asyncio  # noqa: F401
         self.config = config
         self.is_cluster = config.mode == "cluster"
         self.timeout = config.timeout
@@ -235,16 +232,21 @@ _servers: dict[tuple[asyncio.AbstractEventLoop, RedisConfig], list[Any]] = {}
 """Servers in use, and by how many: routes that name the same one share its connections. Empty when none is in use."""
 
 
-def shared_server(config: RedisConfig, *, plugin: str) -> tuple[RedisServer, Callable[[], Awaitable[None]]]:
-    """The server of a configuration, and what to await when it is no longer used; to be called on the event loop.
+async def shared_server(config: RedisConfig, *, plugin: str) -> tuple[RedisServer, Callable[[], Awaitable[None]]]:
+    """The server of a configuration, and what to await when it is no longer used.
+
+    Args:
+        config: where it is.
+        plugin: who needs it, for messages.
 
     Raises:
-        ConfigError: see `RedisServer`, or a secret is not where it should be.
+        ConfigError: the package `redis` is missing, or a secret is not where it should be.
     """
+    await asyncio.to_thread(_import, plugin)  # it takes a good part of a second
     key = asyncio.get_running_loop(), config
     entry = _servers.get(key)
     if entry is None:
-        entry = _servers[key] = [RedisServer(config, plugin=plugin), 0]
+        entry = _servers[key] = [RedisServer(config), 0]
     entry[1] += 1
     server: RedisServer = entry[0]
 
@@ -255,3 +257,9 @@ def shared_server(config: RedisConfig, *, plugin: str) -> tuple[RedisServer, Cal
             await server.close()
 
     return server, release
+
+
+def _import(plugin: str) -> None:
+    with extra("redis", plugin=plugin):
+        import redis.asyncio.cluster
+        import redis.asyncio.sentinel  # noqa: F401

@@ -15,7 +15,7 @@ __all__ = ["RedisStore"]
 _MOST_TOGETHER: Final = 128
 """Requests in one call of the script: longer ones would keep Redis's other clients waiting (some 5 us each)."""
 _WORTH_ANOTHER: Final = 16
-"""Requests that wait for the call under way; so many go in one beside it. Fewer go with the next: small calls are dear."""
+"""Requests that wait for the call under way; so many go in one beside it. Small calls are dear."""
 _MOST_POLICIES: Final = 1000
 
 Asked = tuple[list[str], Policy, "asyncio.Future[Verdict]"]
