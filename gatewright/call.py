@@ -45,6 +45,7 @@ Recipe = Generator[Question, "bytes | None", T]
 
 REQUEST_BODY = Question("request_body")
 RESPONSE_BODY = Question("response_body")
+CONSUMER = Question("var", "consumer_name")
 
 
 class CallSource(Protocol):
@@ -127,6 +128,8 @@ class Call:
     Fields have class-level defaults, so making one costs an allocation and two stores. The `seen_` fields are the
     headers and the query if a plugin ever looked at them; `route` is the gateway's key of the configuration. `asks`:
     the reply may depend on what the gateway must be asked; `late`: others may have rewritten the request's path before.
+    `place`: what the configuration belongs to, where `route` doesn't say it; `takes_consumer`: the gateway can be told
+    who calls; `response_unseen`: the upstream has not been asked yet.
     What was learned: `keeps_query` (by a new path), `is_head`, `response_lost` (the upstream's body broke off),
     `forbids_body` (it was taken for granted that the client's is empty).
     """
@@ -153,7 +156,10 @@ class Call:
     seen_headers: Headers | None = None
     seen_query: Query | None = None
     seen_response_headers: Headers | None = None
+    place: str | None = None
+    takes_consumer: bool = False
     consumer_change: str | None = None
+    response_unseen: bool = False
     kept_ctx: dict[str, Any] | None = None
     ctx_source: Callable[[Call], dict[str, Any]] | None = None
     asker: Asker = cast("Asker", None)
@@ -189,6 +195,20 @@ class Call:
         if headers is None:
             headers = self.seen_response_headers = Headers.lazy(self.response_source or list)
         return headers
+
+    @property
+    def consumer(self) -> str | None:
+        """Who the gateway, or a plugin before, has found to call."""
+        if self.consumer_change is not None:
+            return self.consumer_change
+        try:
+            (name,) = self.asker.ask_here(self, (CONSUMER,))
+        except MustAwaitError:
+            raise NotAvailableError(
+                "a task of one's own can't look at request.consumer, for which the gateway has to be asked: "
+                '`await request.var("consumer_name")`'
+            ) from None
+        return name.decode("utf-8", "surrogateescape") if name else None
 
     @property
     def ctx(self) -> dict[str, Any]:

@@ -124,8 +124,34 @@ class _BaseRequest:
         `route#1`, `route&consumer#1&jack` or `global_rule#1` with APISIX; with Kong the id of a route, service or
         consumer, or `global`.
         """
+        if self._call.place is not None:
+            return self._call.place
         place, apisix, _ = self._call.route.partition("#ext-plugin-")
         return place if apisix else place.partition("#")[2] or place
+
+    @property
+    def consumer(self) -> str | None:
+        """The name of the consumer that the gateway, or a plugin before, has found to call; `None` for nobody.
+
+        Before the gateway's own authentication it knows of none.
+        """
+        return self._call.consumer
+
+    def set_consumer(self, name: str) -> None:
+        """Tell the gateway who calls: what it knows of that consumer (plugins, limits) counts from then on.
+
+        A consumer that the gateway doesn't know refuses the request.
+
+        Raises:
+            NotAvailableError: the gateway can't be told: that needs the lean path.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a consumer is a name, not {type(name).__name__}")
+        if not name or any(char in name for char in "\r\n\0"):
+            raise ValueError(f"this is no consumer's name: {name!r}")
+        if not self._call.takes_consumer:
+            raise NotAvailableError("this gateway can't be told who calls; over the lean path it can (docs/lean.md)")
+        self._call.consumer_change = name
 
     @property
     def response_headers(self) -> Headers:
@@ -275,6 +301,10 @@ class _BaseResponse:
         call = self._call
         if call is None:
             return self._status
+        if call.response_unseen and not call.status_change:
+            raise NotAvailableError(
+                "with `early_response = True` nothing of the answer can be looked at: the upstream was not asked yet"
+            )
         return max(call.status_change, 0) or call.response_status
 
     @status.setter

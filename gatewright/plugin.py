@@ -30,7 +30,7 @@ else:
             return method
 
 
-__all__ = ["HANDLERS", "KONG_PHASES", "PHASES", "Plugin", "kebab_case", "misspelt", "override"]
+__all__ = ["HANDLERS", "KONG_PHASES", "PHASES", "Plugin", "kebab_case", "misspelt", "override", "takes_answer"]
 
 PHASES = ("on_request", "on_response")
 """Handler names, in the order in which a request meets them."""
@@ -52,6 +52,15 @@ def misspelt(names: Iterable[str]) -> dict[str, str]:
     return meant
 
 
+def takes_answer(handler: object) -> bool:
+    """Whether an `on_log` is given request and response; one with a single argument is given Kong's `kong` object."""
+    if not callable(handler):
+        return False
+    parameters = inspect.signature(handler).parameters.values()
+    given = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    return len([each for each in given if each.name != "self"]) == 2
+
+
 def kebab_case(name: str) -> str:
     """`JwtAuth` -> `jwt-auth`, `HTTPLogger` -> `http-logger`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_", "-", name).lower()
@@ -71,6 +80,7 @@ _ATTRIBUTES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "timeout": ("a number of seconds, or None", _is_seconds),
     "blocking": ("True or False", lambda value: isinstance(value, bool)),
     "optional_phases": ("True or False", lambda value: isinstance(value, bool)),
+    "early_response": ("True or False", lambda value: isinstance(value, bool)),
     "unknown_fields": ('"refuse" or "ignore"', lambda value: value in ("refuse", "ignore")),
     "max_concurrent": ("a whole number from 1 up, or None", _is_count),
 }
@@ -106,8 +116,11 @@ class Plugin(Generic[C]):
     - `on_response(self, request, response)`: change the upstream's answer in place, or return a `Response` to
       replace it. `def` handlers get a `SyncRequest` and a `SyncResponse`.
 
+    - `on_log(self, request, response)`: after the client has its answer, over the lean path; nothing can be changed.
+
     On Kong `on_request` runs in the phase access and `on_response` in response. `on_certificate`, `on_rewrite`,
-    `on_preread` and `on_log` are for its other phases: they are given the `kong` object, and never called by APISIX.
+    `on_preread` and `on_log(self, kong)` are for its other phases: they are given the `kong` object, and never called
+    by APISIX.
 
     Attributes:
         name: what routes call the plugin; by default the class name in kebab-case.
@@ -123,6 +136,8 @@ class Plugin(Generic[C]):
             nothing there; unless a plugin says so, such calls are refused.
         unknown_fields: what a field of a configuration means that `Config` doesn't know: `"refuse"` or `"ignore"`. A
             pydantic model's own `extra` counts, too.
+        early_response: `on_response` looks at nothing of the answer (status, headers, body), so it can be asked before
+            the upstream is, which costs far less; over the lean path only.
         abstract: a base class for other plugins, not a plugin itself; not inherited.
         version: shown to operators; Kong wants one.
         priority: on Kong, plugins of a higher priority run first.
@@ -138,6 +153,7 @@ class Plugin(Generic[C]):
     max_concurrent: ClassVar[int | None] = None
     optional_phases: ClassVar[bool] = False
     unknown_fields: ClassVar[Literal["refuse", "ignore"]] = "refuse"
+    early_response: ClassVar[bool] = False
     abstract: ClassVar[bool] = True
     version: ClassVar[str] = ""
     priority: ClassVar[int] = 0
@@ -162,7 +178,7 @@ class Plugin(Generic[C]):
         def on_preread(self, kong: Any, /) -> Any:
             """See above."""
 
-        def on_log(self, kong: Any, /) -> Any:
+        def on_log(self, kong: Any, /, *response: Any) -> Any:
             """See above."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -198,7 +214,9 @@ class Plugin(Generic[C]):
         return {
             phase: handler
             for phase in KONG_PHASES
-            if phase not in ("access", "response") and callable(handler := getattr(self, f"on_{phase}", None))
+            if phase not in ("access", "response")
+            and callable(handler := getattr(self, f"on_{phase}", None))
+            and not (phase == "log" and takes_answer(handler))
         }
 
     @classmethod
@@ -206,8 +224,17 @@ class Plugin(Generic[C]):
         """The phases of Kong that this class has a handler for."""
         handlers = {"access": "on_request"}
         return tuple(
-            phase for phase in KONG_PHASES if inspect.isfunction(getattr(cls, handlers.get(phase, f"on_{phase}"), None))
+            phase
+            for phase in KONG_PHASES
+            if inspect.isfunction(getattr(cls, handlers.get(phase, f"on_{phase}"), None))
+            and not (phase == "log" and cls.logs())
         )
+
+    @classmethod
+    def logs(cls) -> bool:
+        """Whether this class has an `on_log(self, request, response)`."""
+        handler = getattr(cls, "on_log", None)
+        return inspect.isfunction(handler) and takes_answer(handler)
 
     @classmethod
     def phases(cls) -> tuple[str, ...]:

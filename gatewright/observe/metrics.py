@@ -101,6 +101,8 @@ class _Families(Collector):
         total = self._total
         calls = [([phase], count) for phase, count in total.calls.items()]
         yield _counter("calls", "Calls taken up, by phase.", ["phase"], calls)
+        paths = [([path], count) for path, count in total.paths.items()]
+        yield _counter("path_calls", "The same, by the protocol that they came over.", ["path"], paths)
         yield _counter("answered", "Requests that a plugin answered itself.", [], [([], total.answered)])
         refused = [([reason], count) for reason, count in total.refused.items()]
         yield _counter("refused", "Calls refused, by reason.", ["reason"], refused)

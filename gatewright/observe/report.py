@@ -64,6 +64,8 @@ class WorkerReport(msgspec.Struct):
     connections_total: int = 0
     calls: dict[str, int] = msgspec.field(default_factory=dict)
     """Calls taken up, by phase."""
+    paths: dict[str, int] = msgspec.field(default_factory=dict)
+    """The same, by the protocol that they came over."""
     answered: int = 0
     """Requests that a plugin answered itself."""
     bytes_in: int = 0
@@ -112,6 +114,7 @@ def add_up(reports: Iterable[WorkerReport], *, gone: Iterable[WorkerReport] = ()
         for name in _COUNTERS:
             setattr(total, name, getattr(total, name) + getattr(report, name))
         _add_counts(total.calls, report.calls)
+        _add_counts(total.paths, report.paths)
         _add_counts(total.refused, report.refused)
         _add_counts(total.questions, report.questions)
         for kind, by_plugin in report.failures.items():

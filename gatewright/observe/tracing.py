@@ -176,6 +176,6 @@ def _attributes(call: Call) -> dict[str, Any]:
         request_id = call.headers.get("x-request-id")
         if request_id:
             attributes["http.request.header.x-request-id"] = redact(request_id[:_LONGEST_TEXT])
-    else:
+    elif not call.response_unseen:
         attributes["http.response.status_code"] = call.response_status
     return attributes

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from greenlet import GreenletExit
 
@@ -21,7 +21,7 @@ from gatewright.errors import (
     PluginError,
     UnknownPluginError,
 )
-from gatewright.plugin import Plugin
+from gatewright.plugin import Plugin, takes_answer
 from gatewright.runtime.apart import Apart, renew
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
@@ -188,6 +188,9 @@ class ChainBuilder:
             phase: PhaseHandler(handler, mode_of(handler, step.apart), self.tallies.of(step.name, phase, step.route))
             for phase, handler in plugin.phase_handlers().items()
         }
+        if takes_answer(on_log := getattr(plugin, "on_log", None)):
+            tally = self.tallies.of(step.name, "log", step.route)
+            step.phases["log"] = PhaseHandler(cast("Any", on_log), mode_of(on_log, step.apart), tally, True)
         policy = self._policies.get(step.name, Policy())
         self._guard(step, policy.max_concurrent or type(plugin).max_concurrent)
         if type(plugin).setup is Plugin.setup:

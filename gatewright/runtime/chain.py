@@ -19,9 +19,10 @@ from gatewright.errors import (
     PluginError,
 )
 from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
+from gatewright.runtime.afterwards import LogChain
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.draft import Draft
-from gatewright.runtime.phases import PhaseCaller, PhaseChain
+from gatewright.runtime.phases import PhaseCaller
 from gatewright.runtime.stats import BOUNDS
 from gatewright.runtime.steps import Mode, State, Step, awaited
 
@@ -31,7 +32,7 @@ _DIRECT: Final = Mode.DIRECT
 _COROUTINE: Final = Mode.COROUTINE
 
 
-class Chain(PhaseChain):
+class Chain(LogChain):
     """The plugins of one configuration (see `ChainLife`), and the running of one call through them."""
 
     # --- the hot path

@@ -89,6 +89,8 @@ class PhaseHandler:
     run: Callable[..., Any]
     mode: Mode
     tally: Tally
+    takes_answer: bool = False
+    """It's given request and response rather than Kong's object."""
 
 
 @dataclass(slots=True, eq=False)
@@ -117,8 +119,6 @@ class Step:
     request_mode: Mode = Mode.DIRECT
     response_mode: Mode = Mode.DIRECT
     phases: dict[str, PhaseHandler] = field(default_factory=dict, repr=False)
-    after: PhaseHandler | None = field(default=None, repr=False)
-    """Its `on_log(request, response)`."""
     limit: Limit | None = None
     home: Home = field(default_factory=Home, repr=False)
     optional_phases: bool = False
@@ -132,10 +132,17 @@ class Step:
     request_tally: Tally = field(default_factory=Tally, repr=False)
     response_tally: Tally = field(default_factory=Tally, repr=False)
 
+    @property
+    def after(self) -> PhaseHandler | None:
+        """Its `on_log(request, response)`."""
+        handler = self.phases.get("log")
+        return handler if handler is not None and handler.takes_answer else None
+
     def handler(self, phase: str) -> Callable[..., Any] | None:
         """Its handler for a phase, `request`, `response` or (after the answer) `log`."""
         if phase == "log":
-            return self.after.run if self.after is not None else None
+            after = self.after
+            return after.run if after is not None else None
         return self.on_request if phase == "request" else self.on_response
 
     def counts_in(self, phase: str, called: Sequence[str] | None = None) -> bool:

@@ -1,10 +1,13 @@
 --- What APISIX's three plugins have in common.
 
+local answers = require("gatewright.answer")
 local apply = require("gatewright.apply")
 local core = require("apisix.core")
 local facts = require("gatewright.facts")
 local plugin = require("apisix.plugin")
+local respond = require("gatewright.respond")
 local runner = require("gatewright.runner")
+local upstream = require("gatewright.upstream")
 
 local byte, find, gsub, sub = string.byte, string.find, string.gsub, string.sub
 local req = ngx.req
@@ -126,6 +129,7 @@ host[byte("U")] = function(_, ctx, name)
 end
 
 _M.host = host
+local answering = answers.host(host)
 
 local function make(conf, key, phases)
     local attr = plugin.plugin_attr("gatewright") or {}
@@ -143,11 +147,11 @@ end
 
 --- The chain of a plugin's configuration, and the request's own table.
 function _M.of(conf, api_ctx, name, phases)
-    local key = core.lrucache.plugin_ctx_id(api_ctx, name)
-    local chain = core.lrucache.plugin_ctx(chains, api_ctx, name, make, conf, key, phases)
+    local place = (api_ctx.conf_type or "") .. "#" .. (api_ctx.conf_id or "")
+    local chain = core.lrucache.plugin_ctx(chains, api_ctx, name, make, conf, place, phases)
     local ctx = api_ctx.gatewright
     if not ctx then
-        ctx = { api = api_ctx, route = api_ctx.route_id }
+        ctx = { api = api_ctx, route = api_ctx.route_id and tostring(api_ctx.route_id) }
         api_ctx.gatewright = ctx
     end
     ctx.headers = nil -- others may have changed them
@@ -179,6 +183,89 @@ function _M.request(conf, api_ctx, name, phases)
     if got.flags == 1 then
         local body = ctx.body
         return ctx.status, body ~= "" and body or nil
+    end
+end
+
+--- Ask the upstream as APISIX would have: the node that was picked, its timeouts, its TLS, and what it adds to headers.
+local function fetch(api_ctx)
+    local var = api_ctx.var
+    local server = api_ctx.picked_server
+    if not server then
+        return nil, "no upstream node was picked", 502
+    end
+    local conf = api_ctx.upstream_conf or {}
+    local timeout = conf.timeout or {}
+    local path, query = var.upstream_uri, var.args
+    if not path or path == "" then -- nobody has rewritten it: as the client sent it
+        path = var.real_request_uri or ngx.var.request_uri
+        local question = find(path, "?", 1, true)
+        path = question and sub(path, 1, question - 1) or path
+    else
+        local question = find(path, "?", 1, true)
+        if question then
+            path, query = sub(path, 1, question - 1), sub(path, question + 1)
+        end
+    end
+    local pool = conf.keepalive_pool or {}
+    return upstream.fetch({
+        scheme = api_ctx.upstream_scheme == "https" and "https" or "http",
+        host = server.host,
+        port = server.port,
+        path = path,
+        query = query,
+        headers = upstream.request_headers({
+            ["host"] = var.upstream_host ~= "" and var.upstream_host or var.http_host,
+            ["x-real-ip"] = var.remote_addr,
+            ["x-forwarded-for"] = var.proxy_add_x_forwarded_for,
+            ["x-forwarded-proto"] = var.var_x_forwarded_proto,
+            ["x-forwarded-host"] = var.var_x_forwarded_host,
+            ["x-forwarded-port"] = var.var_x_forwarded_port,
+        }),
+        timeouts = {
+            (timeout.connect or 60) * 1000,
+            (timeout.send or 60) * 1000,
+            (timeout.read or 60) * 1000,
+        },
+        verify = conf.tls and conf.tls.verify,
+        server_name = var.upstream_host,
+        keepalive = (pool.idle_timeout or 60) * 1000,
+        pool_size = pool.size or 320,
+    })
+end
+
+--- Run a chain's response phase: decided now for plugins that don't look at the answer, or with the answer in hand.
+function _M.response(conf, api_ctx, name, phases)
+    local chain, ctx = _M.of(conf, api_ctx, name, phases)
+    local early, err = respond.early(chain, host, ctx)
+    if early == nil then
+        return _M.refuse(name, err)
+    end
+    if early or not chain.plans.response then
+        return
+    end
+    local ok, status
+    ok, err, status = respond.with_answer(chain, answering, ctx, function()
+        return fetch(api_ctx)
+    end)
+    if not ok then
+        core.log.error(name, ": answer refused: ", err)
+        if not status then
+            return ngx.exit(ngx.ERROR)
+        end
+        return status
+    end
+    return ngx.exit(ngx.OK)
+end
+
+--- Do what was decided before the upstream was asked; for the header_filter phase.
+function _M.header_filter(name, api_ctx)
+    local ctx = api_ctx.gatewright
+    if ctx and ctx.early then
+        local ok, err = respond.finish(host, ctx)
+        if not ok then
+            core.log.error(name, ": answer refused: ", err)
+            return ngx.exit(ngx.ERROR)
+        end
     end
 end
 

@@ -47,6 +47,12 @@ function _M.run(host, ctx, answer)
                     return nil, "a header without a value"
                 end
                 at = at + 2
+            elseif op == 97 then -- "a"
+                if not first or not fields[at + 1] then
+                    return nil, "a header without a value"
+                end
+                host:append_response_header(ctx, first, fields[at + 1])
+                at = at + 2
             else
                 local run = host[op]
                 if not run then
@@ -73,6 +79,18 @@ function _M.into(host)
 
     function host.set_response_header(_, _, name, value)
         ngx.header[name] = value
+    end
+
+    --- Add a value to what the upstream has sent. `ngx.header` gives a list only where there are several.
+    function host.append_response_header(_, _, name, value)
+        local present = ngx.header[name]
+        if present == nil then
+            ngx.header[name] = value
+            return
+        end
+        local values = type(present) == "table" and present or { present }
+        values[#values + 1] = value
+        ngx.header[name] = values
     end
 
     host[byte("d")] = function(_, ctx, name)

@@ -148,8 +148,8 @@ function host.request_headers(_, ctx)
     return headers
 end
 
-function host.response_headers()
-    return ngx.resp.get_headers(0)
+function host.response_headers(_, ctx)
+    return ctx.answer and ctx.answer.headers or ngx.resp.get_headers(0)
 end
 
 function host.headers(self, ctx)
@@ -177,6 +177,10 @@ end
 
 function host.whole_body()
     return _M.read_body()
+end
+
+function host.early()
+    return ""
 end
 
 function host.status(_, ctx)

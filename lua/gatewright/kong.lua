@@ -1,7 +1,9 @@
 --- What Kong's plugins have in common.
 
+local answers = require("gatewright.answer")
 local apply = require("gatewright.apply")
 local facts = require("gatewright.facts")
+local respond = require("gatewright.respond")
 local runner = require("gatewright.runner")
 
 local byte, gsub = string.byte, string.gsub
@@ -12,6 +14,7 @@ local _M = {}
 
 local host = apply.into(setmetatable({}, { __index = facts.ngx }))
 _M.host = host
+local answering = answers.host(host)
 
 function host.ip()
     return kong.client.get_forwarded_ip()
@@ -85,7 +88,8 @@ function _M.of(conf, phases)
         for number, entry in ipairs(conf.chain) do
             entries[number] = { entry.name, entry.config or "{}" }
         end
-        chain = runner.chain(client, "plugin#" .. (conf.__plugin_id or kong.plugin.get_id() or ""), entries, phases)
+        local place = conf.route_id or conf.service_id or conf.consumer_id or "global"
+        chain = runner.chain(client, place, entries, phases)
         chains[conf] = chain
     end
     local ctx = ngx.ctx.gatewright
@@ -120,6 +124,88 @@ function _M.request(conf, phases)
     end
     if got.flags == 1 then
         return kong.response.exit(ctx.status, ctx.body ~= "" and ctx.body or nil)
+    end
+end
+
+--- Decide what is to be done with an answer that has not come; for the access phase.
+function _M.decide(conf, phases)
+    local chain, ctx = _M.of(conf, phases)
+    local early, err = respond.early(chain, host, ctx)
+    if early == nil then
+        return _M.refuse(err)
+    end
+    if not early and chain.plans.response then
+        return _M.refuse("its plugins look at the answer: gatewright-response is for them")
+    end
+end
+
+--- Do what was decided; for the header_filter phase.
+function _M.header_filter()
+    local ctx = ngx.ctx.gatewright
+    if ctx and ctx.early then
+        local ok, err = respond.finish(host, ctx)
+        if not ok then
+            kong.log.err("answer refused: ", err)
+            return kong.response.exit(503)
+        end
+    end
+end
+
+--- Run a chain's response phase, with the answer in hand.
+function _M.response(conf, phases)
+    local chain, ctx = _M.of(conf, phases)
+    local answer = {
+        status = kong.service.response.get_status() or kong.response.get_status(),
+        headers = answers.headers(kong.response.get_headers(1000)),
+        reader = nil,
+    }
+    local given = { status = answer.status, headers = {} }
+    for name, value in pairs(answer.headers) do
+        given.headers[name] = value
+    end
+    setmetatable(answer, {
+        __index = function(_, name)
+            return name == "body" and (kong.service.response.get_raw_body() or "") or nil
+        end,
+    })
+    ctx.answer = answer
+    local got, err = runner.call(chain, "response", answering, ctx)
+    if got == false then
+        return
+    end
+    local ok = got
+    if got then
+        ok, err = apply.run(answering, ctx, got)
+    end
+    if not ok then
+        for name in pairs(given.headers) do
+            kong.response.clear_header(name)
+        end
+        return _M.refuse(err)
+    end
+    if answer.changed then
+        answer.headers["content-length"] = nil
+        for name in pairs(given.headers) do
+            kong.response.clear_header(name)
+        end
+        return kong.response.exit(answer.status, answer.body, answer.headers)
+    end
+    if answer.status ~= given.status then
+        kong.response.set_status(answer.status)
+    end
+    for name, value in pairs(answer.headers) do
+        if given.headers[name] ~= value then
+            if type(value) == "table" then
+                kong.response.set_headers({ [name] = value })
+            else
+                kong.response.set_header(name, value)
+            end
+        end
+    end
+    for name in pairs(given.headers) do
+        if answer.headers[name] == nil then
+            kong.response.clear_header(name)
+        end
     end
 end
 

@@ -190,9 +190,8 @@ local function run(premature, conn)
     end
     conn.sock = sock
     sock:settimeouts(client.connect_timeout, client.connect_timeout, READ_MILLISECONDS)
-    -- A pool of its own: connections of `pool` may be closed at any time.
     local ok
-    ok, err = sock:connect(client.host, client.port, client.mux_options)
+    ok, err = sock:connect(client.mux_host, client.port)
     if not ok then
         return fail(conn, "can't connect to " .. client.address .. ": " .. (err or ""))
     end

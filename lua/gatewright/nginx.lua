@@ -6,12 +6,17 @@
 --     }
 --     location / {
 --         access_by_lua_block { shop:access() }
+--         header_filter_by_lua_block { shop:header_filter() }  # with `header_filter = true`
+--         log_by_lua_block { shop:log() }                      # with `log = true`
 --         proxy_pass http://upstream;
 --     }
 
 local apply = require("gatewright.apply")
+local answers = require("gatewright.answer")
 local facts = require("gatewright.facts")
+local respond = require("gatewright.respond")
 local runner = require("gatewright.runner")
+local upstream = require("gatewright.upstream")
 
 local log = ngx.log
 
@@ -21,6 +26,7 @@ local chain_mt = {}
 chain_mt.__index = chain_mt
 
 local host = apply.into(setmetatable({}, { __index = facts.ngx }))
+local answering = answers.host(facts.ngx)
 
 --- A runner.
 -- @param options see `runner.new`; `status`: what a refused client gets, 503 unless it says otherwise
@@ -33,14 +39,23 @@ end
 --- A chain of plugins.
 -- @param name what the runner calls it in its logs
 -- @param conf pairs of a plugin's name and its configuration, JSON text
-function _M.chain(self, name, conf)
+-- @param options which other phases are called: `header_filter = true` for the responses of plugins that don't look at
+-- them; `upstream`, an internal location such as "/upstream/" that passes requests on, for those that do; `log = true`
+function _M.chain(self, name, conf, options)
+    options = options or {}
     for _, entry in ipairs(conf) do
         if type(entry[1]) ~= "string" or (entry[2] ~= nil and type(entry[2]) ~= "string") then
             error("a chain is a list of pairs of a plugin's name and its configuration as JSON text", 2)
         end
     end
     local phases = { "request" }
-    return setmetatable({ name = name, conf = conf, phases = phases, of = self }, chain_mt)
+    if options.header_filter or options.upstream then
+        phases[#phases + 1] = "response"
+    end
+    if options.log then
+        phases[#phases + 1] = "log"
+    end
+    return setmetatable({ name = name, conf = conf, phases = phases, options = options, of = self }, chain_mt)
 end
 
 local function chain_of(self)
@@ -61,9 +76,9 @@ local function own(self)
     return ctx
 end
 
-local function refuse(self, err)
+local function refuse(self, err, status)
     log(ngx.ERR, "gatewright: request refused: ", err, ", chain: ", self.name)
-    return ngx.exit(self.of.status)
+    return ngx.exit(status or self.of.status)
 end
 
 --- Answer the client instead of the upstream.
@@ -81,30 +96,70 @@ end
 --- For access_by_lua.
 function chain_mt.access(self)
     local ctx = own(self)
-    local got, err = runner.call(chain_of(self), "request", host, ctx)
+    local chain = chain_of(self)
+    local got, err = runner.call(chain, "request", host, ctx)
     if got == nil then
         return refuse(self, err)
     end
-    if not got or not got.fields[1] then
-        return
+    if got and got.fields[1] then
+        local ok
+        ok, err = apply.run(host, ctx, got)
+        if not ok then
+            return refuse(self, err)
+        end
+        if got.flags == 1 then
+            return answer(ctx)
+        end
     end
-    local ok
-    ok, err = apply.run(host, ctx, got)
-    if not ok then
+    if chain.plans.response then
+        return self:decide(chain, ctx)
+    end
+end
+
+--- See to the response phase.
+function chain_mt.decide(self, chain, ctx)
+    local early, err = respond.early(chain, host, ctx)
+    if early == nil then
         return refuse(self, err)
     end
-    if got.flags == 1 then
-        return answer(ctx)
+    local location = self.options.upstream
+    if location then
+        local ok, status
+        ok, err, status = respond.with_answer(chain, answering, ctx, function()
+            return upstream.capture(location)
+        end)
+        if not ok then
+            if not status then
+                log(ngx.ERR, "gatewright: an answer broke off: ", err, ", chain: ", self.name)
+                return ngx.exit(ngx.ERROR)
+            end
+            return refuse(self, err, status)
+        end
+        return ngx.exit(ngx.HTTP_OK)
+    end
+    if not early then
+        return refuse(self, "its plugins look at the answer: give the chain an `upstream` location")
     end
 end
 
 --- For header_filter_by_lua.
-function chain_mt.header_filter()
+function chain_mt.header_filter(self)
+    local ctx = ngx.ctx.gatewright
+    if ctx and ctx.early then
+        local ok, err = respond.finish(host, ctx)
+        if not ok then
+            log(ngx.ERR, "gatewright: answer refused: ", err, ", chain: ", self.name)
+            return ngx.exit(ngx.ERROR) -- before anything of it is sent
+        end
+    end
 end
 
 --- For log_by_lua.
 function chain_mt.log(self)
-    runner.log(chain_of(self), host, own(self))
+    local ok = runner.log(chain_of(self), host, own(self))
+    if not ok then
+        log(ngx.ERR, "gatewright: a log phase is lost, chain: ", self.name)
+    end
 end
 
 return _M

@@ -23,7 +23,7 @@ function _M.carry(client, call, deadline)
     local left = deadline - now()
     sock:settimeouts(client.connect_timeout, left * 1000, left * 1000)
     local ok
-    ok, err = sock:connect(client.host, client.port)
+    ok, err = sock:connect(client.pool_host, client.port)
     if not ok then
         return nil, "can't connect to " .. client.address .. ": " .. (err or ""), false
     end

@@ -15,11 +15,29 @@ local now = ngx.now
 
 local PREPARE_SECONDS = 10
 local MARGIN_SECONDS = 1
+local LONGEST_PATH = 107
 local PHASES = { request = 1, response = 2, log = 4 }
 
 local _M = {}
 
 local clients = {}
+
+--- The address as `pool` and `mux` dial it.
+--
+-- nginx keeps idle connections by the text of their address, and others may speak something else at the same socket (as
+-- APISIX's external plugins do). A pool's own name would be the way, but who patches `connect` may lose it. So the same
+-- path is spelt in a way of our own.
+local function spelt(host, way)
+    local directory, name = host:match("^unix:(.*/)([^/]+)$")
+    if not directory then
+        return host
+    end
+    local path = directory .. way .. name
+    if #path > LONGEST_PATH then
+        error("the runner's path is too long: " .. host)
+    end
+    return "unix:" .. path
+end
 
 --- The runner at an address; one for each address and threshold in a worker.
 -- @param options `address` (unix:/path or host:port); `threshold`: calls under way from which on they share
@@ -42,13 +60,13 @@ function _M.new(options)
     end
     client = {
         address = address,
-        host = host,
+        pool_host = spelt(host, "./"),
+        mux_host = spelt(host, "././"),
         port = port,
         name = options.name or "nginx",
         threshold = threshold,
         pool_size = options.pool_size or 64,
         connect_timeout = options.connect_timeout or 1000,
-        mux_options = { pool = "gatewright " .. address, pool_size = 1 },
         connections = {},
         workers = 1,
         under_way = 0,
@@ -113,6 +131,11 @@ function _M.chain(client, key, conf, phases)
     return { client = client, fields = fields, bits = bits }
 end
 
+--- Whether a response phase is to be called before the upstream is asked.
+local function is_early(plan)
+    return ("," .. plan .. ","):find(",early,", 1, true) ~= nil
+end
+
 local function prepare(chain)
     while chain.preparing do -- somebody else does
         chain.waiters = chain.waiters + 1
@@ -133,6 +156,7 @@ local function prepare(chain)
     if call and call.answer == wire.PREPARE then
         local fields = call.fields
         chain.plans = { request = fields[1] or nil, response = fields[2] or nil, log = fields[3] or nil }
+        chain.early = chain.plans.response and is_early(chain.plans.response)
         chain.seconds = (tonumber(fields[4] or "") or 60000) / 1000 + MARGIN_SECONDS
         chain.token = call.argument
     elseif call then

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import MEASURING, RunnerProcess
 from tests.lean.nginx import Nginx
+from tests.lean.plugins import SOURCE
 from tests.server.conftest import PLUGINS
 
 
@@ -18,10 +19,11 @@ from tests.server.conftest import PLUGINS
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunnerProcess]:
     directory = tmp_path_factory.mktemp("runner")
     (directory / "do.py").write_text(PLUGINS)
+    (directory / "phases.py").write_text(SOURCE)
     socket, log = directory / "r.sock", directory / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gatewright", "run", "-p", str(directory / "do.py"), "--no-installed-plugins"],
+            [sys.executable, "-m", "gatewright", "run", "-p", str(directory), "--no-installed-plugins"],
             env={"APISIX_LISTEN_ADDRESS": f"unix:{socket}", **MEASURING}, stdout=file, stderr=file, cwd=directory,
         )  # fmt: skip
     started = RunnerProcess(process, socket, log)

@@ -54,8 +54,11 @@ http {{
                 ngx.req.read_body()
                 local body = ngx.req.get_body_data() or ""
                 ngx.header["x-upstream"] = "echo"
-                if ngx.var.http_x_answer then
-                    ngx.status = tonumber(ngx.var.http_x_answer)
+                if ngx.var.http_x_status then
+                    ngx.status = tonumber(ngx.var.http_x_status)
+                end
+                if ngx.var.http_x_body then
+                    return ngx.print(ngx.var.http_x_body)
                 end
                 ngx.print(ngx.req.raw_header(), "\\0", body)
             }}
@@ -71,6 +74,12 @@ INIT = """
             pool = nginx.new({{ address = "unix:{socket}", threshold = false }}),
             mux = nginx.new({{ address = "unix:{socket}", threshold = 0 }}),
             usual = nginx.new({{ address = "unix:{socket}" }}),
+            early = nginx.new({{ address = "unix:{socket}" }}),
+            answer = nginx.new({{ address = "unix:{socket}" }}),
+        }}
+        local options = {{
+            early = {{ header_filter = true, log = true }},
+            answer = {{ upstream = "/upstream/", log = true }},
         }}
         local chains = {{}}
         function chain()
@@ -80,11 +89,22 @@ INIT = """
                 for name, text in (ngx.var.http_x_chain or ""):gmatch("([^;=]+)=([^;]*)") do
                     conf[#conf + 1] = {{ name, ngx.unescape_uri(text) }}
                 end
-                chains[key] = ways[way]:chain("route of " .. (conf[1] and conf[1][1] or "none"), conf)
+                chains[key] = ways[way]:chain("route of " .. (conf[1] and conf[1][1] or "none"), conf, options[way])
             end
             return chains[key]
         end
     }}
+"""
+
+IDLE = """
+        location /idle {{
+            content_by_lua_block {{
+                local sock = ngx.socket.tcp()
+                assert(sock:connect("unix:{socket}"))
+                assert(sock:setkeepalive(60000, 64)) -- as whoever speaks another protocol at that socket
+                ngx.say("left")
+            }}
+        }}
 """
 
 LOCATION = """
@@ -92,7 +112,7 @@ LOCATION = """
             set $way {way};
             access_by_lua_block {{ chain():access() }}
             header_filter_by_lua_block {{ chain():header_filter() }}
-            log_by_lua_block {{ chain():log() }}
+            log_by_lua_block {{ if ngx.var.way == "early" or ngx.var.way == "answer" then chain():log() end }}
             proxy_pass http://echo;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
@@ -129,7 +149,9 @@ class Nginx:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        ways = "".join(LOCATION.format(way=way) for way in ("pool", "mux", "usual"))
+        ways = "".join(LOCATION.format(way=way) for way in ("pool", "mux", "usual", "early", "answer"))
+        ways += "location /upstream/ { internal; proxy_pass http://echo/; proxy_http_version 1.1; }"
+        ways += IDLE.format(socket=runner)
         config = directory / "nginx.conf"
         config.write_text(
             CONFIG.format(

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 from urllib.parse import unquote
 
-from gatewright.datastructures import Headers
-from gatewright.errors import ProtocolError
-from gatewright.gateways.lean.needs import fields_of
+from gatewright.datastructures import Finder, Headers
+from gatewright.errors import NotAvailableError, ProtocolError
+from gatewright.gateways.lean.needs import EARLY, fields_of
 from gatewright.http import Call, RequestCall, ResponseCall
 
-__all__ = ["LeanRequestCall", "LeanResponseCall", "LeanSource", "NamedHeaders", "Teller", "read_header_text"]
+__all__ = [
+    "LeanRequestCall",
+    "LeanResponseCall",
+    "LeanSource",
+    "NamedHeaders",
+    "Teller",
+    "UnseenHeaders",
+    "read_header_text",
+]
 
 Entries = list[tuple[str, "str | None"]]
 
@@ -131,6 +139,10 @@ class LeanSource:
 
     def read_response_headers(self) -> Entries:
         """All headers of the response."""
+        if EARLY in self._index:
+            raise NotAvailableError(
+                "with `early_response = True` nothing of the answer can be looked at: the upstream was not asked yet"
+            )
         return read_header_text(self.get("rheaders") or b"")
 
     @property
@@ -145,6 +157,8 @@ class LeanSource:
 
 def header_values(source: LeanSource, whole: str, prefix: str, name: str) -> list[str | None]:
     """All values of one header, without reading the others."""
+    if prefix == "r:" and source.brings(EARLY):
+        source.read_response_headers()  # says why not
     single = prefix + name
     if source.brings(whole) and not source.brings(single):
         source.note(single)
@@ -171,7 +185,7 @@ class NamedHeaders(Headers):
     _named: Names | None = None
 
     @classmethod
-    def of(cls, load: Callable[[], Entries], named: Names) -> NamedHeaders:
+    def of(cls, load: Callable[[], Entries], named: Names) -> Self:
         """Headers of a call.
 
         Args:
@@ -188,6 +202,35 @@ class NamedHeaders(Headers):
         return self._named(key)
 
 
+class UnseenHeaders(NamedHeaders):
+    """Headers of an answer that has not come yet: they can be set, deleted and added to, and not be looked at.
+
+    Attributes:
+        appended: by name, values to add to whatever there will be.
+    """
+
+    appended: dict[str, list[str]]
+
+    def add(self, name: str, value: str) -> None:
+        """Append one more value to a name."""
+        key = self._key(name)
+        if key in self.changes:
+            super().add(name, value)
+        else:
+            self.appended.setdefault(key, []).append(self._check(key, value))
+
+    def copied(self, finder: Finder | None = None) -> Self:
+        """See `Headers.copied`."""
+        other = super().copied(finder)
+        other.appended = {key: list(values) for key, values in self.appended.items()}
+        return other
+
+    def take_changes(self, other: Self) -> None:
+        """See `Headers.take_changes`."""
+        super().take_changes(other)
+        self.appended = {key: list(values) for key, values in other.appended.items()}
+
+
 _REQUEST: Final = ("headers", "h:")
 _RESPONSE: Final = ("rheaders", "r:")
 
@@ -199,6 +242,7 @@ def _named(source: LeanSource, which: tuple[str, str]) -> Names:
 
 class _LeanCall(Call):
     source: LeanSource
+    takes_consumer = True
 
     @property
     def headers(self) -> Headers:
@@ -209,6 +253,14 @@ class _LeanCall(Call):
             headers = self.seen_headers = NamedHeaders.of(source.read_headers, _named(source, _REQUEST))
         return headers
 
+    @property
+    def consumer(self) -> str | None:
+        """Who calls."""
+        if self.consumer_change is not None:
+            return self.consumer_change
+        name = self.source.get("consumer")
+        return text_of(name) if name else None
+
 
 class LeanRequestCall(_LeanCall, RequestCall):
     """A request."""
@@ -217,13 +269,17 @@ class LeanRequestCall(_LeanCall, RequestCall):
 class LeanResponseCall(_LeanCall, ResponseCall):
     """An upstream's answer."""
 
+    takes_consumer = False
+
     @property
     def response_headers(self) -> Headers:
         """The answer's headers."""
         headers = self.seen_response_headers
         if headers is None:
             source = self.source
-            headers = self.seen_response_headers = NamedHeaders.of(
-                source.read_response_headers, _named(source, _RESPONSE)
-            )
+            kind = UnseenHeaders if self.response_unseen else NamedHeaders
+            headers = kind.of(source.read_response_headers, _named(source, _RESPONSE))
+            if isinstance(headers, UnseenHeaders):
+                headers.appended = {}
+            self.seen_response_headers = headers
         return headers

@@ -19,10 +19,27 @@ from typing import Final
 
 from gatewright.errors import ProtocolError
 
-__all__ = ["ALL_OF_REQUEST", "ALL_OF_RESPONSE", "Learner", "fields_of", "plan_of"]
+__all__ = [
+    "ALL_OF_LOG",
+    "ALL_OF_REQUEST",
+    "ALL_OF_RESPONSE",
+    "EARLY",
+    "EARLY_RESPONSE",
+    "Learner",
+    "fields_of",
+    "plan_of",
+]
 
 ALL_OF_REQUEST: Final = b"method,path,query,ip,ctx,consumer,headers"
 ALL_OF_RESPONSE: Final = b"method,path,query,ip,ctx,consumer,headers,status,rheaders"
+EARLY: Final = "early"
+"""In the plan of a response phase: it's to be called before the upstream is asked, and brings nothing of its answer."""
+EARLY_RESPONSE: Final = b"early,method,path,query,ip,ctx,consumer,headers"
+ALL_OF_LOG: Final = (
+    b"method,path,query,ip,ctx,consumer,headers,status,rheaders,"
+    b"v:bytes_sent,v:request_time,v:upstream_status,v:upstream_response_time,v:request_id"
+)
+"""Nobody can be asked when the request has ended, so this is never less."""
 _WINDOW: Final = 50
 """Calls that are looked at before less is brought."""
 _MOST_NAMES: Final = 12
@@ -69,23 +86,18 @@ class Learner:
 
     __slots__ = ("_bodies", "_body", "_first", "_left", "_seen", "wants")
 
-    def __init__(self, first: bytes, *, body: str = "body", declared: Iterable[str] | None = None) -> None:
+    def __init__(self, first: bytes, *, body: str = "body") -> None:
         """Begin to learn.
 
         Args:
             first: the plan to begin with.
             body: what the phase's body is called.
-            declared: what the plugins say that they look at; then that is what is begun with.
         """
         self._first = self.wants = first
         self._left = _WINDOW
-        self._seen: set[str] = set()
+        self._seen = {EARLY} & set(fields_of(first))
         self._body = body
         self._bodies = 0
-        if declared is not None:
-            self._seen.update(declared)
-            self._left = 0
-            self._first = self.wants = plan_of(self._seen)
 
     def note(self, name: str) -> None:
         """A handler has looked at this."""

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from gatewright.errors import PluginError
-from gatewright.gateways.lean.calls import LeanSource
+from gatewright.gateways.lean.calls import LeanSource, UnseenHeaders
 from gatewright.gateways.lean.frames import CHUNK, Flag, Kind, encode_frame
 from gatewright.http import Call, Response
 from gatewright.runtime.kept import pack
@@ -39,6 +39,8 @@ class Op(Enum):
     SET_RESPONSE_HEADER = b"R", 2
     ADD_RESPONSE_HEADER = b"r", 2
     DROP_RESPONSE_HEADER = b"x", 1
+    APPEND_RESPONSE_HEADER = b"a", 2
+    """One more value, to whatever the upstream will have sent."""
     STATUS = b"S", 1
     RESPONSE_BODY = b"b", 1
     CTX = b"C", 1
@@ -165,7 +167,13 @@ def response_answer(call: Call, plan: bytes | None) -> bytes:
             {name: values for name, values in call.seen_response_headers.changes.items() if name not in _HOP_BY_HOP},
             _RESPONSE_OPS,
         )
+    if isinstance(call.seen_response_headers, UnseenHeaders):
+        for name, values in call.seen_response_headers.appended.items():
+            for value in values if name not in call.seen_response_headers.changes else ():
+                answer.put(Op.APPEND_RESPONSE_HEADER, _raw(name), _raw(value))
     if call.response_body is not None:
+        if call.response_unseen:
+            raise PluginError("with `early_response = True` there is no other body to be set")
         answer.put_body(Op.RESPONSE_BODY, call.response_body)
     return answer.encode(Kind.RESPONSE, call.source.id)
 

@@ -28,6 +28,7 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.events import Refusal
 from gatewright.gateways.lean.calls import LeanRequestCall, LeanResponseCall, LeanSource
 from gatewright.gateways.lean.frames import MAX_SIZE, PREFACE, VERSION, Frame, FrameBuffer, Kind, encode_frame
+from gatewright.gateways.lean.needs import EARLY
 
 __all__ = ["Event", "Hello", "LeanSession", "Logged", "Prepared", "Told"]
 
@@ -203,6 +204,9 @@ class LeanSession:
 def _response_call(frame: Frame) -> LeanResponseCall:
     source = LeanSource(frame[2], frame[4])
     call = LeanResponseCall(source, frame[3])
+    if source.brings(EARLY):
+        call.response_unseen = True
+        return call
     try:
         call.response_status = int(source.brought("status") or b"0")
     except ValueError:

@@ -47,6 +47,7 @@ def make_report(service: Service, *, detailed: bool) -> WorkerReport:
         descriptors=_descriptors(),
         connections_total=service.connections_total,
         calls=service.calls_by_phase(),
+        paths=service.calls_by_path(),
         answered=service.answered,
         bytes_in=service.bytes_in,
         bytes_out=service.bytes_out,

@@ -178,7 +178,8 @@ class Service:
         """The process is about to end: connections are closed after their answer."""
         self.leaving = False
         """Connections have to go, by being closed or to another worker."""
-        self.started = self.ended = self.responses = self.answered = self.lean_calls = 0
+        self.started = self.ended = self.responses = self.answered = 0
+        self.lean_calls = self.logs = 0
         self.phases: dict[str, int] | None = None
         """Calls by phase, where the gateway has others than requests and responses."""
         self.bytes_in = self.bytes_out = self.connections_total = self.tokens_prepared = 0
@@ -209,7 +210,16 @@ class Service:
 
     def calls_by_phase(self) -> dict[str, int]:
         """Calls taken up so far."""
-        return self.phases or {"request": self.started - self.responses, "response": self.responses}
+        if self.phases is not None:
+            return self.phases
+        calls = {"request": self.started - self.responses - self.logs, "response": self.responses}
+        return {**calls, "log": self.logs} if self.logs else calls
+
+    def calls_by_path(self) -> dict[str, int]:
+        """Calls taken up so far, by the protocol that they came over."""
+        if self.phases is not None:
+            return {"kong": self.started}
+        return {"ext-plugin": self.started - self.lean_calls, "lean": self.lean_calls}
 
     def take_in(self, connection: Driver) -> bool:
         """Count a connection in; `False` if it can't stay."""

@@ -14,7 +14,7 @@ from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightEr
 from gatewright.gateways.events import Refusal
 from gatewright.gateways.lean.calls import LeanRequestCall, LeanResponseCall, LeanSource
 from gatewright.gateways.lean.replies import request_answer, response_answer
-from gatewright.gateways.lean.session import Event, Hello, LeanSession, Prepared, Told
+from gatewright.gateways.lean.session import Event, Hello, LeanSession, Logged, Prepared, Told
 from gatewright.http import Call, Response
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
@@ -154,7 +154,7 @@ class LeanConnection(AskingConnection):
         chain = self._chains.get(call.conf_token) or self._chain_of_others(strand, call)
         if chain is None:
             return self._refuse(source.id, Refusal.UNKNOWN_CONF)
-        call.route = chain.key
+        call.route = call.place = chain.key
         if service.started - service.ended > service.max_calls:
             service.failures.report(
                 "too many calls under way, request refused",
@@ -178,6 +178,36 @@ class LeanConnection(AskingConnection):
         self._run(chain, call, strand)
         return response_answer(call, learner.after_call(source.plan))
 
+    def _log(self, strand: Strand, call: Call) -> None:
+        """Let plugins know how a request ended. Runs in a strand."""
+        service = self._service
+        if service.started - service.ended >= service.max_calls:
+            service.count_refused("log")
+            return
+        service.started += 1
+        service.lean_calls += 1
+        service.logs += 1
+        try:
+            chain = self._chains.get(call.conf_token) or self._chain_of_others(strand, call)
+            if chain is None:
+                service.count_refused("log")
+                return
+            source = cast("LeanSource", call.source)
+            call.route = call.place = chain.key
+            call.asker = source.teller = self
+            source.note = _nothing
+            call.ctx_source = _ctx_of
+            strand.call = call
+            chain.run_log(call, strand)
+        except GreenletExit:
+            raise
+        except BaseException as error:  # ours, not a plugin's; there is nobody to be answered
+            service.failures.report("a log phase is lost", kind="internal", error=error, traceback=True)
+        finally:
+            service.ended += 1
+            if service.draining:
+                service.call_ended()
+
     def _run(self, chain: Chain, call: Call, strand: Strand) -> Response | None:
         return chain.run_request(call, strand) if type(call) is LeanRequestCall else chain.run_response(call, strand)
 
@@ -200,6 +230,8 @@ class LeanConnection(AskingConnection):
     def _other_event(self, event: Event) -> None:
         if isinstance(event, Told):
             self._on_told(event)
+        elif isinstance(event, Logged):
+            self._start(self._log, event.call)
         elif isinstance(event, Prepared):
             self._prepare(event)
         elif isinstance(event, Hello):
@@ -262,6 +294,10 @@ class LeanConnection(AskingConnection):
     def abort(self) -> None:
         """Close the connection now: what waits for an answer on it is refused by the gateway."""
         self._transport.close()
+
+
+def _nothing(_: str) -> None:
+    """What a log phase looks at is not learnt: it is always told all."""
 
 
 def _ctx_of(call: Call) -> dict[str, Any]:

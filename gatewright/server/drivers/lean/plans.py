@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, cast
 
-from gatewright.gateways.lean.needs import ALL_OF_REQUEST, ALL_OF_RESPONSE, Learner
+from gatewright.gateways.lean.needs import ALL_OF_LOG, ALL_OF_REQUEST, ALL_OF_RESPONSE, EARLY_RESPONSE, Learner
 from gatewright.plugin import Plugin
 from gatewright.runtime.building import ChainBuilder
 from gatewright.runtime.chain import Chain
@@ -14,6 +14,7 @@ __all__ = ["REQUEST_PHASE", "RESPONSE_PHASE", "Plans"]
 
 REQUEST_PHASE: Final = 1
 RESPONSE_PHASE: Final = 2
+LOG_PHASE: Final = 4
 
 
 class Plans:
@@ -33,22 +34,31 @@ class Plans:
 
         A plugin that is not there, or has no handler for any phase that is called, counts for all: to refuse.
         """
-        wanted = {"on_request": REQUEST_PHASE, "on_response": RESPONSE_PHASE}
-        missing = any(not self._handlers(name, phases) for name, _ in conf)
-        plans: list[bytes | None] = []
-        for handler, first in (("on_request", ALL_OF_REQUEST), ("on_response", ALL_OF_RESPONSE)):
-            called = bool(phases & wanted[handler])
-            any_has = any(handler in self._handlers(name, phases) for name, _ in conf)
-            plans.append(first if called and (missing or any_has) else None)
-        plans.append(None)
-        return plans, self._builder.longest_of(name for name, _ in conf)
+        handlers = [self._handlers(name, phases) for name, _ in conf]
+        missing = not all(handlers)  # it counts wherever a call can be refused
+        has = {name for each in handlers for name in each}
+        request = ALL_OF_REQUEST if phases & REQUEST_PHASE and (missing or "on_request" in has) else None
+        response = None
+        if phases & RESPONSE_PHASE and (missing or "on_response" in has):
+            response = EARLY_RESPONSE if self._is_early(name for name, _ in conf) else ALL_OF_RESPONSE
+        log = ALL_OF_LOG if "on_log" in has else None
+        return [request, response, log], self._builder.longest_of(name for name, _ in conf)
+
+    def _is_early(self, names: Iterable[str]) -> bool:
+        plugins = [self._plugins.get(name) for name in names]
+        return all(
+            plugin is None or plugin.early_response
+            for plugin in plugins
+            if plugin is None or "on_response" in plugin.phases()
+        )
 
     def _handlers(self, name: str, phases: int) -> tuple[str, ...]:
         plugin = self._plugins.get(name)
         if plugin is None:
             return ()
         called = {"on_request": phases & REQUEST_PHASE, "on_response": phases & RESPONSE_PHASE}
-        return tuple(handler for handler in plugin.phases() if called.get(handler))
+        own = tuple(handler for handler in plugin.phases() if called.get(handler))
+        return (*own, "on_log") if phases & LOG_PHASE and plugin.logs() else own
 
     @staticmethod
     def request(chain: Chain) -> Learner:
@@ -58,10 +68,11 @@ class Plans:
             learnt = chain.learnt["request"] = Learner(ALL_OF_REQUEST)
         return cast("Learner", learnt)
 
-    @staticmethod
-    def response(chain: Chain) -> Learner:
+    def response(self, chain: Chain) -> Learner:
         """What is known of a chain's response phase."""
         learnt = chain.learnt.get("response")
         if learnt is None:
-            learnt = chain.learnt["response"] = Learner(ALL_OF_RESPONSE, body="rbody")
+            early = self._is_early(step.name for step in chain.steps)
+            first = EARLY_RESPONSE if early else ALL_OF_RESPONSE
+            learnt = chain.learnt["response"] = Learner(first, body="rbody")
         return cast("Learner", learnt)

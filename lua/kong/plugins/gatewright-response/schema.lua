@@ -1,0 +1,1 @@
+return require("gatewright.kong_schema")("gatewright-response")
