@@ -17,9 +17,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-__all__ = ["GatewayUser", "Process", "find_gateway_user", "gateway_parent", "of_same_gateway", "processes"]
+__all__ = [
+    "KEEPER_NAME", "GatewayUser", "Process", "find_gateway_user", "gateway_master", "gateway_parent", "may_follow",
+    "processes",
+]  # fmt: skip
 
 PROC = Path("/proc")
+KEEPER_NAME = "gatewright-keep"
+"""What the process is called that holds the sockets of a runner that is gone."""
 _MASTER = "nginx: master process"
 _WORKER = "nginx: worker process"
 _PROGRAMS = ("nginx", "openresty", "kong")
@@ -91,11 +96,23 @@ def find_gateway_user(pid: int | None = None, proc: Path = PROC) -> GatewayUser:
     return GatewayUser(uid, seen)
 
 
-def of_same_gateway(pid: int, proc: Path = PROC) -> bool:
-    """Whether a process was started by the gateway that started this one."""
+def may_follow(pid: int, proc: Path = PROC) -> bool:
+    """Whether a process that listens is our predecessor, or what was left to stand in for it.
+
+    That is one that was started by the gateway that started this one; a keeper; and one that has ended, if there is
+    somebody at its socket all the same: a keeper that is about to begin.
+    """
     table = processes(proc)
+    if pid > 0 and (pid not in table or table[pid].name == KEEPER_NAME):
+        return True
     masters = [number for number in _line(os.getppid(), table) if table[number].is_gateway]
     return bool(masters) and pid != os.getpid() and masters[-1] in _line(pid, table)
+
+
+def gateway_master(proc: Path = PROC) -> int | None:
+    """The first process of the gateway that started this one, which outlives its workers."""
+    table = processes(proc)
+    return next((number for number in reversed(list(_line(os.getppid(), table))) if table[number].is_gateway), None)
 
 
 def gateway_parent(proc: Path = PROC) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 
 from gatewright.errors import ListenError
-from gatewright.server.host.gateway_user import find_gateway_user, gateway_parent, of_same_gateway
+from gatewright.server.host.gateway_user import find_gateway_user, gateway_parent, may_follow
 from gatewright.server.host.socket_file import Found, bind_file, remove_file
 from gatewright.settings import Address, Settings, parse_address
 
@@ -33,7 +33,12 @@ BACKLOG = 2048
 
 
 class Listener:
-    """A bound, listening socket."""
+    """A bound, listening socket.
+
+    Attributes:
+        file: the socket's file, if it's ours to remove.
+        backlog: connections that may wait to be accepted.
+    """
 
     def __init__(self, sock: socket.socket, address: Address, *, file: Found | None = None) -> None:
         """Take a socket.
@@ -45,7 +50,8 @@ class Listener:
         """
         self.socket = sock
         self.address = address
-        self._file = file
+        self.file = file
+        self.backlog = BACKLOG
         if not address.path:
             host, port = sock.getsockname()[:2]
             self.address = Address(host=host, port=port)
@@ -114,7 +120,7 @@ class Listener:
                 gid=gid,
                 backlog=BACKLOG,
                 open_directory=open_directory,
-                may_replace=of_same_gateway if follows else lambda _: False,
+                may_replace=may_follow if follows else lambda _: False,
             )
             return cls(sock, address, file=file)
         return cls(_bind_tcp(address), address)
@@ -147,23 +153,28 @@ class Listener:
 
     def set_backlog(self, connections: int) -> None:
         """Let so many connections wait to be accepted; the kernel has a limit of its own."""
+        self.backlog = connections
         self.socket.listen(connections)
 
     @property
     def is_replaced(self) -> bool:
         """Whether another runner's file has taken the place of ours."""
-        if self._file is None:
+        if self.file is None:
             return False
         try:
             there = Path(self.address.path).lstat()
         except OSError:
             return False
-        return (there.st_dev, there.st_ino) != self._file.file
+        return (there.st_dev, there.st_ino) != self.file.file
+
+    def leave_file(self) -> None:
+        """Its file is somebody else's affair from now on."""
+        self.file = None
 
     def close(self) -> None:
         """Stop listening and remove the socket's file, if it is still ours."""
         self.socket.close()
-        file, self._file = self._file, None
+        file, self.file = self.file, None
         if file is None:
             return
         path = Path(self.address.path)

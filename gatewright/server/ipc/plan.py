@@ -11,13 +11,26 @@ from gatewright.server.ipc.keep import Region
 from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.settings import Address, Settings
 
-__all__ = ["RETIRE_MARGIN_SECONDS", "TEARDOWN_SECONDS", "Plan"]
+__all__ = ["RETIRE_MARGIN_SECONDS", "TEARDOWN_SECONDS", "Plan", "StandIn"]
 
 RETIRE_MARGIN_SECONDS: Final = 5.0
 """Beyond the longest deadline of a plugin, for the calls of a worker that retires."""
 
 TEARDOWN_SECONDS: Final = 0.12
 """For plugins at shutdown: what is left of APISIX's one second after draining."""
+
+
+class StandIn(Protocol):
+    """Says no on a connection, in the place of a runner that is gone. It's for one request, then the connection ends.
+
+    What it gives is made so that the gateway does not use the connection again.
+    """
+
+    def refusal(self, data: bytes) -> bytes:
+        """What to say to the request that these bytes belong to; empty if it goes on. Raises if it's none."""
+
+    def passed_on(self, reply: bytes, new: bytes) -> bytes:
+        """What to say if the next runner answers so (its last part is `new`); empty if the answer goes on."""
 
 
 class Plan(Protocol):
@@ -51,7 +64,18 @@ class Plan(Protocol):
     def socket_of(self) -> Callable[[str], Address] | None:
         """Gives the address of a plugin's own socket, besides the one that all share; `None`: there are none."""
 
-    def work(self, sock: socket.socket, guard: Guard | None, region: Region, last_seen: LastSeen | None) -> int:
+    @property
+    def stand_in(self) -> Callable[[], StandIn] | None:
+        """Makes what answers on a connection while there is no runner (see `keeper`); `None`: nobody has to."""
+
+    def work(
+        self,
+        sock: socket.socket,
+        guard: Guard | None,
+        region: Region,
+        last_seen: LastSeen | None,
+        keeper: socket.socket | None = None,
+    ) -> int:
         """Be a worker until the supervisor says to end, or is gone; to be called in a process of its own.
 
         Args:
@@ -59,6 +83,7 @@ class Plan(Protocol):
             guard: where to write what is asked on a connection.
             region: where to leave what other phases of a request look for.
             last_seen: where to say what blocks the loop.
+            keeper: takes connections, as descriptors, when the worker ends with its supervisor.
 
         Returns:
             The process's exit code.

@@ -13,6 +13,7 @@ import structlog
 
 from gatewright.server.host.listener import Listener
 from gatewright.server.ipc import messages
+from gatewright.server.supervisor.keeper import Keeper
 from gatewright.server.supervisor.workers import Worker, least_loaded, to_give_back
 from gatewright.settings import Address
 
@@ -36,26 +37,46 @@ class Dispatcher:
             rather than waits.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, listener: Listener, workers: Sequence[Worker]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: Listener,
+        workers: Sequence[Worker],
+        keeper: Keeper | None = None,
+    ) -> None:
         """Make a dispatcher that doesn't accept yet.
 
         Args:
             loop: the supervisor's loop.
             listener: the listening socket.
             workers: all workers, a list that changes.
+            keeper: keeps the sockets when all is over.
         """
         self._loop = loop
-        self._listeners = [listener]
+        self._keeper = keeper
+        self._listeners: list[Listener] = []
         self._workers = workers
         self._homeless: deque[socket.socket] = deque()
         self._accepting = False
         self._closed = False
         self.hopeless = False
+        self._have(listener)
 
     def descriptors(self) -> set[int]:
         """The descriptors that a worker inherits and has no use for."""
         sockets = [listener.socket for listener in self._listeners]
-        return {sock.fileno() for sock in (*sockets, *self._homeless)}
+        keepers = self._keeper.descriptors() if self._keeper is not None else set()
+        return {sock.fileno() for sock in (*sockets, *self._homeless)} | keepers
+
+    def _have(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+        if self._keeper is not None:
+            self._keeper.hold(listener)
+
+    @property
+    def to_keeper(self) -> socket.socket | None:
+        """Takes connections when all is over."""
+        return self._keeper.handover if self._keeper is not None else None
 
     @property
     def addresses(self) -> set[Address]:
@@ -67,7 +88,7 @@ class Dispatcher:
         if self._closed:
             listener.close()
             return
-        self._listeners.append(listener)
+        self._have(listener)
         if self._accepting:
             self._loop.add_reader(listener.socket, self._take_connections, listener)
 
@@ -75,10 +96,12 @@ class Dispatcher:
         """Accept no more, and close what has no worker."""
         self.accept(False)
         self._closed = True
+        if self._keeper is not None:
+            self._keeper.take_over()
         for listener in self._listeners:  # at once: one that can't connect says so, one that connects waits in vain
             listener.close()
         while self._homeless:
-            self._homeless.popleft().close()
+            self.place(self._homeless.popleft())
 
     def accept(self, accepting: bool = True) -> None:
         """Accept from now on, or let new connections wait in the kernel."""
@@ -116,6 +139,8 @@ class Dispatcher:
         worker = least_loaded(self._workers, monotonic())
         if worker is not None:
             worker.hand_over(connection)
+        elif self._closed and self._keeper is not None:
+            self._keeper.adopt(connection)
         elif self._closed or self.hopeless:
             connection.close()
         else:

@@ -31,6 +31,7 @@ from gatewright.server.supervisor.accounts import Accounts
 from gatewright.server.supervisor.blockers import Blockers
 from gatewright.server.supervisor.dispatcher import Dispatcher
 from gatewright.server.supervisor.forking import fork_worker
+from gatewright.server.supervisor.keeper import Keeper
 from gatewright.server.supervisor.last_words import LastWords
 from gatewright.server.supervisor.registry import Registry
 from gatewright.server.supervisor.reloading import Reloads
@@ -86,6 +87,7 @@ class Fleet:
         plan: Plan,
         listener: Listener,
         accounts: Accounts,
+        keeper: Keeper | None = None,
     ) -> None:
         """Make a fleet of no workers yet.
 
@@ -95,6 +97,7 @@ class Fleet:
             plan: what to run.
             listener: where connections come from.
             accounts: counts those that have ended; has the list of workers.
+            keeper: keeps the sockets when all is over.
         """
         self._loop = loop
         self._selector = selector
@@ -108,7 +111,7 @@ class Fleet:
             most=plan.settings.max_configurations,
             on_evict=lambda token: self.tell(messages.Forgotten(token)),
         )
-        self.dispatcher = Dispatcher(loop, listener, self.workers)
+        self.dispatcher = Dispatcher(loop, listener, self.workers, keeper)
         self.last_words = LastWords(loop, self.dispatcher)
         self.blockers = Blockers(self.workers)
         self._keep = Keep(_REGIONS_A_WORKER * worker_count(plan.settings) + _MORE_REGIONS)
@@ -190,6 +193,7 @@ class Fleet:
             worker.guard = Guard(worker.plan.settings.max_connections + _REFUSED_AT_ONCE)
         worker.region = self._keep.lease()
         worker.last_seen = LastSeen()
+        worker.keeper = self.dispatcher.to_keeper
         try:
             ours = fork_worker(worker, self._selector, others, self._keep, self)
         except OSError as error:

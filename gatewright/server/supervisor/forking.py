@@ -81,7 +81,7 @@ def _become(worker: Worker, sock: socket.socket, descriptors: set[int], keep: Ke
             fields={"worker": worker.number},
             must_open=False,
         )
-        code = worker.plan.work(sock, worker.guard, keep.region(worker.region), worker.last_seen)
+        code = worker.plan.work(sock, worker.guard, keep.region(worker.region), worker.last_seen, worker.keeper)
     except BaseException as error:
         structlog.get_logger("gatewright.server").critical("worker failed", exc_info=error)
     finally:

@@ -42,7 +42,8 @@ class LastWords:
             connection = worker.held.pop(slot)
             asked, whole = worker.guard.asked(slot)
             said = bool(asked) and self._say(worker, connection, asked)
-            if whole and (not asked or (said and worker.plan.goes_on)) and not stopping:
+            usable = whole and (not asked or (said and worker.plan.goes_on))
+            if usable and (not stopping or self._dispatcher.to_keeper is not None):
                 self._dispatcher.place(connection)
             else:
                 self._let_linger(connection)

@@ -24,7 +24,7 @@ from typing import Final
 import structlog
 
 from gatewright.observe import logs
-from gatewright.server.host.gateway_user import gateway_parent
+from gatewright.server.host.gateway_user import gateway_master, gateway_parent
 from gatewright.server.host.limits import raise_file_limit
 from gatewright.server.host.listener import Listener, watches_parent
 from gatewright.server.host.notify import Notifier
@@ -32,6 +32,7 @@ from gatewright.server.ipc.plan import TEARDOWN_SECONDS, Plan
 from gatewright.server.supervisor.accounts import Accounts
 from gatewright.server.supervisor.admin import Admin
 from gatewright.server.supervisor.fleet import EXIT_CUT_OFF, Fleet
+from gatewright.server.supervisor.keeper import Keeper
 from gatewright.server.supervisor.mail import Mail
 from gatewright.server.supervisor.overview import Overview
 from gatewright.server.supervisor.reloading import Reloads
@@ -81,7 +82,7 @@ class Supervisor:
         with contextlib.ExitStack() as at_end:
             at_end.callback(self._ignore_signals)
             at_end.callback(self._loop.close)
-            self._open(at_end)
+            self._open(at_end, self._fork_keeper())
             self._loop.run_until_complete(self._start())
             while (worker := self._loop.run_until_complete(self._fleet.next_to_fork())) is not None:
                 self._fleet.fork(worker)
@@ -93,7 +94,18 @@ class Supervisor:
             self._log.info("stopped")
         return code
 
-    def _open(self, at_end: contextlib.ExitStack) -> None:
+    def _fork_keeper(self) -> Keeper | None:
+        """Have the sockets kept, where the gateway starts this runner anew and would let requests pass meanwhile."""
+        gateway = gateway_master() if self._may_linger else None
+        if self._plan.stand_in is None or gateway is None:
+            return None
+        try:
+            return Keeper(self._plan.stand_in, gateway)
+        except OSError as error:
+            self._log.error("nobody will keep the socket when this runner ends", error=error.strerror)
+            return None
+
+    def _open(self, at_end: contextlib.ExitStack, keeper: Keeper | None) -> None:
         settings = self._plan.settings
         accounts = Accounts([])
         self._overview = Overview(accounts)
@@ -102,7 +114,7 @@ class Supervisor:
         self._listener = listener = Listener.obtain(settings)
         at_end.callback(listener.close)
         listener.set_backlog(self._plan.backlog)
-        self._fleet = fleet = Fleet(self._loop, self._selector, self._plan, listener, accounts)
+        self._fleet = fleet = Fleet(self._loop, self._selector, self._plan, listener, accounts, keeper)
         shifts = Shifts(fleet, str(listener.address), self._notifier)
         fleet.take = Mail(
             shifts, fleet.workers, fleet.registry, fleet.dispatcher, fleet.last_words, fleet.blockers

@@ -50,6 +50,7 @@ class Worker:
         instead_of: the worker that retires when this one is ready.
         guard: what the gateway waits for on its connections, for plans that have last words.
         last_seen: which plugin blocks it.
+        keeper: takes its connections when it ends with the supervisor.
         region: its region of what phases keep for later ones; -1 for none.
         connections: how many it has, those on their way included.
         heard: when it was last heard of (`monotonic`).
@@ -82,6 +83,7 @@ class Worker:
     guard: Guard | None = None
     region: int = -1
     last_seen: LastSeen | None = None
+    keeper: socket.socket | None = None
     held: dict[int, socket.socket] = field(default_factory=dict)
     """Connections that it has, by slot, if there is a guard."""
     asked: dict[int, asyncio.Future[WorkerReport]] = field(default_factory=dict)

@@ -23,7 +23,7 @@ from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Region
 from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.loaded import plugins_told
-from gatewright.server.ipc.plan import RETIRE_MARGIN_SECONDS, TEARDOWN_SECONDS
+from gatewright.server.ipc.plan import RETIRE_MARGIN_SECONDS, TEARDOWN_SECONDS, StandIn
 from gatewright.server.worker.farewell import begin_anew, say_farewell
 from gatewright.server.worker.link import Link
 from gatewright.server.worker.plugins_processes import SignalKeeper, forget_in_children
@@ -53,6 +53,7 @@ class WorkerPlan:
         use_gevent: handlers run in greenlets of gevent's.
         backlog: connections that may wait to be accepted.
         socket_of: gives the address of a plugin's own socket.
+        stand_in: makes what answers on a connection while there is no runner.
     """
 
     settings: Settings
@@ -64,10 +65,18 @@ class WorkerPlan:
     use_gevent: bool = False
     backlog: int = BACKLOG
     socket_of: Callable[[str], Address] | None = None
+    stand_in: Callable[[], StandIn] | None = None
 
-    def work(self, sock: socket.socket, guard: Guard | None, region: Region, last_seen: LastSeen | None) -> int:
+    def work(
+        self,
+        sock: socket.socket,
+        guard: Guard | None,
+        region: Region,
+        last_seen: LastSeen | None,
+        keeper: socket.socket | None = None,
+    ) -> int:
         """Be a worker."""
-        return work(self, sock, guard, region, last_seen)
+        return work(self, sock, guard, region, last_seen, keeper)
 
 
 def prepare_process(plan: WorkerPlan) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -93,13 +102,20 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def work(plan: WorkerPlan, sock: socket.socket, guard: Guard | None, region: Region, last_seen: LastSeen | None) -> int:
+def work(
+    plan: WorkerPlan,
+    sock: socket.socket,
+    guard: Guard | None,
+    region: Region,
+    last_seen: LastSeen | None,
+    keeper: socket.socket | None,
+) -> int:
     """See `Plan.work`. Gives 0, or 1 if calls under way had to be cut off."""
     begin_anew()
     new_loop = prepare_process(plan)
     discovery = plan.discover()
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        code, until = runner.run(_work(plan, discovery, sock, guard, region, last_seen))
+        code, until = runner.run(_work(plan, discovery, sock, guard, region, last_seen, keeper))
     say_farewell(until - monotonic(), code)
     return code
 
@@ -111,12 +127,13 @@ async def _work(
     guard: Guard | None,
     region: Region,
     last_seen: LastSeen | None,
+    keeper: socket.socket | None,
 ) -> tuple[int, float]:
     """Serve. Gives the exit code, and until when (as `monotonic` has it) the process may take to end."""
     loop = asyncio.get_running_loop()
     settings = plan.settings
     service = await make_service(plan, discovery, region)
-    service.guard = guard
+    service.guard, service.keeper = guard, keeper
     link = service.link = Link(service, sock, plan.driver(service))
     errors = [str(error) for error in discovery.errors]
     link.send(messages.Loaded(plugins_told(discovery), errors, service.builder.longest))

@@ -171,6 +171,8 @@ class Service:
         self.region = region if region is not None else Keep(1).region(0)
         self._want_ctx(*plugins.values())
         self.builder.on_loaded = self._want_ctx
+        self.keeper: socket.socket | None = None
+        """Takes the connections that are left when the process ends with its supervisor."""
         self.link: Uplink | None = None
         """The way to the supervisor; `None` where there is none."""
         self.drain_seconds = settings.drain
@@ -321,7 +323,8 @@ class Service:
         for timer in self._timers:
             timer.cancel()
         for connection in list(self.connections):
-            connection.abort()
+            if self.keeper is None or not connection.give_back():
+                connection.abort()
         return cut_off
 
     async def retire(self, seconds: float) -> int:
@@ -359,7 +362,12 @@ class Service:
         if transport.is_reading():
             transport.pause_reading()
         self.connections.discard(connection)
-        self.link.give_back(connection, socket.socket(fileno=fd))
+        if self.draining and self.keeper is not None:  # the supervisor ends, too, or is gone
+            with contextlib.suppress(OSError), socket.socket(fileno=fd) as kept:
+                socket.send_fds(self.keeper, [b"kept"], [kept.fileno()])
+            self._tell_ended(connection)
+        else:
+            self.link.give_back(connection, socket.socket(fileno=fd))
         transport.abort()  # closes only our descriptor
         return True
 

@@ -403,7 +403,8 @@ class PluginServerConnection(NotedConnection):
 
     def close_if_idle(self) -> None:
         """Close the connection unless an event is under way on it, or may go on over it."""
-        if self.event is None and not self._owed and not (self.session.moves and self._instances.events):
+        is_idle = self.event is None and not self._owed and not (self.session.moves and self._instances.events)
+        if is_idle and not self.give_back():
             self._transport.close()
 
     def give_back(self) -> bool:

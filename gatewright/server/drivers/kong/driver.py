@@ -19,6 +19,7 @@ from gatewright.runtime.pdk import PdkError
 from gatewright.server.drivers.kong.connection import PluginServerConnection
 from gatewright.server.drivers.kong.event import REFUSAL, Event
 from gatewright.server.drivers.kong.instances import Instances
+from gatewright.server.drivers.kong.stand_in import StandIn
 from gatewright.server.host.listener import BACKLOG
 from gatewright.server.worker.process import WorkerPlan
 from gatewright.server.worker.service import Service
@@ -158,4 +159,5 @@ def plan(
         use_gevent=use_gevent,
         backlog=backlog,
         socket_of=socket_of,
+        stand_in=StandIn if session.moves else None,  # over the other protocol Kong itself refuses then
     )

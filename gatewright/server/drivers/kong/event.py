@@ -17,9 +17,9 @@ from gatewright.runtime.pdk import PdkError, PhaseExit
 from gatewright.server.drivers.kong.asking import Asking, Waiter
 from gatewright.server.worker.service import Service
 
-__all__ = ["REFUSAL", "Event", "Way", "conclude"]
+__all__ = ["MAY_EXIT", "REFUSAL", "Event", "Way", "conclude"]
 
-_MAY_EXIT: Final = frozenset(("rewrite", "access", "response", "preread"))
+MAY_EXIT: Final = frozenset(("rewrite", "access", "response", "preread"))
 """Phases in which Kong lets a plugin answer the request (pdk/response.lua)."""
 REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content-type": "application/json"})
 """What a request is answered with that failed: the arguments of `kong.response.exit`."""
@@ -224,7 +224,7 @@ def conclude(connection: Way, event: Event) -> None:
     """Say how an event ended; whoever still holds its `kong` can no longer use it."""
     event.connection, event.over = None, True
     # In a phase without an answer to refuse with, all that can be done is to let the event end.
-    refused = event.verdict == "refuse" and event.phase in _MAY_EXIT
+    refused = event.verdict == "refuse" and event.phase in MAY_EXIT
     if refused:
         connection.write(connection.session.call(event.ticket, event.number, "kong.response.exit", REFUSAL))
     else:

@@ -1,0 +1,62 @@
+"""What is said to Kong over MessagePack while there is no plugin server, so that it lets no request pass."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import msgpack
+
+from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, StartInstance
+from gatewright.gateways.kong.msgpack_session import MsgPackSession
+from gatewright.server.drivers.kong.event import MAY_EXIT, REFUSAL
+
+__all__ = ["StandIn"]
+
+_NO_INSTANCE: Final = 0
+"""The id of instances that are started now: the server that comes next doesn't know it, and Kong starts them anew."""
+_UNREAD: Final = b"\xc0" * (1 << 14)
+"""More than Kong reads at once (mp_rpc.lua: 4096 bytes, and nginx's buffer). What it has not read after an answer keeps
+the connection out of its pool, where a request might find it in the moment in which we close it, and pass."""
+
+
+class StandIn:
+    """Answers on one connection (see `gatewright.server.ipc.plan.StandIn`)."""
+
+    def __init__(self) -> None:
+        self._session = MsgPackSession()
+        self._reply = msgpack.Unpacker(raw=True, strict_map_key=False)
+
+    def refusal(self, data: bytes) -> bytes:
+        """What to say to the request that these bytes belong to; empty if it goes on.
+
+        Raises:
+            ProtocolError: it's none.
+        """
+        events = self._session.receive_data(data)
+        return b"".join(self._refused(event) for event in events) + _UNREAD if events else b""
+
+    def passed_on(self, reply: bytes, new: bytes) -> bytes:
+        """What to say if the new server answers so; empty if the answer goes on.
+
+        Args:
+            reply: all that has come of it.
+            new: the last of it, which this was not asked about yet.
+        """
+        self._reply.feed(new)
+        return next((reply + _UNREAD for _ in self._reply), b"")
+
+    def _refused(self, event: KongEvent) -> bytes:
+        session = self._session
+        match event:
+            case HandleEvent(ticket, _, phase) if phase not in MAY_EXIT:
+                return session.done(ticket, 0)
+            case HandleEvent(ticket, _, _):
+                return session.call(ticket, 0, "kong.response.exit", REFUSAL)
+            case Answer(ticket, number, _, _):
+                return session.call(ticket, number or 0, "kong.response.exit", REFUSAL)
+            case StartInstance(ticket, name, _):
+                return session.started(ticket, name, _NO_INSTANCE, None, time.time())
+            case CloseInstance(ticket, number):
+                return session.closed(ticket, "", number, None, time.time())
+        return session.failed(event.ticket, "the plugin server is not there") or b""

@@ -1,0 +1,216 @@
+"""What the keeper does once the runner is gone (see `keeper`)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gatewright.server.host.socket_file import Found, remove_file
+from gatewright.server.ipc.plan import StandIn
+
+__all__ = ["Held", "keep"]
+
+_LOOK_SECONDS: Final = 0.1
+_LONGEST_SECONDS: Final = 120.0
+"""For connections of before; the gateway closes those that it has not used for a minute."""
+_READ: Final = 1 << 16
+
+
+class Held(msgspec.Struct):
+    """A listening socket, as the keeper is told of it."""
+
+    path: str
+    file: tuple[int, int]
+    directory: tuple[int, int]
+    backlog: int
+
+
+def keep(
+    held: list[tuple[Held, socket.socket]], handover: socket.socket, stand_in: Callable[[], StandIn], gateway: int
+) -> None:
+    """Say no, until there is nobody to say it to.
+
+    Args:
+        held: the sockets, listening.
+        handover: gives connections, as descriptors.
+        stand_in: makes what answers on a connection.
+        gateway: readable when it is gone.
+    """
+    _Keeping(held, handover, stand_in, gateway).serve()
+
+
+class _Connection:
+    """A connection of the gateway's, and one to the new runner for what is passed on."""
+
+    def __init__(self, sock: socket.socket, stand_in: StandIn) -> None:
+        self.sock = sock
+        self.stand_in = stand_in
+        self.asked = b""
+        self.refusal = b""
+        self.there: socket.socket | None = None
+        self.reply = b""
+
+
+class _Keeping:
+    """The sockets, the connections, and what comes on them."""
+
+    def __init__(
+        self,
+        held: list[tuple[Held, socket.socket]],
+        handover: socket.socket,
+        stand_in: Callable[[], StandIn],
+        gateway: int,
+    ) -> None:
+        self._held = held
+        self._path = held[0][0].path if held else ""
+        self._stand_in = stand_in
+        self._handover = handover
+        self._connections: set[_Connection] = set()
+        self._left_since = 0.0
+        self._gateway_is_gone = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(gateway, selectors.EVENT_READ, self._gateway_gone)
+        handover.setblocking(False)
+        self._selector.register(handover, selectors.EVENT_READ, self._adopt)
+        for kept, sock in held:
+            sock.setblocking(False)
+            sock.listen(kept.backlog)  # so that who dials is told this process (see `gateway_user.may_follow`)
+            self._selector.register(sock, selectors.EVENT_READ, lambda sock=sock: self._accept(sock))
+
+    def serve(self) -> None:
+        """See `keep`."""
+        while not self._gateway_is_gone and (self._held or self._connections or self._workers_are_there):
+            for key, _ in self._selector.select(_LOOK_SECONDS):
+                key.data()
+            self._look()
+        for kept, _ in self._held:
+            with contextlib.suppress(OSError):
+                remove_file(Path(kept.path), Found(kept.file, kept.directory))
+
+    @property
+    def _workers_are_there(self) -> bool:
+        return self._handover.fileno() >= 0
+
+    def _gateway_gone(self) -> None:
+        self._gateway_is_gone = True
+
+    def _adopt(self) -> None:
+        try:
+            message, fds, _, _ = socket.recv_fds(self._handover, _READ, 1)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            message, fds = b"", []
+        if message:
+            for fd in fds:
+                self._begin(socket.socket(fileno=fd))
+        else:
+            self._selector.unregister(self._handover)
+            self._handover.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    time.sleep(_LOOK_SECONDS)
+                return
+            self._begin(sock)
+
+    def _begin(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        connection = _Connection(sock, self._stand_in())
+        self._connections.add(connection)
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._read(connection))
+        self._read(connection)
+
+    def _read(self, connection: _Connection) -> None:
+        try:
+            data = connection.sock.recv(_READ)
+            connection.asked += data
+            connection.refusal = connection.stand_in.refusal(data) if data else b""
+        except BlockingIOError:
+            return
+        except Exception:
+            data = b""
+        if not data:
+            self._end(connection)
+        elif connection.refusal and (self._held or not self._pass_on(connection)):
+            self._say(connection, connection.refusal)
+
+    def _pass_on(self, connection: _Connection) -> bool:
+        """Ask the new runner; tells whether it can be asked."""
+        there = connection.there = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        there.settimeout(1.0)
+        try:
+            there.connect(self._path)
+            there.sendall(connection.asked)
+        except OSError:
+            there.close()
+            connection.there = None
+            return False
+        there.setblocking(False)
+        self._selector.unregister(connection.sock)
+        self._selector.register(there, selectors.EVENT_READ, lambda: self._read_reply(connection, there))
+        return True
+
+    def _read_reply(self, connection: _Connection, there: socket.socket) -> None:
+        answer = connection.refusal
+        try:
+            data = there.recv(_READ)
+            if data:
+                connection.reply += data
+                answer = connection.stand_in.passed_on(connection.reply, data)
+        except BlockingIOError:
+            return
+        except Exception:  # noqa: S110 - then the refusal it is
+            pass
+        if answer:
+            self._say(connection, answer)
+
+    def _say(self, connection: _Connection, answer: bytes) -> None:
+        with contextlib.suppress(OSError):  # the gateway is gone, or does not read
+            connection.sock.settimeout(1.0)
+            connection.sock.sendall(answer)
+        self._end(connection)
+
+    def _end(self, connection: _Connection) -> None:
+        for sock in (connection.sock, connection.there):
+            if sock is not None:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(sock)
+                sock.close()
+        self._connections.discard(connection)
+
+    def _look(self) -> None:
+        """Leave sockets that nobody can dial any more, and in the end what is left on them."""
+        for entry in list(self._held):
+            kept, sock = entry
+            try:
+                there = os.lstat(kept.path)
+                is_ours = (there.st_dev, there.st_ino) == kept.file
+            except OSError:
+                is_ours = False
+            if not is_ours:
+                self._held.remove(entry)
+                self._accept(sock)  # what has dialled before
+                self._selector.unregister(sock)
+                sock.close()
+        if self._held:
+            return
+        self._left_since = self._left_since or time.monotonic()
+        if time.monotonic() - self._left_since > _LONGEST_SECONDS:
+            for connection in list(self._connections):
+                self._end(connection)

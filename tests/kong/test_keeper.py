@@ -1,0 +1,130 @@
+"""While there is no plugin server, somebody stands in for it: over MessagePack Kong would let requests pass."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from gatewright.errors import ProtocolError
+from gatewright.server.drivers.kong.driver import plan
+from gatewright.server.drivers.kong.event import REFUSAL
+from gatewright.server.drivers.kong.stand_in import StandIn
+from gatewright.server.host.gateway_user import KEEPER_NAME
+from gatewright.settings import Settings
+from tests.kong.conftest import wait_until
+
+GATEWAY = Path(__file__).parents[1] / "server" / "gateway_restart.py"
+DENY = """
+class Plugin(object):
+    def __init__(self, config): pass
+    def access(self, kong):
+        kong.response.exit(403, "no")
+"""
+
+
+def keepers(path: Path) -> list[int]:
+    """The keepers that have their socket in this directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "comm").read_text().strip() == KEEPER_NAME:
+                found += [int(entry.name)] if str(path).encode() in (entry / "cmdline").read_bytes() else []
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def test_nothing_passes_while_the_server_is_gone_and_the_next_one_takes_over(tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "deny.py").write_text(DENY)
+    server = [sys.executable, "-m", "kong_pdk.cli", "-v", "-d", tmp_path / "plugins", "-p", tmp_path]
+    done = subprocess.run(
+        [sys.executable, GATEWAY, tmp_path / "k.sock", *server, "--socket-name", "k.sock"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one_life = [
+        "served: 403",
+        "gone: 500 and is left",
+        "gone, pooled: 500 and is left",
+        "gone, log: ret",
+        "anew, pooled: no plugin instance",
+    ]
+    assert [line.removesuffix(" and is left") if "anew" in line else line for line in done.stdout.splitlines()] == [
+        *one_life,
+        *one_life,
+    ]
+    wait_until(lambda: not keepers(tmp_path))  # with the gateway
+    assert not (tmp_path / "k.sock").exists()
+
+
+def test_a_server_that_no_gateway_started_has_no_keeper(start: Any) -> None:
+    server = start("msgpack", deny=DENY)
+    assert not keepers(server.plugins)
+    server.process.terminate()
+    server.process.wait(10)
+    assert not server.path.exists()
+
+
+def test_over_protobuf_kong_refuses_by_itself() -> None:
+    assert plan(Settings(), lambda: None, protocol="protobuf").stand_in is None  # type: ignore[arg-type,return-value]
+    assert plan(Settings(), lambda: None, protocol="msgpack").stand_in is StandIn  # type: ignore[arg-type,return-value]
+
+
+def said(stand_in: StandIn, method: str, argument: object) -> Any:
+    """What is said to a request that comes in two parts; there is more after it than is read at once."""
+    data = msgpack.packb([0, 7, f"plugin.{method}", [argument]])
+    assert not stand_in.refusal(data[:5])
+    answer = stand_in.refusal(data[5:])
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(answer)
+    kind, ticket, error, result = next(unpacker)
+    assert (kind, ticket) == (1, 7)
+    assert len(answer) - unpacker.tell() > 2 * 4096
+    return error or result
+
+
+EXIT = {"Method": "kong.response.exit", "Args": [500, REFUSAL[1].decode(), REFUSAL[2]]}
+
+
+@pytest.mark.parametrize(
+    ("method", "argument", "answer"),
+    [
+        ("HandleEvent", {"InstanceId": 5, "EventName": "access"}, EXIT),
+        ("HandleEvent", {"InstanceId": 5, "EventName": "response"}, EXIT),
+        ("HandleEvent", {"InstanceId": 5, "EventName": "log"}, "ret"),
+        ("HandleEvent", {"InstanceId": 5, "EventName": "certificate"}, "ret"),
+        ("Step", {"EventId": 3, "Data": "x"}, EXIT),
+        ("StepMultiMap", {"EventId": 3, "Data": {}}, EXIT),
+    ],
+)
+def test_what_is_said_in_an_event(method: str, argument: object, answer: object) -> None:
+    result = said(StandIn(), method, argument)["Data"]
+    if isinstance(result, dict):
+        result["Args"][1] = (
+            bytes(result["Args"][1]).decode() if isinstance(result["Args"][1], bytes) else result["Args"][1]
+        )
+    assert result == answer
+
+
+def test_what_is_said_of_instances() -> None:
+    started = said(StandIn(), "StartInstance", {"Name": "a", "Config": "{}"})
+    assert (started["Name"], started["Id"]) == ("a", 0)
+    assert said(StandIn(), "CloseInstance", 5)["Id"] == 5
+    assert "not there" in said(StandIn(), "GetStatus", None)
+    with pytest.raises(ProtocolError):
+        StandIn().refusal(b"GET / HTTP/1.1\r\n\r\n")
+
+
+def test_an_answer_is_passed_on_when_it_is_whole() -> None:
+    reply = msgpack.packb([1, 7, None, {"EventId": 5, "Data": "ret"}])
+    stand_in = StandIn()
+    assert not stand_in.passed_on(reply[:9], reply[:9])
+    passed = stand_in.passed_on(reply, reply[9:])
+    assert passed.startswith(reply)
+    assert len(passed) - len(reply) > 2 * 4096
