@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gatewright.server.host.gateway_user import find_gateway_user, of_same_gateway
+from gatewright.server.host.gateway_user import KEEPER_NAME, find_gateway_user, gateway_master, may_follow
 
 MASTER = Path(__file__).with_name("gateway_master.py")
 NGINX = "nginx: master process /usr/local/openresty/bin/openresty -p /srv/a -c /srv/a/conf/nginx.conf"
@@ -65,8 +65,13 @@ def test_another_gateways_runner_is_not_followed(table: Table) -> None:
         p30=(20, 0, "python", "gatewright run"), p40=(1, 0, "nginx", NGINX), p50=(40, 0, "python", "x"),
     )  # fmt: skip
     table(**{f"p{os.getppid()}": (20, 0, "sh", "sh")})
-    assert of_same_gateway(30, proc)
-    assert not of_same_gateway(50, proc)
+    assert may_follow(30, proc)
+    assert not may_follow(50, proc)
+    assert gateway_master(proc) == 10
+    assert may_follow(60, proc), "it has ended: whoever holds its socket is what it left"
+    table(p70=(1, 0, KEEPER_NAME, "python"))
+    assert may_follow(70, proc)
+    assert not may_follow(0, proc), "one that isn't ours to see may well be alive"
 
 
 @pytest.fixture
