@@ -99,7 +99,24 @@ def _addresses(directory: Path) -> Iterator[Case]:
     yield Case("a list of three networks", [("ip-restriction", {"deny": ["10.0.0.0/8", "fd00::/8", "198.51.100.7"]})])
 
 
+def _functions(directory: Path) -> Iterator[Case]:
+    from tests.plugins.lambda_server import LambdaServer
+
+    server = LambdaServer()
+    server.functions["f"] = lambda event: {"statusCode": 200, "body": "done"}
+    conf = {
+        "function": "f",
+        "region": "eu-west-1",
+        "endpoint": server.url,
+        "access_key_id": "a",
+        "secret_access_key": "b",
+    }
+    yield Case("a call of a function, Lambda's side not counted", [("aws-lambda", conf)])
+    server.close()
+
+
 CASES: dict[str, Prepare] = {
+    "aws-lambda": _functions,
     "response-transform": _transform, "ml-model": _model, "rate-limit": _limits, "ip-restriction": _addresses,
 }  # fmt: skip
 

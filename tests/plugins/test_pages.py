@@ -29,6 +29,7 @@ from click.testing import CliRunner
 from gatewright.cli.plugins import plugins
 from gatewright.errors import GatewrightError
 from gatewright.runtime.shipped import load_shipped, shipped_names
+from tests.plugins.lambda_server import LambdaServer
 from tests.plugins.ml_models import classifier
 from tests.plugins.redis_servers import RedisProcess
 
@@ -78,11 +79,18 @@ def test_the_fields_are_those_of_the_model(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory, redis: RedisProcess) -> dict[str, str]:
+def stand_ins(tmp_path_factory: pytest.TempPathFactory, redis: RedisProcess) -> Iterator[dict[str, str]]:
     """What the pages say, and what stands in for it here."""
     model = classifier(tmp_path_factory.mktemp("models") / "fraud.onnx")
     redis.client().flushall()
-    return {"/models/fraud.onnx": str(model), "127.0.0.1:6379": redis.address}
+    functions = LambdaServer()
+    functions.functions["greet"] = lambda event: {"statusCode": 201, "body": f"hello from {event['rawPath']}"}
+    yield {
+        "/models/fraud.onnx": str(model),
+        "127.0.0.1:6379": redis.address,
+        "https://lambda.eu-west-1.amazonaws.com": functions.url,
+    }
+    functions.close()
 
 
 def example(page: Path, gateway: str) -> dict[str, Any]:
