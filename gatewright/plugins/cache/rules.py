@@ -1,0 +1,143 @@
+"""What a shared cache may keep, for how long, and for whom: RFC 9111, as far as a plugin can follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+__all__ = [
+    "HEURISTIC", "UNSAFE", "date_of", "directives", "is_fresh_enough", "lifetime", "matches", "may_store", "seconds_of",
+]  # fmt: skip
+
+HEURISTIC: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
+"""Statuses that may be kept though nobody says for how long (RFC 9110, 15.1); 206 needs ranges, which are not kept."""
+UNSAFE: Final = frozenset(("POST", "PUT", "PATCH", "DELETE"))
+"""Methods after which what is kept of a path is no longer right."""
+_KNOWN: Final = HEURISTIC | {302, 303, 307, 400, 401, 402, 403, 406, 409, 422, 451, 500, 502, 503, 504}
+
+Directives = Mapping[str, str]
+
+
+def directives(values: Iterable[str]) -> dict[str, str]:
+    """The directives of `Cache-Control`, by name in lower case; of one that is there twice, the first (4.2.1)."""
+    found: dict[str, str] = {}
+    for part in _split(",".join(values)):
+        name, _, value = part.partition("=")
+        name = name.strip().lower()
+        if name and name not in found:
+            found[name] = value.strip().strip('"')
+    return found
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas that are in no quotes."""
+    parts, quoted, begin = [], False, 0
+    for at, letter in enumerate(text):
+        if letter == '"':
+            quoted = not quoted
+        elif letter == "," and not quoted:
+            parts.append(text[begin:at])
+            begin = at + 1
+    return [*parts, text[begin:]]
+
+
+def seconds_of(said: Directives, name: str) -> int | None:
+    """A directive's seconds; `None` if it isn't there, 0 if it can't be read: what is not clear is stale."""
+    if name not in said:
+        return None
+    return int(said[name]) if said[name].isdecimal() else 0
+
+
+def date_of(text: str | None) -> float | None:
+    """A date as seconds since 1970; `None` if there is none, or it can't be read."""
+    if text is None:
+        return None
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def may_store(status: int, said: Directives, *, authorized: bool, vary: Sequence[str], sets_cookie: bool) -> bool:
+    """Whether a shared cache may keep an answer to a GET (section 3).
+
+    Args:
+        status: of the answer.
+        said: its `Cache-Control`.
+        authorized: the request had `Authorization`.
+        vary: the names in its `Vary`.
+        sets_cookie: it has `Set-Cookie`: meant for one client, unless it says that it is `public`.
+    """
+    if status not in _KNOWN or "no-store" in said or "private" in said or "no-cache" in said or "*" in vary:
+        return False
+    if authorized and not {"public", "s-maxage", "must-revalidate"} & said.keys():
+        return False
+    return not (sets_cookie and "public" not in said)
+
+
+def lifetime(status: int, said: Directives, headers: Callable[[str], str | None], now: float, default: float) -> float:
+    """For how many seconds an answer is fresh (4.2.1); 0 or less: it is not.
+
+    Args:
+        status: of the answer.
+        said: its `Cache-Control`.
+        headers: gives one of its headers.
+        now: the time, in seconds since 1970.
+        default: seconds where nobody says, for the statuses of which that may be assumed.
+    """
+    for name in ("s-maxage", "max-age"):
+        seconds = seconds_of(said, name)
+        if seconds is not None:
+            return seconds
+    expires = headers("expires")
+    if expires is not None:
+        until = date_of(expires)
+        if until is None:
+            return 0  # "0" and the like
+        begins = date_of(headers("date"))
+        return until - (begins if begins is not None else now)
+    return default if status in HEURISTIC else 0
+
+
+def is_fresh_enough(said: Directives, age: float, fresh: float) -> bool:
+    """Whether a request takes an answer from the cache (5.2.1).
+
+    Args:
+        said: the request's `Cache-Control`.
+        age: seconds since the answer was made.
+        fresh: seconds for which it is fresh.
+    """
+    if "no-cache" in said:
+        return False
+    oldest = seconds_of(said, "max-age")
+    if oldest is not None and age > oldest:
+        return False
+    return age + (seconds_of(said, "min-fresh") or 0) < fresh or _stale_is_fine(said, age - fresh)
+
+
+def _stale_is_fine(said: Directives, stale: float) -> bool:
+    if "max-stale" not in said:
+        return False
+    return not said["max-stale"] or stale <= (seconds_of(said, "max-stale") or 0)
+
+
+def matches(condition: Callable[[str], str | None], headers: Callable[[str], str | None]) -> bool:
+    """Whether the client has this answer already: a 304 will do (RFC 9110, 13.2.2).
+
+    Args:
+        condition: gives one of the request's headers.
+        headers: gives one of the answer's.
+    """
+    tags = condition("if-none-match")
+    if tags is not None:
+        etag = headers("etag")
+        if tags.strip() == "*":
+            return True
+        return etag is not None and _weak(etag) in {_weak(tag.strip()) for tag in tags.split(",")}
+    since, changed = date_of(condition("if-modified-since")), date_of(headers("last-modified"))
+    return since is not None and changed is not None and changed <= since
+
+
+def _weak(tag: str) -> str:
+    return tag.removeprefix("W/")
