@@ -204,6 +204,14 @@ class Route:
             return self._apisix_response(facts, *answer)
         return self._kong(facts, "response", answer)
 
+    def answered(self, status: int, *, source: str = "service") -> None:
+        """Tell of the upstream's answer those plugins that only note it: on Kong, in the log phase."""
+        if self._gateway.kind == "apisix":
+            assert not self.response(status).failed
+            return
+        facts = _Facts("/", "GET", [], [], b"", "127.0.0.1", None, {"source": source}, self._pair)
+        self._kong(facts, "log", (status, {}, b""))
+
     # --- APISIX
 
     def _apisix_request(self, facts: _Facts) -> Outcome:
@@ -324,6 +332,7 @@ class _Facts:
             "kong.nginx.get_var": variables.get,
             "kong.ctx.shared.get": kept.get,
             "kong.ctx.shared.set": kept.__setitem__,
+            "kong.response.get_source": lambda: self.variables.get("source", "service"),
             "kong.response.get_status": lambda: outcome.status or status,
             "kong.response.get_headers": lambda *_: {n.lower(): [v] for n, v in headers.items()},
             "kong.service.response.get_raw_body": lambda: body,

@@ -198,6 +198,6 @@ def test_the_commands_do_what_the_page_says(served: DevGateway, page: Path, stan
 
 
 if __name__ == "__main__":
-    for each in pages():
+    for each in filter(usable, pages()):
         written = _FIELDS.sub(lambda found: f"{found[1]}{table(found[2])}{found[4]}", each.read_text(encoding="utf-8"))
         each.write_text(written, encoding="utf-8")
