@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +49,12 @@ def wait_until(what: Callable[[], object], seconds: float = 15.0) -> None:
     while not what():
         assert time.monotonic() < deadline, "it didn't come true"
         time.sleep(0.02)
+
+
+def can_connect(path: Path) -> bool:
+    """Whether somebody listens: a socket's file is there a moment before that."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
 
 
 def begin(

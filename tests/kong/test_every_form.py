@@ -46,8 +46,8 @@ _OVER_PROTOBUF = {
     "kong.request.get_query_arg": 'an empty argument is `""`, a bare one `True`, as over MessagePack',
     "kong.request.get_uri_captures": '`unnamed[0]`, the whole match, is `""`',
     "kong.response.exit": "without a body the client gets an empty one, not nginx's page",
-    "kong.ctx.shared.set": "`False` is lost, and `None` within lists",
-    "kong.nginx.set_ctx": "`False` is lost, and `None` within lists",
+    "kong.ctx.shared.set": "`False` is lost; within lists both `False` and `None` are refused",
+    "kong.nginx.set_ctx": "`False` is lost; within lists both `False` and `None` are refused",
     "kong.router.get_route": "without the fields that the protocol does not have",
     "kong.router.get_service": "without the fields that the protocol does not have",
 }
@@ -109,6 +109,30 @@ def test_every_form_of_arguments_can_be_sent(name: str) -> None:
             assert (sent, got) == (name, [100 if not args or args[0] is None else args[0]])
         else:
             assert sent == name
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (None, None),
+        ({"a": None, "b": {"c": None, "d": 1}}, {"b": {"d": 1.0}}),
+        ([1, None, None], [1.0]),
+        ([None], []),
+        ([{"a": None}, True], [{}, True]),
+    ],
+)
+def test_what_is_nothing_in_lua_is_not_there(value: object, kept: object) -> None:
+    """Seen of Kong 3.9: a null in a list or a dict is the text "NULL_VALUE" from then on."""
+    assert asked(ProtoBufSession().call(0, 0, "kong.ctx.shared.set", ("k", value)))[1] == ["k", kept]
+
+
+@pytest.mark.parametrize("value", [[None, 1], [False], [1, [True, False]], {"a": [1, None, 2]}])
+def test_a_list_that_kong_would_not_keep_is_refused_over_protobuf(value: object) -> None:
+    """Seen of Kong 3.9: it makes nothing of False, and fails when it's to give a list back that begins with nothing."""
+    with pytest.raises(PluginError, match="a list with None or False in it"):
+        ProtoBufSession().call(0, 0, "kong.ctx.shared.set", ("k", value))
+    logged = asked(ProtoBufSession().call(0, 0, "kong.log.notice", ("x", value, {"a": None})))[1]
+    assert logged[0] == "x", "a line for the log is written all the same"
 
 
 def exit_over_protobuf(*args: Any) -> list[Any]:

@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.run import children
 from gatewright.gateways.kong.conf import read_conf
-from tests.kong.conftest import Start, wait_until
+from tests.kong.conftest import Start, can_connect, wait_until
 from tests.kong.peer import Closed, Exited, Failed, MsgPackKong, connect
 
 HELLO = """
@@ -305,7 +305,7 @@ def test_a_plugins_own_file_listens_where_kong_looks_for_it(tmp_path: Path) -> N
     with subprocess.Popen([sys.executable, file, "-p", tmp_path], stderr=subprocess.DEVNULL) as process:
         try:
             for name in ("own.socket", "own.sock"):
-                wait_until((tmp_path / name).exists)
+                wait_until(lambda name=name: can_connect(tmp_path / name))
                 with MsgPackKong(tmp_path / name, 1) as kong:
                     kong.event(kong.start("own", {}), "access", {})
         finally:
@@ -411,7 +411,7 @@ def test_a_plugin_that_comes_with_a_reload_gets_a_socket_and_one_that_cannot_hav
     (tmp_path / "taken.socket").write_text("not a socket")
     server.process.send_signal(signal.SIGHUP)
     for name in ("quick", "later"):
-        wait_until((tmp_path / f"{name}.socket").exists)
+        wait_until(lambda name=name: can_connect(tmp_path / f"{name}.socket"))
         with MsgPackKong(tmp_path / f"{name}.socket") as kong:
             kong.event(kong.start(name, {}), "access", {})
     wait_until(lambda: "taken.socket exists and is not a socket" in server.log)

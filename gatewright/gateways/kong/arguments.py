@@ -57,7 +57,14 @@ def _positional(message: Message, *names: str) -> Callable[[Sequence[Any]], byte
 
 
 def _encode_list(args: Sequence[Any]) -> bytes:
-    return LIST.encode({"values": list(args)})
+    return LIST.encode({"values": [_loggable(arg) for arg in args]})
+
+
+def _loggable(value: Any) -> Any:
+    """A log line is none to fail for what can't be sent: Kong prints a table's address, whatever is in it."""
+    if isinstance(value, list | tuple):
+        return [str(item) if item is None or item is False else _loggable(item) for item in value]
+    return {name: _loggable(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _encode_most(args: Sequence[Any]) -> bytes:
