@@ -789,7 +789,7 @@ async def test_dev_with_a_kong_conf_starts_its_plugin_servers(tmp_path: Path) ->
     [
         (["--gateway", "kong", "nowhere"], "nowhere does not exist"),
         (["--kong-conf", "nowhere.conf"], "nowhere.conf: No such file"),
-        (["--gateway", "kong", "--routes", "nowhere.yml", "."], "no plugins found"),
+        (["--gateway", "kong", "--routes", "nowhere.yml", "."], "nowhere.yml: No such file"),
         (["--kong-conf", "empty.conf"], "pluginserver_names is missing"),
         (["--kong-conf", "noquery.conf"], "pluginserver_a_b_query_cmd is missing"),
         (["--kong-conf", "garbage.conf"], "failed decoding plugin info"),

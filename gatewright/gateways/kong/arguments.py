@@ -87,7 +87,22 @@ def _encode_exit(args: Sequence[Any]) -> bytes:
 def _encode_struct(args: Sequence[Any]) -> bytes:
     if len(args) != 1 or not isinstance(args[0], dict):
         raise PluginError("takes one dict of names and values")
-    return STRUCT.encode({"fields": args[0]})
+    return STRUCT.encode({"fields": _kept(args[0])})
+
+
+def _kept(value: Any) -> Any:
+    """A value as Kong can keep it: it takes a null for the text "NULL_VALUE", and in Lua what is not there is nil."""
+    if isinstance(value, dict):
+        return {name: _kept(item) for name, item in value.items() if item is not None}
+    if not isinstance(value, list | tuple):
+        return value
+    items = list(value)
+    while items and items[-1] is None:
+        items.pop()
+    if any(item is None or item is False for item in items):
+        # Kong makes nothing of both (pb_rpc.lua, `structpb_value`), and fails to give back a list that begins so.
+        raise PluginError(f"{value!r}: a list with None or False in it, which Kong can't take over Protobuf")
+    return [_kept(item) for item in items]
 
 
 _encode_int = _positional(INT, "v")
@@ -111,7 +126,7 @@ def _encode_kv(args: Sequence[Any]) -> bytes:
         size = len(value)
         if 0 < len(key) < _SHORT and size < _SHORT - 2:
             return b"\x0a%c%b\x12%c\x1a%c%b" % (len(key), key, size + 2, size, value)
-    return _any_kv(args)
+    return _any_kv([_kept(arg) for arg in args])
 
 
 INPUTS: dict[str, Callable[[Sequence[Any]], bytes]] = {

@@ -227,21 +227,13 @@ def write_value(value: Any) -> bytes:
 def _encode_struct(value: Any) -> bytes:
     out = []
     for key, item in value.items():
-        if item is None:  # Kong would take it for the text "NULL_VALUE"; in Lua what is not there is nil
-            continue
         entry = _write(1, "string", str(key), keep_default=True) + _write(2, "value", item)
         out.append(_tag(1, _BYTES) + write_varint(len(entry)) + entry)
     return b"".join(out)
 
 
 def _encode_list(value: Any) -> bytes:
-    items = list(value)
-    while items and items[-1] is None:
-        items.pop()
-    if any(item is None or item is False for item in items):
-        # Kong makes nothing of both (pb_rpc.lua, `structpb_value`), and fails to give back a list that begins so.
-        raise TypeError("a list with None or False in it, which Kong can't take over Protobuf")
-    return b"".join(_write(1, "value", item) for item in items)
+    return b"".join(_write(1, "value", item) for item in value)
 
 
 def _decode_value(data: bytes, depth: int) -> Any:
