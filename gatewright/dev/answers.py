@@ -63,6 +63,8 @@ def error_page(status: int) -> bytes:
         return page.replace(
             f"<h1>400 {said}</h1></center>", f"<h1>400 Bad Request</h1></center>\r\n<center>{said}</center>"
         ).encode()
+    if status == 498:  # nginx counts its pages, and has a gap there
+        status = 404
     if status not in _PAGES:
         return b""
     return _PAGE.format(_PAGE_TITLES.get(status, f"{status} {reason_of(status)}")).encode()
@@ -116,19 +118,18 @@ def response_head(
     if types:
         kind = types[-1]
     else:  # what Lua prints has nginx's default_type
-        kind = "" if framing == "proxied" or bodiless else "text/plain"
-    if kind and (answer.status >= 300 or not bodiless or framing == "proxied"):
+        kind = "" if framing == "proxied" or (bodiless and answer.status >= 200) else "text/plain"
+    if kind and (answer.status != 204 or framing == "proxied"):
         out.append(("Content-Type", _with_charset(kind, answer.status) if charset else kind))
     keep = request.keep_alive and not answer.close and not (answer.page and answer.status in _ENDS_CONNECTION)
     if bodiless:
-        body = b""
-        if answer.status == 304 and length is not None and (answer.page or framing == "proxied"):
+        if length is not None and (framing == "proxied" or (answer.page and answer.status == 304)):
             out.append(("Content-Length", length))
+        body = body if answer.status < 200 else b""
     elif length is not None and (framing in ("content-length", "proxied") or length.isdigit()):
         given = next((n for n, _ in answer.headers if n.lower() == "content-length"), "Content-Length")
         # What Lua sets keeps its name; nginx's own, and the upstream's, is written anew.
         out.append((given if framing in ("stop", "chunked") else "Content-Length", length))
-        body = body[: int(length)] if length.isdigit() else body
     elif request.version == "1.1" and request.method != "HEAD":
         out.append(("Transfer-Encoding", "chunked"))
         body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + (b"" if answer.cut else b"0\r\n\r\n")
@@ -146,5 +147,4 @@ def response_head(
         out.append(("Date", formatdate(usegmt=True)))
     out.append(("Server", answer.server or server))
     status = 400 if answer.page and answer.status in _BAD_REQUESTS else answer.status
-    reason = reason_of(status) if answer.reason is None else answer.reason
-    return f"HTTP/1.1 {status} {reason}", out, body
+    return f"HTTP/1.1 {answer.status_line or f'{status} {reason_of(status)}'}", out, body

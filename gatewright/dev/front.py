@@ -24,13 +24,21 @@ class Front:
         server_header: what the gateway calls itself.
         charset: a type of text that names no charset gets one.
         refusal: the answer to what is no request, by the status that nginx gives it.
+        reads_late: requests are handled before their bodies have come (`ClientRequest.upload`).
     """
 
     def __init__(
-        self, handler: Handler, *, server_header: str, charset: bool = True, refusal: Callable[[int], Answer]
+        self,
+        handler: Handler,
+        *,
+        server_header: str,
+        charset: bool = True,
+        refusal: Callable[[int], Answer],
+        reads_late: bool = False,
     ) -> None:
         self._handler = handler
         self.charset = charset
+        self.reads_late = reads_late
         self.server_header = server_header
         self.refusal = refusal
         self._server: asyncio.Server | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Protocol
 
 from gatewright.dev.answers import response_head
@@ -23,6 +24,7 @@ class Served(Protocol):
     port: int
     server_header: str
     charset: bool
+    reads_late: bool
 
     async def answer_of(self, request: ClientRequest) -> Answer:
         """The gateway's answer."""
@@ -45,6 +47,8 @@ class Http1Connection(asyncio.Protocol):
         self._reader = RequestReader()
         self._task: asyncio.Task[None] | None = None
         self._told_to_go_on: Incoming | None = None
+        self._uploading: Incoming | None = None
+        self._upload: asyncio.Future[tuple[bytes, bool] | None] | None = None
         self._requests = 0
         self._ended = False
         self._transport: asyncio.Transport
@@ -59,17 +63,25 @@ class Http1Connection(asyncio.Protocol):
         """End; a call under way runs to its end, as in the gateway, which does not notice."""
         self._ended = True
         self._served.connection_closed(self._transport)
+        self._uploaded(None)
 
     def eof_received(self) -> bool:
         """The client sends no more; what it asked for is still answered."""
         self._ended = True
+        self._uploaded(None)
         return self._task is not None
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
         self._reader.receive_data(data)
-        if self._task is None:
+        if self._task is None or self._uploading is not None:
             self._next()
+
+    def _uploaded(self, body: tuple[bytes, bool] | None) -> None:
+        """The body that a request waits for has come, or won't."""
+        upload, self._upload = self._upload, None
+        if upload is not None and not upload.done():
+            upload.set_result(body)
 
     def _next(self) -> None:
         """Begin with the next request, if it has come."""
@@ -78,18 +90,35 @@ class Http1Connection(asyncio.Protocol):
         except RefusedError as error:
             self._refuse(error.status, error.version)
             return
+        if incoming is not None and incoming is self._uploading:
+            self._uploading = None
+            self._uploaded((incoming.body, incoming.body_is_broken))
+            if self._task is None:  # it was answered without the body, which nobody wants
+                self._next()
+            return
         if incoming is not None:
             self._requests += 1
-            if incoming.expects_continue and incoming is not self._told_to_go_on:
-                self._transport.write(_CONTINUE)
+            if not self._served.reads_late and incoming.expects_continue:
+                self._go_on(incoming)
             self._task = asyncio.ensure_future(self._answer(incoming))
             return
         waits = self._reader.waits_for_body
-        if waits is not None and waits is not self._told_to_go_on and waits.expects_continue:
-            self._told_to_go_on = waits
-            self._transport.write(_CONTINUE)
+        if waits is not None and waits is not self._uploading:
+            if self._served.reads_late:
+                self._requests += 1
+                self._uploading = waits
+                self._upload = asyncio.get_running_loop().create_future()
+                self._task = asyncio.ensure_future(self._answer(waits))
+                return
+            if waits.expects_continue:
+                self._go_on(waits)
         if self._ended:
             self._transport.close()
+
+    def _go_on(self, incoming: Incoming) -> None:
+        if incoming is not self._told_to_go_on:
+            self._told_to_go_on = incoming
+            self._transport.write(_CONTINUE)
 
     def _refuse(self, status: int, version: str) -> None:
         request = self._client_request(Incoming("GET", "/", version, [], "none", 0))
@@ -110,8 +139,8 @@ class Http1Connection(asyncio.Protocol):
         if not answer.status:  # the gateway closes without a word
             self._transport.close()
             return
-        if answer.status < 200:  # nginx leaves the client without an answer for as long as it cares to wait
-            return
+        if answer.status < 200 and answer.framing == "stop":
+            return  # nginx leaves the client without an answer for as long as it cares to wait
         stays = self._write(answer, request)
         self._task = None
         if not stays or self._transport.is_closing():
@@ -124,6 +153,9 @@ class Http1Connection(asyncio.Protocol):
         line, headers, body = response_head(
             answer, request, self._served.server_header, charset=self._served.charset
         )  # fmt: skip
+        if answer.headless:
+            self._transport.write(answer.body or b"")
+            return request.keep_alive
         if request.version == "0.9":
             self._transport.write(body)
             return False
@@ -150,4 +182,10 @@ class Http1Connection(asyncio.Protocol):
             body_is_broken=incoming.body_is_broken,
             number=self._requests,
             is_gone=lambda: self._ended,
+            upload=None if self._upload is None else partial(_wait, self._upload),
+            go_on=partial(self._go_on, incoming),
         )
+
+
+async def _wait(upload: asyncio.Future[tuple[bytes, bool] | None]) -> tuple[bytes, bool] | None:
+    return await upload

@@ -5,7 +5,7 @@ Text is `str` with `surrogateescape`, so that every byte survives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 __all__ = ["Answer", "ClientRequest", "Headers", "raw", "text_of"]
@@ -40,6 +40,10 @@ class ClientRequest:
     """Which of its connection's requests it is."""
     is_gone: Callable[[], bool] = lambda: False
     """Whether the client has closed its side meanwhile."""
+    upload: Callable[[], Awaitable[tuple[bytes, bool] | None]] | None = None
+    """Waits for the body, and tells whether it's broken; `None`: the client has gone. Where it has not come yet."""
+    go_on: Callable[[], None] = lambda: None
+    """Tells the client `100 Continue`, once."""
 
 
 @dataclass(slots=True)
@@ -47,7 +51,7 @@ class Answer:
     """What the client gets.
 
     `body` is `None` where nothing is printed; `page`: the gateway's own HTML page; `cut`: the upstream broke off in the
-    middle, and the connection ends there.
+    middle, and the connection ends there; `status_line`: the upstream's own; `headless`: the body is all there is.
     """
 
     status: int
@@ -57,7 +61,8 @@ class Answer:
     page: bool = False
     close: bool = False
     cut: bool = False
-    reason: str | None = None
+    status_line: str | None = None
+    headless: bool = False
     server: str | None = None
 
 

@@ -1,7 +1,7 @@
-"""Requests to the upstream, byte for byte as APISIX sends them, and the answers read with h11.
+"""Requests to the upstream, byte for byte as APISIX sends them (how answers are read: `upstream_reader`).
 
-The bytes of a request are put together here, since a client library would mend what a real gateway passes on (raw bytes
-in a target or a header, names in the client's case); reading answers, where much can go wrong, is left to h11.
+The bytes of a request are put together here, since a client library would mend what a real gateway passes on: raw bytes
+in a target or a header, names in the client's case.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from dataclasses import dataclass, field
 from typing import Protocol
 
-import h11
-
-from gatewright.dev.messages import Headers, raw, text_of
-from gatewright.dev.trail import current_trail
+from gatewright.dev.messages import Headers, raw
+from gatewright.dev.trail import body_form, current_trail
+from gatewright.dev.upstream_reader import InvalidAnswerError, UpstreamAnswer, read_as_lua, read_as_nginx
 
 __all__ = ["Sender", "UpstreamAnswer", "UpstreamError", "send_request"]
 
@@ -25,23 +23,13 @@ class UpstreamError(Exception):
 
     Attributes:
         sent: it was reached, so that it may have the request.
+        invalid: it has answered, but what came is no answer.
     """
 
-    def __init__(self, reason: str, *, sent: bool = False) -> None:
+    def __init__(self, reason: str, *, sent: bool = False, invalid: bool = False) -> None:
         super().__init__(reason)
         self.sent = sent
-
-
-@dataclass(slots=True)
-class UpstreamAnswer:
-    """Status, headers in wire order, body; `framing` is `content-length`, `chunked`, `close` or `none`."""
-
-    status: int
-    reason: str
-    headers: Headers = field(default_factory=list)
-    body: bytes = b""
-    framing: str = "none"
-    complete: bool = True
+        self.invalid = invalid
 
 
 class Sender(Protocol):
@@ -59,6 +47,7 @@ class Sender(Protocol):
         body: bytes,
         timeout: float = 60.0,
         verify: bool = True,
+        lua: bool = False,
     ) -> UpstreamAnswer:
         """See `send_request`."""
         ...
@@ -75,8 +64,9 @@ async def send_request(
     body: bytes,
     timeout: float = 60.0,
     verify: bool = True,
+    lua: bool = False,
 ) -> UpstreamAnswer:
-    """Send one request on a connection of its own and read the whole answer.
+    """Send one request on a connection of its own and read the answer.
 
     Args:
         host: where to.
@@ -88,6 +78,7 @@ async def send_request(
         body: its body.
         timeout: seconds for the whole answer.
         verify: with TLS, check the certificate.
+        lua: do so as lua-resty-http does, whose answer's body is read later; otherwise as nginx does, all of it.
 
     Raises:
         UpstreamError: no answer.
@@ -100,20 +91,54 @@ async def send_request(
             reader, writer = await asyncio.open_connection(host, port, ssl=_tls_context(verify) if tls else None)
             sent = True
             try:
-                head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers)
-                writer.write(raw(head + "\r\n") + body)
-                answer = await _read_answer(reader, method)
-                if noted is not None:
-                    noted.answered(answer.status, answer.reason, answer.headers, answer.body, complete=answer.complete)
-                return answer
-            finally:
+                head = raw(f"{method} {target} HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers) + "\r\n")
+                if lua:
+                    answer = await _ask_as_lua(reader, writer, method, head, headers, body)
+                else:
+                    writer.write(head + body)
+                    answer = await read_as_nginx(reader, method)
+            except BaseException:
                 writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-    except (OSError, TimeoutError, h11.ProtocolError, UnicodeError) as error:
+                raise
+    except (OSError, EOFError, TimeoutError, UnicodeError, InvalidAnswerError) as error:
+        reason = str(error) or type(error).__name__
         if noted is not None:
-            noted.failed(str(error) or type(error).__name__)
-        raise UpstreamError(str(error) or type(error).__name__, sent=sent) from None
+            noted.failed(reason)
+        raise UpstreamError(reason, sent=sent, invalid=isinstance(error, InvalidAnswerError)) from None
+
+    def note() -> None:
+        if noted is not None:
+            body = b"".join(answer.parts) if lua else answer.body
+            noted.answered(answer.status, answer.reason or "", answer.headers, body, complete=answer.complete)
+
+    async def close() -> None:
+        if lua and noted is not None:  # now that its body has been read
+            noted.form["answer"]["body"] = body_form(b"".join(answer.parts))
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    note()
+    if lua:  # its body is read later
+        answer.close = close
+    else:
+        await close()
+    return answer
+
+
+async def _ask_as_lua(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, head: bytes, headers: Headers, body: bytes
+) -> UpstreamAnswer:
+    waits = any(name.lower() == "expect" and value == "100-continue" for name, value in headers)
+    writer.write(head if waits else head + body)
+    first = None
+    if waits:  # the body is sent after a 100 only
+        first = (await reader.readline()).replace(b"\r", b"").removesuffix(b"\n")
+        if first[9:12] == b"100":
+            await reader.readline()
+            writer.write(body)
+            first = None
+    return await read_as_lua(reader, method, status_line=first)
 
 
 def _tls_context(verify: bool) -> ssl.SSLContext:
@@ -122,39 +147,3 @@ def _tls_context(verify: bool) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-async def _read_answer(reader: asyncio.StreamReader, method: str) -> UpstreamAnswer:
-    parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
-    # Tells the parser what was asked, and so whether a body is to be expected; its bytes are not used.
-    parser.send(h11.Request(method=method, target="/", headers=[("host", "upstream")]))
-    parser.send(h11.EndOfMessage())
-    answer: UpstreamAnswer | None = None
-    chunks: list[bytes] = []
-    while True:
-        event = parser.next_event()
-        if event is h11.NEED_DATA:
-            data = await reader.read(1 << 16)
-            if not data and answer is not None and answer.framing in ("content-length", "chunked"):
-                answer.complete = False
-                answer.body = b"".join(chunks)
-                return answer
-            parser.receive_data(data)
-        elif isinstance(event, h11.Response):
-            headers = [(text_of(name), text_of(value)) for name, value in event.headers.raw_items()]
-            names = {name.lower() for name, _ in headers}
-            framing = "close"
-            if event.status_code in (204, 304) or method == "HEAD":
-                framing = "none"
-            elif "transfer-encoding" in names:
-                framing = "chunked"
-            elif "content-length" in names:
-                framing = "content-length"
-            answer = UpstreamAnswer(event.status_code, text_of(bytes(event.reason)), headers, framing=framing)
-        elif isinstance(event, h11.Data):
-            chunks.append(bytes(event.data))
-        elif isinstance(event, h11.EndOfMessage) and answer is not None:
-            answer.body = b"".join(chunks)
-            return answer
-        elif isinstance(event, h11.ConnectionClosed):
-            raise UpstreamError("upstream prematurely closed connection while reading response header", sent=True)

@@ -193,6 +193,7 @@ def sender_for(upstream: Upstream | None) -> Any:
         body: bytes,
         timeout: float = 60.0,
         verify: bool = True,
+        lua: bool = False,
     ) -> UpstreamAnswer:
         visit = CURRENT.get()
         request = UpstreamRequest(method, target, Headers(headers), body)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
@@ -31,7 +32,7 @@ from gatewright.dev.nginx import (
 from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.replies import RespReply, Rewrite, Stop
 
-__all__ = ["EXCLUDED_RESPONSE_HEADERS", "Exchange", "LuaError"]
+__all__ = ["EXCLUDED_RESPONSE_HEADERS", "ClientGoneError", "Exchange", "LuaError"]
 
 EXCLUDED_RESPONSE_HEADERS = frozenset(
     (
@@ -51,6 +52,10 @@ _SINGLE_RESPONSE_HEADERS = frozenset(
 
 class LuaError(Exception):
     """APISIX's Lua code aborts: the client gets a 500 page, whatever `allow_degradation` says."""
+
+
+class ClientGoneError(Exception):
+    """The client closes its side before its body has come."""
 
 
 class Exchange:
@@ -81,6 +86,7 @@ class Exchange:
         if "x-real-ip" in self.table and ip_address(request.client_ip).is_loopback:
             self.client_ip = forwarded_address(self.table["x-real-ip"][0]) or request.client_ip
         self.body = request.body
+        self._upload_is_read = False
         self.body_read = False
         self.body_changed = False
         self.response_headers: Headers = []
@@ -99,6 +105,30 @@ class Exchange:
         host = self.table.get("host")
         self.kept_variables: dict[str, bytes] = {"http_host": raw(host[0])} if host else {}
         """What was asked for once and stays for the rest of the request."""
+
+    async def read_body(self) -> None:
+        """Read the client's body, as nginx does only when somebody wants it.
+
+        Raises:
+            ClientGoneError: there is no client any more.
+        """
+        if self._upload_is_read:
+            return
+        self._upload_is_read = True
+        self.tell_to_go_on()
+        if self.request.upload is not None:
+            came = await self.request.upload()
+            if came is None:
+                raise ClientGoneError
+            self.request = replace(self.request, body=came[0], body_is_broken=came[1])
+            if not self.body_changed:
+                self.body = came[0]
+
+    def tell_to_go_on(self) -> None:
+        """Tell the client to send its body, if the request, as it is by now, says that it waits for that."""
+        expect = next((value for name, value in self.headers if name.lower() == "expect"), "")
+        if self.request.version == "1.1" and expect.lower() == "100-continue":
+            self.request.go_on()
 
     # --- what the runner is told
 

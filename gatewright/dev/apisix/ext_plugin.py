@@ -5,6 +5,7 @@ Where APISIX has a fault, the fault is shown as a warning that names it, with th
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
@@ -26,8 +27,8 @@ __all__ = ["ExtPlugin"]
 
 log = logging.getLogger("gatewright.dev")
 
-_CLOSES = 408
-"""The status with which nginx closes a connection without a word, if Lua exits with it."""
+_CLOSES = frozenset((408, 444, 499))
+"""Statuses with which nginx closes a connection without a word, if Lua exits with one."""
 
 
 class _BrokenBodyError(Exception):
@@ -90,9 +91,13 @@ class ExtPlugin:
         if action is None:
             return None
         if isinstance(action, Stop):
+            if action.body:
+                exchange.tell_to_go_on()  # nginx does away with a body before it prints
             answer = exchange.stop_answer(action)
             answer.framing = "stop"
-            return Answer(0) if answer.status == _CLOSES else answer
+            return Answer(0) if answer.status in _CLOSES else answer
+        if action.body or any(name.lower() == "content-length" for name, _ in action.headers):
+            await exchange.read_body()
         if action.body and exchange.request.body_is_broken:
             return Answer(400, exchange.response_headers, page=True)
         exchange.apply_rewrite(action)
@@ -123,12 +128,15 @@ class ExtPlugin:
             return None
         return Answer(503, exchange.response_headers, page=True)
 
-    def _answer(
+    async def _answer(
         self, exchange: Exchange, question: replies.InfoRequest, upstream: list[UpstreamAnswer] | None
     ) -> bytes | None:
         if question.kind == InfoType.VAR:
+            if (question.name or "").startswith("post_arg_"):
+                await exchange.read_body()
             return variable(exchange, question.name or "")
         if question.kind == InfoType.REQ_BODY:
+            await exchange.read_body()
             exchange.body_read = True
             if exchange.request.framing == "h2" and not exchange.behaviour.reads_unsized_bodies:
                 log.error("failed to read request body: HTTP/2 without content-length")
@@ -140,7 +148,12 @@ class ExtPlugin:
             if not upstream:
                 log.error("failed to read response body: not there, or read before")
                 return None
-            return upstream.pop().body
+            got = upstream.pop()
+            if not await self._read_body(got):
+                log.error("read response failed")
+                got.parts = []  # what came of it is lost
+                return None
+            return b"".join(got.parts)
         raise RpcError(f"failed to handle RPC_EXTRA_INFO: unsupported info type: {question.kind}")
 
     # --- responses
@@ -150,6 +163,7 @@ class ExtPlugin:
         if exchange.request.framing == "h2" and not exchange.behaviour.reads_unsized_bodies:
             log.error("failed to request: HTTP/2 without content-length")
             return Answer(502, page=True)
+        await exchange.read_body()
         if exchange.request.body_is_broken:
             return Answer(400, page=True)
         try:
@@ -157,15 +171,33 @@ class ExtPlugin:
         except UpstreamError as error:
             log.error("failed to request: %s", error)
             return Answer(502, exchange.response_headers, page=True)
+        try:
+            return await self._show(exchange, plugin, upstream, got)
+        finally:
+            if got.close is not None:
+                await got.close()
+
+    async def _read_body(self, got: UpstreamAnswer) -> bool:
+        """Read the upstream's body, in parts; whether that went well. A second time, nothing comes."""
+        rest, got.rest = got.rest, None
+        if rest is None:
+            return True
+        async with asyncio.timeout(self._upstream_timeout):
+            await rest.read()
+        got.parts = rest.parts
+        return not rest.failed
+
+    async def _show(
+        self, exchange: Exchange, plugin: PluginConf, upstream: Upstream, got: UpstreamAnswer
+    ) -> Answer | None:
         exchange.balancer = upstream.host, upstream.port
         with noted_phase(exchange, plugin, "response"):
             return await self._show_response(exchange, plugin, got)
 
     async def _show_response(self, exchange: Exchange, plugin: PluginConf, got: UpstreamAnswer) -> Answer | None:
         headers = got.headers
-        answer = Answer(got.status, headers, got.body)
+        answer = Answer(got.status, headers)
         unread = [got]
-        bodyless = got.framing == "none" or (got.framing in ("chunked", "close") and not got.body)
 
         def encode(token: int) -> bytes:
             shown = [(n, (exchange.upstream_host or "") if n.lower() == "host" else v) for n, v in headers]
@@ -187,25 +219,25 @@ class ExtPlugin:
                 log.warning("Plugin Runner is wrong, allow degradation")
             else:
                 status = 503
-            if bodyless:
-                return self._second_request()
-            return Answer(status, exchange.response_headers, got.body)
+            return await self._print(exchange, got, status)
         note_reply(reply)
         exchange.apply_resp_reply(reply, answer)
         if reply.body:
-            if reply.status == _CLOSES:
+            if reply.status in _CLOSES:
                 return Answer(0)
             return Answer(reply.status or got.status, exchange.response_headers, reply.body)
-        if bodyless:
-            return self._second_request()
-        if not got.complete and unread:
+        return await self._print(exchange, got, reply.status or got.status)
+
+    async def _print(self, exchange: Exchange, got: UpstreamAnswer, status: int) -> Answer | None:
+        """Send the upstream's body on."""
+        failed = not await self._read_body(got)
+        if got.parts:  # once something is sent, be it nothing but the headers, an error just ends it
+            return Answer(status, exchange.response_headers, b"".join(got.parts))
+        if failed:
             log.warning("fault: the upstream broke its answer off: 502, with the headers that are set already")
             return Answer(502, exchange.response_headers, page=True)
-        return Answer(reply.status or got.status, exchange.response_headers, got.body)
-
-    @staticmethod
-    def _second_request() -> None:
         log.warning(
             "fault: the upstream's answer has no body and the reply brought none: APISIX now sends the request "
             "upstream a second time; a runner prevents that with any non-empty body"
         )
+        return None

@@ -13,7 +13,7 @@ from typing import Any
 
 from gatewright.dev.answers import with_page
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
-from gatewright.dev.apisix.exchange import Exchange, LuaError
+from gatewright.dev.apisix.exchange import ClientGoneError, Exchange, LuaError
 from gatewright.dev.apisix.ext_plugin import ExtPlugin
 from gatewright.dev.apisix.noting import note_route
 from gatewright.dev.apisix.proxying import proxy
@@ -73,7 +73,7 @@ class DevGateway:
         self._send = send
         self._ext_plugin = ExtPlugin(self._client, upstream_timeout, send)
         self._upstream_timeout = upstream_timeout
-        self._front = Front(watch(self.handle), server_header=server_header, refusal=_refusal)
+        self._front = Front(watch(self.handle), server_header=server_header, refusal=_refusal, reads_late=True)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes any free one.
@@ -108,20 +108,33 @@ class DevGateway:
 
     async def handle(self, request: ClientRequest) -> Answer:
         """Answer one request."""
-        answer = await self._handle(request)
-        if request.body_is_broken and answer.body and not answer.page:
-            # Before it prints, nginx does away with the body, and finds that it can't.
+        try:
+            answer = await self._handle(request)
+        except ClientGoneError:
+            log.warning("the client prematurely closed its connection")
             answer = Answer(0)
         log.info("%s %s -> %d", request.method, request.target, answer.status)
         return answer
 
     async def _handle(self, request: ClientRequest) -> Answer:
         exchange = Exchange(request, self._behaviour)
+        answer = await self._answer(exchange)
+        if exchange.request.body_is_broken and answer.body and not answer.page:
+            # Before it prints, nginx does away with the body, and finds that it can't.
+            return Answer(0)
+        return answer
+
+    async def _answer(self, exchange: Exchange) -> Answer:
+        request = exchange.request
         route = self.routes.find(request.method, exchange.host, exchange.uri)
         try:
             note_route(route)
             if route is None:
-                return await self._global_rules(exchange) or _json(404, "404 Route Not Found")
+                answer = await self._global_rules(exchange)
+                if answer is None:
+                    exchange.tell_to_go_on()
+                    answer = _json(404, "404 Route Not Found")
+                return answer
             answer = await self._phases(exchange, route)
             if "response-rewrite" in route.plugins and answer.status:
                 answer = response_rewrite(exchange, with_page(answer), route.plugins["response-rewrite"].conf)

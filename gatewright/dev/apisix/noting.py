@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -15,7 +15,7 @@ from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply,
 __all__ = ["asking", "note_call", "note_failure", "note_reply", "note_route", "noted_phase"]
 
 _KINDS = {InfoType.VAR: "var", InfoType.REQ_BODY: "request_body", InfoType.RESP_BODY: "response_body"}
-Answering = Callable[[InfoRequest], "bytes | None"]
+Answering = Callable[[InfoRequest], Awaitable[bytes | None]]
 
 
 @contextmanager
@@ -54,11 +54,11 @@ def asking(answer: Answering) -> Answering:
     if phase is None:
         return answer
 
-    def noted(question: InfoRequest) -> bytes | None:
+    async def noted(question: InfoRequest) -> bytes | None:
         began = perf_counter()
         kind = _KINDS.get(InfoType(question.kind) if question.kind in _KINDS else InfoType.NONE, "unknown")
         try:
-            value = answer(question)
+            value = await answer(question)
         except Exception as error:
             phase.ask(kind, question.name or "", None, perf_counter() - began, str(error))
             raise

@@ -31,6 +31,11 @@ _NOT_PASSED_BACK = frozenset(
         "upgrade",
         "proxy-connection",
         "trailer",
+        "x-accel-buffering",
+        "x-accel-charset",
+        "x-accel-expires",
+        "x-accel-limit-rate",
+        "x-accel-redirect",
     )
 )
 _BAD_PORT = re.compile(r"[^/?:]*:(?![0-9]+(?:[/?]|$))")
@@ -83,6 +88,7 @@ async def subrequest(
         headers=headers,
         body=exchange.body,
         timeout=timeout,
+        lua=True,
     )
 
 
@@ -100,6 +106,7 @@ def _check_characters(target: str, headers: Headers) -> None:
 
 async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Sender = send_request) -> Answer:
     """Nginx's `proxy_pass`."""
+    await exchange.read_body()
     request = exchange.request
     if request.body_is_broken and not exchange.body_changed:
         return Answer(400, exchange.response_headers, page=True)
@@ -143,14 +150,18 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Se
         except UpstreamError as error:
             log.error("%s while reading response header from upstream", error)
             tries.append("502")
-            if error.sent and exchange.method in _NOT_REPEATED:
+            if error.invalid or (error.sent and exchange.method in _NOT_REPEATED):
                 break
             if error.sent and len(tries) == 1:
                 left += 1  # APISIX keeps connections open; one that ends without an answer is worth another one
             continue
+        if got.garbled:
+            log.error("upstream sent invalid chunked response while reading upstream")
+            return Answer(0)
         passed = [(n, v) for n, v in got.headers if n.lower() not in _NOT_PASSED_BACK]
         answer = Answer(got.status, [*exchange.response_headers, *passed], got.body, framing="proxied")
-        answer.reason = got.reason
+        answer.status_line = f"{got.status}" + ("" if got.reason is None else f" {got.reason}")
+        answer.headless = got.framing == "raw"
         if not got.complete:
             log.warning("fault: the upstream broke its answer off; the client gets what came, and a closed connection")
             answer.cut = True

@@ -108,7 +108,7 @@ def response_rewrite(exchange: Exchange, answer: Answer, conf: Mapping[str, Any]
         log.warning("response-rewrite with `vars` is left out: the development gateway can't tell whether they match")
         return answer
     if conf.get("status_code"):
-        answer.status, answer.reason = int(conf["status_code"]), None
+        answer.status, answer.status_line = int(conf["status_code"]), None
     body: bytes | None = None
     if conf.get("filters"):
         text = text_of(answer.body or b"")

@@ -139,7 +139,7 @@ class RunnerClient:
         plugin: PluginConf,
         kind: FrameType,
         encode: Callable[[int], bytes],
-        answer: Callable[[replies.InfoRequest], bytes | None],
+        answer: Callable[[replies.InfoRequest], Awaitable[bytes | None]],
         decode: Callable[[bytes], T],
     ) -> T:
         """One RPC with its retries.
@@ -170,7 +170,7 @@ class RunnerClient:
         plugin: PluginConf,
         kind: FrameType,
         encode: Callable[[int], bytes],
-        answer: Callable[[replies.InfoRequest], bytes | None],
+        answer: Callable[[replies.InfoRequest], Awaitable[bytes | None]],
         decode: Callable[[bytes], T],
     ) -> T:
         connection = await self._connect()
@@ -184,7 +184,7 @@ class RunnerClient:
                 question = self._read(reply, replies.decode_info_request)
                 if question.kind == replies.InfoType.VAR and question.name is None:
                     raise LuaError("ExtraInfo asks for a variable without a name")
-                value = answer(question)
+                value = await answer(question)
                 if value is not None and len(value) > MAX_PAYLOAD - 28:
                     log.warning("fault: an ExtraInfo answer of %d bytes does not fit into a frame", len(value))
                     raise RpcError(f"failed to reply RPC_EXTRA_INFO: the max length of data is {MAX_PAYLOAD}")

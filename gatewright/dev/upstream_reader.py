@@ -1,0 +1,316 @@
+"""Answers of upstreams, read as the two readers of APISIX read them: what one takes, the other may not.
+
+- nginx's own (`proxy_pass`): `ngx_http_parse_status_line`, `ngx_http_parse_header_line`, and what `ngx_http_upstream`
+  makes of some headers. What has no status line is HTTP/0.9, and all of it the body.
+- lua-resty-http's, for the request of ext-plugin-post-resp: a header is whatever a regular expression finds in a line,
+  the first line in which it finds nothing ends them, and the body is read when somebody wants it.
+
+Neither looks for an answer behind a 1xx one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from gatewright.dev.messages import Headers, text_of
+
+__all__ = ["InvalidAnswerError", "LuaBody", "UpstreamAnswer", "read_as_lua", "read_as_nginx"]
+
+_READ: Final = 1 << 16
+_STATUS_LINE: Final = re.compile(rb"HTTP/[1-9][0-9]?\.[0-9]{1,2} +([0-9]{3})([ .][^\r\n]*)?\r?\n")
+_ODD_IN_NAMES: Final = re.compile(rb"[\0-\x20\x7f]")
+_UNIQUE: Final = frozenset(
+    (
+        "status", "content-type", "date", "last-modified", "etag", "server", "location", "refresh", "expires",
+        "x-accel-expires", "x-accel-redirect",
+    )
+)  # fmt: skip
+"""Headers of which nginx takes the first and leaves others out."""
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[^\n]*)?\r?\n")
+_LUA_HEADER: Final = re.compile(rb"([^:\s]+):\s*(.*)")
+
+
+class InvalidAnswerError(Exception):
+    """What came is no answer. Nothing is gained by asking again."""
+
+
+@dataclass(slots=True)
+class UpstreamAnswer:
+    """Status, headers in wire order, body.
+
+    Attributes:
+        reason: the words after the status; `None` if not even a space follows it.
+        framing: `content-length`, `chunked`, `close` or `none`; `raw` if there is no head, just bytes.
+        complete: all of the body came.
+        garbled: the body's chunks are none.
+        parts: the body as lua-resty-http gives it.
+        rest: the body, where it's yet to be read.
+        close: to be called when no more is wanted.
+    """
+
+    status: int
+    reason: str | None
+    headers: Headers = field(default_factory=list)
+    body: bytes = b""
+    framing: str = "none"
+    complete: bool = True
+    garbled: bool = False
+    parts: list[bytes] = field(default_factory=list)
+    rest: LuaBody | None = None
+    close: Callable[[], Awaitable[None]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.body or self.framing == "content-length":
+            self.parts = [self.body]
+
+    def first(self, name: str) -> str | None:
+        """A header's first value."""
+        return next((value for present, value in self.headers if present.lower() == name), None)
+
+
+# --- nginx
+
+
+async def read_as_nginx(reader: asyncio.StreamReader, method: str) -> UpstreamAnswer:
+    """Read a whole answer.
+
+    Raises:
+        InvalidAnswerError: nginx calls it invalid.
+        EOFError: the connection ended before the headers did.
+    """
+    source = _Source(reader)
+    line = await source.line()
+    status = _STATUS_LINE.fullmatch(line)
+    if status is None:
+        if not line or (line.startswith(b"HTTP/") and not line.endswith(b"\n")):
+            raise EOFError("upstream prematurely closed connection while reading response header")
+        return UpstreamAnswer(200, "OK", [], line + await source.all(), "raw")
+    text = None if status[2] is None else text_of(status[2][1:])
+    answer = UpstreamAnswer(int(status[1]), text)
+    while (line := await source.line()).rstrip(b"\r\n"):
+        if not line.endswith(b"\n"):
+            raise EOFError("upstream prematurely closed connection while reading response header")
+        if not line.startswith(b"HTTP/"):
+            answer.headers.append(_nginx_header(line))
+    if not line.endswith(b"\n"):
+        raise EOFError("upstream prematurely closed connection while reading response header")
+    answer.framing = _nginx_framing(answer, method)
+    await _nginx_body(source, answer)
+    return answer
+
+
+def _nginx_header(line: bytes) -> tuple[str, str]:
+    line = line[:-1].removesuffix(b"\r")
+    name, _, value = line.partition(b":")
+    if not name or _ODD_IN_NAMES.search(name) or b"\0" in value or b"\r" in value.rstrip(b"\r"):
+        raise InvalidAnswerError(f"upstream sent invalid header: {line[:100]!r}")
+    return text_of(name), text_of(value.rstrip(b"\r").strip(b" "))
+
+
+def _nginx_framing(answer: UpstreamAnswer, method: str) -> str:
+    """How the body is framed; headers of which there may be one are one afterwards."""
+    kept: Headers = []
+    seen: set[str] = set()
+    for name, value in answer.headers:
+        lower = name.lower()
+        if lower in ("content-length", "transfer-encoding"):
+            if lower in seen:
+                raise InvalidAnswerError(f"upstream sent duplicate header line: {name}")
+            if lower == "content-length" and not re.fullmatch("[0-9]{1,18}", value):
+                raise InvalidAnswerError(f"upstream sent invalid Content-Length header: {value}")
+            if lower == "transfer-encoding" and value.lower() != "chunked":
+                raise InvalidAnswerError(f"upstream sent unknown Transfer-Encoding: {value}")
+        elif lower in _UNIQUE and lower in seen:
+            continue
+        seen.add(lower)
+        kept.append((name, value))
+    if seen >= {"content-length", "transfer-encoding"}:
+        raise InvalidAnswerError("upstream sent Content-Length and Transfer-Encoding headers at the same time")
+    answer.headers = kept
+    if answer.status in (204, 304) or method == "HEAD":
+        return "none"
+    return "chunked" if "transfer-encoding" in seen else "content-length" if "content-length" in seen else "close"
+
+
+async def _nginx_body(source: _Source, answer: UpstreamAnswer) -> None:
+    if answer.framing == "content-length":
+        length = int(answer.first("content-length") or 0)
+        answer.body = await source.exactly(length)
+        answer.complete = len(answer.body) == length
+    elif answer.framing == "close":
+        answer.body = await source.all()
+    elif answer.framing == "chunked":
+        parts = []
+        while True:
+            line = await source.line()
+            size = _CHUNK_LINE.fullmatch(line)
+            if size is None:
+                answer.garbled, answer.complete = line.endswith(b"\n"), False
+                break
+            length = int(size[1], 16)
+            if not length:
+                while (await source.line()).rstrip(b"\r\n"):  # a trailer, which goes no further
+                    pass
+                break
+            parts.append(await source.exactly(length))
+            if len(parts[-1]) < length or (end := await source.line()) == b"":
+                answer.complete = False
+                break
+            if end not in (b"\r\n", b"\n"):
+                answer.garbled, answer.complete = True, False
+                break
+        answer.body = b"".join(parts)
+
+
+# --- lua-resty-http
+
+
+async def read_as_lua(reader: asyncio.StreamReader, method: str, *, status_line: bytes | None = None) -> UpstreamAnswer:
+    """Read an answer's head; its body is `rest`.
+
+    Args:
+        reader: the connection.
+        method: what was asked for.
+        status_line: the status line, where it was read before.
+
+    Raises:
+        InvalidAnswerError: there is no status line.
+        EOFError: the connection ended before the headers did.
+    """
+    source = _Source(reader)
+    line = _lua_line(await source.line()) if status_line is None else status_line
+    version, status = _lua_number(line[5:8]), _lua_number(line[9:12])
+    if version is None or status is None:
+        raise InvalidAnswerError(f"couldn't parse response status line: {line[:100]!r}")
+    headers: dict[str, tuple[str, list[str]]] = {}
+    while (found := _LUA_HEADER.search(_lua_line(await source.line()))) is not None:
+        name, value = text_of(found[1]), text_of(found[2])
+        headers.setdefault(name.lower(), (name, []))[1].append(value)
+    answer = UpstreamAnswer(int(status), text_of(line[13:]))
+    answer.headers = [(name, value) for name, values in headers.values() for value in values]
+    length: int | None = None
+    if method == "HEAD" or answer.status in (204, 304) or 100 <= answer.status < 200:
+        answer.framing = "none"
+    elif version == 1.1 and "chunked" in ",".join(headers.get("transfer-encoding", ("", []))[1]).lower():
+        answer.framing = "chunked"
+    else:
+        lengths = headers.get("content-length", ("", []))[1]
+        number = _lua_number(lengths[0].encode("utf-8", "replace")) if len(lengths) == 1 else None
+        length = None if number is None else int(number)
+        answer.framing = "close" if length is None else "content-length"
+    answer.rest = LuaBody(source, answer.framing, length)
+    return answer
+
+
+class LuaBody:
+    """The body of an answer that lua-resty-http reads; once.
+
+    Attributes:
+        parts: what it gave.
+        failed: it ended with an error.
+    """
+
+    def __init__(self, source: _Source, framing: str, length: int | None) -> None:
+        self._source = source
+        self._framing = framing
+        self._length = length
+        self._read = False
+        self.parts: list[bytes] = []
+        self.failed = False
+
+    async def read(self) -> None:
+        """Read all of it; a second time, nothing comes."""
+        self.parts = []
+        if self._read:
+            self.failed = False
+            return
+        self._read = True
+        if self._framing == "close":
+            body = await self._source.all()
+            self.parts = [body] if body else []
+        elif self._framing == "content-length":
+            body = await self._source.exactly(self._length or 0)
+            if len(body) < (self._length or 0):
+                self.failed = True
+            else:
+                self.parts = [body]
+        elif self._framing == "chunked":
+            await self._read_chunks()
+
+    async def _read_chunks(self) -> None:
+        while True:
+            line = _lua_line(await self._source.line()) if not self._source.ended else b""
+            number = _lua_number(line, 16)
+            if number is None:
+                self.failed = True
+                return
+            if not number:
+                return
+            chunk = await self._source.exactly(int(number))
+            if len(chunk) < number:
+                self.failed = True
+                return
+            self.parts.append(chunk)
+            await self._source.exactly(2)
+
+
+def _lua_line(line: bytes) -> bytes:
+    """A line as a cosocket gives it: without any CR; what ends without LF is an error."""
+    if not line.endswith(b"\n"):
+        raise EOFError("closed")
+    return line[:-1].replace(b"\r", b"")
+
+
+def _lua_number(text: bytes, base: int = 10) -> float | None:
+    """Lua's `tonumber`, as far as it matters here."""
+    word = text.strip(b" \t\v\f")
+    if base == 16:
+        return float(int(word, 16)) if re.fullmatch(rb"(?:0[xX])?[0-9A-Fa-f]+", word) else None
+    if re.fullmatch(rb"[0-9]+(?:\.[0-9]*)?|\.[0-9]+", word):
+        return float(word)
+    return float(int(word, 16)) if re.fullmatch(rb"0[xX][0-9A-Fa-f]+", word) else None
+
+
+class _Source:
+    """Lines and bytes from a connection; at its end, what there is."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._data = bytearray()
+        self.ended = False
+
+    async def line(self) -> bytes:
+        """Up to and with the next LF."""
+        while (end := self._data.find(b"\n")) < 0 and await self._more():
+            pass
+        return self._take(end + 1 if end >= 0 else len(self._data))
+
+    async def exactly(self, size: int) -> bytes:
+        """So many bytes."""
+        while len(self._data) < size and await self._more():
+            pass
+        return self._take(min(size, len(self._data)))
+
+    async def all(self) -> bytes:
+        """All up to the end."""
+        while await self._more():
+            pass
+        return self._take(len(self._data))
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._data[:size])
+        del self._data[:size]
+        return taken
+
+    async def _more(self) -> bool:
+        try:
+            data = await self._reader.read(_READ)
+        except ConnectionError:  # to both readers a reset is an end
+            data = b""
+        self._data += data
+        self.ended = not data
+        return not self.ended
