@@ -18,7 +18,7 @@ from gatewright.plugin import Plugin
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.kong_modules import load_plugins
 from gatewright.runtime.kong_schema import example
-from gatewright.runtime.shipped import shipped_names
+from gatewright.runtime.shipped import is_shipped, shipped_names
 
 __all__ = ["kong"]
 
@@ -55,7 +55,7 @@ def dump_command(directory: Path | None, protocol: str, name: str) -> None:
     It is looked for in the directory, then among the plugins that come with Gatewright.
     """
     with own_stdout() as out:
-        discovery = _load(directory, (name,) if name in shipped_names() else ())
+        discovery = _load(directory, (name,) if is_shipped(name) else ())
         if name not in discovery.plugins:
             known = ", ".join(sorted({*discovery.plugins, *shipped_names()}))
             fail(f"there is no plugin {name!r}{f' in {directory}' if directory else ''}; there are: {known}")

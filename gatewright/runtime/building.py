@@ -26,7 +26,7 @@ from gatewright.runtime.apart import Apart, renew
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.fitting import check_fields
-from gatewright.runtime.shipped import load_shipped, shipped_names
+from gatewright.runtime.shipped import is_shipped, load_shipped, shipped_names
 from gatewright.runtime.stats import Tallies
 from gatewright.runtime.steps import Around, Limit, Mode, PhaseHandler, Policy, State, Step, awaited, mode_of
 from gatewright.runtime.thread_bound import holds_what_is_thread_bound
@@ -66,7 +66,6 @@ class ChainBuilder:
             around: what wants to be around every handler.
         """
         self.plugins = dict(plugins)
-        self.shipped = shipped_names()
         self.on_loaded: Callable[[type[Plugin]], None] = lambda _plugin: None
         """Told of each plugin that comes along and was imported because a configuration names it."""
         self.bridge = bridge
@@ -133,8 +132,8 @@ class ChainBuilder:
         plugin_class = self.plugins.get(name)
         if plugin_class is not None:
             return plugin_class, None
-        if name not in self.shipped:
-            known = ", ".join(sorted({*self.plugins, *self.shipped})) or "none"
+        if not is_shipped(name):
+            known = ", ".join(sorted({*self.plugins, *shipped_names()})) or "none"
             return None, UnknownPluginError(f"no plugin is called {name!r}; known plugins: {known}")
         try:
             plugin_class = self.bridge.run_blocking(partial(load_shipped, name))  # it may import for seconds

@@ -20,11 +20,15 @@ from gatewright.runtime.discovery import (
     plugins_of_module,
 )
 from gatewright.runtime.kong_schema import faults
-from gatewright.runtime.shipped import add_shipped
+from gatewright.runtime.shipped import PREFIX, add_shipped
 
-__all__ = ["adapt", "load_directory", "load_plugins"]
+__all__ = ["KONGS_OWN", "adapt", "load_directory", "load_plugins"]
 
 
+KONGS_OWN = frozenset((
+    "aws-lambda", "basic-auth", "cors", "hmac-auth", "ip-restriction", "opentelemetry", "request-validator",
+))  # fmt: skip
+"""Plugins that come along whose names are those of Kong's own (constants.lua; `request-validator` is Enterprise's)."""
 _POLICIES = ("blocking", "timeout", "on_error", "max_concurrent")
 
 
@@ -129,7 +133,14 @@ def load_plugins(directory: Path | None, shipped: Sequence[str] = ()) -> Discove
         shipped: names; one that the directory has, too, is the directory's.
     """
     discovery = load_directory(directory) if directory is not None else Discovery()
-    add_shipped(discovery, tuple(shipped))
+    taken = [name for name in shipped if name in KONGS_OWN and name not in discovery.found]
+    for name in taken:
+        discovery.errors.append(
+            DiscoveryError(
+                f"Kong has a plugin {name} of its own, and would take that one: say {PREFIX}{name}, there, too"
+            )
+        )
+    add_shipped(discovery, tuple(name for name in shipped if name not in taken))
     return discovery
 
 

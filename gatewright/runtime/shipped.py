@@ -2,6 +2,8 @@
 
 A module of `gatewright.plugins` holds the plugin of its own name, with `-` for `_`: `rate_limit` has `rate-limit`. So
 there is no table to keep, and whoever names none of them imports nothing.
+
+Kong has plugins of its own of some of these names, and takes those. So each is known as `gatewright-NAME`, too.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from gatewright.errors import ConfigError, DiscoveryError
 from gatewright.plugin import Plugin
 from gatewright.runtime.discovery import Discovery, import_failure
 
-__all__ = ["add_shipped", "load_shipped", "shipped_names"]
+__all__ = ["PREFIX", "add_shipped", "is_shipped", "load_shipped", "shipped_names"]
 
+PREFIX = "gatewright-"
+"""What may stand before a name, so that it is nobody else's."""
 _PACKAGE = "gatewright.plugins"
 
 
@@ -29,6 +33,11 @@ def shipped_names() -> frozenset[str]:
     return frozenset(module.name.replace("_", "-") for module in found if not module.name.startswith("_"))
 
 
+def is_shipped(name: str) -> bool:
+    """Whether a plugin of this name comes along, be it with `gatewright-` before it."""
+    return name.removeprefix(PREFIX) in shipped_names()
+
+
 def load_shipped(name: str) -> type[Plugin]:
     """Import the plugin of a name; may take as long as what it imports, so not in the loop's thread.
 
@@ -36,9 +45,10 @@ def load_shipped(name: str) -> type[Plugin]:
         ConfigError: it needs a package that is not installed; the message says what to install.
         DiscoveryError: there is none of this name, or it can't be imported.
     """
-    if name not in shipped_names():
+    if not is_shipped(name):
         raise DiscoveryError(f"no plugin {name!r} is shipped; there are: {', '.join(sorted(shipped_names()))}")
-    source = f"{_PACKAGE}.{name.replace('-', '_')}"
+    own = name.removeprefix(PREFIX)
+    source = f"{_PACKAGE}.{own.replace('-', '_')}"
     try:
         module = importlib.import_module(source)
     except (ConfigError, KeyboardInterrupt):
@@ -46,9 +56,11 @@ def load_shipped(name: str) -> type[Plugin]:
     except BaseException as error:
         raise import_failure(source, error) from error
     for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Plugin) and not value.abstract and value.name == name:
-            return value
-    raise DiscoveryError(f"{source}: holds no plugin {name!r}")
+        if isinstance(value, type) and issubclass(value, Plugin) and not value.abstract and value.name == own:
+            if own == name:
+                return value
+            return type(value.__name__, (value,), {"name": name, "__module__": value.__module__})
+    raise DiscoveryError(f"{source}: holds no plugin {own!r}")
 
 
 def add_shipped(discovery: Discovery, names: tuple[str, ...]) -> None:

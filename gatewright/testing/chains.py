@@ -14,7 +14,7 @@ from gatewright.errors import ConfigError
 from gatewright.plugin import Plugin
 from gatewright.runtime.discovery import Discovery, as_plugins, discover
 from gatewright.runtime.kong_modules import adapt, load_directory
-from gatewright.runtime.shipped import load_shipped, shipped_names
+from gatewright.runtime.shipped import is_shipped, load_shipped
 
 __all__ = ["PluginLike", "chain_of", "config_text"]
 
@@ -58,7 +58,7 @@ def _plugin(given: object, *, kong: bool) -> type[Plugin]:
             given.__name__.rpartition(".")[2], given.Plugin, version=getattr(given, "version", None),
             priority=getattr(given, "priority", 0), schema=getattr(given, "Schema", ()),
         )  # fmt: skip
-    if isinstance(given, str) and given in shipped_names():
+    if isinstance(given, str) and is_shipped(given):
         return load_shipped(given)
     if isinstance(given, str | Path):
         found_there: Discovery = load_directory(Path(given)) if kong else discover([given])

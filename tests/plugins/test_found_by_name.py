@@ -17,6 +17,7 @@ from gatewright.config import config_schema
 from gatewright.errors import DiscoveryError
 from gatewright.gateways.kong.dump import plugin_info
 from gatewright.runtime.kept import looks_at_ctx
+from gatewright.runtime.kong_modules import load_plugins
 from gatewright.runtime.kong_schema import faults
 from gatewright.runtime.shipped import load_shipped, shipped_names
 from tests.conftest import StartRunner
@@ -82,12 +83,25 @@ def kong(*arguments: str) -> str:
 
 
 def test_kong_is_told_of_those_that_are_named() -> None:
-    lines = kong("conf", "--plugin", "ip-restriction", "-p", "/p")
-    assert "pluginserver_ip_restriction_socket = /p/ip-restriction.socket" in lines
-    assert "--plugin ip-restriction" in lines
-    (info,) = json.loads(kong("dump", "ip-restriction"))
-    assert info["Name"] == "ip-restriction"
-    assert info["Priority"] == 990
+    lines = kong("conf", "--plugin", "rate-limit", "--plugin", "gatewright-cors", "-p", "/p")
+    assert "pluginserver_gatewright_cors_socket = /p/gatewright-cors.socket" in lines
+    assert "--plugin rate-limit --plugin gatewright-cors" in lines
+    (info,) = json.loads(kong("dump", "gatewright-cors"))
+    assert info["Name"] == "gatewright-cors"
+    assert info["Priority"] == 2000
+
+
+def test_what_kong_has_itself_is_refused_in_words() -> None:
+    discovery = load_plugins(None, ["cors", "rate-limit"])
+    assert list(discovery.plugins) == ["rate-limit"]
+    (error,) = discovery.errors
+    assert "Kong has a plugin cors of its own" in str(error)
+    assert "gatewright-cors" in str(error)
+
+
+def test_each_has_a_name_that_is_nobody_elses() -> None:
+    with Gateway("apisix") as gateway:
+        assert gateway.route(("gatewright-ip-restriction", DENY)).request().status == 403
 
 
 @pytest.mark.parametrize("name", sorted(shipped_names()))

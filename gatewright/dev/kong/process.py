@@ -24,7 +24,8 @@ from gatewright.dev.target import upstream_of
 from gatewright.errors import ConfigError, GatewrightError, ListenError
 from gatewright.gateways.kong.conf import PluginServer, read_conf
 from gatewright.observe.control import ask_json
-from gatewright.runtime.shipped import shipped_names
+from gatewright.runtime.kong_modules import KONGS_OWN
+from gatewright.runtime.shipped import is_shipped
 
 __all__ = ["is_declarative", "run_kong_dev"]
 
@@ -38,7 +39,7 @@ def _shipped_in(declarative: Path | None) -> list[str]:
     if declarative is None:
         return []
     named = {entry.name for entry in load_declarative(declarative).plugins}
-    return sorted(named & shipped_names())
+    return sorted(name for name in named - KONGS_OWN if is_shipped(name))
 
 
 def is_declarative(file: Path | None) -> bool:

@@ -223,6 +223,9 @@ def _credentials(username: str | None, password: Secret | None) -> dict[str, Any
             secret = reveal()
             return (secret,) if username is None else (username, secret)
 
+        async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+            return self.get_credentials()
+
     return {"credential_provider": Credentials()}
 
 
