@@ -11,6 +11,7 @@ from gatewright.cli.config import config
 from gatewright.cli.dev import dev
 from gatewright.cli.doctor import doctor
 from gatewright.cli.kong import kong
+from gatewright.cli.lean import apisix, nginx
 from gatewright.cli.plugins import plugins
 from gatewright.cli.profile import profile
 from gatewright.cli.run import run
@@ -28,5 +29,20 @@ def main() -> None:
     """
 
 
-for command in (dev, run, check, config, status, reload, log_level, doctor, profile, kong, plugins, completion):
+for command in (
+    dev,
+    run,
+    check,
+    config,
+    status,
+    reload,
+    log_level,
+    doctor,
+    profile,
+    apisix,
+    kong,
+    nginx,
+    plugins,
+    completion,
+):
     main.add_command(command)

@@ -23,6 +23,7 @@ from gatewright.doctor.apisix import (
 )
 from gatewright.doctor.findings import Finding, note, problem
 from gatewright.doctor.kong import check_kong
+from gatewright.doctor.lean import check_lean_on_apisix
 from gatewright.doctor.plugins import check_environment, check_plugin_settings, check_plugins
 from gatewright.doctor.sockets import check_control, check_socket
 from gatewright.errors import GatewrightError
@@ -116,6 +117,7 @@ def _all(
     yield from check_timeouts(settings)
     if apisix_config is not None:
         yield from check_apisix_config(apisix_config, settings)
+        yield from check_lean_on_apisix(apisix_config, routes, settings)
     if routes is not None:
         yield from check_routes(routes, {*discovery.found, *shipped_names()})
     version = gateway_version or installed_version()

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from gatewright.cli._options import fail
+from gatewright.cli.lean import install_for_kong
 from gatewright.errors import ConfigError
 from gatewright.gateways.kong.conf import DEFAULT_PREFIX, ONE_PLUGIN_SINCE, conf_lines, read_version
 from gatewright.gateways.kong.dump import PROTOCOLS, dump, own_stdout, plugin_info
@@ -43,6 +44,9 @@ def kong() -> None:
     Since 3.9 Kong takes one plugin from each plugin server it knows. One process can serve them all: each has a name, a
     query command and a socket of its own. Before, one plugin server has them all.
     """
+
+
+kong.add_command(install_for_kong)
 
 
 @kong.command("dump")

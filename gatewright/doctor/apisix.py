@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from gatewright.doctor.findings import Finding, good, note, problem, warning
+from gatewright.doctor.lean import APISIX_PLUGINS, uses_lean
 from gatewright.settings import Settings, parse_address
 
 __all__ = [
@@ -53,6 +54,8 @@ def check_apisix_config(file: Path, settings: Settings) -> Iterator[Finding]:
         yield problem(f"{file}: the section is called ext-plugin, not ext_plugin", "rename it; APISIX ignores it")
         return
     if not isinstance(ext, Mapping) or not ext.keys() & {"cmd", "path_for_test"}:
+        if uses_lean(content):
+            return
         yield problem(
             f"{file} has no ext-plugin section: APISIX neither starts a runner nor knows the socket of one",
             "ext-plugin: {cmd: [/opt/venv/bin/gatewright, run]}, or {path_for_test: /run/gatewright/runner.sock}",
@@ -180,7 +183,7 @@ def check_routes(file: Path, known: set[str]) -> Iterator[Finding]:
                 "correct the name, or add its directory with --plugins",
             )
     if not named:
-        yield warning(f"{file}: no route uses an ext-plugin", "add ext-plugin-pre-req to a route")
+        yield warning(f"{file}: no route uses a plugin", "add ext-plugin-pre-req, or gatewright, to a route")
 
 
 def _collect(content: Any, where: str, named: dict[str, set[str]]) -> None:
@@ -190,7 +193,7 @@ def _collect(content: Any, where: str, named: dict[str, set[str]]) -> None:
     elif isinstance(content, Mapping):
         where = f"{where if where != '?' else ''} {content['id']}".strip() if "id" in content else where
         for key, value in content.items():
-            if key in EXT_PLUGINS and isinstance(value, Mapping):
+            if key in (*EXT_PLUGINS, *APISIX_PLUGINS) and isinstance(value, Mapping):
                 for entry in value.get("conf") or []:
                     if isinstance(entry, Mapping):
                         named.setdefault(str(entry.get("name")), set()).add(where)

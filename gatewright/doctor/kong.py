@@ -15,6 +15,7 @@ import msgpack
 
 from gatewright.dev.kong.plugins import KnownPlugin, query_all
 from gatewright.doctor.findings import Finding, good, note, problem, warning
+from gatewright.doctor.lean import KONG_PLUGINS, check_lean_on_kong
 from gatewright.doctor.sockets import Probe, check_control, check_socket
 from gatewright.errors import GatewrightError
 from gatewright.gateways.kong.conf import (
@@ -51,18 +52,22 @@ def check_kong(file: Path, gateway_user: str, version: str = "") -> Iterator[Fin
     yield from _rival()
     try:
         text = file.read_text()
-        servers = read_conf(text)
     except OSError as error:
         yield problem(f"{file}: {error.strerror}", "name Kong's configuration file, usually /etc/kong/kong.conf")
         return
+    enabled = _enabled(text)
+    yield from check_lean_on_kong(file, enabled, text)
+    try:
+        servers = read_conf(text)
     except GatewrightError as error:
+        if set(KONG_PLUGINS) & (enabled or set()):
+            return  # it needs none
         yield problem(f"{file}: {error}", "gatewright kong conf prints the lines for a directory of plugins")
         return
     try:
         kong = read_version(version or _installed_version())
     except GatewrightError:
         kong = None
-    enabled = _enabled(text)
     for server in servers:
         yield from _start_command(server, kong)
         try:

@@ -51,7 +51,7 @@ def commands() -> list[str]:
         README,
         *(
             (ROOT / "docs" / name).read_text(encoding="utf-8")
-            for name in ("operations.md", "kong.md", "batteries/README.md")
+            for name in ("operations.md", "kong.md", "lean.md", "batteries/README.md")
         ),
     ]
     shown = [block for page in pages for block in blocks(page, "sh")]
@@ -71,7 +71,7 @@ def help_of(*command: str) -> str:
 @pytest.mark.parametrize("line", commands())
 def test_the_readmes_commands_and_flags_exist(line: str) -> None:
     command, *arguments = shlex.split(line)[1:]
-    shown = help_of(command, *arguments[: command == "kong"])
+    shown = help_of(command, *arguments[: command in ("apisix", "kong", "nginx")])
     for flag in (argument for argument in arguments if argument.startswith("--")):
         assert flag in shown, f"{command} has no {flag}"
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, Self
+from typing import Any, Protocol, Self
 from urllib.parse import unquote
 
 from gatewright.datastructures import Finder, Headers
 from gatewright.errors import NotAvailableError, ProtocolError
 from gatewright.gateways.lean.needs import EARLY, fields_of
 from gatewright.http import Call, RequestCall, ResponseCall
+from gatewright.runtime.kept import unpack
 
 __all__ = [
     "LeanRequestCall",
@@ -53,11 +54,13 @@ class LeanSource:
     Attributes:
         id: the gateway's number of the call.
         plan: what it brings.
+        index: where in `fields` each thing is.
+        fields: the plan, and what it names.
         note: told of everything that is looked at.
         teller: who tells what was not brought; set by the driver.
     """
 
-    __slots__ = ("_fields", "_index", "_told", "id", "note", "plan", "teller")
+    __slots__ = ("_told", "fields", "id", "index", "note", "plan", "teller")
 
     note: Callable[[str], None]
     teller: Teller
@@ -76,25 +79,25 @@ class LeanSource:
             raise ProtocolError(f"a call of {len(fields)} fields brings {len(index)} things")
         self.id = id
         self.plan = plan
-        self._index = index
-        self._fields = fields
+        self.index = index
+        self.fields = fields
         self._told: dict[str, bytes | None] | None = None
 
     def brings(self, name: str) -> bool:
         """Whether it was brought, or has been asked for."""
-        return name in self._index or (self._told is not None and name in self._told)
+        return name in self.index or (self._told is not None and name in self._told)
 
     def brought(self, name: str) -> bytes | None:
         """What was brought, without a question."""
-        number = self._index.get(name)
-        return None if number is None else self._fields[number]
+        number = self.index.get(name)
+        return None if number is None else self.fields[number]
 
     def get(self, name: str) -> bytes | None:
         """One thing, asked for if need be."""
         self.note(name)
-        number = self._index.get(name)
+        number = self.index.get(name)
         if number is not None:
-            return self._fields[number]
+            return self.fields[number]
         told = self._told
         if told is None:
             told = self._told = {}
@@ -139,7 +142,7 @@ class LeanSource:
 
     def read_response_headers(self) -> Entries:
         """All headers of the response."""
-        if EARLY in self._index:
+        if EARLY in self.index:
             raise NotAvailableError(
                 "with `early_response = True` nothing of the answer can be looked at: the upstream was not asked yet"
             )
@@ -176,33 +179,57 @@ def _decoded(text: str) -> str:
     return unquote(text.replace("+", " "), errors="surrogateescape")
 
 
-Names = Callable[[str], Sequence["str | None"]]
-
-
 class NamedHeaders(Headers):
     """Headers of which single ones can be had without the others."""
 
-    _named: Names | None = None
+    _of: LeanSource | None = None
+    _prefix = "h:"
+    _together = "headers"
 
     @classmethod
-    def of(cls, load: Callable[[], Entries], named: Names) -> Self:
-        """Headers of a call.
-
-        Args:
-            load: gives all of them.
-            named: gives all values of one, by its name in lower case.
-        """
-        self = cls.lazy(load)
-        self._named = named
+    def of(cls, source: LeanSource) -> Self:
+        """Headers of a call."""
+        self = cls.__new__(cls)
+        self._of = source
+        self.changes = {}
         return self
 
+    def _entries(self) -> Entries:
+        source = self._of
+        if source is None or self._original is not None:
+            return super()._entries()
+        entries = self._original = self._read(source)
+        return entries
+
+    @staticmethod
+    def _read(source: LeanSource) -> Entries:
+        return source.read_headers()
+
     def _values(self, key: str) -> Sequence[str | None]:
-        if self._named is None or self._original is not None or key in self.changes:
+        source = self._of
+        if source is None or key in self.changes or self._original is not None:
             return super()._values(key)
-        return self._named(key)
+        number = source.index.get(self._prefix + key)
+        if number is None:
+            return header_values(source, self._together, self._prefix, key)
+        raw = source.fields[number]  # it was brought for itself, so it's known that it is looked at
+        if raw is None:
+            return ()
+        return (raw.decode("utf-8", "surrogateescape"),) if b"\n" not in raw else text_of(raw).split("\n")
 
 
-class UnseenHeaders(NamedHeaders):
+class NamedResponseHeaders(NamedHeaders):
+    """The same of a response."""
+
+    _prefix = "r:"
+    _together = "rheaders"
+
+    @staticmethod
+    def _read(source: LeanSource) -> Entries:
+        return source.read_response_headers()
+
+
+class UnseenHeaders(NamedResponseHeaders):
     """Headers of an answer that has not come yet: they can be set, deleted and added to, and not be looked at.
 
     Attributes:
@@ -231,15 +258,6 @@ class UnseenHeaders(NamedHeaders):
         self.appended = {key: list(values) for key, values in other.appended.items()}
 
 
-_REQUEST: Final = ("headers", "h:")
-_RESPONSE: Final = ("rheaders", "r:")
-
-
-def _named(source: LeanSource, which: tuple[str, str]) -> Names:
-    whole, prefix = which
-    return lambda name: header_values(source, whole, prefix, name)
-
-
 class _LeanCall(Call):
     source: LeanSource
     takes_consumer = True
@@ -249,9 +267,17 @@ class _LeanCall(Call):
         """The request's headers."""
         headers = self.seen_headers
         if headers is None:
-            source = self.source
-            headers = self.seen_headers = NamedHeaders.of(source.read_headers, _named(source, _REQUEST))
+            headers = self.seen_headers = NamedHeaders.of(self.source)
         return headers
+
+    @property
+    def ctx(self) -> dict[str, Any]:
+        """What other plugins and earlier phases of the request have left, which the gateway keeps."""
+        ctx = self.kept_ctx
+        if ctx is None:
+            packed = self.source.get("ctx")
+            ctx = self.kept_ctx = unpack(packed) if packed else {}
+        return ctx
 
     @property
     def consumer(self) -> str | None:
@@ -276,10 +302,8 @@ class LeanResponseCall(_LeanCall, ResponseCall):
         """The answer's headers."""
         headers = self.seen_response_headers
         if headers is None:
-            source = self.source
-            kind = UnseenHeaders if self.response_unseen else NamedHeaders
-            headers = kind.of(source.read_response_headers, _named(source, _RESPONSE))
+            kind = UnseenHeaders if self.response_unseen else NamedResponseHeaders
+            headers = self.seen_response_headers = kind.of(self.source)
             if isinstance(headers, UnseenHeaders):
                 headers.appended = {}
-            self.seen_response_headers = headers
         return headers

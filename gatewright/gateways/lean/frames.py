@@ -10,7 +10,7 @@ connection begins with `PREFACE`, which no frame of another protocol that is spo
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 from functools import lru_cache
 from typing import Final
@@ -103,7 +103,7 @@ class FrameBuffer:
         self._wanted = 0
         self.buffered = 0
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes) -> list[Frame]:
         """The frames that are whole with this data.
 
         Raises:
@@ -113,10 +113,11 @@ class FrameBuffer:
             self._parts.append(data)
             self.buffered += len(data)
             if self.buffered < self._wanted:
-                return
+                return []
             data = b"".join(self._parts)
             self._parts.clear()
             self.buffered = 0
+        frames: list[Frame] = []
         at, end = 0, len(data)
         while end - at >= HEAD_SIZE:
             size, kind, flags, count, id, argument = _unpack_head(data, at)
@@ -141,9 +142,10 @@ class FrameBuffer:
             if start != stop:
                 raise ProtocolError("the lengths of a frame's fields and its size contradict each other")
             at = stop
-            yield kind, flags, id, argument, fields
+            frames.append((kind, flags, id, argument, fields))
         if at < end:
             rest = data[at:] if at else data
             self._parts.append(rest)
             self.buffered = len(rest)
             self._wanted = 4 + _unpack_head(rest)[0] if len(rest) >= HEAD_SIZE else HEAD_SIZE
+        return frames

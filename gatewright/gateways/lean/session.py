@@ -123,14 +123,13 @@ class LeanSession:
             self._start, self._greeted = b"", True
             data = data[len(PREFACE) :]
         events: list[Event] = []
-        for frame in self._buffer.feed(data):
-            kind = frame[0]
+        for kind, flags, id, argument, fields in self._buffer.feed(data):
             if kind == _REQUEST:
-                events.append(LeanRequestCall(LeanSource(frame[2], frame[4]), frame[3]))
+                events.append(LeanRequestCall(LeanSource(id, fields), argument))
             elif kind == _RESPONSE:
-                events.append(_response_call(frame))
+                events.append(_response_call(id, argument, fields))
             else:
-                event = self._other(frame)
+                event = self._other((kind, flags, id, argument, fields))
                 if event is not None:
                     events.append(event)
         return events
@@ -140,7 +139,7 @@ class LeanSession:
         if kind in (Kind.ASK, Kind.PART):
             return self._told(kind, id, argument, fields)
         if kind == Kind.LOG:
-            return Logged(_response_call(frame))
+            return Logged(_response_call(id, argument, fields))
         if kind == Kind.PREPARE:
             texts = [_text(field) for field in fields]
             if len(texts) % 2 == 0 or len(texts) > 2 * MOST_PLUGINS + 1:
@@ -201,9 +200,9 @@ class LeanSession:
         return encode_frame(Kind.LEAVE, 0)
 
 
-def _response_call(frame: Frame) -> LeanResponseCall:
-    source = LeanSource(frame[2], frame[4])
-    call = LeanResponseCall(source, frame[3])
+def _response_call(id: int, token: int, fields: list[bytes | None]) -> LeanResponseCall:
+    source = LeanSource(id, fields)
+    call = LeanResponseCall(source, token)
     if source.brings(EARLY):
         call.response_unseen = True
         return call

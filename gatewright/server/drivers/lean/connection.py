@@ -6,7 +6,7 @@ Each call runs in a strand of its own (see `runtime.bridge`). What one piece of 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from greenlet import GreenletExit
 
@@ -15,10 +15,9 @@ from gatewright.gateways.events import Refusal
 from gatewright.gateways.lean.calls import LeanRequestCall, LeanResponseCall, LeanSource
 from gatewright.gateways.lean.replies import request_answer, response_answer
 from gatewright.gateways.lean.session import Event, Hello, LeanSession, Logged, Prepared, Told
-from gatewright.http import Call, Response
+from gatewright.http import Call
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
-from gatewright.runtime.kept import unpack
 from gatewright.server.drivers.lean.asking import AskingConnection
 from gatewright.server.drivers.lean.plans import Plans
 from gatewright.server.worker.inflow import Inflow
@@ -36,6 +35,7 @@ class LeanConnection(AskingConnection):
     def __init__(self, service: Service, session: LeanSession, plans: Plans) -> None:
         self._service = service
         self._plans = plans
+        self._confs = service.confs
         self._chains = service.confs.by_token
         self._bridge = service.bridge
         self._start = service.bridge.start
@@ -122,14 +122,25 @@ class LeanConnection(AskingConnection):
         service = self._service
         source = cast("LeanSource", call.source)
         id = source.id
-        if id in self._under_way:
+        under_way = self._under_way
+        if id in under_way:
             self._end_for_protocol_error(ProtocolError(f"call {id} is under way already"))
             return
-        self._under_way[id] = strand
+        under_way[id] = strand
         service.started += 1
         service.lean_calls += 1
         try:
-            frame = self._answer(strand, call, source)
+            chain = self._chains.get(call.conf_token) or self._chain_of_others(strand, call)
+            if chain is None:
+                frame = self._refuse(id, Refusal.UNKNOWN_CONF)
+            elif service.started - service.ended > service.max_calls:
+                frame = self._refuse_for_load(id, chain)
+            else:
+                chain.last_used = self._confs.now
+                call.route = call.place = chain.key
+                call.asker = source.teller = self
+                strand.call = call
+                frame = self._answer(chain, strand, call, source)
         except GatewayClosedError:
             service.count_refused("gateway_closed")
             return  # nobody is left to be answered
@@ -143,40 +154,32 @@ class LeanConnection(AskingConnection):
             )
             frame = self._refuse(id, Refusal.UNAVAILABLE)
         finally:
-            del self._under_way[id]
+            del under_way[id]
             service.ended += 1
             if service.draining:
                 service.call_ended()
         self._send(frame)
 
-    def _answer(self, strand: Strand, call: Call, source: LeanSource) -> bytes:
-        service = self._service
-        chain = self._chains.get(call.conf_token) or self._chain_of_others(strand, call)
-        if chain is None:
-            return self._refuse(source.id, Refusal.UNKNOWN_CONF)
-        call.route = call.place = chain.key
-        if service.started - service.ended > service.max_calls:
-            service.failures.report(
-                "too many calls under way, request refused",
-                kind="overloaded", route=chain.key, limit=service.max_calls,
-            )  # fmt: skip
-            return self._refuse(source.id, Refusal.UNAVAILABLE, "too many calls under way")
-        chain.last_used = service.confs.now
-        call.asker = source.teller = self
-        call.ctx_source = _ctx_of
-        strand.call = call
+    def _answer(self, chain: Chain, strand: Strand, call: Call, source: LeanSource) -> bytes:
         if type(call) is LeanRequestCall:
-            learner = self._plans.request(chain)
+            learner = chain.learnt.get("request") or self._plans.request(chain)
             source.note = learner.note
-            response = self._run(chain, call, strand)
+            response = chain.run_request(call, strand)
             if response is not None:
-                service.answered += 1
+                self._service.answered += 1
             return request_answer(call, response, learner.after_call(source.plan))
-        service.responses += 1
+        self._service.responses += 1
         learner = self._plans.response(chain)
         source.note = learner.note
-        self._run(chain, call, strand)
+        chain.run_response(call, strand)
         return response_answer(call, learner.after_call(source.plan))
+
+    def _refuse_for_load(self, id: int, chain: Chain) -> bytes:
+        self._service.failures.report(
+            "too many calls under way, request refused",
+            kind="overloaded", route=chain.key, limit=self._service.max_calls,
+        )  # fmt: skip
+        return self._refuse(id, Refusal.UNAVAILABLE, "too many calls under way")
 
     def _log(self, strand: Strand, call: Call) -> None:
         """Let plugins know how a request ended. Runs in a strand."""
@@ -196,7 +199,6 @@ class LeanConnection(AskingConnection):
             call.route = call.place = chain.key
             call.asker = source.teller = self
             source.note = _nothing
-            call.ctx_source = _ctx_of
             strand.call = call
             chain.run_log(call, strand)
         except GreenletExit:
@@ -207,9 +209,6 @@ class LeanConnection(AskingConnection):
             service.ended += 1
             if service.draining:
                 service.call_ended()
-
-    def _run(self, chain: Chain, call: Call, strand: Strand) -> Response | None:
-        return chain.run_request(call, strand) if type(call) is LeanRequestCall else chain.run_response(call, strand)
 
     def _chain_of_others(self, strand: Strand, call: Call) -> Chain | None:
         """The chain of a token that another worker may have given out."""
@@ -298,9 +297,3 @@ class LeanConnection(AskingConnection):
 
 def _nothing(_: str) -> None:
     """What a log phase looks at is not learnt: it is always told all."""
-
-
-def _ctx_of(call: Call) -> dict[str, Any]:
-    """What other plugins and earlier phases of the request have left, which the gateway keeps."""
-    packed = cast("LeanSource", call.source).get("ctx")
-    return unpack(packed) if packed else {}

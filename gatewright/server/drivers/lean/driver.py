@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gatewright.gateways.lean.calls import LeanRequestCall, LeanSource
 from gatewright.gateways.lean.session import LeanSession
-from gatewright.http import Call, Response
+from gatewright.http import Call
 from gatewright.observe.tracing import Tracing
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
@@ -23,10 +24,12 @@ class TracedLeanConnection(LeanConnection):
         super().__init__(service, session, plans)
         self._tracing = tracing
 
-    def _run(self, chain: Chain, call: Call, strand: Strand) -> Response | None:
+    def _answer(self, chain: Chain, strand: Strand, call: Call, source: LeanSource) -> bytes:
+        learner = self._plans.request(chain) if type(call) is LeanRequestCall else self._plans.response(chain)
+        source.note = learner.note
         self._tracing.begin(call, call.headers.get("traceparent"), call.headers.get("tracestate"))
         try:
-            return super()._run(chain, call, strand)
+            return super()._answer(chain, strand, call, source)
         except Exception as error:
             self._tracing.refused(call, error)
             raise
