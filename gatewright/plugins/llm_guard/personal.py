@@ -1,0 +1,120 @@
+"""Personal data and secrets in texts: found by their form and their check digits, masked, and put back.
+
+What has no form isn't found: names, addresses, what is written in words or in another coding.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+__all__ = ["KINDS", "Masks", "Vault", "restored"]
+
+Vault = dict[str, str]
+"""What was masked, by what stands for it."""
+
+
+def _is_card(text: str) -> bool:
+    digits = [int(each) for each in text if each.isdecimal()]
+    doubled = [sum(divmod(2 * each, 10)) for each in digits[-2::-2]]
+    return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and (sum(doubled) + sum(digits[-1::-2])) % 10 == 0
+
+
+def _is_iban(text: str) -> bool:
+    plain = text.replace(" ", "").upper()
+    return 15 <= len(plain) <= 34 and int("".join(str(int(each, 36)) for each in plain[4:] + plain[:4])) % 97 == 1
+
+
+def _is_phone(text: str) -> bool:
+    return 8 <= sum(each.isdecimal() for each in text) <= 15
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return any(each.isdecimal() for each in text)  # `::` is no address of anybody's
+
+
+def _always(text: str) -> bool:
+    return True
+
+
+# Each pattern is linear: no repeat of a repeat, and bounded where two could divide a text between them.
+KINDS: Final[Mapping[str, tuple[str, Callable[[str], bool]]]] = {
+    "secret": (
+        r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bsk-[A-Za-z0-9_-]{20,200}|\bgh[pousr]_[A-Za-z0-9]{36,255}"
+        r"|\bxox[abprs]-[A-Za-z0-9-]{10,200}|\beyJ[A-Za-z0-9_-]{10,2000}\.[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,1000}"
+        r"|-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----",
+        _always,
+    ),
+    "email": (r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b", _always),
+    "iban": (r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", _is_iban),
+    "card": (r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.]\d)", _is_card),
+    "ssn": (r"(?<!\d)(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?!\d)", _always),
+    "ip": (
+        r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?![\w:]|\.\d)",
+        _is_address,
+    ),
+    "phone": (
+        r"(?<![\w+])(?:\+|00)[1-9](?:[ ()./-]{0,2}\d){6,14}(?!\d)"
+        r"|(?<!\w)\(?0[1-9]\d{0,4}\)?[ /-]\d(?:[ /-]?\d){4,10}(?!\d)",
+        _is_phone,
+    ),
+}
+"""Kinds of what is looked for, the more certain ones first."""
+
+
+class Masks:
+    """Finds and masks."""
+
+    def __init__(self, kinds: Iterable[str], patterns: Mapping[str, str]) -> None:
+        """Take kinds of `KINDS`, and further patterns by name."""
+        wanted = set(kinds)
+        self._finders: list[tuple[str, re.Pattern[str], Callable[[str], bool]]] = [
+            (name, re.compile(pattern), _always) for name, pattern in patterns.items()
+        ]
+        self._finders += [
+            (kind.upper(), re.compile(pattern), check) for kind, (pattern, check) in KINDS.items() if kind in wanted
+        ]
+
+    def find(self, text: str) -> str:
+        """The name of a kind that is in a text; empty, where there is none."""
+        for name, pattern, check in self._finders:
+            if any(check(found[0]) for found in pattern.finditer(text)):
+                return name
+        return ""
+
+    def mask(self, text: str, vault: Vault) -> str:
+        """A text with `<EMAIL_1>` and the like in the place of what was found.
+
+        Args:
+            text: the text.
+            vault: gets what was masked; the same gets the same name.
+        """
+        for name, pattern, check in self._finders:
+            text = pattern.sub(lambda found, name=name, check=check: _named(found[0], name, check, vault), text)  # type: ignore[misc]
+        return text
+
+
+def _named(found: str, name: str, check: Callable[[str], bool], vault: Vault) -> str:
+    if not check(found):
+        return found
+    for placeholder, value in vault.items():
+        if value == found:
+            return placeholder
+    number = 1 + sum(placeholder.startswith(f"<{name}_") for placeholder in vault)
+    placeholder = f"<{name}_{number}>"
+    vault[placeholder] = found
+    return placeholder
+
+
+_PLACEHOLDER: Final = re.compile(r"<[A-Z][A-Z0-9_]{0,30}_[0-9]{1,6}>")
+
+
+def restored(text: str, vault: Vault) -> str:
+    """A text with what was masked put back."""
+    return _PLACEHOLDER.sub(lambda found: vault.get(found[0], found[0]), text)
