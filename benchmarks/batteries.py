@@ -115,7 +115,18 @@ def _functions(directory: Path) -> Iterator[Case]:
     server.close()
 
 
+def _prompts(directory: Path) -> Iterator[Case]:
+    text = "Write to ada@example.org about her order of 2024, please. " * 20
+    body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": text}]}).encode()
+    for tokenizer in ("length", "o200k_base"):
+        conf = {"models": ["gpt-*"], "max_prompt_tokens": 4000, "tokenizer": tokenizer}
+        yield Case(f"a prompt of {len(body)} bytes, tokens by {tokenizer}", [("llm-guard", conf)], answer=body)
+    conf = {"personal": {"prompts": "mask"}}
+    yield Case(f"a prompt of {len(body)} bytes, masked", [("llm-guard", conf)], answer=body)
+
+
 CASES: dict[str, Prepare] = {
+    "llm-guard": _prompts,
     "aws-lambda": _functions,
     "response-transform": _transform, "ml-model": _model, "rate-limit": _limits, "ip-restriction": _addresses,
 }  # fmt: skip

@@ -13,7 +13,7 @@ from gatewright import ConfigError
 from gatewright.plugins.llm_guard import LlmGuard
 from gatewright.plugins.llm_guard.conversations import BadPromptError, Prompt, read_json, usage_of
 from gatewright.plugins.llm_guard.personal import KINDS, Masks, Vault, restored
-from gatewright.plugins.llm_guard.tokens import counting
+from gatewright.plugins.llm_guard.tokens import _bindings, counting
 from tests.plugins.harness import Gateway, Outcome
 
 PLUGINS = ["llm-guard"]
@@ -182,6 +182,13 @@ def test_tokens_are_counted_by_length_or_vocabulary() -> None:
     assert counting("length")("\ud800") == 1
 
 
+def test_a_missing_vocabulary_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatewright.plugins.llm_guard.tokens.find_spec", lambda name: None)
+    _bindings.cache_clear()
+    with pytest.raises(ConfigError, match=r"pip install 'gatewright\[llm-tokens\]'"):
+        counting("o200k_base")
+
+
 @pytest.mark.parametrize(
     ("usage", "tokens"),
     [
@@ -202,11 +209,12 @@ def test_what_an_answer_cost(usage: Any, tokens: int | None) -> None:
     assert usage_of({"usage": usage}) == tokens
 
 
-def test_a_budget_is_each_consumers_own(gateway: Gateway) -> None:
+@pytest.mark.parametrize("window", ["sliding", "fixed"])
+def test_a_budget_is_each_consumers_own(gateway: Gateway, window: str) -> None:
     config = {
-        "budget": [{"tokens": 100, "period": 3600}],
+        "budget": [{"tokens": 100, "period": 3600, "window": window}],
         "key": "{header:x-user}",
-        "namespace": f"{gateway.kind}{time.time()}",
+        "namespace": f"{gateway.kind}{window}{time.time()}",
     }
     route = gateway.route(("llm-guard", config))
 
@@ -225,7 +233,7 @@ def test_a_budget_is_each_consumers_own(gateway: Gateway) -> None:
     assert ask("ada", 90).status == 0  # 16 for the prompt, 74 more with the answer
     outcome = ask("ada", 1)
     assert (outcome.status, outcome.json["error"]["code"]) == (429, "over_budget")
-    assert 0 < int(outcome.headers["retry-after"]) <= 3600
+    assert 0 < int(outcome.headers["retry-after"]) <= 7200
     assert ask("bob", None).status == 0  # 16, and 3 or so that are counted here
     assert ask("bob", 17).status == 0
     assert ask("bob", 17).status == 0
@@ -390,6 +398,7 @@ def test_other_answers_stay_as_they_are(gateway: Gateway) -> None:
         ({"stream": "pass", "personal": {"prompts": "mask", "restore": True}}, "goes not with"),
         ({"key": "{nobody}"}, "nobody"),
         ({"budget": [{"tokens": 0, "period": 1}]}, ">= 1"),
+        ({"budget": [{"tokens": 10_000_000, "period": 1}]}, "can't be counted"),
         ({"tokenizer": "gpt2"}, "gpt2"),
     ],
 )

@@ -22,10 +22,19 @@ class TokenBudget(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens: Annotated[int, field("How many tokens, of prompts and answers together.", unit="tokens", ge=1)]
     period: Annotated[float, field("In how much time.", unit="seconds", gt=0, le=31_536_000)]
+    window: Annotated[
+        Literal["sliding", "fixed"],
+        field(
+            "`sliding`: of the last so many seconds, about; `fixed`: windows begin at multiples of the period (UTC)."
+        ),
+    ] = "sliding"
+
+    def __post_init__(self) -> None:
+        self.limit()
 
     def limit(self) -> Limit:
         """The limit, as stores know it."""
-        return Limit.of(self.tokens, self.period, "sliding-window")
+        return Limit.of(self.tokens, self.period, "sliding-window" if self.window == "sliding" else "fixed-window")
 
 
 class Personal(msgspec.Struct, frozen=True, kw_only=True):
