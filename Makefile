@@ -49,8 +49,12 @@ for-tests: $(VENV)/.tests
 TESTS := GATEWRIGHT_KONG_PDK=$(VENV)-kong PATH="$(abspath $(BIN)):$$PATH" sh scripts/run-tests
 
 .PHONY: test
-test: for-tests ## Run the tests side by side, then those that want the machine to themselves; with coverage
+test: for-tests ## Run the tests side by side, then those that want the machine to themselves
 	$(TESTS) $(ARGS)
+
+.PHONY: coverage
+coverage: for-tests ## Run the tests and measure what they cover, in the processes that they start, too
+	COVERAGE=1 $(TESTS) $(ARGS)
 
 .PHONY: test-all
 test-all: for-tests ## Run also the tests that take minutes

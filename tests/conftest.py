@@ -16,6 +16,7 @@ import pytest
 
 from gatewright.observe.control import ask_json
 from tests.collector import Collector
+from tests.launching import Process, launch
 from tests.peer import Peer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,7 @@ takes on a busy machine: a runner that ends within its drain time ends with 0.""
 class RunnerProcess:
     """A runner in a process of its own, listening on a unix socket."""
 
-    def __init__(self, process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
+    def __init__(self, process: Process, socket: Path, log: Path) -> None:
         self.process = process
         self.socket = socket
         self._log = log
@@ -86,7 +87,7 @@ def hears_sigterm(pid: int) -> bool:
     return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def end(process: subprocess.Popen[Any]) -> None:
+def end(process: Process | subprocess.Popen[Any]) -> None:
     """End a runner whatever it is at: told twice, it waits for no call."""
     for seconds in (1.5, 5):
         if process.poll() is None:
@@ -122,9 +123,7 @@ def start_runner(tmp_path: Path) -> Iterator[StartRunner]:
         environ = {"APISIX_LISTEN_ADDRESS": f"unix:{socket}"} if environ is None else environ
         environ = {**MEASURING, **environ}
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                [*command, *map(str, arguments)], stdout=file, stderr=file, env=environ, cwd=cwd or tmp_path
-            )
+            process = launch([*command, *arguments], env=environ, output=file, cwd=cwd or tmp_path)
         runner = RunnerProcess(process, socket, log)
         started.append(runner)
         if wait:

@@ -22,6 +22,7 @@ from gatewright.errors import ListenError
 from gatewright.runtime.confs import ConfStore, conf_digest, token_of
 from gatewright.runtime.discovery import discover
 from gatewright.settings import Settings, load_settings, parse_address
+from tests import launching
 from tests.conftest import ROOT
 
 WriteFiles = Callable[..., Path]
@@ -243,14 +244,7 @@ def test_a_used_configuration_lives_and_an_unused_one_is_dropped_after_twice_the
 
 
 def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gatewright", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=cwd,
-    )
+    return launching.run([sys.executable, "-m", "gatewright", *arguments], cwd=cwd)
 
 
 def test_check_lists_plugins_and_fails_on_errors(plugin_dir: WriteFiles) -> None:

@@ -1,58 +1,122 @@
-"""`gatewright check`: whether plugins load, before a gateway depends on them."""
+"""`gatewright check`: whether plugins load and can do what they are there for, before a gateway depends on them."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import click
 
+from gatewright.cli._found import find, places_or_settings
+from gatewright.cli._options import fail
+from gatewright.cli._output import print_table, say
 from gatewright.config import config_schema, parse_config
-from gatewright.errors import ConfigError
+from gatewright.doctor.code import check_code, check_handlers
+from gatewright.doctor.findings import Finding, note
+from gatewright.errors import ConfigError, GatewrightError
 from gatewright.plugin import Plugin
-from gatewright.runtime.discovery import discover
+from gatewright.runtime.discovery import Discovery, Found
+from gatewright.runtime.kong_schema import faults
+from gatewright.runtime.shipped import shipped_names
 
 __all__ = ["check"]
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True)
+@click.argument("paths", nargs=-1)
 @click.option("--installed", is_flag=True, help="also look at plugins that installed packages announce")
+@click.option("--strict", is_flag=True, help="warnings count as problems")
 @click.option("--json", "as_json", is_flag=True, help="print JSON, with each configuration's schema")
-def check(paths: tuple[str, ...], installed: bool, as_json: bool) -> None:
-    """Load the plugins in PATHS (directories, files or modules) and list them. Exits with 1 if any can't be loaded."""
-    discovery = discover(paths, installed=installed)
+def check(paths: tuple[str, ...], installed: bool, strict: bool, as_json: bool) -> None:
+    """Load the plugins in PATHS (directories, files or modules), look at their code, and list them.
+
+    Without PATHS, those of gatewright.yaml. Looked at: whether files load, names that clash, handlers' names and
+    parameters, configuration models, calls that block in an `async def`. Plugins in kong-pdk's form are looked at, too.
+
+    Exit codes: 0 all is well, 1 there are problems or no plugins, 2 it can't be looked at.
+    """
+    try:
+        places = places_or_settings(paths)
+    except GatewrightError as error:
+        fail(error)
+    if not places and not installed:
+        fail("name the directories, files or modules to look at (or say `plugins:` in gatewright.yaml)")
+    discovery = find(places, installed=installed)
     errors = [str(error) for error in discovery.errors]
-    schemas = {}
+    schemas: dict[str, Any] = {}
     for name, found in discovery.found.items():
-        try:
-            schemas[name] = config_schema(found.plugin.Config)
-        except (ConfigError, TypeError) as error:
-            errors.append(f"{found.source}: {name}: its Config can't be used: {error}")
-        if not found.plugin.phases():
-            errors.append(f"{found.source}: {name}: no handler; define on_request or on_response")
+        errors += _errors_of(name, found, schemas)
+    findings = list(_findings(discovery))
+    failed = bool(errors) or any(each.level == "problem" or (strict and each.level == "warning") for each in findings)
     if as_json:
-        plugins = [
-            {
-                "name": name,
-                "phases": found.plugin.phases(),
-                "source": found.source,
-                "version": found.version,
-                "config": schemas.get(name),
-                "needs": _needs(found.plugin),
-            }
-            for name, found in sorted(discovery.found.items())
-        ]
-        click.echo(json.dumps({"plugins": plugins, "errors": errors}, indent=2))
+        plugins = [_entry(name, found, schemas.get(name)) for name, found in sorted(discovery.found.items())]
+        told = [asdict(finding) for finding in findings]
+        click.echo(json.dumps({"plugins": plugins, "errors": errors, "findings": told}, indent=2, default=str))
     else:
-        width = max((len(name) for name in discovery.found), default=0)
-        for name, found in sorted(discovery.found.items()):
-            click.echo(f"{name:<{width}}  {', '.join(found.plugin.phases()) or '-':<23}  {found.source}")
-        for message in errors:
-            click.echo(f"error: {message}", err=True)
-        if not discovery.found and not errors:
-            click.echo("no plugins found", err=True)
-    sys.exit(1 if errors or not discovery.found else 0)
+        _print(discovery, errors, findings)
+    sys.exit(1 if failed or not discovery.found else 0)
+
+
+def _errors_of(name: str, found: Found, schemas: dict[str, Any]) -> Iterator[str]:
+    own = getattr(found.plugin, "kong_schema", None)
+    try:
+        schemas[name] = config_schema(found.plugin.Config) if own is None else list(own)
+    except (ConfigError, TypeError) as error:
+        yield f"{found.source}: {name}: its Config can't be used: {error}"
+    if own is not None:
+        yield from (f"{found.source}: {name}: Schema: {fault}" for fault in faults(own))
+    if not found.plugin.phases() and not found.plugin.kong_phases():
+        yield f"{found.source}: {name}: no handler; define on_request or on_response"
+
+
+def _findings(discovery: Discovery) -> Iterator[Finding]:
+    files: dict[Path, None] = {}
+    for name, found in sorted(discovery.found.items()):
+        yield from check_handlers(found.plugin, found.source)
+        if name in shipped_names():
+            yield note(f"{found.source}: {name} is used in place of the plugin of this name that comes along")
+        module = sys.modules.get(found.plugin.__module__)
+        file = found.source if Path(found.source).is_file() else getattr(module, "__file__", None) or ""
+        if Path(file).is_file():
+            files[Path(file)] = None
+    for path in files:
+        yield from check_code(path)
+
+
+def _entry(name: str, found: Found, schema: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "phases": found.plugin.phases(),
+        "form": "kong" if hasattr(found.plugin, "kong_schema") else "native",
+        "source": found.source,
+        "version": found.version,
+        "config": schema,
+        "needs": _needs(found.plugin),
+        "optional_phases": found.plugin.optional_phases,
+    }
+
+
+def _print(discovery: Discovery, errors: list[str], findings: list[Finding]) -> None:
+    if discovery.found:
+        print_table(
+            ["plugin", "phases", "source"],
+            [
+                [name, ", ".join(found.plugin.phases()) or "-", found.source]
+                for name, found in sorted(discovery.found.items())
+            ],
+        )
+    for message in errors:
+        click.echo(f"error: {message}", err=True)
+    for finding in findings:
+        say(f"{finding.level}: {finding.text}", finding.level)
+        if finding.cure:
+            say(f"  -> {finding.cure}")
+    if not discovery.found and not errors:
+        click.echo("no plugins found", err=True)
 
 
 def _needs(plugin: type[Plugin]) -> str | None:

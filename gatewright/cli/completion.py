@@ -12,7 +12,7 @@ __all__ = ["completion"]
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script for SHELL, e.g. `eval "$(gatewright completion bash)"`."""
+    """Print the completion script for SHELL: `eval "$(gatewright completion bash)"`."""
     found = get_completion_class(shell)
     assert found is not None  # noqa: S101 - the choices are click's own
     root = context.find_root().command

@@ -8,13 +8,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import click
 
+from gatewright.cli._output import say
 from gatewright.doctor.apisix import (
     check_apisix_config,
-    check_routes,
     check_timeouts,
     check_version,
     installed_version,
@@ -25,10 +26,11 @@ from gatewright.doctor.findings import Finding, note, problem
 from gatewright.doctor.kong import check_kong
 from gatewright.doctor.lean import check_lean_on_apisix
 from gatewright.doctor.plugins import check_environment, check_plugin_settings, check_plugins
+from gatewright.doctor.routes import check_routes
 from gatewright.doctor.sockets import check_control, check_socket
 from gatewright.errors import GatewrightError
 from gatewright.runtime.discovery import discover
-from gatewright.runtime.shipped import shipped_names
+from gatewright.runtime.shipped import load_shipped, shipped_names
 from gatewright.settings import Address, Settings, control_address, load_settings, parse_address
 
 __all__ = ["doctor"]
@@ -79,7 +81,7 @@ def doctor(
     for finding in all_findings:
         findings.append(finding)
         if not as_json:
-            click.echo(_MARKS[finding.level] + finding.text)
+            say(_MARKS[finding.level] + finding.text, finding.level)
             if finding.cure:
                 click.echo(" " * len(_MARKS["good"]) + f"-> {finding.cure}")
     problems = sum(finding.level == "problem" for finding in findings)
@@ -119,7 +121,8 @@ def _all(
         yield from check_apisix_config(apisix_config, settings)
         yield from check_lean_on_apisix(apisix_config, routes, settings)
     if routes is not None:
-        yield from check_routes(routes, {*discovery.found, *shipped_names()})
+        others = {name: partial(load_shipped, name) for name in shipped_names()}
+        yield from check_routes(routes, discovery.plugins, others)
     version = gateway_version or installed_version()
     if version:
         yield from check_version(version)

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from gatewright.cli._options import fail
+from gatewright.cli._output import Group
 from gatewright.cli.lean import install_for_kong
 from gatewright.errors import ConfigError
 from gatewright.gateways.kong.conf import DEFAULT_PREFIX, ONE_PLUGIN_SINCE, conf_lines, read_version
@@ -37,7 +38,7 @@ _PROTOCOL = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def kong() -> None:
     """Tell Kong of plugins: the lines for kong.conf, and what its query command has to print.
 

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from gatewright.cli._options import fail
+from gatewright.cli._output import Group
 from gatewright.lua_files import copy_lua_files
 from gatewright.settings import Settings
 
@@ -46,12 +47,12 @@ _ADDRESS = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def apisix() -> None:
     """Tell APISIX of the lean path."""
 
 
-@click.group()
+@click.group(cls=Group)
 def nginx() -> None:
     """Tell nginx or OpenResty of the lean path."""
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from gatewright.cli._found import find, places_or_settings, plugin_named
 from gatewright.cli._options import fail
+from gatewright.cli._output import print_table
 from gatewright.config import config_schema
 from gatewright.errors import GatewrightError
 from gatewright.plugin import Plugin
@@ -20,19 +22,22 @@ __all__ = ["plugins"]
 @click.command()
 @click.argument("name", required=False)
 @click.option("--markdown", is_flag=True, help="print a table in Markdown")
-@click.option("--json", "as_json", is_flag=True, help="print the configuration's JSON Schema")
-def plugins(name: str | None, markdown: bool, as_json: bool) -> None:
-    """List the plugins that come along, or tell what the configuration of NAME means.
+@click.option("--plugins", "-p", "places", multiple=True, metavar="PATH", help="where to look for others (repeatable)")
+@click.option("--json", "as_json", is_flag=True, help="print JSON: the list, or the configuration's JSON Schema")
+def plugins(name: str | None, markdown: bool, places: tuple[str, ...], as_json: bool) -> None:
+    """List the plugins that there are and where they are from, or tell what the configuration of NAME means.
 
-    Any route may name them: they need no --plugins. On Kong, name those that it is to know with --plugin (`gatewright
-    kong conf`).
+    There are those of gatewright.yaml (or of --plugins), those that installed packages announce, and those that come
+    along.
+
+    Any route may name the last ones: they need no --plugins. On Kong, name those that it is to know with --plugin
+    (`gatewright kong conf`).
     """
     if name is None:
-        for each in sorted(shipped_names()):
-            click.echo(_line(each))
+        _list(places, as_json=as_json)
         return
     try:
-        plugin = load_shipped(name)
+        plugin = plugin_named(name, places).plugin
     except GatewrightError as error:
         fail(error)
     schema = config_schema(plugin.Config)
@@ -44,6 +49,33 @@ def plugins(name: str | None, markdown: bool, as_json: bool) -> None:
         click.echo(_summary(plugin))
         for place, kind, default, meaning in _fields(schema):
             click.echo(f"\n  {place}  ({kind}; {f'default {default}' if default else 'required'})\n      {meaning}")
+
+
+def _list(places: tuple[str, ...], *, as_json: bool) -> None:
+    try:
+        discovery = find(places_or_settings(places), installed=True)
+    except GatewrightError as error:
+        fail(error)
+    shipped = [name for name in sorted(shipped_names()) if name not in discovery.found]
+    if as_json:
+        listed = [
+            {"name": name, "phases": found.plugin.phases(), "version": found.version, "source": found.source}
+            for name, found in sorted(discovery.found.items())
+        ]
+        told = {"plugins": listed, "shipped": shipped, "errors": [str(error) for error in discovery.errors]}
+        click.echo(json.dumps(told, indent=2))
+        return
+    if discovery.found:
+        rows = [
+            [name, ", ".join(found.plugin.phases()) or "-", found.version or "-", found.source]
+            for name, found in sorted(discovery.found.items())
+        ]
+        print_table(["plugin", "phases", "version", "source"], rows)
+        click.echo("\nand these come along:\n")
+    for fault in discovery.errors:
+        click.echo(f"not loaded: {fault}", err=True)
+    for each in shipped:
+        click.echo(_line(each))
 
 
 def _line(name: str) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 
 from gatewright.doctor.findings import Finding, good, note, problem, warning
-from gatewright.doctor.lean import APISIX_PLUGINS, uses_lean
+from gatewright.doctor.lean import uses_lean
+from gatewright.doctor.routes import EXT_PLUGINS
 from gatewright.settings import Settings, parse_address
 
 __all__ = [
     "check_apisix_config",
-    "check_routes",
     "check_timeouts",
     "check_version",
     "installed_version",
@@ -26,7 +26,6 @@ __all__ = [
     "starts_runner",
 ]
 
-EXT_PLUGINS = ("ext-plugin-pre-req", "ext-plugin-post-req", "ext-plugin-post-resp")
 _VERSION_FILES = (Path("/usr/local/apisix/apisix/core/version.lua"), Path("/usr/share/lua/5.1/apisix/core/version.lua"))
 _RPC_SECONDS = 60.0
 
@@ -157,48 +156,6 @@ def _check_plugin_list(file: Path, content: Mapping[str, Any]) -> Iterator[Findi
         )
     else:
         yield good(f"{file}: the ext-plugins are enabled")
-
-
-def check_routes(file: Path, known: set[str]) -> Iterator[Finding]:
-    """Look whether all plugins that routes name exist.
-
-    Args:
-        file: an `apisix.yaml`.
-        known: the plugins that were found.
-    """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        yield problem(f"{file}: {error}", "name APISIX's route file (standalone mode)")
-        return
-    named: dict[str, set[str]] = {}
-    _collect(content, "?", named)
-    for name, places in sorted(named.items()):
-        if name in known:
-            yield good(f"{file}: plugin {name} is there")
-        else:
-            close = ", ".join(sorted(known)) or "none"
-            yield problem(
-                f"{file}: {', '.join(sorted(places))} names plugin {name!r}, which was not found; found: {close}",
-                "correct the name, or add its directory with --plugins",
-            )
-    if not named:
-        yield warning(f"{file}: no route uses a plugin", "add ext-plugin-pre-req, or gatewright, to a route")
-
-
-def _collect(content: Any, where: str, named: dict[str, set[str]]) -> None:
-    if isinstance(content, list):
-        for item in content:
-            _collect(item, where, named)
-    elif isinstance(content, Mapping):
-        where = f"{where if where != '?' else ''} {content['id']}".strip() if "id" in content else where
-        for key, value in content.items():
-            if key in (*EXT_PLUGINS, *APISIX_PLUGINS) and isinstance(value, Mapping):
-                for entry in value.get("conf") or []:
-                    if isinstance(entry, Mapping):
-                        named.setdefault(str(entry.get("name")), set()).add(where)
-            else:
-                _collect(value, key.removesuffix("s") if isinstance(value, list) else where, named)
 
 
 def installed_version() -> str:

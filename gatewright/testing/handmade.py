@@ -214,6 +214,12 @@ class _ResponseExtras:
         return Changes.of(self._call)
 
     @property
+    def content(self: Any) -> bytes:
+        """The body: of a response made by hand, it is always there."""
+        body: bytes = self.body_sent
+        return body
+
+    @property
     def body_sent(self: Any) -> bytes:
         """The body that goes to the client."""
         call: Call = self._call

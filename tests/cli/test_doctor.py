@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from gatewright.doctor.sockets import may_connect, worker_users
+from tests import launching
 from tests.conftest import MEASURING, StartRunner
 from tests.peer import Refused
 
@@ -40,10 +41,8 @@ def doctor(*arguments: object, cwd: Path | None = None) -> Diagnosis:
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gatewright", *map(str, arguments)], capture_output=True, text=True, timeout=60,
-        check=False, cwd=cwd, env={"PATH": os.environ["PATH"], **MEASURING},
-    )  # fmt: skip
+    command = [sys.executable, "-m", "gatewright", *map(str, arguments)]
+    return launching.run(command, cwd=cwd, env={"PATH": os.environ["PATH"], **MEASURING})
 
 
 @pytest.fixture
@@ -305,11 +304,12 @@ def test_a_missing_gateway_file_is_a_problem(plugins: Path, tmp_path: Path) -> N
 def test_routes_that_name_what_is_not_there(plugins: Path, tmp_path: Path) -> None:
     file = tmp_path / "apisix.yaml"
     file.write_text(
-        "routes:\n- id: 7\n  plugins:\n    ext-plugin-pre-req: {conf: [{name: good}, {name: godo}]}\n"
-        "global_rules:\n- id: 1\n  plugins:\n    ext-plugin-post-resp: {conf: [{name: other}]}\n#END\n"
+        "routes:\n- id: 7\n  plugins:\n"
+        "    ext-plugin-pre-req: {conf: [{name: good, value: '{}'}, {name: godo, value: ''}]}\n"
+        "global_rules:\n- id: 1\n  plugins:\n    ext-plugin-post-resp: {conf: [{name: other, value: ''}]}\n#END\n"
     )
     found = doctor("-p", plugins, "--routes", file)
-    assert "route 7 names plugin 'godo', which was not found; found: good" in found.of("problem")
+    assert "route 7: ext-plugin-pre-req names plugin 'godo', which was not found; found: good" in found.of("problem")
     assert "names plugin 'other'" in found.of("problem")
     assert "plugin good is there" in found.of("good")
 

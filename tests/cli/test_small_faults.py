@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -82,7 +83,7 @@ class TestSettings:
         environ = {"GATEWRIGHT_SERVICE_HOST": "10.0.0.1", "OTHER": "x", "GATEWRIGHT_TIMEOUT": "3"}
         assert load_settings(flags={}, environ=environ).ignored == ("GATEWRIGHT_SERVICE_HOST",)
         _, output = gatewright("doctor", "--listen", f"unix:{tmp_path}/x", GATEWRIGHT_SERVICE_HOST="10.0.0.1")
-        assert "ignored: GATEWRIGHT_SERVICE_HOST" in output
+        assert re.search("ignored: .*GATEWRIGHT_SERVICE_HOST", output)
 
     def test_settings_of_a_plugin_that_is_not_there_are_told(
         self, start_runner: StartRunner, plugin_dir: Callable[..., Path], tmp_path: Path

@@ -24,6 +24,7 @@ from gatewright.dev.apisix.gateway import DevGateway
 from gatewright.dev.apisix.routes import Upstream, build_routes, load_routes
 from gatewright.dev.apisix.rpc import Timeouts
 from gatewright.errors import ConfigError
+from tests import launching
 from tests.conftest import ROOT, RunnerProcess, StartRunner
 from tests.dev.recorded import send_http2
 
@@ -360,9 +361,7 @@ def test_a_route_file_and_an_upstream_are_used(tmp_path: Path) -> None:
 )
 def test_dev_that_cannot_start_says_why(tmp_path: Path, arguments: list[str], message: str) -> None:
     filled = [text.format(empty=tmp_path, plugins=ROOT / "examples" / "plugins") for text in arguments]
-    run = subprocess.run(
-        [sys.executable, "-m", "gatewright", "dev", *filled], capture_output=True, text=True, timeout=60, check=False
-    )
+    run = launching.run([sys.executable, "-m", "gatewright", "dev", *filled])
     assert run.returncode == 2
     assert message in run.stderr
 
@@ -370,10 +369,8 @@ def test_dev_that_cannot_start_says_why(tmp_path: Path, arguments: list[str], me
 def test_a_taken_port_is_named_with_the_cure() -> None:
     with dev(ROOT / "examples" / "plugins", "--port", "0") as (_, lines):
         port = lines[-1].split(":")[-1].split("/")[0]
-        run = subprocess.run(
-            [sys.executable, "-m", "gatewright", "dev", str(ROOT / "examples" / "plugins"), "--port", port],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "gatewright", "dev", ROOT / "examples" / "plugins", "--port", port]
+        run = launching.run(command)
     assert run.returncode == 2
     assert f"127.0.0.1:{port}: Address already in use; choose another one with --port" in run.stderr
 

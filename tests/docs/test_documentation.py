@@ -22,6 +22,7 @@ from gatewright.dev.apisix.routes import build_routes
 from gatewright.gateways.apisix.replies import Rewrite, Stop
 from gatewright.observe.control import ask
 from gatewright.settings import Settings, load_settings
+from tests import launching
 from tests.conftest import ROOT, StartRunner
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,9 +62,7 @@ def commands() -> list[str]:
 
 @functools.cache
 def help_of(*command: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-m", "gatewright", *command, "--help"], capture_output=True, text=True, check=False
-    )
+    run = launching.run([sys.executable, "-m", "gatewright", *command, "--help"])
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -153,7 +152,7 @@ def test_the_page_on_the_architecture_names_every_room() -> None:
     above = {"gateways", "server", "server/drivers"}  # which only hold rooms
     inner = {room for room in rooms if room.startswith(("apisix/", "kong_pdk/", "dev/kong/", "plugins/"))}
     assert rooms - above - inner <= named, "a room is missing on the page"
-    files = {"plugin", "http", "call", "datastructures", "config"}
+    files = {"plugin", "http", "call", "datastructures", "config", "lua"}
     assert named - files - {"gatewright"} <= rooms, "the page names a room that isn't there"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +14,13 @@ import pytest
 from tests.conftest import MEASURING, end
 from tests.kong.messages import messages
 from tests.kong.peer import MsgPackKong, ProtoBufKong
+from tests.launching import Process, launch
 
 
 class Server:
     """A plugin server that listens."""
 
-    def __init__(self, process: subprocess.Popen[bytes], directory: Path, protocol: str) -> None:
+    def __init__(self, process: Process, directory: Path, protocol: str) -> None:
         self.process, self.protocol = process, protocol
         self.path, self.plugins = directory / "k.sock", directory / "plugins"
         self._log, self._seen = directory / "log", 0
@@ -65,10 +65,10 @@ def begin(
     for name, source in plugins.items():
         (directory / "plugins" / f"{name}.py").write_text(source)
     with (directory / "log").open("w") as file:
-        process = subprocess.Popen(
+        process = launch(
             [sys.executable, "-m", "kong_pdk.cli", "-d", directory / "plugins", "-p", directory, "--socket-name",
              "k.sock", "--protocol", protocol, "-v", *arguments],
-            env={**MEASURING, **environ}, stdout=file, stderr=file,
+            env={**MEASURING, **environ}, output=file,
         )  # fmt: skip
     server = Server(process, directory, protocol)
     deadline = time.monotonic() + 30

@@ -32,6 +32,7 @@ from gatewright.dev.kong.values import from_protobuf, to_protobuf
 from gatewright.errors import ConfigError
 from gatewright.gateways.kong.dump import PROTOCOLS
 from gatewright.gateways.kong.pdk import METHODS
+from tests import launching
 from tests.kong.conftest import Server, Start, wait_until
 from tests.kong.messages import messages
 
@@ -799,10 +800,7 @@ def test_dev_says_what_is_wrong(tmp_path: Path, arguments: list[str], words: str
     (tmp_path / "empty.conf").write_text("")
     (tmp_path / "noquery.conf").write_text("pluginserver_names = a-b\n")
     (tmp_path / "garbage.conf").write_text("pluginserver_names = a\npluginserver_a_query_cmd = echo hello\n")
-    run = subprocess.run(
-        [sys.executable, "-m", "gatewright", "dev", *arguments],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    run = launching.run([sys.executable, "-m", "gatewright", "dev", *arguments], cwd=tmp_path)
     assert run.returncode == 2
     assert words in run.stderr
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MEASURING, RunnerProcess
+from tests.launching import launch
 from tests.peer import Peer
 
 PLUGINS = """
@@ -70,9 +70,9 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunnerProcess]:
     (directory / "do.py").write_text(PLUGINS)
     socket, log = directory / "r.sock", directory / "log"
     with log.open("wb") as file:
-        process = subprocess.Popen(
+        process = launch(
             [sys.executable, "-m", "gatewright", "run", "-p", str(directory / "do.py"), "--no-installed-plugins"],
-            env={"APISIX_LISTEN_ADDRESS": f"unix:{socket}", **MEASURING}, stdout=file, stderr=file, cwd=directory,
+            env={"APISIX_LISTEN_ADDRESS": f"unix:{socket}", **MEASURING}, output=file, cwd=directory,
         )  # fmt: skip
     started = RunnerProcess(process, socket, log)
     started.wait_until_listening()

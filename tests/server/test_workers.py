@@ -16,6 +16,7 @@ from benchmarks.endure import under_load
 from gatewright.gateways.apisix import calls, replies
 from gatewright.gateways.apisix.replies import Rewrite
 from gatewright.settings import Settings, control_address, worker_count
+from tests import launching
 from tests.conftest import RunnerProcess, StartRunner
 from tests.peer import Peer, Refused
 
@@ -450,7 +451,4 @@ def test_where_the_control_socket_is() -> None:
 
 
 def gatewright(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gatewright", *map(str, arguments)],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return launching.run([sys.executable, "-m", "gatewright", *arguments])

@@ -44,4 +44,5 @@ async def survey(paths: Sequence[Path]) -> Survey:
         content = json.loads(output)
     except ValueError:
         raise GatewrightError(f"plugins can't be looked at: {errors.decode(errors='replace').strip()}") from None
-    return Survey(content["plugins"], content["errors"])
+    ours = [plugin for plugin in content["plugins"] if plugin["form"] == "native"]  # not modules in kong-pdk's form
+    return Survey(ours, content["errors"])

@@ -1,0 +1,167 @@
+"""`gatewright call`: one request through one plugin, and what it changed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gatewright.cli._found import plugin_named
+from gatewright.cli._options import fail
+from gatewright.cli._output import say
+from gatewright.errors import GatewrightError
+from gatewright.observe.logs import configure_logs
+
+if TYPE_CHECKING:
+    from gatewright.testing import Answer, Changes
+
+__all__ = ["call"]
+
+
+@click.command()
+@click.argument("plugin")
+@click.argument("path", default="/")
+@click.option("--plugins", "-p", "places", multiple=True, metavar="PATH", help="where to look for it (repeatable)")
+@click.option("--config", "-c", default="{}", metavar="JSON", help="its configuration; @FILE reads it from a file")
+@click.option("--request", "-X", "method", metavar="METHOD", help="the method  [default: GET, or POST with a body]")
+@click.option("--header", "-H", "headers", multiple=True, metavar="NAME: VALUE", help="a header (repeatable)")
+@click.option("--data", "-d", metavar="BODY", help="the request's body; @FILE reads it from a file")
+@click.option("--answer", metavar="BODY", help="what the upstream answers; @FILE reads it from a file")
+@click.option("--answer-status", type=click.IntRange(200, 999), default=200, show_default=True, help="its status")
+@click.option("--answer-header", "answer_headers", multiple=True, metavar="NAME: VALUE", help="a header of it")
+@click.option("--gateway", type=click.Choice(["apisix", "kong"]), default="apisix", show_default=True, help="as whom")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def call(
+    plugin: str,
+    path: str,
+    places: tuple[str, ...],
+    config: str,
+    method: str | None,
+    headers: tuple[str, ...],
+    data: str | None,
+    answer: str | None,
+    answer_status: int,
+    answer_headers: tuple[str, ...],
+    gateway: Any,
+    as_json: bool,
+) -> None:
+    """Send one request through PLUGIN (a name, or a file that holds one) and show what it changed.
+
+    No gateway is needed, and nothing listens: chain, session and frames are those of production.
+
+    Exit codes: 0 the request went through, 1 the plugin failed, 2 it could not be sent.
+    """
+    try:
+        from gatewright.testing import Response, TestClient
+    except ImportError as error:
+        fail(f"this needs {error.name}: pip install 'gatewright[dev-gateway]'")
+    configure_logs()
+    for name in ("runtime", "dev"):  # what they say is shown below
+        logging.getLogger(f"gatewright.{name}").setLevel(logging.CRITICAL)
+    try:
+        found = plugin_named(plugin, places)
+        body = None if data is None else _content(data)
+        upstream = Response(answer_status, _pairs(answer_headers), b"" if answer is None else _content(answer))
+        client = TestClient(
+            found.plugin, _content(config).decode(), gateway=gateway, raise_errors=False,
+            upstream=upstream if answer is not None or answer_status != 200 or answer_headers else None,
+        )  # fmt: skip
+        with client:
+            got = client.request(
+                method or ("GET" if body is None else "POST"), path, headers=_pairs(headers), body=body
+            )
+    except (GatewrightError, ValueError, OSError) as error:
+        fail(error)
+    click.echo(json.dumps(_plain(got), indent=2)) if as_json else _print(got)
+    sys.exit(1 if got.refused is not None else 0)
+
+
+def _content(text: str) -> bytes:
+    return Path(text[1:]).read_bytes() if text.startswith("@") else text.encode("utf-8", "surrogateescape")
+
+
+def _pairs(headers: tuple[str, ...]) -> list[tuple[str, str]]:
+    pairs = []
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon:
+            raise GatewrightError(f"a header is NAME: VALUE, not {header!r}")
+        pairs.append((name.strip(), value.strip()))
+    return pairs
+
+
+def _plain(got: Answer) -> dict[str, Any]:
+    return {
+        "status": got.status,
+        "headers": got.headers.multi_items(),
+        "body": got.text,
+        "refused": str(got.refused) if got.refused is not None else None,
+        "upstream": [
+            {"method": sent.method, "target": sent.target, "headers": sent.headers.multi_items(),
+             "body": sent.body.decode("utf-8", "surrogateescape")}
+            for sent in got.upstream_requests
+        ],
+        "runs": [
+            {"plugin": run.plugin, "phase": run.phase, "changes": run.changes.as_dict(),
+             "answered": run.answer.status if run.answer is not None else None,
+             "error": f"{type(run.error).__name__}: {run.error}" if run.error is not None else None}
+            for run in got.runs
+        ],
+    }  # fmt: skip
+
+
+def _print(got: Answer) -> None:
+    for run in got.runs:
+        say(f"{run.plugin}, {run.phase}", "head")
+        for line in _changes(run.changes):
+            say(f"  {line}")
+        if run.answer is not None:
+            say(f"  answered with {run.answer.status}", "note")
+        if run.error is not None:
+            say(f"  failed: {type(run.error).__name__}: {run.error}{_place(run.error)}", "problem")
+        if not run.changes and run.answer is None and run.error is None:
+            say("  changed nothing")
+    if got.refused is not None:
+        cause = got.refused.__cause__
+        say(f"refused: {got.refused}{f': {cause}' if cause is not None else ''}", "problem")
+    for sent in got.upstream_requests:
+        say("to the upstream", "head")
+        say(f"  {sent.method} {sent.target}")
+        for name, value in sent.headers.multi_items():
+            say(f"  {name}: {value}")
+        _body(sent.body)
+    say("to the client", "head")
+    say(f"  {got.status}")
+    for name, value in got.headers.multi_items():
+        say(f"  {name}: {value}")
+    _body(got.body)
+
+
+def _changes(changes: Changes) -> list[str]:
+    lines = []
+    for place, change in changes.as_dict().items():
+        what = place.replace("_", " ")
+        if isinstance(change, dict):
+            for name, values in change.items():
+                lines.append(f"{what}: - {name}" if values is None else f"{what}: {name} = {', '.join(values)}")
+        else:
+            lines.append(f"{what} = {change!r}")
+    return lines
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
+
+
+def _body(body: bytes) -> None:
+    if body:
+        say("")
+        for line in body.decode("utf-8", "replace").splitlines():
+            say(f"  {line}")

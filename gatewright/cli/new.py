@@ -1,0 +1,65 @@
+"""`gatewright new`: a plugin to start from, with its configuration, test, settings and README; it runs and passes."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+
+import click
+
+from gatewright.cli._options import fail
+from gatewright.cli._output import say
+from gatewright.cli.templates import KONG_FILES, NATIVE_FILES
+from gatewright.plugin import kebab_case
+
+__all__ = ["new"]
+
+
+@click.command()
+@click.argument("name")
+@click.option("--kong", is_flag=True, help="a plugin in kong-pdk's form, for Kong alone")
+@click.option(
+    "--directory", "-C", type=click.Path(path_type=Path), default=Path(), help="where to make it  [default: here]"
+)
+def new(name: str, kong: bool, directory: Path) -> None:
+    """Make a plugin called NAME: code, configuration, test, gatewright.yaml, README. It runs and passes at once.
+
+    Nothing that is there is written over.
+    """
+    route = kebab_case(name.replace(" ", "-"))
+    module = route.replace("-", "_")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", route) or keyword.iskeyword(module):
+        fail(f"a plugin's name has letters, digits and dashes and begins with a letter, not {name!r}: rate-limit, say")
+    words = {
+        "NAME": route,
+        "MODULE": route if kong else module,
+        "CLASS": "".join(part.capitalize() for part in route.split("-")),
+    }
+    files = {
+        _filled(path, words): _filled(text, words) for path, text in (KONG_FILES if kong else NATIVE_FILES).items()
+    }
+    kept = [path for path in files if (directory / path).exists()]
+    own = [path for path in kept if words["MODULE"] in path]
+    if own:
+        fail(f"{directory / own[0]} is there already; nothing was written")
+    for path, text in files.items():
+        if path not in kept:
+            target = directory / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+            say(f"  made  {target}", "good")
+    for path in kept:
+        say(f"  kept  {directory / path}, which was there", "note")
+    where = "" if directory == Path() else f"cd {directory} && "
+    gateway = " --gateway kong" if kong else ""
+    say("")
+    run = f"{where}gatewright dev plugins{gateway}"
+    say(f"  {run}   runs it; edit plugins/{words['MODULE']}.py, and it is reloaded")
+    say(f"  {f'{where}pytest':<{len(run)}}   runs its test (pip install 'gatewright[testing]')")
+
+
+def _filled(text: str, words: dict[str, str]) -> str:
+    for word, value in words.items():
+        text = text.replace(f"@{word}@", value)
+    return text

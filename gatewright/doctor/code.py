@@ -1,0 +1,174 @@
+"""What can be told of plugins by reading their code: handlers that can't be called, and `async def` that blocks."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from gatewright.doctor.findings import Finding, problem, warning
+from gatewright.plugin import HANDLERS, Plugin
+
+__all__ = ["check_code", "check_handlers"]
+
+_AWAIT = "await asyncio.sleep(...)"
+_HTTPX = "use httpx.AsyncClient and await"
+_BLOCKS: Final = {
+    "time.sleep": _AWAIT,
+    "urllib.request.urlopen": "an async client (aiohttp, httpx.AsyncClient)",
+    "socket.create_connection": "asyncio.open_connection",
+    "socket.getaddrinfo": "loop.getaddrinfo",
+    "socket.gethostbyname": "loop.getaddrinfo",
+    "subprocess.run": "asyncio.create_subprocess_exec",
+    "subprocess.call": "asyncio.create_subprocess_exec",
+    "subprocess.check_call": "asyncio.create_subprocess_exec",
+    "subprocess.check_output": "asyncio.create_subprocess_exec",
+    "os.system": "asyncio.create_subprocess_exec",
+    "os.popen": "asyncio.create_subprocess_exec",
+    "psycopg2.connect": "psycopg.AsyncConnection, or asyncpg",
+    "pymysql.connect": "aiomysql",
+    "pymongo.MongoClient": "pymongo.AsyncMongoClient",
+    "redis.Redis": "redis.asyncio.Redis",
+    "redis.StrictRedis": "redis.asyncio.Redis",
+    "redis.from_url": "redis.asyncio.from_url",
+    "smtplib.SMTP": "asyncio.to_thread(...)",
+    "input": "nothing: nobody sits before a runner",
+    **{f"requests.{name}": "an async client (aiohttp, httpx.AsyncClient)"
+       for name in ("get", "post", "put", "patch", "delete", "head", "options", "request", "Session")},
+    **{f"httpx.{name}": _HTTPX
+       for name in ("get", "post", "put", "patch", "delete", "head", "options", "request", "stream", "Client")},
+}  # fmt: skip
+"""Calls that hold the loop, with what to write instead."""
+_ALLOWED = re.compile(r"#\s*gatewright:\s*may-block")
+_PARAMETERS: Final = {"on_request": ("request",), "on_response": ("request", "response")}
+
+
+def check_handlers(plugin: type[Plugin], source: str) -> Iterator[Finding]:
+    """Look whether a plugin's handlers can be called as they will be.
+
+    Args:
+        plugin: its class.
+        source: where it's from, for messages.
+    """
+    wrapped: Any = getattr(plugin, "wrapped", None)
+    if wrapped is not None:  # an older runner's
+        for phase in plugin.kong_phases():
+            yield from _check_parameters(getattr(wrapped, phase, None), f"{plugin.name}.{phase}", ("kong",), source)
+        return
+    for name in HANDLERS:
+        handler = getattr(plugin, name, None)
+        yield from _check_parameters(handler, f"{plugin.name}.{name}", _PARAMETERS.get(name, ("kong",)), source)
+
+
+def _check_parameters(handler: Any, name: str, wanted: tuple[str, ...], source: str) -> Iterator[Finding]:
+    if handler is None:
+        return
+    if not inspect.isfunction(handler):
+        yield problem(
+            f"{source}: {name} is no method, so it is never called", f"def {name.partition('.')[2]}(self, ...)"
+        )
+        return
+    if handler.__module__.startswith(("apisix.", "gatewright.", "kong_pdk.")):
+        return
+    try:
+        inspect.signature(handler).bind(None, *wanted)
+    except TypeError as error:
+        line = handler.__code__.co_firstlineno
+        kind = "async def" if inspect.iscoroutinefunction(handler) else "def"
+        short = name.rpartition(".")[2]
+        yield problem(
+            f"{handler.__code__.co_filename}:{line}: {name} can't be called: {error}",
+            f"{kind} {short}(self, {', '.join(wanted)})",
+        )
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        yield problem(
+            f"{handler.__code__.co_filename}:{handler.__code__.co_firstlineno}: {name} is a generator: its body never "
+            "runs", "no `yield` in a handler",
+        )  # fmt: skip
+
+
+def check_code(file: Path) -> Iterator[Finding]:
+    """Look for calls that block, in the `async def`s of a file's classes. `# gatewright: may-block` allows a line.
+
+    Args:
+        file: a Python file that can be parsed.
+    """
+    text = file.read_text(encoding="utf-8", errors="replace")
+    tree = ast.parse(text)
+    lines = text.splitlines()
+    names = _imported(tree)
+    for item in ast.walk(tree):
+        if isinstance(item, ast.ClassDef):
+            for method in item.body:
+                if isinstance(method, ast.AsyncFunctionDef):
+                    for call in sorted(_calls(method), key=lambda call: call.lineno):
+                        meant = _meant(call.func, names)
+                        cure = _BLOCKS.get(meant)
+                        if cure is not None and not _ALLOWED.search(lines[call.lineno - 1]):
+                            yield problem(
+                                f"{file}:{call.lineno}: {item.name}.{method.name} blocks the loop: {meant}() in an "
+                                "`async def`: all other requests wait", f"{cure}; or a `def` with `blocking = True`",
+                            )  # fmt: skip
+                yield from _maybe_handler(item, method, file)
+
+
+def _maybe_handler(item: ast.ClassDef, method: ast.stmt, file: Path) -> Iterator[Finding]:
+    if not isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) or not method.name.startswith("on_"):
+        return
+    bases = {base.id for base in item.bases if isinstance(base, ast.Name)}
+    bases |= {
+        base.value.id for base in item.bases if isinstance(base, ast.Subscript) and isinstance(base.value, ast.Name)
+    }
+    if "Plugin" in bases and method.name not in HANDLERS:
+        yield warning(
+            f"{file}:{method.lineno}: {item.name}.{method.name} is no handler: no gateway calls it",
+            f"handlers are {', '.join(HANDLERS)}; call other methods otherwise than on_...",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Imported:
+    """What names of a module stand for."""
+
+    full: dict[str, str]
+
+
+def _imported(tree: ast.Module) -> _Imported:
+    full: dict[str, str] = {}
+    for item in ast.walk(tree):
+        if isinstance(item, ast.Import):
+            for name in item.names:
+                full[name.asname or name.name.partition(".")[0]] = (
+                    name.name if name.asname else name.name.partition(".")[0]
+                )
+        elif isinstance(item, ast.ImportFrom) and item.module and not item.level:
+            for name in item.names:
+                full[name.asname or name.name] = f"{item.module}.{name.name}"
+    return _Imported(full)
+
+
+def _calls(method: ast.AsyncFunctionDef) -> Iterator[ast.Call]:
+    """Calls that run when the method runs: not those of functions inside it, which may run in a thread."""
+    waiting: list[ast.AST] = [*method.body]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, ast.FunctionDef | ast.Lambda | ast.ClassDef):
+            continue
+        if isinstance(item, ast.Call):
+            yield item
+        waiting.extend(ast.iter_child_nodes(item))
+
+
+def _meant(function: ast.expr, names: _Imported) -> str:
+    parts: list[str] = []
+    while isinstance(function, ast.Attribute):
+        parts.append(function.attr)
+        function = function.value
+    if not isinstance(function, ast.Name):
+        return ""
+    first = names.full.get(function.id, function.id if function.id == "input" else "")
+    return ".".join([first, *reversed(parts)]) if first else ""

@@ -1,0 +1,266 @@
+"""The commands for who writes plugins: new, check, call, schema, plugins; and what doctor says of routes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import structlog
+import yaml
+from click.testing import CliRunner
+
+from gatewright.cli import main
+from gatewright.dev.apisix.routes import build_routes
+from tests.conftest import ROOT
+
+WriteFiles = Callable[..., Path]
+
+GREET = """
+import msgspec
+from gatewright import Plugin, Response
+class Greet(Plugin):
+    class Config(msgspec.Struct):
+        name: str
+        greeting: str = "hello"
+    async def on_request(self, request):
+        if "x-no" in request.headers:
+            return Response(403)
+        if "x-boom" in request.headers:
+            raise RuntimeError("boom")
+        request.headers["x-greeting"] = f"{self.config.greeting} {self.config.name}"
+        request.query.discard("secret")
+"""
+
+
+def gatewright(*arguments: object, code: int | None = 0, cwd: Path | None = None) -> str:
+    monkeypatch = pytest.MonkeyPatch()
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        result = CliRunner().invoke(main, list(map(str, arguments)))
+    finally:
+        monkeypatch.undo()
+        root.handlers[:] = before
+        root.setLevel(level)
+        logging.captureWarnings(False)
+        for name in ("runtime", "dev"):
+            logging.getLogger(f"gatewright.{name}").setLevel(logging.NOTSET)
+        structlog.reset_defaults()
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    assert code is None or result.exit_code == code, result.output
+    return result.output
+
+
+class TestNew:
+    @pytest.mark.parametrize("flags", [(), ("--kong",)])
+    def test_what_it_makes_checks_and_passes(self, tmp_path: Path, flags: tuple[str, ...]) -> None:
+        output = gatewright("new", "rate-watch", *flags, "-C", tmp_path)
+        assert "gatewright dev plugins" in output
+        checked = gatewright("check", "plugins", "--strict", cwd=tmp_path)
+        assert "rate-watch" in checked
+        assert "problem" not in checked
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-p", "no:asyncio", "."],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stdout
+
+    def test_the_settings_are_used(self, tmp_path: Path) -> None:
+        gatewright("new", "rate-watch", "-C", tmp_path)
+        assert "rate-watch" in gatewright("check", cwd=tmp_path)
+        assert "x-greeting = hello ada" in gatewright("call", "rate-watch", "-H", "x-user: ada", cwd=tmp_path)
+
+    def test_nothing_is_written_over(self, tmp_path: Path) -> None:
+        (tmp_path / "README.md").write_text("mine")
+        assert "kept" in gatewright("new", "one", "-C", tmp_path)
+        assert (tmp_path / "README.md").read_text() == "mine"
+        assert "is there already; nothing was written" in gatewright("new", "one", "-C", tmp_path, code=2)
+
+    @pytest.mark.parametrize("name", ["7up", "a/b", "class", "ä", "../x", ""])
+    def test_names_that_are_none_are_refused(self, tmp_path: Path, name: str) -> None:
+        gatewright("new", "--directory", tmp_path, "--", name, code=2)
+        assert not list(tmp_path.iterdir())
+
+
+class TestCheck:
+    def test_examples_of_both_forms_are_found(self) -> None:
+        output = gatewright("check", ROOT / "examples" / "plugins", ROOT / "examples" / "kong")
+        assert "greet" in output
+        assert "py-hello" in output
+
+    def test_paths_may_be_left_out(self, tmp_path: Path) -> None:
+        assert "name the directories" in gatewright("check", code=2, cwd=tmp_path)
+        gatewright("check", "--installed", code=1, cwd=tmp_path)  # there are none
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            ("    def on_respnse(self, request): pass", "on_respnse would never be called: did you mean on_response?"),
+            ("    def on_request(self): pass", "on_request can't be called: too many positional arguments"),
+            ("    def on_response(self, request): pass", "-> def on_response(self, request, response)"),
+            ("    async def on_response(self, a, b, c): pass", "missing a required argument: 'c'"),
+            ("    def on_log(self): pass", "-> def on_log(self, kong)"),
+            ("    def on_request(self, request): yield", "is a generator: its body never runs"),
+            ("    on_request = 5", "no handler"),
+            ("    async def on_request(self, request):\n        time.sleep(1)", ":6: Plug.on_request blocks the loop"),
+            ("    async def on_request(self, request):\n        nap(1)", "time.sleep() in an `async def`"),
+            ("    async def setup(self):\n        requests.get('x')", "Plug.setup blocks the loop: requests.get()"),
+            ("    Config = 5\n    def on_request(self, request): pass", "its Config can't be used"),
+            ("    def on_request(self, request): pass\n    on_error = 'Skip'", 'on_error is "fail" or "skip"'),
+        ],
+    )
+    def test_a_mistake_is_told_with_its_place(self, plugin_dir: WriteFiles, body: str, words: str) -> None:
+        head = "import time\nfrom time import sleep as nap\nfrom gatewright import Plugin\n"
+        if "requests" in body:
+            head = f"try:\n    import requests\nexcept ImportError: pass\n{head}"
+        directory = plugin_dir(plug=f"{head}class Plug(Plugin):\n{body}")
+        output = gatewright("check", directory, code=1)
+        assert words in output
+        assert str(directory / "plug.py") in output
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "        await asyncio.to_thread(lambda: time.sleep(1))",
+            "        time.sleep(0)  # gatewright: may-block",
+            "        def later(): time.sleep(1)",
+            "        await asyncio.sleep(1)",
+            "        request.time.sleep(1)",
+        ],
+    )
+    def test_what_does_not_block_is_let_be(self, plugin_dir: WriteFiles, body: str) -> None:
+        head = "import asyncio, time\nfrom gatewright import Plugin\nclass Plug(Plugin):\n"
+        method = f"    async def on_request(self, request):\n{body}\n        return None\n"
+        gatewright("check", plugin_dir(plug=head + method))
+
+    def test_two_of_a_name_and_broken_files(self, plugin_dir: WriteFiles) -> None:
+        output = gatewright("check", plugin_dir(a=GREET, b=GREET, c="import nowhere"), code=1)
+        assert "two plugins are called 'greet'" in output
+        assert "c.py:1: ModuleNotFoundError" in output
+
+    def test_kongs_form_is_looked_at(self, plugin_dir: WriteFiles) -> None:
+        directory = plugin_dir(
+            k="Schema = ({'a': {'type': 'strng'}},)\nclass Plugin:\n    def access(self, kong): pass\n"
+        )
+        assert "type: expected one of" in gatewright("check", directory, code=1)
+        directory = plugin_dir(l="class Plugin:\n    def __init__(self, config): pass\n    def access(self): pass\n")
+        assert "l.access can't be called" in gatewright("check", directory, code=1)
+
+    def test_machines_read_json(self, plugin_dir: WriteFiles) -> None:
+        directory = plugin_dir(
+            greet=GREET, t="from gatewright import Plugin\nclass T(Plugin):\n    def on_request(self): 1\n"
+        )
+        told = json.loads(gatewright("check", "--json", directory, code=1))
+        assert [plugin["name"] for plugin in told["plugins"]] == ["greet", "t"]
+        assert told["errors"] == []
+        assert told["findings"][0]["level"] == "problem"
+
+
+class TestCall:
+    def test_it_shows_what_a_plugin_changes(self, plugin_dir: WriteFiles) -> None:
+        file = plugin_dir(greet=GREET) / "greet.py"
+        output = gatewright("call", file, "/x?secret=1", "-c", '{"name": "ada"}', "-d", "hi")
+        assert "headers: x-greeting = hello ada" in output
+        assert "query: - secret" in output
+        assert "POST /x\n" in output
+
+    def test_and_what_went_wrong_with_file_and_line(self, plugin_dir: WriteFiles) -> None:
+        file = plugin_dir(greet=GREET) / "greet.py"
+        how: tuple[Any, ...] = ("call", file, "-c", '{"name": "ada"}')
+        assert f"failed: RuntimeError: boom ({file}:12)" in gatewright(*how, "-H", "x-boom: 1", code=1)
+        assert "answered with 403" in gatewright(*how, "-H", "x-no: 1")
+        assert "refused: plugin configuration is invalid" in gatewright("call", file, code=1)
+        assert "a header is NAME: VALUE" in gatewright(*how, "-H", "x", code=2)
+
+    def test_machines_read_json(self, plugin_dir: WriteFiles) -> None:
+        file = plugin_dir(greet=GREET) / "greet.py"
+        told = json.loads(
+            gatewright("call", file, "-c", '{"name": "a"}', "--json", "--answer", "up", "--answer-status", 201)
+        )
+        assert (told["status"], told["body"]) == (201, "up")
+        assert told["runs"][0]["changes"] == {"headers": {"x-greeting": ["hello a"]}, "query": {"secret": None}}
+        assert told["upstream"][0]["method"] == "GET"
+
+    def test_a_plugin_that_is_not_there(self, plugin_dir: WriteFiles) -> None:
+        assert "no plugin is called 'gret'" in gatewright("call", "gret", "-p", plugin_dir(greet=GREET), code=2)
+
+
+class TestSchema:
+    def test_in_every_form(self, plugin_dir: WriteFiles) -> None:
+        directory = plugin_dir(greet=GREET)
+        described = json.loads(gatewright("schema", "greet", "-p", directory))
+        jsonschema.validate({"name": "ada"}, described)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({}, described)
+        kong = json.loads(gatewright("schema", directory / "greet.py", "--as", "kong"))
+        assert kong["name"] == "greet"
+        route = gatewright("schema", "greet", "-p", directory, "--as", "route")
+        assert route.endswith("#END\n")
+        entry = build_routes(yaml.safe_load(route)).routes[0].plugins["ext-plugin-pre-req"].entries
+        assert entry == [("greet", '{"name": "change-me"}')]
+
+
+class TestPlugins:
+    def test_lists_what_is_where(self, plugin_dir: WriteFiles) -> None:
+        directory = plugin_dir(greet=GREET)
+        output = gatewright("plugins", "-p", directory)
+        assert f"greet   on_request  -        {directory / 'greet.py'}" in output
+        told = json.loads(gatewright("plugins", "-p", directory, "--json"))
+        assert told["plugins"][0]["name"] == "greet"
+
+
+class TestDoctorOnRoutes:
+    @pytest.mark.parametrize(
+        ("phase", "value", "words"),
+        [
+            ("ext-plugin-pre-req", '{"name": "ada"}', "plugin greet is there, and its value fits"),
+            ("ext-plugin-pre-req", "{}", "its value doesn't fit: Object missing required field `name`"),
+            ("ext-plugin-pre-req", '{"name": "ada", "greetin": 1}', "did you mean 'greeting'?"),
+            ("ext-plugin-pre-req", "{", "not valid JSON"),
+            ("ext-plugin-post-resp", "{}", "greet has no on_response: requests on this route are refused"),
+        ],
+    )
+    def test_values_and_phases_are_checked(
+        self, plugin_dir: WriteFiles, tmp_path: Path, phase: str, value: str, words: str
+    ) -> None:
+        file = tmp_path / "apisix.yaml"
+        route = {"id": 7, "uri": "/*", "plugins": {phase: {"conf": [{"name": "greet", "value": value}]}}}
+        file.write_text(yaml.safe_dump({"routes": [route]}) + "#END\n")
+        output = gatewright("doctor", "-p", plugin_dir(greet=GREET), "--routes", file, code=1)
+        assert f"{file}: route 7: {phase}" in output
+        assert words in output
+        assert "#END" not in output
+
+    def test_a_file_without_its_end_is_told(self, tmp_path: Path) -> None:
+        file = tmp_path / "apisix.yaml"
+        file.write_text("routes: []\n")
+        assert "its last line is not #END" in gatewright("doctor", "--routes", file, code=1)
+
+
+class TestHelp:
+    def test_no_line_of_the_list_is_cut(self) -> None:
+        for command in ((), ("kong",)):
+            assert "..." not in gatewright(*command, "--help").partition("Commands:")[2]
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_shells_can_complete(self, shell: str) -> None:
+        assert "_GATEWRIGHT_COMPLETE" in gatewright("completion", shell)
+
+    def test_colour_is_for_terminals(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gatewright.cli import _output
+
+        monkeypatch.setattr(_output.sys.stdout, "isatty", lambda: True, raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        assert _output._is_terminal()
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert not _output._is_terminal()
