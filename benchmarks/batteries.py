@@ -80,6 +80,26 @@ def _model(directory: Path) -> Iterator[Case]:
         yield Case(text, [("ml-model", conf)], headers=[("x-features", values)])
 
 
+def _tokens(directory: Path) -> Iterator[Case]:
+    from tests.plugins.jwt_auth.tokens import public_jwk, sign
+
+    headers = [("authorization", f"Bearer {sign(kid='k', exp=4_102_444_800)}")]
+    conf = {"jwks": {"keys": [public_jwk("RS256", kid="k")]}}
+    yield Case("a token that is remembered", [("jwt-auth", conf)], headers=headers)
+    yield Case("RS256, verified each time", [("jwt-auth", {**conf, "cache_size": 0})], headers=headers)
+
+
+def _schemas(directory: Path) -> Iterator[Case]:
+    lines = {"type": "array", "items": {"required": ["sku"], "properties": {"sku": {"pattern": "^[A-Z0-9-]+$"}}}}
+    schema = {"type": "object", "properties": {"email": {"format": "email"}, "lines": lines}}
+    body = json.dumps({"email": "ada@example.com", "lines": [{"sku": f"AB-{n}", "n": n} for n in range(20)]}).encode()
+    headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
+    conf = [("request-validator", {"schema": schema})]
+    yield Case(f"a body of {len(body)} bytes", conf, headers=headers, answer=body)
+    query = {"query_schema": {"properties": {"page": {"type": "integer"}}, "required": ["page"]}}
+    yield Case("three arguments", [("request-validator", query)])
+
+
 def _limits(directory: Path) -> Iterator[Case]:
     from tests.plugins.redis_servers import RedisProcess
 
@@ -127,6 +147,8 @@ def _prompts(directory: Path) -> Iterator[Case]:
 
 CASES: dict[str, Prepare] = {
     "llm-guard": _prompts,
+    "jwt-auth": _tokens,
+    "request-validator": _schemas,
     "aws-lambda": _functions,
     "response-transform": _transform, "ml-model": _model, "rate-limit": _limits, "ip-restriction": _addresses,
 }  # fmt: skip

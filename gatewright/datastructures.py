@@ -326,15 +326,13 @@ class Headers(MultiMapping):
         CGI, WSGI and PHP make one variable of all of them (RFC 3875, 4.1.18), so a header that an upstream believes
         has to be free of them, too.
         """
-        keys = [_header_key(name) for name in names]
-        changes = self.changes
+        keys, words, alike = _alike(names)
+        changes, may_have = self.changes, self.may_have_alike
+        quick = not changes and self._original is None and may_have is not None and not may_have(words)
         for key in keys:
             changes[key] = None
-        longest = _longest_words(*keys)
-        only = len(changes) == len(keys)  # no earlier plugin added some
-        if only and self._original is None and self.may_have_alike is not None and not self.may_have_alike(longest):
+        if quick:
             return
-        alike = {_UNLIKE.sub("-", key) for key in keys}
         for name in [name for name, _ in self._entries()] + list(changes):
             key = name.lower()
             if _UNLIKE.sub("-", key) in alike:
@@ -366,9 +364,11 @@ class Headers(MultiMapping):
 
 
 @lru_cache(maxsize=256)
-def _longest_words(*keys: str) -> tuple[bytes, ...]:
-    """The longest piece of each name that is the same however it is spelled."""
-    return tuple(max(_UNLIKE.split(key), key=len).encode() for key in keys)
+def _alike(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[bytes, ...], frozenset[str]]:
+    """Keys; the longest piece of each that is the same in all spellings; and all with `-` for what differs."""
+    keys = tuple(_header_key(name) for name in names)
+    words = {max(_UNLIKE.split(key), key=len).encode() for key in keys}
+    return keys, tuple(words), frozenset(_UNLIKE.sub("-", key) for key in keys)
 
 
 @lru_cache(maxsize=256)

@@ -149,7 +149,7 @@ class DevGateway:
                 method = next(words)
             elif word in ("-H", "--header"):
                 name, _, value = next(words).partition(":")
-                headers[name] = value.strip()
+                headers[name.lower()] = value.strip()
             elif word in ("-d", "--data", "--data-binary", "--json"):
                 body = next(words)
                 headers.setdefault("content-type", "application/json" if word == "--json" else _FORM)

@@ -249,6 +249,12 @@ def _name_needle(name: str) -> bytes:
     return _U32.pack(len(raw)) + raw
 
 
+@lru_cache(maxsize=512)
+def _name_needles(name: str) -> tuple[bytes, bytes]:
+    needle = _name_needle(name)
+    return needle, needle.lower()
+
+
 _MOST: Final = 1 << 16
 """Entries of one vector. nginx itself takes no more than some thousand headers."""
 _SMALL: Final = 64
@@ -310,11 +316,11 @@ def find_entry(buf: bytes, lowered: bytes, table: int, offset: int, name: str) -
         offset: the vector's.
         name: the name.
     """
-    needle = _name_needle(name)
-    if not offset or (count := lowered.count(needle.lower())) == 0:
+    needle, in_lower = _name_needles(name)
+    at = lowered.find(in_lower)
+    if at < 0 or not offset:
         return []
-    at = buf.find(needle)
-    if at < 0 or count > 1:
+    if lowered.find(in_lower, at + 1) >= 0 or not buf.startswith(needle, at):
         return None
     try:
         slot, references = _vector_at(buf, table, offset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Final
 
@@ -36,6 +36,10 @@ class BoundedCounter:
         if child is None:
             child = self._child(values)
         child.inc(amount)
+
+    def series(self, *values: str) -> Callable[[], None]:
+        """What counts one more of these values: for a hot path, where it is half the price of `add`."""
+        return self._child(values).inc
 
     def _child(self, values: tuple[str, ...]) -> Counter:
         if len(self._children) >= self._most:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from gatewright import Request
+from gatewright import Request, SyncRequest
 from gatewright.plugins._shared.keys import CONSUMER
 
 __all__ = ["IdentityHeaders", "header_text", "leave_consumer"]
@@ -20,11 +20,12 @@ class IdentityHeaders:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = tuple(dict.fromkeys(name.lower() for name in names))
 
-    def replace(self, request: Request, values: Iterable[tuple[str, str]] = ()) -> None:
+    def replace(self, request: Request | SyncRequest, values: Iterable[tuple[str, str]] = ()) -> None:
         """Remove what the client sent, and set these."""
         headers = request.headers
-        if self._names:
-            headers.discard_alike(*self._names)
+        names = self._names
+        if names:
+            headers.discard_alike(*names)
         for name, value in values:
             headers[name] = value
 
@@ -37,6 +38,6 @@ def header_text(value: Any) -> str | None:
     return text if text.isprintable() and text == text.strip() else None
 
 
-def leave_consumer(request: Request, name: str) -> None:
+def leave_consumer(request: Request | SyncRequest, name: str) -> None:
     """Let the plugins behind this one know the consumer (the key `{consumer}`)."""
     request.ctx[CONSUMER] = name

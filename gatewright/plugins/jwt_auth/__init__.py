@@ -7,11 +7,12 @@ token ends, a key is withdrawn or `cache_ttl` is over. Opaque tokens are judged 
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
-from gatewright import Plugin, Request, Response
+from gatewright import Plugin, Response, SyncRequest
 from gatewright.plugins._shared.counting import counter
 from gatewright.plugins._shared.credentials import AmbiguousCredentialsError, Place
 from gatewright.plugins._shared.expiring import ExpiringCache
@@ -50,6 +51,11 @@ class _Accepted:
     consumer: str
 
 
+def _digest(text: str) -> bytes:
+    """Under this a token is remembered, with what stands before it in its header: no token is kept in memory."""
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
 class JwtAuth(Plugin):
     """Lets requests with a valid token pass."""
 
@@ -64,12 +70,14 @@ class JwtAuth(Plugin):
         super().__init__(config)
         own = self.config
         self._place = Place(own.header.lower(), own.scheme.lower(), own.cookie, own.argument)
+        self._only_header = bool(own.header) and not own.cookie and not own.argument
         self._identity = IdentityHeaders(own.forwarded.values())
         self._accepted: ExpiringCache[bytes, _Accepted] = ExpiringCache(own.cache_size)
         self._provider = Provider(own.provider_timeout)
         self._verifier = self._make_verifier() if own.has_keys else None
         self._introspector = self._make_introspector()
         self._decisions = counter("jwt_auth_decisions", "Requests looked at, by what came of it.", ["decision"])
+        self._remembered = self._decisions.series("remembered")
         self._challenge = "Bearer" + (f' realm="{own.realm}"' if own.realm else "")
 
     async def teardown(self) -> None:
@@ -80,8 +88,14 @@ class JwtAuth(Plugin):
             await self._introspector.close()
         await self._provider.close()
 
-    async def on_request(self, request: Request) -> Response | None:
-        """Judge the request's token."""
+    def on_request(self, request: SyncRequest) -> Response | Coroutine[Any, Any, Response | None] | None:
+        """Judge the request's token; of one that is known, at once: being no `async def` saves a tenth of the call."""
+        if self._only_header:
+            values = request.headers.get_all(self._place.header)
+            if len(values) == 1 and (accepted := self._known(_digest(values[0]))) is not None:
+                self._remembered()
+                self._let_pass(request, accepted)
+                return None
         try:
             text = self._place.find(request)
         except AmbiguousCredentialsError as error:
@@ -90,28 +104,35 @@ class JwtAuth(Plugin):
             return self._without_token(request)
         if not text.isascii() or len(text) > self.config.max_token_bytes:
             return self._refuse(401, "invalid_token", "the token is not one")
-        digest = blake2b(text.encode(), digest_size=16).digest()
+        digest = _digest(request.headers[self._place.header] if self._only_header else text)
         accepted = self._known(digest)
         if accepted is None:
-            try:
-                accepted = await self._judge(text, digest)
-            except InvalidTokenError as error:
-                return self._refuse(401, "invalid_token", str(error))
-            except InsufficientScopeError as error:
-                return self._refuse(403, "insufficient_scope", str(error))
-            except (KeysUnavailableError, ProviderError) as error:
-                return self._unavailable(error)
-            self._decisions.add("accepted")
-        else:
-            self._decisions.add("remembered")
+            return self._look_at(request, text, digest)
+        self._remembered()
+        self._let_pass(request, accepted)
+        return None
+
+    # --- judging
+
+    async def _look_at(self, request: SyncRequest, text: str, digest: bytes) -> Response | None:
+        try:
+            accepted = await self._judge(text, digest)
+        except InvalidTokenError as error:
+            return self._refuse(401, "invalid_token", str(error))
+        except InsufficientScopeError as error:
+            return self._refuse(403, "insufficient_scope", str(error))
+        except (KeysUnavailableError, ProviderError) as error:
+            return self._unavailable(error)
+        self._decisions.add("accepted")
+        self._let_pass(request, accepted)
+        return None
+
+    def _let_pass(self, request: SyncRequest, accepted: _Accepted) -> None:
         if self.config.hide:
             self._place.remove(request)
         self._identity.replace(request, accepted.headers)
         if accepted.consumer:
             leave_consumer(request, accepted.consumer)
-        return None
-
-    # --- judging
 
     def _known(self, digest: bytes) -> _Accepted | None:
         accepted = self._accepted.get(digest)
@@ -153,7 +174,7 @@ class JwtAuth(Plugin):
 
     # --- answering
 
-    def _without_token(self, request: Request) -> Response | None:
+    def _without_token(self, request: SyncRequest) -> Response | None:
         if not self.config.optional:
             self._decisions.add("missing")
             return Response.json(

@@ -1,0 +1,203 @@
+"""Reading bodies: JSON, forms, multipart. What two readers might read in two ways is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode
+
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from gatewright.plugins.request_validator._faults import Fault, InvalidRequestError
+from gatewright.plugins.request_validator._shapes import Shape
+
+__all__ = [
+    "FORM",
+    "JSON",
+    "MULTIPART",
+    "encode_form",
+    "kind_of",
+    "media_type",
+    "read_form",
+    "read_json",
+    "read_multipart",
+]
+
+JSON: Final = "application/json"
+FORM: Final = "application/x-www-form-urlencoded"
+MULTIPART: Final = "multipart/form-data"
+_MOST_FIELDS: Final = 1000
+
+
+def media_type(content_type: str) -> str:
+    """The media type of a header's value, in lower case and without parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def kind_of(media: str) -> str:
+    """How a media type's bodies are read: one of `JSON`, `FORM` and `MULTIPART`; or itself, where nobody knows."""
+    return JSON if media.endswith("+json") else media
+
+
+def read_json(body: bytes, max_depth: int, title: str = "The body is not valid JSON") -> Any:
+    """A JSON text's value.
+
+    Raises:
+        InvalidRequestError: it is none, is nested too deep, or names something twice.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _malformed(title, f"it is not UTF-8, at byte {error.start}") from None
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise _malformed(title, f"{error.msg}, at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise _too_deep(max_depth) from None
+    except ValueError as error:
+        raise _malformed(title, str(error)) from None
+    if "\\u" in text and not _is_text(value):
+        raise _malformed(title, "it holds half of a surrogate pair")
+    if text.count("[") + text.count("{") > max_depth and _is_deeper(value, max_depth):
+        raise _too_deep(max_depth)
+    return value
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _malformed(title: str, detail: str) -> InvalidRequestError:
+    return InvalidRequestError(400, title, [Fault("body", "", detail)])
+
+
+def _too_deep(max_depth: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        400, "The body is nested too deep", [Fault("body", "", f"{max_depth} levels are the most")]
+    )
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    while level:
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += each.values()
+            elif isinstance(each, list):
+                inner += each
+        if depth == 0 and any(isinstance(each, dict | list) for each in level):
+            return True
+        level, depth = inner, depth - 1
+    return False
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the name {json.dumps(twice)[:100]} is there twice")
+    return value
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON value")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_each_name_once, parse_float=_number, parse_constant=_no_number)
+
+
+# --- forms
+
+
+def read_form(body: bytes, shape: Shape) -> dict[str, Any]:
+    """A form's fields, each as what its text stands for.
+
+    Raises:
+        InvalidRequestError: it is none, or has too many fields.
+    """
+    title = "The body is not a form"
+    try:
+        pairs = parse_qsl(
+            body.decode("ascii"), keep_blank_values=True, strict_parsing=bool(body), errors="strict",
+            max_num_fields=_MOST_FIELDS,
+        )  # fmt: skip
+    except ValueError as error:
+        raise _malformed(title, str(error)) from None
+    return _shaped(pairs, shape)
+
+
+def encode_form(value: Mapping[str, Any]) -> bytes:
+    """A form of these fields."""
+    pairs = [
+        (name, each if isinstance(each, str) else "" if each is None else json.dumps(each))
+        for name, values in value.items()
+        for each in (values if isinstance(values, list) else [values])
+    ]
+    return urlencode(pairs).encode()
+
+
+def _shaped(pairs: Sequence[tuple[str, str]], shape: Shape) -> dict[str, Any]:
+    grouped: dict[str, list[str]] = {}
+    for name, value in pairs:
+        grouped.setdefault(name, []).append(value)
+    return {name: shape.properties.get(name, Shape()).of_texts(values) for name, values in grouped.items()}
+
+
+def read_multipart(body: bytes, content_type: str, shape: Shape) -> dict[str, Any]:
+    """The fields of a multipart form. A file is an object with its `filename`, `content_type` and `size` in bytes.
+
+    Raises:
+        InvalidRequestError: it is none, or has too many parts.
+    """
+    title = "The body is not a multipart form"
+    boundary = parse_options_header(content_type)[1].get("boundary", "")
+    if not boundary:
+        raise _malformed(title, "its content-type has no boundary")
+    texts: list[tuple[str, str]] = []
+    files: dict[str, list[dict[str, Any]]] = {}
+    try:
+        with PushMultipartParser(boundary, max_segment_count=_MOST_FIELDS, strict=True) as parser:
+            segment: MultipartSegment | None = None
+            content = bytearray()
+            for event in parser.parse(body):
+                if isinstance(event, MultipartSegment):
+                    segment, content = event, bytearray()
+                elif event is not None:
+                    content += event
+                elif segment is not None:
+                    _take(segment, content, texts, files)
+    except (MultipartError, ValueError) as error:
+        raise _malformed(title, str(error)) from None
+    value = _shaped(texts, shape)
+    for name, listed in files.items():
+        if name in value:
+            raise _malformed(title, f"{name!r} is a field and a file")
+        is_list = len(listed) > 1 or "array" in shape.properties.get(name, Shape()).types
+        value[name] = listed if is_list else listed[0]
+    return value
+
+
+def _take(
+    segment: MultipartSegment, content: bytearray, texts: list[tuple[str, str]], files: dict[str, list[dict[str, Any]]]
+) -> None:
+    if segment.filename is None:
+        texts.append((segment.name, content.decode("utf-8")))
+        return
+    file = {"filename": segment.filename, "content_type": segment.content_type, "size": len(content)}
+    files.setdefault(segment.name, []).append(file)
