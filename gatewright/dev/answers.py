@@ -12,6 +12,7 @@ _CHARSET_TYPES = (
     "text/html", "text/xml", "text/plain", "text/vnd.wap.wml", "application/javascript", "application/rss+xml",
 )  # fmt: skip
 _REASONS = {
+    101: "Switching Protocols",
     200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 206: "Partial Content", 301: "Moved Permanently",
     302: "Moved Temporarily", 303: "See Other", 304: "Not Modified", 307: "Temporary Redirect",
     308: "Permanent Redirect",
@@ -120,7 +121,7 @@ def response_head(
     else:  # what Lua prints has nginx's default_type
         kind = "" if framing == "proxied" or (bodiless and answer.status >= 200) else "text/plain"
     if kind and (answer.status != 204 or framing == "proxied"):
-        out.append(("Content-Type", _with_charset(kind, answer.status) if charset else kind))
+        out.append(("Content-Type", _with_charset(kind, answer.status) if charset and answer.names_charset else kind))
     keep = request.keep_alive and not answer.close and not (answer.page and answer.status in _ENDS_CONNECTION)
     if bodiless:
         if length is not None and (framing == "proxied" or (answer.page and answer.status == 304)):
@@ -138,7 +139,8 @@ def response_head(
     if request.method == "HEAD":
         body = b""
     if request.version != "2":
-        out.append(("Connection", "keep-alive" if keep else "close"))
+        stays = "keep-alive" if keep else "close"
+        out.append(("Connection", "upgrade" if answer.status == 101 else stays))
     if answer.status == 304:
         headers = [(n, v) for n, v in headers if not (n.lower() == "etag" and framing == "stop")]
     out += headers
@@ -147,4 +149,4 @@ def response_head(
         out.append(("Date", formatdate(usegmt=True)))
     out.append(("Server", answer.server or server))
     status = 400 if answer.page and answer.status in _BAD_REQUESTS else answer.status
-    return f"HTTP/1.1 {answer.status_line or f'{status} {reason_of(status)}'}", out, body
+    return f"HTTP/1.1 {answer.status_line or f'{status:03d} {reason_of(status)}'}", out, body

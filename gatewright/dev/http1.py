@@ -154,14 +154,15 @@ class Http1Connection(asyncio.Protocol):
             answer, request, self._served.server_header, charset=self._served.charset
         )  # fmt: skip
         if answer.headless:
-            self._transport.write(answer.body or b"")
+            if request.method != "HEAD":
+                self._transport.write(answer.body or b"")
             return request.keep_alive
         if request.version == "0.9":
             self._transport.write(body)
             return False
         head = line + "\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
         self._transport.write(raw(head) + body)
-        return ("Connection", "keep-alive") in headers and not answer.cut
+        return ("Connection", "close") not in headers and not answer.cut
 
     def _client_request(self, incoming: Incoming) -> ClientRequest:
         peer = self._transport.get_extra_info("peername") or ("127.0.0.1", 0)

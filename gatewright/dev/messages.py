@@ -51,7 +51,8 @@ class Answer:
     """What the client gets.
 
     `body` is `None` where nothing is printed; `page`: the gateway's own HTML page; `cut`: the upstream broke off in the
-    middle, and the connection ends there; `status_line`: the upstream's own; `headless`: the body is all there is.
+    middle, and the connection ends there; `status_line`: the upstream's own; `headless`: the body is
+    all there is; `names_charset`: a type of text gets one.
     """
 
     status: int
@@ -63,6 +64,7 @@ class Answer:
     cut: bool = False
     status_line: str | None = None
     headless: bool = False
+    names_charset: bool = True
     server: str | None = None
 
 

@@ -109,7 +109,7 @@ async def send_request(
     def note() -> None:
         if noted is not None:
             body = b"".join(answer.parts) if lua else answer.body
-            noted.answered(answer.status, answer.reason or "", answer.headers, body, complete=answer.complete)
+            noted.answered(answer.status, answer.reason, answer.headers, body, complete=answer.complete)
 
     async def close() -> None:
         if lua and noted is not None:  # now that its body has been read

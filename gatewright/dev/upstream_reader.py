@@ -31,6 +31,8 @@ _UNIQUE: Final = frozenset(
 )  # fmt: skip
 """Headers of which nginx takes the first and leaves others out."""
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[^\n]*)?\r?\n")
+_CHUNK_LINE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]+[ \t]*(?:;[^\n]*)?\r?)?")
+_MOST_OF_A_HEAD: Final = 4096  # proxy_buffer_size
 _LUA_HEADER: Final = re.compile(rb"([^:\s]+):\s*(.*)")
 
 
@@ -43,17 +45,18 @@ class UpstreamAnswer:
     """Status, headers in wire order, body.
 
     Attributes:
-        reason: the words after the status; `None` if not even a space follows it.
+        reason: the words after the status.
         framing: `content-length`, `chunked`, `close` or `none`; `raw` if there is no head, just bytes.
         complete: all of the body came.
         garbled: the body's chunks are none.
         parts: the body as lua-resty-http gives it.
         rest: the body, where it's yet to be read.
+        status_line: the status and what follows it, as it came.
         close: to be called when no more is wanted.
     """
 
     status: int
-    reason: str | None
+    reason: str
     headers: Headers = field(default_factory=list)
     body: bytes = b""
     framing: str = "none"
@@ -61,6 +64,7 @@ class UpstreamAnswer:
     garbled: bool = False
     parts: list[bytes] = field(default_factory=list)
     rest: LuaBody | None = None
+    status_line: str = ""
     close: Callable[[], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:
@@ -89,8 +93,8 @@ async def read_as_nginx(reader: asyncio.StreamReader, method: str) -> UpstreamAn
         if not line or (line.startswith(b"HTTP/") and not line.endswith(b"\n")):
             raise EOFError("upstream prematurely closed connection while reading response header")
         return UpstreamAnswer(200, "OK", [], line + await source.all(), "raw")
-    text = None if status[2] is None else text_of(status[2][1:])
-    answer = UpstreamAnswer(int(status[1]), text)
+    answer = UpstreamAnswer(int(status[1]), text_of(status[2] or b"").strip())
+    answer.status_line = text_of(status[1] + (status[2] or b""))
     while (line := await source.line()).rstrip(b"\r\n"):
         if not line.endswith(b"\n"):
             raise EOFError("upstream prematurely closed connection while reading response header")
@@ -98,6 +102,8 @@ async def read_as_nginx(reader: asyncio.StreamReader, method: str) -> UpstreamAn
             answer.headers.append(_nginx_header(line))
     if not line.endswith(b"\n"):
         raise EOFError("upstream prematurely closed connection while reading response header")
+    if source.taken > _MOST_OF_A_HEAD:
+        raise InvalidAnswerError("upstream sent too big header")
     answer.framing = _nginx_framing(answer, method)
     await _nginx_body(source, answer)
     return answer
@@ -149,12 +155,13 @@ async def _nginx_body(source: _Source, answer: UpstreamAnswer) -> None:
             line = await source.line()
             size = _CHUNK_LINE.fullmatch(line)
             if size is None:
-                answer.garbled, answer.complete = line.endswith(b"\n"), False
+                answer.garbled, answer.complete = _CHUNK_LINE_BEGUN.fullmatch(line) is None, False
                 break
             length = int(size[1], 16)
             if not length:
-                while (await source.line()).rstrip(b"\r\n"):  # a trailer, which goes no further
+                while (line := await source.line()).rstrip(b"\r\n"):  # a trailer, which goes no further
                     pass
+                answer.complete = line.endswith(b"\n")
                 break
             parts.append(await source.exactly(length))
             if len(parts[-1]) < length or (end := await source.line()) == b"":
@@ -230,8 +237,7 @@ class LuaBody:
             return
         self._read = True
         if self._framing == "close":
-            body = await self._source.all()
-            self.parts = [body] if body else []
+            self.parts = [await self._source.all()]
         elif self._framing == "content-length":
             body = await self._source.exactly(self._length or 0)
             if len(body) < (self._length or 0):
@@ -243,8 +249,8 @@ class LuaBody:
 
     async def _read_chunks(self) -> None:
         while True:
-            line = _lua_line(await self._source.line()) if not self._source.ended else b""
-            number = _lua_number(line, 16)
+            line = await self._source.line()
+            number = _lua_number(_lua_line(line), 16) if line.endswith(b"\n") else None
             if number is None:
                 self.failed = True
                 return
@@ -281,7 +287,7 @@ class _Source:
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
         self._data = bytearray()
-        self.ended = False
+        self.taken = 0
 
     async def line(self) -> bytes:
         """Up to and with the next LF."""
@@ -304,6 +310,7 @@ class _Source:
     def _take(self, size: int) -> bytes:
         taken = bytes(self._data[:size])
         del self._data[:size]
+        self.taken += size
         return taken
 
     async def _more(self) -> bool:
@@ -312,5 +319,4 @@ class _Source:
         except ConnectionError:  # to both readers a reset is an end
             data = b""
         self._data += data
-        self.ended = not data
-        return not self.ended
+        return bool(data)

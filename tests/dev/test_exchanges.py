@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 from gatewright.dev.apisix.gateway import DevGateway
-from gatewright.dev.apisix.routes import Upstream, build_routes
+from gatewright.dev.apisix.routes import build_routes
+from gatewright.dev.target import Upstream
 from gatewright.gateways.apisix import replies
 from gatewright.gateways.apisix.calls import HttpReqCall
 from gatewright.gateways.apisix.frames import FrameType
@@ -48,6 +50,19 @@ class Seen:
         finally:
             writer.close()
             await writer.wait_closed()
+
+    async def send_for(self, data: bytes, seconds: float = 0.3) -> bytes:
+        """What comes back within some time, from a gateway that may leave the connection open."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        got = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while part := await reader.read(1 << 16):
+                    got += part
+        writer.close()
+        await writer.wait_closed()
+        return got
 
     def forwarded(self) -> dict[str, str]:
         """The headers that the upstream got, but for those of every request."""
@@ -233,6 +248,7 @@ async def test_a_page_has_no_validators_of_what_it_is_not(tmp_path: Path) -> Non
 
 
 CUT = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nok"
+AS_IT_IS = replies.encode_resp_reply(0, RespReply())
 RESP = {"ext-plugin-post-resp": {"conf": [{"name": "p", "value": "{}"}]}}
 
 
@@ -286,3 +302,167 @@ async def test_a_type_that_response_rewrite_removes_is_gone(tmp_path: Path) -> N
         answer = await seen.send(request())
     assert answer.startswith(b"HTTP/1.1 403 ")
     assert b"Content-Type" not in answer
+
+
+AS_IT_IS = replies.encode_resp_reply(0, RespReply())
+RESP = {"ext-plugin-post-resp": {"conf": [{"name": "p", "value": "{}"}]}}
+
+
+def stop(status: int, *headers: tuple[str, str], body: bytes = b"") -> list[bytes]:
+    return [replies.encode_stop(0, Stop(status, headers, body))]
+
+
+@pytest.mark.parametrize("body", [b"", b"body"])
+@pytest.mark.parametrize("status", [408, 444, 499])
+async def test_some_statuses_close_the_connection_without_a_word(tmp_path: Path, status: int, body: bytes) -> None:
+    async with gateway(tmp_path, stop(status, body=body)) as seen:
+        assert await seen.send(request()) == b""
+
+
+async def test_nginx_has_a_page_of_another_status_for_498(tmp_path: Path) -> None:
+    async with gateway(tmp_path, stop(498)) as seen:
+        head, _, page = (await seen.send(request())).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 498 \r\n")
+    assert b"<title>404 Not Found</title>" in page
+
+
+async def test_a_length_that_a_stop_sets_cuts_nothing(tmp_path: Path) -> None:
+    async with gateway(tmp_path, stop(200, ("content-length", "2"), body=b"body12")) as seen:
+        head, _, body = (await seen.send(request())).partition(b"\r\n\r\n")
+    assert b"\r\ncontent-length: 2\r\n" in head
+    assert body == b"body12"
+
+
+@pytest.mark.parametrize(
+    ("status", "line", "connection"),
+    [(100, b"100 ", b"close"), (150, b"150 ", b"close"), (101, b"101 Switching Protocols", b"upgrade")],
+)
+async def test_a_status_below_200_from_post_resp_is_sent_with_its_body_as_it_is(
+    tmp_path: Path, status: int, line: bytes, connection: bytes
+) -> None:
+    async with gateway(tmp_path, [replies.encode_resp_reply(0, RespReply(status))], plugins=RESP) as seen:
+        seen_by_client = await seen.send_for(request())
+    head, _, body = seen_by_client.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + line + b"\r\n")
+    assert b"\r\nConnection: " + connection in head
+    assert b"chunked" not in head
+    assert body == b"ok"
+
+
+@pytest.mark.parametrize("status", [100, 150, 199])
+async def test_with_a_body_of_the_runners_such_a_status_is_no_answer(tmp_path: Path, status: int) -> None:
+    async with gateway(tmp_path, [replies.encode_resp_reply(0, RespReply(status, (), b"x"))], plugins=RESP) as seen:
+        assert await seen.send_for(request()) == b""
+
+
+async def test_a_runner_may_make_the_request_one_that_waits_for_a_go_on(tmp_path: Path) -> None:
+    rewrite = Rewrite(headers=[("expect", "100-continue")])
+    async with gateway(tmp_path, [replies.encode_rewrite(0, rewrite)]) as seen:
+        answer = await seen.send(request())
+        assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+        assert "Expect" not in seen.forwarded()
+
+
+async def test_a_stop_does_not_wait_for_the_body(tmp_path: Path) -> None:
+    async with gateway(tmp_path, stop(403, body=b"no")) as seen:
+        answer = await seen.send_for(request("Content-Length: 5", "Expect: 100-continue", method="POST"))
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 Forbidden\r\n")
+
+
+async def test_a_page_is_sent_without_a_go_on(tmp_path: Path) -> None:
+    async with gateway(tmp_path, stop(403)) as seen:
+        answer = await seen.send_for(request("Content-Length: 5", "Expect: 100-continue", method="POST"))
+    assert answer.startswith(b"HTTP/1.1 403 Forbidden\r\n")
+
+
+async def test_the_runner_is_asked_before_the_body_has_come_and_the_upstream_after_it(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as seen:
+        answer = await seen.send(request("Content-Length: 6", method="POST", body=b"abc"), half_closed=True)
+        assert (answer, len(seen.calls), seen.upstream) == (b"", 1, [])
+
+
+async def test_post_resp_waits_for_the_upstreams_go_on_if_the_client_does(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 100 Continue\r\n\r\n" + OK
+    async with gateway(tmp_path, [AS_IT_IS], plugins=RESP, answer=answer) as seen:
+        sent = request("Content-Length: 3", "Expect: 100-continue", method="POST", body=b"abc")
+        got = await seen.send(sent)
+        assert got.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+        assert b"expect: 100-continue" in seen.upstream[0]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 200 OK\r\nX Y: 1\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"a" * 5000 + b"\r\n\r\n"]
+)
+async def test_an_invalid_answer_is_502_and_the_upstream_is_asked_once(tmp_path: Path, answer: bytes) -> None:
+    async with gateway(tmp_path, answer=answer) as seen:
+        got = await seen.send(request())
+        assert got.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+        assert len(seen.upstream) == 1
+
+
+async def test_what_is_no_http_is_passed_on_as_it_is(tmp_path: Path) -> None:
+    async with gateway(tmp_path, answer=b"no such thing\r\n\r\n") as seen:
+        assert await seen.send(request()) == b"no such thing\r\n\r\n"
+        assert await seen.send_for(request(method="HEAD")) == b""
+
+
+async def test_chunks_that_are_none_close_the_connection(tmp_path: Path) -> None:
+    async with gateway(tmp_path, answer=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n") as seen:
+        assert await seen.send(request()) == b""
+
+
+async def test_an_answer_below_200_is_the_answer(tmp_path: Path) -> None:
+    async with gateway(tmp_path, answer=b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK) as seen:
+        head, _, body = (await seen.send(request())).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 103 Early Hints\r\n")
+    assert body == OK
+
+
+async def test_a_204_keeps_its_length_and_a_status_line_its_words(tmp_path: Path) -> None:
+    async with gateway(tmp_path, answer=b"HTTP/1.1 204 My Words\r\nContent-Length: 0\r\n\r\n") as seen:
+        got = await seen.send(request())
+    assert got.startswith(b"HTTP/1.1 204 My Words\r\n")
+    assert b"\r\nContent-Length: 0\r\n" in got
+
+
+def accel(*headers: str) -> bytes:
+    lines = ["HTTP/1.1 200 OK", *headers, "Content-Length: 2"]
+    return "\r\n".join([*lines, "", "ok"]).encode()
+
+
+async def test_what_the_upstream_tells_nginx_is_not_passed_on(tmp_path: Path) -> None:
+    told = ("Expires: 9", "Buffering: no", "Limit-Rate: 9999", "Charset: x")
+    answer = accel("Content-Type: text/plain", "X-Pad: 1", *(f"X-Accel-{line}" for line in told))
+    async with gateway(tmp_path, answer=answer) as seen:
+        got = (await seen.send(request())).lower()
+    assert b"x-accel" not in got
+    assert b"x-pad" not in got
+    assert b"content-type: text/plain\r\n" in got, "a charset of the upstream's takes the place of nginx's own"
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [("/none", b"404 Not Found"), ("none", b"404 Not Found"), ("/a/../b", b"404 Not Found"), ("@x", b"500 Internal")],
+)
+async def test_an_internal_redirect_to_nowhere(tmp_path: Path, where: str, line: bytes) -> None:
+    answer = accel(f"X-Accel-Redirect: {where}", "Set-Cookie: c=1", "X-Other: 1")
+    async with gateway(tmp_path, answer=answer) as seen:
+        got = await seen.send(request())
+    assert got.startswith(b"HTTP/1.1 " + line)
+    assert b"\r\nSet-Cookie: c=1\r\n" in got
+    assert b"X-Other" not in got
+
+
+async def test_an_internal_redirect_begins_anew_and_ends_somewhere(tmp_path: Path) -> None:
+    async with gateway(tmp_path, answer=accel("X-Accel-Redirect: /r/other?b=2")) as seen:
+        got = await seen.send(request(method="POST"))
+        assert got.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+        assert [(call.method, call.path) for call in seen.calls[:2]] == [("POST", "/r/x"), ("GET", "/r/other")]
+        assert len(seen.calls) == 10
+
+
+async def test_of_single_headers_the_response_phase_keeps_the_last(tmp_path: Path) -> None:
+    answer = accel("ETag: a", "ETag: b", "X_Y: 1", "X@: 2", "Vary: a", "Vary: b")
+    async with gateway(tmp_path, [AS_IT_IS], plugins=RESP, answer=answer) as seen:
+        head = (await seen.send(request())).partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert [line for line in head if line[:1] in b"EXV"] == [b"ETag: b", b"X-Y: 1", b"X%40: 2", b"Vary: a", b"Vary: b"]

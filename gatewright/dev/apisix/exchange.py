@@ -271,8 +271,10 @@ class Exchange:
             return
         for name in dict.fromkeys(name for name, _ in upstream.headers):
             if name.lower() not in EXCLUDED_RESPONSE_HEADERS:
-                values = [value for present, value in upstream.headers if present == name]
-                self.response_headers = set_header(self.response_headers, name, values)
+                values = [header_value(value) for present, value in upstream.headers if present == name]
+                if name.lower() in _SINGLE_RESPONSE_HEADERS:
+                    values = values[-1:]
+                self.response_headers = set_header(self.response_headers, header_name(name.replace("_", "-")), values)
 
     # --- what the upstream is sent
 

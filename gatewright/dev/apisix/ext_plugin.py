@@ -225,7 +225,9 @@ class ExtPlugin:
         if reply.body:
             if reply.status in _CLOSES:
                 return Answer(0)
-            return Answer(reply.status or got.status, exchange.response_headers, reply.body)
+            status = reply.status or got.status
+            silent = status < 200 and exchange.method != "HEAD"
+            return Answer(status, exchange.response_headers, reply.body, framing="stop" if silent else "chunked")
         return await self._print(exchange, got, reply.status or got.status)
 
     async def _print(self, exchange: Exchange, got: UpstreamAnswer, status: int) -> Answer | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gatewright.dev.answers import with_page
@@ -16,7 +17,7 @@ from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.exchange import ClientGoneError, Exchange, LuaError
 from gatewright.dev.apisix.ext_plugin import ExtPlugin
 from gatewright.dev.apisix.noting import note_route
-from gatewright.dev.apisix.proxying import proxy
+from gatewright.dev.apisix.proxying import InternalRedirect, proxy
 from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
 from gatewright.dev.apisix.routes import PluginConf, Route, Routes
 from gatewright.dev.apisix.rpc import Dial, RunnerClient, Timeouts
@@ -29,6 +30,8 @@ from gatewright.settings import parse_address
 __all__ = ["SERVER_HEADER", "DevGateway"]
 
 log = logging.getLogger("gatewright.dev")
+
+_MOST_REDIRECTS = 10
 
 SERVER_HEADER = "gatewright-dev"
 """What the gateway calls itself."""
@@ -118,7 +121,24 @@ class DevGateway:
 
     async def _handle(self, request: ClientRequest) -> Answer:
         exchange = Exchange(request, self._behaviour)
-        answer = await self._answer(exchange)
+        for _ in range(_MOST_REDIRECTS):
+            try:
+                answer = await self._answer(exchange)
+                break
+            except InternalRedirect as elsewhere:
+                target, headers = elsewhere.target, elsewhere.headers
+                if target.startswith("@"):  # a location of nginx's that there isn't
+                    return Answer(500, headers, page=True, close=True)
+                if not target.startswith("/"):
+                    return Answer(404, headers, page=True, server="openresty")
+                if "/.." in target:
+                    return Answer(404, headers, page=True)
+                method = "HEAD" if exchange.method == "HEAD" else "GET"
+                request = replace(exchange.request, target=target, method=method)
+                exchange = Exchange(request, self._behaviour)
+                exchange.response_headers = headers
+        else:
+            return Answer(500, page=True, close=True)
         if exchange.request.body_is_broken and answer.body and not answer.page:
             # Before it prints, nginx does away with the body, and finds that it can't.
             return Answer(0)
@@ -134,6 +154,8 @@ class DevGateway:
                 if answer is None:
                     exchange.tell_to_go_on()
                     answer = _json(404, "404 Route Not Found")
+                    before = [(n, v) for n, v in exchange.response_headers if n.lower() != "content-type"]
+                    answer.headers = [*before, *answer.headers]  # of an internal redirect
                 return answer
             answer = await self._phases(exchange, route)
             if "response-rewrite" in route.plugins and answer.status:

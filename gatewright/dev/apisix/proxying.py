@@ -11,7 +11,7 @@ from gatewright.dev.messages import Answer, Headers, text_of
 from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import Sender, UpstreamAnswer, UpstreamError, send_request
 
-__all__ = ["proxy", "subrequest"]
+__all__ = ["InternalRedirect", "proxy", "subrequest"]
 
 log = logging.getLogger("gatewright.dev")
 
@@ -28,9 +28,6 @@ _NOT_PASSED_BACK = frozenset(
         "transfer-encoding",
         "server",
         "x-pad",
-        "upgrade",
-        "proxy-connection",
-        "trailer",
         "x-accel-buffering",
         "x-accel-charset",
         "x-accel-expires",
@@ -38,6 +35,10 @@ _NOT_PASSED_BACK = frozenset(
         "x-accel-redirect",
     )
 )
+_KEPT_ELSEWHERE = frozenset(
+    ("content-type", "set-cookie", "content-disposition", "cache-control", "expires", "accept-ranges")
+)
+"""What an answer with X-Accel-Redirect leaves behind."""
 _BAD_PORT = re.compile(r"[^/?:]*:(?![0-9]+(?:[/?]|$))")
 """A path without a leading slash becomes part of the upstream's name, and what follows a colon its port."""
 _NOT_IN_PATHS = re.compile("[\0-\x20#<>?`]")
@@ -47,6 +48,15 @@ _HAVE_BODIES = ("POST", "PUT", "PATCH")
 """Methods for which lua-resty-http announces a body, be it empty."""
 _NOT_REPEATED = ("POST", "LOCK", "PATCH")
 _RESTY_USER_AGENT = "lua-resty-http/0.16.1 (Lua) ngx_lua/10026"
+
+
+class InternalRedirect(Exception):  # noqa: N818 - nothing has failed
+    """The upstream's X-Accel-Redirect: the request begins anew with another URI."""
+
+    def __init__(self, target: str, headers: Headers) -> None:
+        super().__init__(target)
+        self.target = target
+        self.headers = headers
 
 
 async def subrequest(
@@ -158,9 +168,14 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Se
         if got.garbled:
             log.error("upstream sent invalid chunked response while reading upstream")
             return Answer(0)
+        elsewhere = got.first("x-accel-redirect")
+        if elsewhere is not None:
+            kept = [(n, v) for n, v in got.headers if n.lower() in _KEPT_ELSEWHERE]
+            raise InternalRedirect(elsewhere, [*exchange.response_headers, *kept])
         passed = [(n, v) for n, v in got.headers if n.lower() not in _NOT_PASSED_BACK]
         answer = Answer(got.status, [*exchange.response_headers, *passed], got.body, framing="proxied")
-        answer.status_line = f"{got.status}" + ("" if got.reason is None else f" {got.reason}")
+        answer.status_line = got.status_line or f"{got.status} {got.reason}"
+        answer.names_charset = got.first("x-accel-charset") is None
         answer.headless = got.framing == "raw"
         if not got.complete:
             log.warning("fault: the upstream broke its answer off; the client gets what came, and a closed connection")
