@@ -71,7 +71,7 @@ class Trail:
         """Seconds since its begin."""
         return perf_counter() - self.began
 
-    def phase(self, name: str, stage: str, plugins: Sequence[str], key: str) -> Phase:
+    def phase(self, name: str, stage: str, plugins: Sequence[tuple[str, str]], key: str) -> Phase:
         """Plugins are about to be asked; see `Phase`."""
         phase = Phase(self, name, stage, plugins, key)
         if len(self.phases) < _MOST_PHASES:
@@ -122,7 +122,7 @@ class Phase:
     Attributes:
         name: of the runner's handlers: `request`, `response`, or one of Kong's phases.
         stage: what the gateway calls it, `ext-plugin-pre-req` say.
-        plugins: those that the configuration names, in order.
+        plugins: those that the configuration names, in order, each with its configuration.
         key: the gateway's key of the configuration.
         ticket: by what the runner knows the call.
         came: what the runner was shown.
@@ -133,7 +133,7 @@ class Phase:
         error: why the call failed, in the gateway's words.
     """
 
-    def __init__(self, trail: Trail, name: str, stage: str, plugins: Sequence[str], key: str) -> None:
+    def __init__(self, trail: Trail, name: str, stage: str, plugins: Sequence[tuple[str, str]], key: str) -> None:
         self._trail = trail
         self.name, self.stage, self.plugins, self.key = name, stage, plugins, key
         self.at = trail.now()

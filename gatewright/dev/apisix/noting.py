@@ -33,7 +33,7 @@ def noted_phase(exchange: Exchange, plugin: PluginConf, name: str) -> Iterator[P
         return
     stage = next((part for part in plugin.key.split("#") if part.startswith("ext-plugin")), "ext-plugin")
     before = _state(exchange)
-    with trail.phase(name, stage, [entry for entry, _ in plugin.entries or ()], plugin.key) as phase:
+    with trail.phase(name, stage, plugin.entries or (), plugin.key) as phase:
         try:
             yield phase
         finally:

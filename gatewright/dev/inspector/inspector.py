@@ -17,6 +17,7 @@ from gatewright.dev.inspector.records import as_line, record_of, redacted
 from gatewright.dev.messages import Answer, ClientRequest
 from gatewright.dev.trail import TRAIL, Phase, Trail, body_form
 from gatewright.errors import ConfigError
+from gatewright.redaction import redact
 
 __all__ = ["Inspector"]
 
@@ -32,6 +33,7 @@ class Inspector:
     Attributes:
         book: the records.
         receiver: hears what runners tell.
+        outcomes: by plugin and outcome, how often it was seen and the last reason.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Inspector:
         self._unfinished: dict[int, Trail] = {}
         self._replays: dict[int, tuple[int, asyncio.Future[int]]] = {}
         self._shown: dict[int, asyncio.Future[int]] = {}
+        self.outcomes: dict[str, dict[str, tuple[int, str]]] = {}
         self._notes = _Notes()
         logging.getLogger("gatewright.dev").addHandler(self._notes)
 
@@ -147,6 +150,11 @@ class Inspector:
             if phase.ticket is not None and self._waiting.pop(phase.ticket, None) is not None:
                 trail.lost = True
         record = self._put(trail)
+        for phase in record["phases"]:
+            for plugin in phase["plugins"]:
+                seen = self.outcomes.setdefault(plugin["name"], {})
+                count, _ = seen.get(plugin["outcome"], (0, ""))
+                seen[plugin["outcome"]] = count + 1, redact(plugin["why"])
         if self._file is not None:
             self._file.write(as_line(redacted(record)) + "\n")
 

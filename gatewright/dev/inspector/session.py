@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from gatewright.dev.front import Handler
+from gatewright.dev.inspector.facts import Facts
 from gatewright.dev.inspector.inspector import Inspector
+from gatewright.dev.inspector.web import Page
+from gatewright.errors import ListenError
 
 __all__ = ["NO_INSPECTION", "InspectOptions", "Inspection", "inspecting"]
 
@@ -45,6 +49,31 @@ class Inspection:
     inspector: Inspector | None
     environ: Mapping[str, str]
     watch: Callable[[Handler], Handler]
+    options: InspectOptions = NO_INSPECTION
+    page: Page | None = None
+
+    async def show(self, facts: Facts) -> str:
+        """Serve the page, if one is wanted; gives its address, or nothing.
+
+        Raises:
+            ListenError: its port is taken.
+        """
+        if self.inspector is None or not self.options.page:
+            return ""
+        page = Page(self.inspector, facts)
+        try:
+            await page.start(self.options.port)
+        except OSError as error:
+            await page.stop()
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ListenError(f"127.0.0.1:{self.options.port}: {reason}; choose another one with --inspect-port") from None
+        self.page = page
+        return page.url
+
+    def changed(self, facts: Facts) -> None:
+        """Plugins or routes have changed."""
+        if self.page is not None:
+            self.page.facts = facts
 
 
 @asynccontextmanager
@@ -68,9 +97,13 @@ async def inspecting(
         return
     inspector = Inspector(gateway, server_header=server_header, charset=charset, file=options.record)
     socket = f"{directory}/record.sock"
+    inspection: Inspection | None = None
     try:
         await inspector.receiver.start(socket)
-        yield Inspection(inspector, {"GATEWRIGHT_RECORD": f"unix:{socket}"}, inspector.watch)
+        inspection = Inspection(inspector, {"GATEWRIGHT_RECORD": f"unix:{socket}"}, inspector.watch, options)
+        yield inspection
     finally:
+        if inspection is not None and inspection.page is not None:
+            await inspection.page.stop()
         await inspector.receiver.stop()
         inspector.close()

@@ -23,7 +23,7 @@ def plugins_of(phase: Phase, began: float) -> tuple[list[dict[str, Any]], list[d
         began: when the request began, as `time.time` has it.
     """
     if phase.record is None:
-        return [_untold(name) for name in phase.plugins], phase.asked
+        return [_untold(name, config) for name, config in phase.plugins], phase.asked
     _, _, _, at, _, _, steps, asked = phase.record
     offset = at - began
     state = _State(phase)
@@ -35,27 +35,29 @@ def plugins_of(phase: Phase, began: float) -> tuple[list[dict[str, Any]], list[d
     return plugins, [_asked(each, offset) for each in asked or ()]
 
 
-def _untold(name: str) -> dict[str, Any]:
+def _untold(name: str, config: str) -> dict[str, Any]:
     return {
-        "name": name, "outcome": "unknown", "why": "the runner told nothing of it", "at": None, "seconds": None,
-        "changes": [], "asked": [], "log": [], "error": None, "answer": None,
+        "name": name, "config": config, "outcome": "unknown", "why": "the runner told nothing of it",
+        "at": None, "seconds": None, "changes": [], "asked": [], "log": [], "error": None, "answer": None,
     }  # fmt: skip
 
 
-def _unreached(named: Sequence[str], ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Plugins that the configuration names and that were not called."""
+def _unreached(named: Sequence[tuple[str, str]], ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Plugins that the configuration names and that were not called; the others get their configuration."""
     left = list(named)
     for plugin in ran:
-        if plugin["name"] in left:
-            left.remove(plugin["name"])
+        found = next((entry for entry in left if entry[0] == plugin["name"]), None)
+        if found is not None:
+            left.remove(found)
+            plugin["config"] = found[1]
     last = ran[-1] if ran else None
     ended = last is not None and last["outcome"] in _ENDS
     out = []
-    for name in left:
+    for name, config in left:
         why = (
             f"not reached: {last['name']} {_WORDS[last['outcome']]}" if ended and last else "no handler for this phase"
         )
-        out.append({**_untold(name), "outcome": "not called", "why": why})
+        out.append({**_untold(name, config), "outcome": "not called", "why": why})
     return out
 
 
@@ -69,6 +71,7 @@ def _plugin(step: Sequence[Any], offset: float, state: _State) -> dict[str, Any]
     name, at, seconds, outcome, why, changes, asked, lines, failure, answer = step
     return {
         "name": name,
+        "config": "{}",
         "outcome": outcome,
         "why": why,
         "at": offset + at,

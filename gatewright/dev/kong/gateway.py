@@ -250,7 +250,7 @@ class _Visit:
         self.exchange.phase = phase
         self.exchange.plugin_id = configured.entry.id
         self.exchange.plugin_name = configured.plugin.name
-        with noted_phase(self.exchange, configured.plugin.name, phase, configured.entry.id):
+        with noted_phase(self.exchange, configured.entry, phase):
             await configured.rpc.handle_event(configured.instance, phase, asking(self._pdk))
 
     async def log_phase(self) -> None:

@@ -5,11 +5,13 @@ On Kong the gateway carries each PDK call out itself, so that what a plugin chan
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
+from gatewright.dev.kong.declarative import PluginEntry
 from gatewright.dev.kong.exchange import Exchange
 from gatewright.dev.kong.rpc import Exit, PdkFunction
 from gatewright.dev.trail import Phase, body_form, changes_between, current_phase, current_trail
@@ -18,21 +20,20 @@ __all__ = ["asking", "note_match", "noted_phase"]
 
 
 @contextmanager
-def noted_phase(exchange: Exchange, plugin: str, phase: str, key: str) -> Iterator[None]:
+def noted_phase(exchange: Exchange, entry: PluginEntry, phase: str) -> Iterator[None]:
     """A phase of one plugin.
 
     Args:
         exchange: the request.
-        plugin: the plugin's name.
-        phase: the phase's.
-        key: tells its configuration apart from others of the same plugin.
+        entry: the plugin, as it's configured.
+        phase: the phase's name.
     """
     trail = current_trail()
     if trail is None:
         yield
         return
     before = _state(exchange)
-    with trail.phase(phase, phase, [plugin], key) as noted:
+    with trail.phase(phase, phase, [(entry.name, json.dumps(entry.config))], entry.id) as noted:
         try:
             yield
         except Exit as exit:

@@ -168,7 +168,7 @@ def _note_ticket(number: int) -> None:
     """By what the plugin server knows the event: see `dev.trail`."""
     phase = current_phase()
     if phase is not None:
-        phase.expect(phase.plugins[0], number)
+        phase.expect(phase.plugins[0][0], number)
 
 
 async def _running(rpc: PluginRpc, instance: Instance) -> int:

@@ -1,0 +1,206 @@
+"""A record as something to run: a curl command, or a pytest test over `gatewright.testing`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+__all__ = ["body_bytes", "curl_of", "test_of"]
+
+_OF_THE_CONNECTION: Final = frozenset(("connection", "content-length", "transfer-encoding", "keep-alive"))
+"""What whoever sends a request writes itself."""
+
+
+def body_bytes(body: Mapping[str, Any] | None) -> bytes:
+    """The bytes of a record's body, as far as they were kept."""
+    if body is None:
+        return b""
+    if "base64" in body:
+        return base64.b64decode(body["base64"])
+    return str(body.get("text", "")).encode("utf-8", "surrogateescape")
+
+
+def curl_of(record: Mapping[str, Any], url: str) -> str:
+    """The request as a curl command.
+
+    Args:
+        record: the record.
+        url: the gateway's, without a path.
+    """
+    request = record["request"]
+    body = body_bytes(request["body"])
+    parts = ["curl", "-i", "--path-as-is"]
+    if request["method"] != ("POST" if body else "GET"):
+        parts += ["--head"] if request["method"] == "HEAD" else ["-X", request["method"]]
+    names = {name.lower() for name, _ in request["headers"]}
+    for name, value in request["headers"]:
+        if name.lower() == "host" and value == url.partition("://")[2]:
+            continue
+        if name.lower() not in _OF_THE_CONNECTION:
+            parts += ["-H", f"{name}: {value}" if value else f"{name};"]
+    parts += [option for name in ("accept", "user-agent") if name not in names for option in ("-H", f"{name}:")]
+    if body:
+        if "content-type" not in names:
+            parts += ["-H", "content-type:"]
+        if "base64" in request["body"]:
+            piped = f"printf '%s' {shlex.quote(request['body']['base64'])} | base64 -d | "
+            return piped + _joined([*parts, "--data-binary", "@-", url + request["target"]])
+        parts += ["--data-binary", body.decode("utf-8", "surrogateescape")]
+    return _joined([*parts, url + request["target"]])
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return " ".join(map(shlex.quote, parts))
+
+
+def test_of(record: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    """The request as a pytest test that asserts what the plugins made of it.
+
+    Args:
+        record: the record.
+        sources: the file of each plugin, by its name.
+
+    Raises:
+        LookupError: a plugin's file is not known, or no plugin was asked.
+    """
+    kong = record["gateway"]["name"] == "kong"
+    chain = _chain(record)
+    if not chain:
+        raise LookupError("no plugin was asked about this request, so there is nothing to test")
+    missing = [name for name, _ in chain if name not in sources]
+    if missing:
+        raise LookupError(f"it isn't known in which file these plugins are: {', '.join(missing)}")
+    files = list(dict.fromkeys(sources[name] for name, _ in chain))
+    request = record["request"]
+    when = datetime.fromtimestamp(record["at"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    lines = [
+        f'"""{_docstring(request["method"], request["target"])}: recorded by the inspector on {when} UTC.',
+        "",
+        "Secrets are blacked out unless they were revealed: where a plugin looks at them, put others in their place.",
+        '"""',
+        "",
+    ]
+    lines += ["from pathlib import Path", ""] if kong else []
+    lines += _imports(kong=kong)
+    lines += ["", "PLUGINS = {}"]
+    lines += [f"PLUGINS.update({_loading(file, kong=kong)}.plugins)" for file in files]
+    lines += ["CHAIN = ["]
+    lines += [f"    (PLUGINS[{_text(name)}], {_text(config)})," for name, config in chain]
+    lines += ["]", "", "", f"def test_{_name(request)}():", *_upstream(record), *_client(record), *_sending(request)]
+    lines += [f"    {line}" for line in _assertions(record)]
+    return "\n".join(lines) + "\n"
+
+
+def _imports(*, kong: bool) -> list[str]:
+    module, function = ("kong_modules", "load_directory") if kong else ("discovery", "discover")
+    return [
+        f"from gatewright.runtime.{module} import {function}",
+        "from gatewright.testing import Response, TestClient",
+        "",
+    ]
+
+
+def _loading(file: str, *, kong: bool) -> str:
+    return f"load_directory(Path({_text(file)}))" if kong else f"discover([{_text(file)}])"
+
+
+def _chain(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The plugins of all phases, each once, with their configurations."""
+    chain: list[tuple[str, str]] = []
+    for phase in record["phases"]:
+        for plugin in phase["plugins"]:
+            if (plugin["name"], plugin["config"]) not in chain:
+                chain.append((plugin["name"], plugin["config"]))
+    return chain
+
+
+def _upstream(record: Mapping[str, Any]) -> list[str]:
+    answer = next((sent["answer"] for sent in record["upstream"] if sent["answer"]), None)
+    if answer is None:
+        return []
+    headers = [tuple(pair) for pair in answer["headers"] if pair[0].lower() not in _OF_THE_CONNECTION]
+    return [
+        f"    upstream = Response({answer['status']}, {_pairs(headers)}, {_bytes(body_bytes(answer['body']))})",
+    ]
+
+
+def _client(record: Mapping[str, Any]) -> list[str]:
+    arguments = [f"gateway={_text(record['gateway']['name'])}"]
+    if record["gateway"]["name"] == "apisix":
+        arguments.append(f"version={_text(record['gateway']['version'])}")
+        stages = {phase["stage"] for phase in record["phases"]}
+        if "ext-plugin-post-req" in stages and "ext-plugin-pre-req" not in stages:
+            arguments.append('request_phase="ext-plugin-post-req"')
+    if any(sent["answer"] for sent in record["upstream"]):
+        arguments.append("upstream=upstream")
+    return [f"    client = TestClient(CHAIN, {', '.join(arguments)}, raise_errors=False)"]
+
+
+def _sending(request: Mapping[str, Any]) -> list[str]:
+    headers = [tuple(pair) for pair in request["headers"] if pair[0].lower() not in _OF_THE_CONNECTION]
+    arguments = [_text(request["method"]), _text(request["target"])]
+    if headers:
+        arguments.append(f"headers={_pairs(headers)}")
+    if request["body"] is not None:
+        arguments.append(f"body={_bytes(body_bytes(request['body']))}")
+    return ["    answer = client.request(", *(f"        {argument}," for argument in arguments), "    )"]
+
+
+def _assertions(record: Mapping[str, Any]) -> list[str]:
+    answer = record["answer"]
+    out = [f"assert answer.status == {answer['status']}"] if answer else []
+    plugins = [plugin for phase in record["phases"] for plugin in phase["plugins"]]
+    changed = [change for plugin in plugins for change in plugin["changes"]]
+    if not record["upstream"]:
+        out.append("assert not answer.upstream_requests")
+    else:
+        sent = record["upstream"][-1]
+        if any(change["of"] in ("path", "query", "target") for change in changed):
+            out.append(f"assert answer.upstream_request.target == {_text(sent['target'])}")
+        for name in _names(changed, "header"):
+            values = [value for present, value in sent["headers"] if present.lower() == name]
+            out.append(f"assert answer.upstream_request.headers.get_all({_text(name)}) == {_list(values)}")
+        if any(change["of"] == "body" for change in changed) and "cut" not in (sent["body"] or {}):
+            out.append(f"assert answer.upstream_request.body == {_bytes(body_bytes(sent['body']))}")
+    if answer:
+        for name in _names(changed, "response header"):
+            values = [value for present, value in answer["headers"] if present.lower() == name]
+            out.append(f"assert answer.headers.get_all({_text(name)}) == {_list(values)}")
+        answered = any(plugin["outcome"] == "answered" for plugin in plugins)
+        if (answered or any(change["of"] == "response body" for change in changed)) and "cut" not in answer["body"]:
+            out.append(f"assert answer.body == {_bytes(body_bytes(answer['body']))}")
+    return out
+
+
+def _names(changes: Sequence[Mapping[str, Any]], of: str) -> list[str]:
+    return list(dict.fromkeys(change["name"].lower() for change in changes if change["of"] == of))
+
+
+def _name(request: Mapping[str, Any]) -> str:
+    words = "".join(char if char.isascii() and char.isalnum() else "_" for char in request["target"].partition("?")[0])
+    return f"{request['method'].lower()}_{words.strip('_') or 'root'}"[:60]
+
+
+def _docstring(method: str, target: str) -> str:
+    shown = f"{method} {target}"[:200].encode("ascii", "backslashreplace").decode()
+    return shown.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _text(text: str) -> str:
+    return json.dumps(text) if text.isascii() and text.isprintable() else ascii(text)
+
+
+def _list(values: Sequence[str]) -> str:
+    return "[" + ", ".join(map(_text, values)) + "]"
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    return "[" + ", ".join(f"({_text(name)}, {_text(value)})" for name, value in pairs) + "]"
+
+
+def _bytes(data: bytes) -> str:
+    return repr(data)

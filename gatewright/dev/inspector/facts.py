@@ -1,0 +1,102 @@
+"""What there is to know of plugins and routes: what the page on plugins shows, and why one isn't called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Facts", "plugins_view"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a development gateway has to do with.
+
+    Attributes:
+        url: the gateway's, without a path.
+        host: where it can be reached.
+        port: its port.
+        plugins: each with `name`, `phases`, `source`, `schema` (JSON Schema, or `None`) and `needs`: why an empty
+            configuration won't do.
+        routes: each with `id`, `name`, `paths`, and `plugins`: (where it's named, its name, its configuration).
+        errors: plugins that can't be loaded.
+        live: whether there is a gateway at all, or just a file that is looked at.
+    """
+
+    url: str = ""
+    host: str = "127.0.0.1"
+    port: int = 0
+    plugins: Sequence[Mapping[str, Any]] = ()
+    routes: Sequence[Mapping[str, Any]] = ()
+    errors: Sequence[str] = ()
+    live: bool = True
+    refusals: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The file of each plugin."""
+        return {plugin["name"]: plugin["source"] for plugin in self.plugins}
+
+
+_HANDLERS = {
+    "ext-plugin-pre-req": "on_request",
+    "ext-plugin-post-req": "on_request",
+    "ext-plugin-post-resp": "on_response",
+}
+
+
+def plugins_view(facts: Facts, outcomes: Mapping[str, Mapping[str, tuple[int, str]]]) -> list[dict[str, Any]]:
+    """Each plugin with the routes that name it, and why it isn't called where it isn't.
+
+    Args:
+        facts: what there is.
+        outcomes: by plugin and outcome, how often it was seen and the last reason.
+    """
+    known = {plugin["name"]: dict(plugin) for plugin in facts.plugins}
+    named = {name for route in facts.routes for _, name, _ in route["plugins"]}
+    for name in sorted(named - known.keys()):
+        known[name] = {"name": name, "phases": [], "source": None, "schema": None, "needs": None}
+    return [_view(plugin, facts, outcomes.get(name, {})) for name, plugin in sorted(known.items())]
+
+
+def _view(plugin: dict[str, Any], facts: Facts, seen: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
+    name = plugin["name"]
+    routes = [
+        {"id": route["id"], "name": route["name"], "paths": list(route["paths"]), "where": where, "config": config}
+        for route in facts.routes
+        for where, present, config in route["plugins"]
+        if present == name
+    ]
+    return {
+        **plugin,
+        "routes": routes,
+        "why_not": _why_not(plugin, routes, seen),
+        "seen": {k: n for k, (n, _) in seen.items()},
+    }
+
+
+def _why_not(
+    plugin: Mapping[str, Any], routes: Sequence[Mapping[str, Any]], seen: Mapping[str, tuple[int, str]]
+) -> list[str]:
+    """Reasons why a plugin isn't called, the nearest cause first; empty where it is."""
+    reasons = []
+    if plugin["source"] is None:
+        reasons.append("a route names it, but no plugin of this name was found")
+    elif not plugin["phases"]:
+        reasons.append("it has no handler: define on_request or on_response (or one of Kong's phases)")
+    if not routes:
+        needs = plugin.get("needs")
+        reasons.append(f"it is on no route, since it needs a configuration: {needs}" if needs else "it is on no route")
+    for route in routes:
+        handler = _HANDLERS.get(route["where"])
+        if handler is not None and plugin["phases"] and handler not in plugin["phases"]:
+            reasons.append(
+                f"route {route['id']} names it under {route['where']}, for which it has no {handler}: it has "
+                f"{', '.join(plugin['phases'])}"
+            )
+    for outcome in ("not called", "skipped"):
+        if outcome in seen:
+            count, why = seen[outcome]
+            reasons.append(f"{outcome} {count} time{'s' * (count > 1)}, the last time because: {why}")
+    return reasons
