@@ -43,6 +43,7 @@ for-tests: $(VENV)/.tests
 	@command -v redis-server >/dev/null || sh scripts/apt-install redis-server
 	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
 	@test -e /usr/share/nginx/modules/ngx_http_lua_module.so || sh scripts/apt-install nginx libnginx-mod-http-lua
+	@command -v chromium >/dev/null || sh scripts/apt-install chromium || echo "no Chromium: the inspector's page is not tested"
 	@test -e $(VENV)-kong/bin/kong-python-pluginserver || { $(PYTHON) -m venv $(VENV)-kong && \
 		$(VENV)-kong/bin/pip install --quiet 'kong-pdk>=0.36' || echo "kong-pdk can't be installed: no comparison with it"; }
 

@@ -15,6 +15,7 @@ __all__ = ["main"]
 _MODULES = {
     "new": "new",
     "dev": "dev",
+    "inspect": "inspect",
     "run": "run",
     "check": "check",
     "call": "call",

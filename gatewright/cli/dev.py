@@ -44,9 +44,12 @@ __all__ = ["dev"]
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
 @click.option("--port", type=click.IntRange(0, 65535), default=9080, show_default=True,
               help="port to listen on; 0 for any free one")  # fmt: skip
+@click.option("--inspect-port", type=click.IntRange(0, 65535),
+              help="port of the inspector's page  [default: 9081, or any that is free]")  # fmt: skip
+@click.option("--no-inspect", is_flag=True, help="no inspector: nothing is kept of requests")
 @click.option(
     "--record", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-    help="write what becomes of each request to a file, as JSON lines; secrets are blacked out",
+    help="write what becomes of each request to a file, for `gatewright inspect FILE`; secrets are blacked out",
 )  # fmt: skip
 def dev(
     paths: tuple[Path, ...],
@@ -58,6 +61,8 @@ def dev(
     kong_conf: Path | None,
     host: str,
     port: int,
+    inspect_port: int | None,
+    no_inspect: bool,
     record: Path | None,
 ) -> None:
     """Run the plugins in PATHS behind a development gateway that behaves as APISIX or as Kong does.
@@ -71,7 +76,7 @@ def dev(
     except ImportError as error:
         fail(f"the development gateway needs {error.name}: pip install 'gatewright[dev-gateway]'")
     places = list(paths) or [Path()]
-    inspect = InspectOptions(page=False, record=record)
+    inspect = InspectOptions(page=not no_inspect, port=inspect_port, record=record)
     try:
         if gateway == "kong" or (gateway == "auto" and (kong_conf is not None or is_declarative(routes))):
             code = asyncio.run(

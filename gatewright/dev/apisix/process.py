@@ -7,12 +7,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
+from gatewright.dev.apisix.facts import facts_of
 from gatewright.dev.apisix.gateway import SERVER_HEADER, DevGateway
 from gatewright.dev.apisix.routes import Routes, build_routes, load_routes
 from gatewright.dev.apisix.survey import Survey, survey
@@ -126,11 +127,16 @@ async def _run_dev(
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 raise ListenError(f"{host}:{port}: {reason}; choose another one with --port") from None
             control = f"{directory}/runner.sock.control"
-            reloader = _Reloader(paths, routes, target, gateway, control, found.errors)
+
+            def changed(found: Survey) -> None:
+                inspection.changed(facts_of(found, gateway, host))
+
+            page = await inspection.show(facts_of(found, gateway, host))
+            reloader = _Reloader(paths, routes, target, gateway, control, found.errors, changed)
             watched = [*paths, *([routes] if routes is not None else [])]
             watching = asyncio.create_task(watch(watched, reloader.reload))
             try:
-                _print_banner(found, gateway, host, upstream=upstream, file=routes, left_out=left_out)
+                _print_banner(found, gateway, host, upstream=upstream, file=routes, left_out=left_out, page=page)
                 await process.wait()
                 print(f"the runner ended with exit code {process.returncode}", file=sys.stderr)
                 return 1
@@ -152,6 +158,7 @@ class _Reloader:
     gateway: DevGateway
     control: str
     known_errors: list[str]
+    changed: Callable[[Survey], None]
 
     async def reload(self) -> str:
         """Reload; gives what to tell.
@@ -169,6 +176,7 @@ class _Reloader:
         self.known_errors = found.errors
         table, _ = _routes(found, self.routes, self.upstream)
         self.gateway.replace_routes(table)
+        self.changed(found)
         return f"reloaded: {', '.join(plugin['name'] for plugin in found.plugins) or 'no plugins'}"
 
 
@@ -201,6 +209,7 @@ def _print_banner(
     upstream: str | None,
     file: Path | None,
     left_out: dict[str, str],
+    page: str = "",
 ) -> None:
     width = max((len(plugin["name"]) for plugin in found.plugins), default=0)
     where = f"[{host}]" if ":" in host else host
@@ -217,6 +226,7 @@ def _print_banner(
     lines.append(f"  upstream  {upstream or 'built in: echoes the request'}")
     lines += ["", f"Listening on http://{where}:{gateway.port}, reloads when files change, stop with Ctrl-C. Try:", ""]
     lines += [f"  curl -i http://{where}:{gateway.port}{_try_path(gateway)}", ""]
+    lines += [f"See what becomes of each request: {page}", ""] if page else []
     print("\n".join(lines), flush=True)
 
 

@@ -98,8 +98,9 @@ def test_of(record: Mapping[str, Any], sources: Mapping[str, str]) -> str:
 def _imports(*, kong: bool) -> list[str]:
     module, function = ("kong_modules", "load_directory") if kong else ("discovery", "discover")
     return [
+        "from gatewright import Response",
         f"from gatewright.runtime.{module} import {function}",
-        "from gatewright.testing import Response, TestClient",
+        "from gatewright.testing import TestClient",
         "",
     ]
 

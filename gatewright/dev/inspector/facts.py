@@ -70,6 +70,7 @@ def _view(plugin: dict[str, Any], facts: Facts, seen: Mapping[str, tuple[int, st
     ]
     return {
         **plugin,
+        "called": any(outcome not in ("not called", "unknown") for outcome in seen),
         "routes": routes,
         "why_not": _why_not(plugin, routes, seen),
         "seen": {k: n for k, (n, _) in seen.items()},

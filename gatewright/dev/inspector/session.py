@@ -66,7 +66,9 @@ class Inspection:
         except OSError as error:
             await page.stop()
             reason = os.strerror(error.errno) if error.errno else str(error)
-            raise ListenError(f"127.0.0.1:{self.options.port}: {reason}; choose another one with --inspect-port") from None
+            raise ListenError(
+                f"127.0.0.1:{self.options.port}: {reason}; choose another one with --inspect-port"
+            ) from None
         self.page = page
         return page.url
 

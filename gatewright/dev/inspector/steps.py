@@ -103,8 +103,11 @@ class _State:
         is_request = phase.name == "request"
         headers = _table(came.get("headers", ()))
         self._before: dict[str, Any] = {
-            "path": came.get("path"), "body": None, "status": came.get("status"), "response body": None,
-        }  # fmt: skip
+            "path": came.get("path"),
+            "body": came.get("body") if is_request else None,
+            "status": came.get("status"),
+            "response body": None if is_request else came.get("body"),
+        }
         self._tables = {
             "header": headers if is_request else {},
             "query": _table(came.get("query", ()), fold=False),

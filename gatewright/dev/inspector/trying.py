@@ -1,4 +1,4 @@
-"""Tries a plugin's configuration on, in a process of its own: `python -m gatewright.dev.inspector.trying KIND PLACE NAME`.
+"""Tries a plugin's configuration on, in a process of its own: `python -m ... KIND PLACE NAME`.
 
 The configuration comes from stdin; what comes of it goes to stdout as JSON: `{"ok": true}`, or under `error` why not.
 """

@@ -1,4 +1,4 @@
-"""The inspector's page, and what it asks for. Everything is under `/_gatewright/`; what comes from elsewhere is refused."""
+"""The inspector's page, and what it asks for. All is under `/_gatewright/`; what comes from elsewhere is refused."""
 
 from __future__ import annotations
 

@@ -101,6 +101,11 @@ class KongGateway:
         await self._front.start(host, port)
 
     @property
+    def declared(self) -> Declared:
+        """What it does with which request."""
+        return self._declared
+
+    @property
     def port(self) -> int:
         """The port that it listens on."""
         return self._front.port

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatewright.dev.echo import EchoUpstream
+from gatewright.dev.inspector.facts import Facts
 from gatewright.dev.inspector.session import NO_INSPECTION, InspectOptions, inspecting
 from gatewright.dev.kong.declarative import Declared, load_declarative, parse_declarative
+from gatewright.dev.kong.facts import facts_of
 from gatewright.dev.kong.gateway import NAME, KongGateway
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins, known_plugins, query
+from gatewright.dev.kong.survey import sources_of
 from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
 from gatewright.dev.target import upstream_of
@@ -125,15 +128,24 @@ async def _run(
             raise ListenError(f"{host}:{port}: {reason}; choose another one with --port") from None
         stack.push_async_callback(gateway.stop)
 
+        def facts(known: Sequence[KnownPlugin]) -> Facts:
+            return facts_of(known, gateway.declared, sources, host, gateway.port)
+
+        sources = await sources_of(servers.places) if inspection.options.page else {}
+        page = await inspection.show(facts(known))
+
         async def reload() -> str:
             await servers.reload()
             known = await servers.known()
             gateway.replace(*_configuration(declarative, known))
+            if inspection.options.page:
+                sources.update(await sources_of(servers.places))
+                inspection.changed(facts(known))
             return f"reloaded: {', '.join(plugin.name for plugin in known)}"
 
         watching = asyncio.create_task(watch([*servers.watched, *([declarative] if declarative else [])], reload))
         stack.callback(watching.cancel)
-        _print_banner(known, plugins, gateway, host, declarative, upstream, protocol if conf is None else "")
+        _print_banner(known, plugins, gateway, host, declarative, upstream, protocol if conf is None else "", page)
         if not processes:
             await asyncio.Event().wait()  # somebody else looks after the plugin servers
         await asyncio.wait([asyncio.create_task(p.wait()) for p in processes], return_when=asyncio.FIRST_COMPLETED)
@@ -192,6 +204,10 @@ class _Own:
     def watched(self) -> list[Path]:
         return list(self.paths)
 
+    @property
+    def places(self) -> list[Path]:
+        return list(self.paths)
+
     async def reload(self) -> None:
         for number, _ in enumerate(self.paths):
             control = f"{self.prefix}/server{number}.sock.control"
@@ -230,6 +246,10 @@ class _Configured:
     def watched(self) -> list[Path]:
         return [self.file]
 
+    @property
+    def places(self) -> list[Path]:
+        return []  # their commands know
+
     async def reload(self) -> None:
         """What they serve is their own affair; what they say of it is asked anew."""
 
@@ -259,6 +279,7 @@ def _print_banner(
     declarative: Path | None,
     upstream: str | None,
     protocol: str,
+    page: str = "",
 ) -> None:
     width = max(len(plugin.name) for plugin in known)
     where = f"[{host}]" if ":" in host else host
@@ -277,4 +298,5 @@ def _print_banner(
     url = f"http://{where}:{gateway.port}"
     lines += ["", f"Listening on {url}, reloads when files change, stop with Ctrl-C. Try:", ""]
     lines += [f"  curl -i {url}{gateway.try_path}", ""]
+    lines += [f"See what becomes of each request: {page}", ""] if page else []
     print("\n".join(lines), flush=True)

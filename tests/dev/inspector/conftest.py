@@ -111,10 +111,25 @@ def start(gateway: str, directory: Path, arguments: Sequence[str] = ()) -> Devel
         raise
 
 
-@pytest.fixture(scope="module", params=["apisix", "kong"])
-def development(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Development]:
-    running = start(request.param, tmp_path_factory.mktemp(request.param))
+def _running(gateway: str, factory: pytest.TempPathFactory) -> Iterator[Development]:
+    running = start(gateway, factory.mktemp(gateway), ["--inspect-port", "0"])
     try:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def as_apisix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Development]:
+    yield from _running("apisix", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def as_kong(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Development]:
+    yield from _running("kong", tmp_path_factory)
+
+
+@pytest.fixture(params=["apisix", "kong"])
+def development(request: pytest.FixtureRequest) -> Development:
+    running: Development = request.getfixturevalue(f"as_{request.param}")
+    return running

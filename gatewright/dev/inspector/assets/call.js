@@ -66,12 +66,16 @@ function Happened({ record }) {
 /** What a gateway makes of a reply that its author may not expect. */
 function hints(record) {
   const out = [];
-  for (const phase of record.phases) {
-    if (!phase.reply) continue;
-    const counted = new Map();
-    for (const [name, value] of phase.reply.kind === "rewrite" ? phase.reply.headers : []) counted.set(name, [...(counted.get(name) || []), value]);
-    for (const [name, values] of counted)
-      if (values.length > 1) out.push(html`APISIX keeps one value of a request header that is set: of ${values.length} values of <code>${name}</code> the upstream gets the last, <code>${values[values.length - 1]}</code>`);
+  if (record.gateway.name !== "apisix") return out;
+  const sent = record.upstream[record.upstream.length - 1];
+  const repeated = new Map(); // the last plugin's word counts
+  for (const phase of record.phases)
+    for (const plugin of phase.name === "request" ? phase.plugins : [])
+      for (const change of plugin.changes) if (change.of === "header") repeated.set(change.name, change.after || []);
+  for (const [name, values] of repeated) {
+    const got = sent?.headers.filter(([present]) => present.toLowerCase() === name).map(([, value]) => value) || [];
+    if (values.length > 1 && got.length === 1)
+      out.push(html`APISIX joins repeated headers: it can be told one value of <code>${name}</code>, so the ${values.length} values went upstream as <code>${got[0]}</code>`);
   }
   return out;
 }

@@ -19,7 +19,7 @@ export function Plugins({ chosen, onChoose, changed }) {
         <ul class="names">${view.plugins.map((each) => html`
           <li><a href=${`#/plugins/${encodeURIComponent(each.name)}`} aria-current=${each === plugin ? "page" : undefined}
             onClick=${() => onChoose(each.name)}>${each.name}
-            ${each.why_not.length > 0 && html`<span class="tag failed" title=${each.why_not[0]}>not called</span>`}
+            ${each.why_not.length > 0 && !each.called && html`<span class="tag failed" title=${each.why_not[0]}>not called</span>`}
             <span class="dim">${each.phases.join(", ") || "no handler"}</span></a></li>`)}</ul>
         ${!view.plugins.length && html`<p class="empty">No plugins are known here.</p>`}
       </nav>
@@ -33,7 +33,7 @@ function Plugin({ plugin }) {
       <header class="callhead"><h2 tabindex="-1">${plugin.name}</h2>
         <p class="facts"><span>${plugin.phases.join(", ") || "no handler"}</span>${plugin.source && html`<span><code>${plugin.source}</code></span>`}</p></header>
       ${plugin.why_not.length > 0 && html`
-        <section aria-labelledby="why"><h3 id="why">Why is it not called?</h3>
+        <section aria-labelledby="why"><h3 id="why">${plugin.called ? "When was it not called?" : "Why is it not called?"}</h3>
           <ul class="happened">${plugin.why_not.map((reason) => html`<li class="warn">${reason}</li>`)}</ul></section>`}
       <section aria-labelledby="seen"><h3 id="seen">Seen</h3>
         <p>${Object.keys(plugin.seen).length ? Object.entries(plugin.seen).map(([outcome, count]) => html`<span class=${`outcome ${outcomeClass(outcome)}`}>${outcome}: ${count}</span> `) : html`<span class="dim">No request has asked it yet.</span>`}</p></section>

@@ -1,0 +1,67 @@
+"""Where plugins are, and their configurations' schemas, found by a process of its own: `python -m ... PLACE...`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gatewright.config import config_schema, parse_config
+from gatewright.errors import ConfigError
+from gatewright.plugin import Plugin
+from gatewright.runtime.kong_modules import load_directory
+
+__all__ = ["sources_of"]
+
+
+async def sources_of(places: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """By plugin: `source`, its file; `schema` (JSON Schema, or `None`), `needs`: why none won't do."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gatewright.dev.kong.survey", *map(str, places)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,  # whoever serves them says what is wrong with them
+    )
+    output, _ = await process.communicate()
+    try:
+        found: dict[str, dict[str, Any]] = json.loads(output)
+    except ValueError:
+        return {}
+    return found
+
+
+def _look(places: Sequence[str]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"source": found.source, **_config(found.plugin)}
+        for place in places
+        for name, found in load_directory(Path(place)).found.items()
+    }
+
+
+def _config(plugin: type[Plugin]) -> dict[str, Any]:
+    if plugin.Config is None:  # Kong's own form of a schema is checked by Kong
+        return {"schema": None, "needs": None}
+    try:
+        schema = config_schema(plugin.Config)
+    except (ConfigError, TypeError):
+        return {"schema": None, "needs": None}
+    try:
+        parse_config(plugin.Config, "{}")
+    except ConfigError as error:
+        return {"schema": schema, "needs": str(error)}
+    return {"schema": schema, "needs": None}
+
+
+def main() -> None:
+    """The command."""
+    with contextlib.redirect_stdout(io.StringIO()):  # plugins may print
+        found = _look(sys.argv[1:])
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

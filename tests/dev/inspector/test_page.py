@@ -1,0 +1,213 @@
+"""The page in a real browser: Chromium without a screen."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dev.inspector.conftest import Development
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Seen:
+    """A page, and what its console said."""
+
+    def __init__(self, browser: Any, development: Development, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": 1300, "height": 850}, **options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(15000)
+        self.complaints: list[str] = []
+        self.page.on("console", lambda line: line.type in ("error", "warning") and self.complaints.append(line.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.development = development
+        self.page.goto(development.page)
+        self.page.wait_for_selector(".state.live")
+
+    def open(self, number: int) -> None:
+        self.page.goto(f"{self.development.page}#/calls/{number}")
+        self.page.wait_for_selector(f'article[aria-label="Call {number}"]')
+
+    def focused(self) -> str:
+        return str(self.page.evaluate("document.activeElement.getAttribute('role') || document.activeElement.tagName"))
+
+
+@pytest.fixture
+def seen(browser: Any, development: Development) -> Iterator[Seen]:
+    shown = Seen(browser, development, permissions=["clipboard-read", "clipboard-write"])
+    yield shown
+    shown.context.close()
+    assert shown.complaints == []
+
+
+def test_calls_appear_as_they_come_with_their_plugins_and_marks(seen: Seen) -> None:
+    development, page = seen.development, seen.page
+    development.ask("GET", "/live-one")
+    page.wait_for_selector('.row:has-text("/live-one")')
+    development.ask("GET", "/live-two", {"x-break": "it"})
+    row = page.locator('.row:has-text("/live-two")')
+    row.wait_for()
+    page.wait_for_selector('.row:has-text("/live-two") .tag.failed')
+    assert page.locator(".row").first.text_content() == row.text_content()
+    assert "keep" in row.text_content()
+
+
+def test_one_call_shows_changes_questions_lines_and_what_was_sent(seen: Seen) -> None:
+    record = seen.development.recorded("POST", "/shown?b=c", {"X-User": "ada"}, b"hi")
+    seen.open(record["id"])
+    greet = seen.page.locator("details.plugin", has_text="greet").first
+    assert "x-greeting" in greet.text_content()
+    assert greet.locator("del", has_text="ada").count() == 1
+    assert [each.text_content() for each in greet.locator("tr:has-text('x-user') ins").all()] == ["one", "two"]
+    assert "greeting ada" in greet.locator(".log").text_content()
+    assert "request_uri" in greet.locator(".asked").text_content()
+    assert "kept: hi" in seen.page.locator("details.plugin", has_text="keep").first.text_content()
+    assert seen.page.locator(".waterfall li").count() >= 5
+    assert "What went upstream" in seen.page.text_content("main")
+    if seen.development.gateway == "apisix":
+        assert "APISIX joins repeated headers" in seen.page.text_content(".happened")
+        assert "What APISIX made of it" in seen.page.text_content("main")
+
+
+def test_a_failure_shows_the_author_s_line(seen: Seen) -> None:
+    record = seen.development.recorded("GET", "/fails", {"x-break": "it"})
+    seen.open(record["id"])
+    assert "ValueError" in seen.page.text_content(".happened")
+    assert "raise ValueError" in seen.page.locator(".frame.own .here").last.text_content()
+    assert "hunter2" not in seen.page.content()
+
+
+def test_all_of_it_can_be_done_with_keys(seen: Seen) -> None:
+    development, page = seen.development, seen.page
+    for path in ("/first", "/second", "/third"):
+        development.ask("GET", path)
+    page.wait_for_selector('.row:has-text("/third")')
+    page.keyboard.press("/")
+    page.keyboard.type("method:get /second")
+    playwright.expect(page.locator(".row")).to_have_count(1)
+    page.keyboard.press("Escape")
+    assert seen.focused() == "listbox"
+    page.keyboard.press("j")
+    page.wait_for_selector('h2:has-text("/second")')
+    page.keyboard.press("r")
+    page.wait_for_selector('.facts:has-text("replay of")')
+    page.keyboard.press("c")
+    page.wait_for_selector("dialog pre.export")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+    page.keyboard.press("?")
+    page.wait_for_selector('dialog[aria-label="Keys"]')
+    page.keyboard.press("Escape")
+    page.keyboard.press("2")
+    page.wait_for_selector("form.try")
+    page.keyboard.press("1")
+    page.wait_for_selector(".list")
+
+
+def test_replay_with_edits(seen: Seen) -> None:
+    record = seen.development.recorded("GET", "/edit-me", {"Authorization": "Bearer abcdefghijkl"})
+    page = seen.page
+    seen.open(record["id"])
+    page.keyboard.press("e")
+    page.get_by_label("Target").fill("/was-edited")
+    headers = page.get_by_label("Headers, one a line")
+    assert "[redacted]" in headers.input_value()
+    headers.fill(headers.input_value() + "\nX-User: eve")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector('h2:has-text("/was-edited")')
+    page.wait_for_selector("details.plugin:has-text('greeting eve')")
+    assert "abcdefghijkl" not in page.content()
+    page.keyboard.press("s")
+    page.get_by_text("Bearer abcdefghijkl").first.wait_for(state="attached")
+
+
+def test_an_exported_test_passes_when_run(seen: Seen, tmp_path: Path) -> None:
+    wanted = [
+        seen.development.recorded("POST", "/exported?b=c", {"X-User": "ada"}, b"hi"),
+        seen.development.recorded("GET", "/exported/stop", {"x-stop": "yes"}),
+        seen.development.recorded("GET", "/exported/fails", {"x-break": "yes"}),
+    ]
+    for record in wanted:
+        seen.open(record["id"])
+        seen.page.keyboard.press("t")
+        text = seen.page.locator("dialog pre.export").text_content()
+        (tmp_path / f"test_exported_{record['id']}.py").write_text(text)
+        assert "assert answer.status == " in text
+        seen.page.keyboard.press("Escape")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=100, cwd=tmp_path,
+    )  # fmt: skip
+    assert "3 passed" in run.stdout, run.stdout
+
+
+def test_a_copied_curl_command_sends_the_same_request(seen: Seen) -> None:
+    record = seen.development.recorded("POST", "/curled?a=%20b", {"X-Odd": 'it\'s "odd"'}, b"line\nnext")
+    seen.open(record["id"])
+    seen.page.keyboard.press("c")
+    command = seen.page.locator("dialog pre.export").text_content()
+    seen.page.get_by_role("button", name="Copy").click()
+    assert seen.page.evaluate("navigator.clipboard.readText()") == command
+    before = len(seen.development.records())
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True, timeout=20)
+    seen.development.wait_for(lambda: len(seen.development.records()) > before)
+    again = seen.development.records()[-1]
+    plain = [{**each["request"], "headers": sorted(map(tuple, each["request"]["headers"]))} for each in (record, again)]
+    assert json.dumps(plain[0]) == json.dumps(plain[1])
+
+
+def test_plugins_are_told_of_and_a_configuration_is_tried_on(seen: Seen) -> None:
+    page = seen.page
+    page.goto(f"{seen.development.page}#/plugins/greet")
+    page.wait_for_selector('h2:has-text("greet")')
+    assert "plugins.py" in page.text_content(".callhead")
+    page.get_by_label(re.compile("^greeting")).fill("howdy")
+    page.get_by_role("button", name="Try it on").click()
+    page.wait_for_selector("text=It fits.")
+    page.get_by_label("As JSON").fill('{"greeting": 5}')
+    page.get_by_role("button", name="Try it on").click()
+    page.wait_for_selector('.try .error:has-text("greeting")')
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (390, "dark")])
+def test_axe_finds_no_serious_fault(browser: Any, as_apisix: Development, scheme: str, width: int) -> None:
+    development = as_apisix
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    record = development.recorded("POST", "/axe?a=b", {"x-break": "it"}, b'{"a": 1}')
+    shown = Seen(browser, development, color_scheme=scheme)
+    shown.page.set_viewport_size({"width": width, "height": 800})
+    faults = []
+    for place in ("#/calls", f"#/calls/{record['id']}", "#/plugins/greet"):
+        shown.page.goto(development.page + place)
+        shown.page.wait_for_selector(".row" if place == "#/calls" else ".callhead h2")
+        result = axe.Axe().run(shown.page)
+        faults += [
+            (place, fault["id"], fault["impact"], [node["target"] for node in fault["nodes"]][:4])
+            for fault in result.response["violations"]
+            if fault["impact"] in ("serious", "critical")
+        ]
+        assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+    shown.context.close()
+    assert faults == []
+    assert shown.complaints == []
