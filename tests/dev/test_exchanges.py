@@ -18,7 +18,7 @@ from gatewright.dev.apisix.gateway import DevGateway
 from gatewright.dev.apisix.routes import build_routes
 from gatewright.dev.target import Upstream
 from gatewright.gateways.apisix import replies
-from gatewright.gateways.apisix.calls import HttpReqCall
+from gatewright.gateways.apisix.calls import HttpReqCall, decode_extra_info_result
 from gatewright.gateways.apisix.frames import FrameType
 from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply, Rewrite, Stop
 
@@ -36,6 +36,7 @@ class Seen:
     calls: list[HttpReqCall] = field(default_factory=list)
     prepared: list[str] = field(default_factory=list)
     results: int = 0
+    told: list[bytes | None] = field(default_factory=list)
     upstream: list[bytes] = field(default_factory=list)
     port: int = 0
 
@@ -97,6 +98,7 @@ async def gateway(
                     continue
                 if frame[0] == FrameType.EXTRA_INFO:
                     seen.results += 1
+                    seen.told.append(decode_extra_info_result(frame))
                 else:
                     if frame[0] == FrameType.HTTP_REQ_CALL:
                         seen.calls.append(HttpReqCall(frame))
@@ -466,3 +468,29 @@ async def test_of_single_headers_the_response_phase_keeps_the_last(tmp_path: Pat
     async with gateway(tmp_path, [AS_IT_IS], plugins=RESP, answer=answer) as seen:
         head = (await seen.send(request())).partition(b"\r\n\r\n")[0].split(b"\r\n")
     assert [line for line in head if line[:1] in b"EXV"] == [b"ETag: b", b"X-Y: 1", b"X%40: 2", b"Vary: a", b"Vary: b"]
+
+
+async def test_a_request_length_that_is_none_is_lua_s_error_which_response_rewrite_may_rewrite(tmp_path: Path) -> None:
+    rewrite = replies.encode_rewrite(0, Rewrite(headers=[("content-length", "h.test")], resp_headers=[("x-r", "1")]))
+    async with gateway(tmp_path, [rewrite]) as seen:
+        got = await seen.send(request())
+        assert got.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+        assert b"x-r" not in got
+    async with gateway(tmp_path, [rewrite], plugins={**PRE, "response-rewrite": {"body": "mine"}}) as seen:
+        got = await seen.send(request())
+        assert got.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+        assert got.endswith(b"4\r\nmine\r\n0\r\n\r\n")
+
+
+async def test_the_response_phase_leaves_empty_headers_out(tmp_path: Path) -> None:
+    async with gateway(tmp_path, [AS_IT_IS], plugins=RESP, answer=accel("X-Empty:", "X-Full: 1")) as seen:
+        got = await seen.send(request())
+    assert b"X-Full: 1" in got
+    assert b"X-Empty" not in got
+
+
+async def test_the_response_phase_knows_the_requests_body(tmp_path: Path) -> None:
+    ask = replies.encode_info_request(InfoRequest(InfoType.VAR, "request_body"))
+    async with gateway(tmp_path, [ask, AS_IT_IS], plugins=RESP) as seen:
+        await seen.send(request("Content-Length: 3", method="POST", body=b"abc"))
+        assert seen.told == [b"abc"]

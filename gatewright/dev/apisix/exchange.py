@@ -201,8 +201,11 @@ class Exchange:
             if self.behaviour.keeps_query and self.args_text:
                 self.upstream_uri += "?" + self.args_text
         for name, value in rewrite.headers:
-            if not self.body_read and name.lower() == "content-length" and value and value.isdigit():
-                self.announced_length = int(value)
+            if name.lower() == "content-length" and value:
+                if not re.fullmatch("[0-9]+", value):
+                    raise LuaError(f"a content-length of {value!r}")
+                if not self.body_read:
+                    self.announced_length = int(value)
             self.set_header(name, value)
             if name.lower() == "host":
                 self.upstream_host = value
@@ -271,7 +274,7 @@ class Exchange:
             return
         for name in dict.fromkeys(name for name, _ in upstream.headers):
             if name.lower() not in EXCLUDED_RESPONSE_HEADERS:
-                values = [header_value(value) for present, value in upstream.headers if present == name]
+                values = [header_value(value) for present, value in upstream.headers if present == name and value]
                 if name.lower() in _SINGLE_RESPONSE_HEADERS:
                     values = values[-1:]
                 self.response_headers = set_header(self.response_headers, header_name(name.replace("_", "-")), values)

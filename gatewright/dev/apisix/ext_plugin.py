@@ -164,6 +164,7 @@ class ExtPlugin:
             log.error("failed to request: HTTP/2 without content-length")
             return Answer(502, page=True)
         await exchange.read_body()
+        exchange.body_read = True
         if exchange.request.body_is_broken:
             return Answer(400, page=True)
         try:

@@ -29,6 +29,7 @@ from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.drivers.kong.native import run_access, run_response
 from gatewright.server.drivers.kong.noted import HEAD, NotedConnection
+from gatewright.server.drivers.kong.owners import process_behind
 from gatewright.server.drivers.kong.queries import answer_to
 from gatewright.server.worker.inflow import Inflow
 from gatewright.server.worker.service import Service
@@ -65,6 +66,7 @@ class PluginServerConnection(NotedConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in; if there are too many, only to refuse what it asks for."""
         self._transport = cast("asyncio.Transport", transport)
+        self._owner = process_behind(transport)
         self._number = self._instances.add(self)
         self._taken_in = self._service.take_in(self)
         if not self._taken_in:
@@ -188,6 +190,7 @@ class PluginServerConnection(NotedConnection):
             if number is None:
                 self._fail(ticket, "the plugin server is about to end")
             else:
+                self._instances.owners.started(self._owner, number)
                 self.write(self.session.started(ticket, name, number, config, time()))
 
         try:

@@ -18,6 +18,7 @@ from gatewright.runtime.chain import Chain
 from gatewright.runtime.sources import makes_tasks
 from gatewright.server.drivers.kong.event import Event, conclude
 from gatewright.server.drivers.kong.letters import Letters
+from gatewright.server.drivers.kong.owners import Owners
 from gatewright.server.worker.service import Service
 
 __all__ = ["Instances"]
@@ -84,6 +85,8 @@ class Instances:
         self.overdue: Mapping[str, int] = {}
         """Plugins with too many events that Kong has long been at work for, and how many."""
         service.every(_TICK_SECONDS, self._count_waiting)
+        self.owners = Owners(self.close)
+        service.every(Owners.INTERVAL, self.owners.look)
         self._to_clear: list[tuple[Noted, int]] = []
         self.letters = Letters(service, self._pid, _PID_MASK, self.events, self.connections)
         """What goes to other workers and comes from them."""
@@ -113,6 +116,7 @@ class Instances:
 
     def close(self, number: int) -> None:
         """Drop an instance, everywhere."""
+        self.owners.closed(number)
         if self.service.link is not None:
             self.service.link.forget(number)
         else:
