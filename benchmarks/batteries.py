@@ -115,6 +115,26 @@ def _limits(directory: Path) -> Iterator[Case]:
         redis.end()
 
 
+def _answers(directory: Path) -> Iterator[Case]:
+    from tests.plugins.redis_servers import RedisProcess
+
+    yield Case("a request that is not in memory", [("cache", {})])
+    redis = RedisProcess(directory).wait()
+    try:
+        yield Case("a request that is not in Redis", [("cache", {"redis": {"servers": [redis.address], "timeout": 5}})])
+    finally:
+        redis.end()
+
+
+def _origins(directory: Path) -> Iterator[Case]:
+    yield Case("a page of an origin that may", [("cors", {"allow_origins": ["https://*.example.com"]})],
+               headers=[("origin", "https://a.example.com")])  # fmt: skip
+
+
+def _circuits(directory: Path) -> Iterator[Case]:
+    yield Case("a closed circuit", [("circuit-breaker", {})])
+
+
 def _addresses(directory: Path) -> Iterator[Case]:
     yield Case("a list of three networks", [("ip-restriction", {"deny": ["10.0.0.0/8", "fd00::/8", "198.51.100.7"]})])
 
@@ -150,7 +170,8 @@ CASES: dict[str, Prepare] = {
     "jwt-auth": _tokens,
     "request-validator": _schemas,
     "aws-lambda": _functions,
-    "response-transform": _transform, "ml-model": _model, "rate-limit": _limits, "ip-restriction": _addresses,
+    "response-transform": _transform, "ml-model": _model, "rate-limit": _limits,
+    "cache": _answers, "circuit-breaker": _circuits, "cors": _origins, "ip-restriction": _addresses,
 }  # fmt: skip
 
 

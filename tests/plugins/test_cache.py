@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from gatewright import ConfigError
+from gatewright.plugins._shared.redis_server import RedisConfig, shared_server
 from gatewright.plugins.cache import Cache
-from gatewright.plugins.cache.entries import Entry, MemoryEntries
+from gatewright.plugins.cache.entries import Entry, MemoryEntries, RedisEntries
 from gatewright.plugins.cache.rules import (
     HEURISTIC,
     directives,
@@ -270,6 +272,18 @@ async def test_memory_is_bounded() -> None:
     kept = [number for number in range(20) if await shelf.get(str(number))]
     assert 4 <= len(kept) <= 6
     assert not await shelf.put("large", Entry(200, [], b"x" * 100_000, NOW, 60.0), 60)
+
+
+async def test_many_at_once_share_few_connections(redis: RedisProcess) -> None:
+    server, release = await shared_server(RedisConfig(servers=(redis.address,), connections=2, timeout=5), plugin="x")
+    shelf = RedisEntries(server)
+    entry = Entry(200, [("a", "b")], b"x", NOW, 60.0)
+    keys = [f"many-{number}" for number in range(100)]
+    assert all(await asyncio.gather(*(shelf.put(key, entry, 60) for key in keys)))
+    assert await asyncio.gather(*map(shelf.get, keys)) == [entry] * 100
+    redis.client().set("many-0", b"e nonsense")
+    assert await shelf.get("many-0") is None
+    await release()
 
 
 def test_what_cannot_be_meant_is_refused() -> None:

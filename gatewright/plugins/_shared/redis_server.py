@@ -25,6 +25,8 @@ log = logging.getLogger("gatewright.plugins.redis")
 
 T = TypeVar("T")
 _FAILURES: Final = 2
+_SPARE: Final = 2
+"""Connections of the pool beyond those that are used at once: one that broke may not have been given back yet."""
 _DEFAULT_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 
@@ -112,6 +114,8 @@ class RedisServer:
             failures=_FAILURES, pause=config.retry_after, trial_seconds=2 * config.timeout, on_change=self._changed
         )
         self.client: Redis = _client(config)
+        self._room = asyncio.Semaphore(config.connections)
+        """Who comes beyond that waits, within the timeout: the pool itself would fail at once."""
         self._last = ""
         self._kept: dict[Callable[[RedisServer], Any], Any] = {}
 
@@ -149,7 +153,7 @@ class RedisServer:
         if not self.breaker.allows():
             raise ServerFailedError(f"{self._name} is left alone for {self.breaker.retry_after:.1f} s more")
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout), self._room:
                 result = await work(self.client)
         except (RedisError, OSError, TimeoutError, ConfigError) as error:
             # An answer that refuses (a wrong password, a script's error) is a failure like any other here.
@@ -187,16 +191,16 @@ def _client(config: RedisConfig) -> Redis:
         }  # fmt: skip
     login = _credentials(config.username, config.password)
     if config.url is not None:
-        return Redis.from_url(config.url.reveal(), max_connections=config.connections, **common, **login)
+        return Redis.from_url(config.url.reveal(), max_connections=config.connections + _SPARE, **common, **login)
     if config.mode == "cluster":
         nodes = [ClusterNode(*_address(server, _DEFAULT_PORT)) for server in config.servers]
         return RedisCluster(  # type: ignore[return-value]  # its commands are the same
-            startup_nodes=nodes, max_connections=config.connections, ssl=config.tls, **common, **login
+            startup_nodes=nodes, max_connections=config.connections + _SPARE, ssl=config.tls, **common, **login
         )
     common |= {"db": config.database, **login}
     if config.mode == "single":
         host, port = _address(config.servers[0], _DEFAULT_PORT)
-        return Redis(host=host, port=port, ssl=config.tls, max_connections=config.connections, **common)
+        return Redis(host=host, port=port, ssl=config.tls, max_connections=config.connections + _SPARE, **common)
     asked = {name: value for name, value in common.items() if name not in ("db", "credential_provider")}
     sentinels = [_address(server, _SENTINEL_PORT) for server in config.servers]
     if config.tls:
@@ -204,7 +208,7 @@ def _client(config: RedisConfig) -> Redis:
         common["ssl"] = True
     asked |= _credentials(config.sentinel_username, config.sentinel_password)
     found: Redis = Sentinel(sentinels, sentinel_kwargs=asked).master_for(  # type: ignore[no-untyped-call]
-        config.master, max_connections=config.connections, **common
+        config.master, max_connections=config.connections + _SPARE, **common
     )
     return found
 
