@@ -86,9 +86,7 @@ def test_of(record: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     ]
     lines += ["from pathlib import Path", ""] if kong else []
     lines += _imports(kong=kong)
-    lines += ["", "PLUGINS = {}"]
-    lines += [f"PLUGINS.update({_loading(file, kong=kong)}.plugins)" for file in files]
-    lines += ["CHAIN = ["]
+    lines += ["", f"PLUGINS = {_loading(files, kong=kong)}", "CHAIN = ["]
     lines += [f"    (PLUGINS[{_text(name)}], {_text(config)})," for name, config in chain]
     lines += ["]", "", "", f"def test_{_name(request)}():", *_upstream(record), *_client(record), *_sending(request)]
     lines += [f"    {line}" for line in _assertions(record)]
@@ -105,8 +103,11 @@ def _imports(*, kong: bool) -> list[str]:
     ]
 
 
-def _loading(file: str, *, kong: bool) -> str:
-    return f"load_directory(Path({_text(file)}))" if kong else f"discover([{_text(file)}])"
+def _loading(files: Sequence[str], *, kong: bool) -> str:
+    if not kong:
+        return f"discover({_list(files)}).plugins"
+    tables = [f"load_directory(Path({_text(file)})).plugins" for file in files]
+    return tables[0] if len(tables) == 1 else "{" + ", ".join(f"**{table}" for table in tables) + "}"
 
 
 def _chain(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -125,7 +126,11 @@ def _upstream(record: Mapping[str, Any]) -> list[str]:
         return []
     headers = [tuple(pair) for pair in answer["headers"] if pair[0].lower() not in _OF_THE_CONNECTION]
     return [
-        f"    upstream = Response({answer['status']}, {_pairs(headers)}, {_bytes(body_bytes(answer['body']))})",
+        "    upstream = Response(",
+        f"        {answer['status']},",
+        f"        {_pairs(headers)},",
+        f"        {_bytes(body_bytes(answer['body']))},",
+        "    )",
     ]
 
 
@@ -148,7 +153,7 @@ def _sending(request: Mapping[str, Any]) -> list[str]:
         arguments.append(f"headers={_pairs(headers)}")
     if request["body"] is not None:
         arguments.append(f"body={_bytes(body_bytes(request['body']))}")
-    return ["    answer = client.request(", *(f"        {argument}," for argument in arguments), "    )"]
+    return ["    answer = client.request(", *(f"        {argument}," for argument in arguments), "    )", ""]
 
 
 def _assertions(record: Mapping[str, Any]) -> list[str]:
@@ -200,7 +205,10 @@ def _list(values: Sequence[str]) -> str:
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    return "[" + ", ".join(f"({_text(name)}, {_text(value)})" for name, value in pairs) + "]"
+    if not pairs:
+        return "[]"
+    lines = "".join(f"            ({_text(name)}, {_text(value)}),\n" for name, value in pairs)
+    return f"[\n{lines}        ]"
 
 
 def _bytes(data: bytes) -> str:

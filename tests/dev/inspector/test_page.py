@@ -211,3 +211,40 @@ def test_axe_finds_no_serious_fault(browser: Any, as_apisix: Development, scheme
     shown.context.close()
     assert faults == []
     assert shown.complaints == []
+
+
+@pytest.mark.long
+def test_ten_thousand_calls_are_as_quick_as_ten(browser: Any, tmp_path: Path, as_apisix: Development) -> None:
+    record = as_apisix.recorded("GET", "/many")
+    file = tmp_path / "many.jsonl"
+    with file.open("w") as lines:
+        for number in range(1, 12001):
+            record["request"]["target"] = f"/orders/{number}"
+            lines.write(json.dumps({**record, "id": number}) + "\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gatewright", "inspect", str(file), "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        told = process.stdout.readline()
+        assert "10000 requests" in told
+        page = browser.new_page(viewport={"width": 1300, "height": 850})
+        page.goto(re.search(r"http://\S+", told)[0])  # type: ignore[index]
+        page.wait_for_selector('.count:has-text("10000 calls")')
+        assert page.locator(".row").count() < 60  # those in sight, and a few
+        began = page.evaluate("performance.now()")
+        page.locator(".list").focus()
+        for _ in range(30):
+            page.keyboard.press("PageDown")
+        page.keyboard.press("End")
+        page.wait_for_selector('.row[aria-selected="true"]:has-text("/orders/2001")')
+        page.get_by_label("Filter calls").fill("orders/777")
+        playwright.expect(page.locator(".count")).to_have_text("10 of 10000 calls")
+        assert page.evaluate("performance.now()") - began < 10_000
+        page.wait_for_selector('h2:has-text("/orders/2001")')
+        page.close()
+    finally:
+        process.terminate()
+        process.wait(10)
+        assert process.stdout is not None
+        process.stdout.close()

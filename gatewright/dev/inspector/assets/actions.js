@@ -29,6 +29,7 @@ export function Dialog({ title, onClose, children }) {
   useEffect(() => {
     const element = box.current;
     element.showModal();
+    element.querySelector("[data-focus]")?.focus();
     return () => element.close();
   }, []);
   return html`
@@ -66,7 +67,9 @@ function Edit({ record, onClose, onReplayed }) {
   const text = request.body?.text;
   const [method, setMethod] = useState(request.method);
   const [target, setTarget] = useState(request.target);
-  const [headers, setHeaders] = useState(request.headers.map(([name, value]) => `${name}: ${value}`).join("\n"));
+  const [headers, setHeaders] = useState(
+    request.headers.filter(([name]) => !/^(content-length|transfer-encoding)$/i.test(name)).map(([name, value]) => `${name}: ${value}`).join("\n"),
+  );
   const [body, setBody] = useState(text ?? "");
   const [error, setError] = useState("");
   const send = async (event) => {
@@ -90,7 +93,7 @@ function Edit({ record, onClose, onReplayed }) {
     <${Dialog} title="Edit and replay" onClose=${onClose}>
       <form onSubmit=${send} onKeyDown=${submit}>
         <div class="two"><label>Method<input value=${method} onInput=${(event) => setMethod(event.target.value)} size="8" autocomplete="off" /></label>
-          <label class="grow">Target<input value=${target} onInput=${(event) => setTarget(event.target.value)} autocomplete="off" spellcheck="false" autofocus /></label></div>
+          <label class="grow">Target<input value=${target} onInput=${(event) => setTarget(event.target.value)} autocomplete="off" spellcheck="false" data-focus /></label></div>
         <label>Headers, one a line<textarea rows="8" spellcheck="false" value=${headers} onInput=${(event) => setHeaders(event.target.value)}></textarea></label>
         <p class="dim">A value that says [redacted] is sent as it was. Content-Length is written anew.</p>
         <label>Body${request.body && text === undefined ? " (it is not text; what you write here replaces it)" : ""}

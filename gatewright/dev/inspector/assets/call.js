@@ -87,8 +87,10 @@ function Fold({ title, note, open = false, id, children }) {
 function Phase({ phase, at, record }) {
   const kong = record.gateway.name === "kong";
   return html`
-    <div class="phase" id=${`phase-${at}`}>
-      <h4>${kong ? `Phase ${phase.name}` : phase.stage} <span class="dim">${kong ? "" : phase.name === "request" ? "on_request" : "on_response"} ${duration(phase.seconds)}</span></h4>
+    <div class=${kong && at > 0 && record.phases[at - 1].name === phase.name ? "phase same" : "phase"} id=${`phase-${at}`}>
+      ${kong
+        ? at > 0 && record.phases[at - 1].name === phase.name ? "" : html`<h4>Phase ${phase.name}</h4>`
+        : html`<h4>${phase.stage} <span class="dim">${phase.name === "request" ? "on_request" : "on_response"} ${duration(phase.seconds)}</span></h4>`}
       ${phase.plugins.map((plugin, number) => html`<${Plugin} plugin=${plugin} phase=${phase} id=${`plugin-${at}-${number}`} />`)}
       ${phase.asked.length > 0 && html`<${Fold} title="Asked for no plugin" note=${plural(phase.asked.length, "question")}><${Asked} asked=${phase.asked} /><//>`}
       ${!kong && html`<${Reply} phase=${phase} />`}
@@ -103,7 +105,7 @@ function Plugin({ plugin, phase, id }) {
   return html`
     <details class=${`plugin ${kind}`} id=${id} open=${!quiet}>
       <summary><strong>${plugin.name}</strong> <span class=${`outcome ${kind}`}>${plugin.outcome}</span>
-        <span class="dim">${duration(plugin.seconds)}</span>
+        <span class="dim" title=${phase.stage === phase.name ? `with the gateway's part: ${duration(phase.seconds)}` : undefined}>${duration(plugin.seconds)}</span>
         <span class="sum">${[
           plugin.changes.length && plural(plugin.changes.length, "change"),
           plugin.asked.length && plural(plugin.asked.length, "question"),

@@ -56,8 +56,8 @@ function BodyDiff({ before, after }) {
 const MOST = 600; // lines of each; beyond that, what differs is shown whole
 
 function lines(before, after) {
-  const old = pretty(before).split("\n");
-  const now = pretty(after).split("\n");
+  const both = [pretty(before), pretty(after)];
+  const [old, now] = (both.every(Boolean) ? both : [before, after]).map((text) => text.split("\n"));
   let head = 0;
   while (head < old.length && head < now.length && old[head] === now[head]) head++;
   let tail = 0;
@@ -103,10 +103,11 @@ function folded(list) {
   return out;
 }
 
+/** JSON laid out; nothing for what is none. */
 function pretty(text) {
   try {
-    return /^\s*[{[]/.test(text) ? JSON.stringify(JSON.parse(text), null, 2) : text;
+    return /^\s*[{[]/.test(text) ? JSON.stringify(JSON.parse(text), null, 2) : "";
   } catch {
-    return text;
+    return "";
   }
 }

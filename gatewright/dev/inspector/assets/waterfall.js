@@ -5,12 +5,15 @@ function bars(record) {
   const out = [];
   record.phases.forEach((phase, at) => {
     const label = phase.stage === phase.name ? phase.name : phase.stage;
-    out.push({ label, at: phase.at, seconds: phase.seconds, kind: "phase", to: `phase-${at}` });
+    const whole = { at: phase.at, seconds: phase.seconds };
+    const single = record.gateway.name === "kong" && phase.plugins.length === 1 && phase.plugins[0].at != null;
+    if (!single) out.push({ label, ...whole, kind: "phase", to: `phase-${at}` });
     phase.plugins.forEach((plugin, number) => {
       if (plugin.at == null) return;
       out.push({
-        label: plugin.name, at: plugin.at, seconds: plugin.seconds, kind: outcomeClass(plugin.outcome), note: plugin.outcome,
-        inner: true, to: `plugin-${at}-${number}`,
+        label: single ? `${label} · ${plugin.name}` : plugin.name, at: plugin.at, seconds: plugin.seconds,
+        kind: outcomeClass(plugin.outcome), note: plugin.outcome, behind: single ? whole : null,
+        inner: !single, to: `plugin-${at}-${number}`,
         marks: plugin.asked.map((asked) => ({ at: asked.at, seconds: asked.seconds, title: `${asked.what} ${asked.name}` })),
       });
     });
@@ -19,7 +22,8 @@ function bars(record) {
     out.push({ label: `upstream ${sent.answer ? sent.answer.status : "failed"}`, at: sent.at, seconds: sent.seconds,
       kind: sent.answer ? "upstream" : "bad", note: sent.address, to: `upstream-${at}` });
   });
-  return out.sort((one, other) => one.at - other.at || Number(!!one.inner) - Number(!!other.inner));
+  const begin = (row) => row.behind?.at ?? row.at;
+  return out.sort((one, other) => begin(one) - begin(other) || Number(!!one.inner) - Number(!!other.inner));
 }
 
 export function Waterfall({ record }) {
@@ -39,10 +43,10 @@ export function Waterfall({ record }) {
         <li class=${row.inner ? "inner" : ""}>
           <button onClick=${() => go(row.to)} aria-label=${`${row.label}${row.note ? `, ${row.note}` : ""}, ${duration(row.seconds)}: show`}>
             <span class="label">${row.label}</span>
-            <span class="track"><span class=${`bar ${row.kind}`} style=${place(row.at, row.seconds)}></span>
+            <span class="track">${row.behind && html`<span class="bar phase" style=${place(row.behind.at, row.behind.seconds)}></span>`}<span class=${`bar ${row.kind}`} style=${place(row.at, row.seconds)}></span>
               ${(row.marks || []).map((mark) => html`<span class="mark" title=${mark.title} style=${place(mark.at, mark.seconds)}></span>`)}
             </span>
-            <span class="took">${duration(row.seconds)}</span>
+            <span class="took">${duration(row.behind?.seconds ?? row.seconds)}</span>
           </button>
         </li>`)}
     </ol>
