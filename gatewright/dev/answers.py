@@ -143,7 +143,7 @@ def response_head(
         out.append(("Connection", "upgrade" if answer.status == 101 else stays))
     if answer.status == 304:
         headers = [(n, v) for n, v in headers if not (n.lower() == "etag" and framing == "stop")]
-    out += headers
+    out += [(n, v) for n, v in headers if v or n.lower() != "date"]
     has_date = any(name.lower() == "date" for name, _ in headers)
     if not has_date and (framing != "proxied" or answer.page):  # what's proxied has the upstream's or none
         out.append(("Date", formatdate(usegmt=True)))

@@ -88,7 +88,7 @@ class Http1Connection(asyncio.Protocol):
         try:
             incoming = self._reader.next_request()
         except RefusedError as error:
-            self._refuse(error.status, error.version)
+            self._refuse(error)
             return
         if incoming is not None and incoming is self._uploading:
             self._uploading = None
@@ -120,9 +120,9 @@ class Http1Connection(asyncio.Protocol):
             self._told_to_go_on = incoming
             self._transport.write(_CONTINUE)
 
-    def _refuse(self, status: int, version: str) -> None:
-        request = self._client_request(Incoming("GET", "/", version, [], "none", 0))
-        self._write(self._served.refusal(status), request)
+    def _refuse(self, error: RefusedError) -> None:
+        request = self._client_request(Incoming(error.method, "/", error.version, [], "none", 0))
+        self._write(self._served.refusal(error.status), request)
         self._transport.close()
 
     async def _answer(self, incoming: Incoming) -> None:
@@ -184,6 +184,7 @@ class Http1Connection(asyncio.Protocol):
             number=self._requests,
             is_gone=lambda: self._ended,
             upload=None if self._upload is None else partial(_wait, self._upload),
+            give_back=self._reader.give_back,
             go_on=partial(self._go_on, incoming),
         )
 

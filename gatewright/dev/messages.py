@@ -42,6 +42,8 @@ class ClientRequest:
     """Whether the client has closed its side meanwhile."""
     upload: Callable[[], Awaitable[tuple[bytes, bool] | None]] | None = None
     """Waits for the body, and tells whether it's broken; `None`: the client has gone. Where it has not come yet."""
+    give_back: Callable[[bytes], None] = lambda _rest: None
+    """Takes what of the body nobody reads: it's taken for the next request."""
     go_on: Callable[[], None] = lambda: None
     """Tells the client `100 Continue`, once."""
 

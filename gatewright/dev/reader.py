@@ -47,7 +47,10 @@ class RefusedError(Exception):
     Attributes:
         status: what nginx answers with; 494 is the code for too large headers, whose page says 400.
         version: the request's; an answer to HTTP/0.9 is the page alone.
+        method: `HEAD` if it was that: no page then.
     """
+
+    method = "GET"
 
     def __init__(self, status: int, reason: str, *, version: str = "1.1") -> None:
         super().__init__(reason)
@@ -116,6 +119,10 @@ class RequestReader:
         """Take bytes in as they came."""
         self._data += data
 
+    def give_back(self, data: bytes) -> None:
+        """Put bytes back before what comes next."""
+        self._data[:0] = data
+
     def next_request(self) -> Incoming | None:
         """The next request, whole; `None` until more has come.
 
@@ -123,7 +130,11 @@ class RequestReader:
             RefusedError: nginx would not take it. Nothing more can be read.
         """
         if self._head is None:
-            self._head = self._read_head()
+            try:
+                self._head = self._read_head()
+            except RefusedError as error:
+                error.method = "HEAD" if self._data.startswith(b"HEAD ") else "GET"
+                raise
             if self._head is None:
                 return None
         head = self._head

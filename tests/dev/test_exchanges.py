@@ -494,3 +494,49 @@ async def test_the_response_phase_knows_the_requests_body(tmp_path: Path) -> Non
     async with gateway(tmp_path, [ask, AS_IT_IS], plugins=RESP) as seen:
         await seen.send(request("Content-Length: 3", method="POST", body=b"abc"))
         assert seen.told == [b"abc"]
+
+
+async def test_a_date_that_a_runner_removes_is_gone(tmp_path: Path) -> None:
+    async with gateway(tmp_path, stop(599, ("date", ""), body=b"x")) as seen:
+        assert b"\r\nDate:" not in await seen.send(request())
+
+
+async def test_what_was_set_before_lua_aborts_is_sent(tmp_path: Path) -> None:
+    async with gateway(tmp_path, stop(429, ("x-r", "1"), ("content-length", "a b"), ("x-s", "2"), body=b"x")) as seen:
+        got = await seen.send(request())
+    assert got.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert b"\r\nx-r: 1\r\n" in got
+    assert b"x-s" not in got
+
+
+async def test_response_rewrite_knows_the_status(tmp_path: Path) -> None:
+    async with gateway(tmp_path, plugins={**PRE, "response-rewrite": {"headers": {"X-S": "$status"}}}) as seen:
+        assert b"\r\nX-S: 200\r\n" in await seen.send(request())
+
+
+@pytest.mark.parametrize("length", ["0", None])
+async def test_of_a_length_that_a_runner_makes_shorter_the_rest_is_the_next_request(
+    tmp_path: Path, length: str | None
+) -> None:
+    rewrite = replies.encode_rewrite(0, Rewrite(headers=[("content-length", length)]))
+    async with gateway(tmp_path, [rewrite]) as seen:
+        data = request("Content-Length: 3", method="POST", body=b"abc").replace(b"Connection: close\r\n", b"")
+        first, second = (await seen.send(data)).split(b"HTTP/1.1 ")[1:]
+        assert first.startswith(b"200 OK\r\n")
+        assert second.startswith(b"400 Bad Request\r\n")
+        assert ("Content-Length" in seen.forwarded()) is (length is not None)
+
+
+async def test_a_new_body_has_its_length_at_once(tmp_path: Path) -> None:
+    ask = replies.encode_info_request(InfoRequest(InfoType.VAR, "content_length"))
+    rewrite = replies.encode_rewrite(0, Rewrite(body=b"four"))
+    async with gateway(tmp_path, [rewrite], [ask, NO_ACTION], plugins={**PRE, **POST}) as seen:
+        await seen.send(request("Content-Length: 3", method="POST", body=b"abc"))
+        assert seen.told == [b"4"]
+
+
+async def test_a_refused_head_gets_no_page(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as seen:
+        got = await seen.send(b"HEAD /r/% HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert got.endswith(b"\r\n\r\n")

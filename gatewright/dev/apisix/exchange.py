@@ -92,7 +92,10 @@ class Exchange:
         self.response_headers: Headers = []
         self._args: Args | None = None
         self.announced_length: int | None = None
-        """A content-length that was set before the body was read: nginx then reads so many bytes."""
+        """A content-length that was set before the body was read: nginx then reads so many bytes. Of one that was
+        removed, -1: it reads none."""
+        self.status = 0
+        """What the client is answered, for those who change the answer."""
         self.args_set = False
         self.upstream_scheme = "http"
         self.balancer: tuple[str, int] | None = None
@@ -201,7 +204,9 @@ class Exchange:
             if self.behaviour.keeps_query and self.args_text:
                 self.upstream_uri += "?" + self.args_text
         for name, value in rewrite.headers:
-            if name.lower() == "content-length" and value:
+            if name.lower() == "content-length" and not value and not self.body_read:
+                self.announced_length = -1
+            elif name.lower() == "content-length" and value:
                 if not re.fullmatch("[0-9]+", value):
                     raise LuaError(f"a content-length of {value!r}")
                 if not self.body_read:
@@ -211,6 +216,7 @@ class Exchange:
                 self.upstream_host = value
         if rewrite.body:
             self.body, self.body_read, self.body_changed = rewrite.body, True, True
+            self.headers = set_header(self.headers, "Content-Length", [str(len(rewrite.body))])
         self.add_response_headers(rewrite.resp_headers, EXCLUDED_RESPONSE_HEADERS)
         if rewrite.args:
             self._apply_args(rewrite)
@@ -251,7 +257,7 @@ class Exchange:
             if lower == "content-length" and value and not value.isdigit():
                 raise LuaError(f"a content-length of {value!r}")
             out = header_name(lower.replace("_", "-"))
-            if value or lower == "content-type":
+            if value or lower in ("content-type", "date"):  # without one of its own, no date is sent at all
                 values = [header_value(value or "")]
             else:
                 values = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.noting import asking, note_call, note_failure, note_reply, noted_phase
@@ -106,9 +107,15 @@ class ExtPlugin:
     @staticmethod
     def _check_announced_length(exchange: Exchange) -> Answer | None:
         announced, exchange.announced_length = exchange.announced_length, None
-        came = len(exchange.request.body)
+        request = exchange.request
+        came = len(request.body)
         if announced is None or announced == came:
             return None
+        if announced < 0:
+            if request.framing != "content-length":
+                return None
+            announced = 0
+            exchange.request = replace(request, framing="none")
         if announced > came:
             log.warning(
                 "fault: content-length %d was set before the client's body of %d bytes was read: APISIX waits 60 s for "
@@ -116,6 +123,7 @@ class ExtPlugin:
             )  # fmt: skip
             return Answer(0)
         log.warning("fault: content-length %d was set before the body was read, which cuts it", announced)
+        request.give_back(request.body[announced:])
         if not exchange.body_changed:
             exchange.body = exchange.body[:announced]
         return None

@@ -163,7 +163,7 @@ class DevGateway:
             return answer
         except LuaError as error:
             log.warning("fault: APISIX aborts with a 500 page: %s", error)
-            answer = Answer(500, page=True, close=True)
+            answer = Answer(500, exchange.response_headers, page=True, close=True)
             if route is not None and "response-rewrite" in route.plugins:
                 answer = response_rewrite(exchange, with_page(answer), route.plugins["response-rewrite"].conf)
             return answer

@@ -109,6 +109,7 @@ def response_rewrite(exchange: Exchange, answer: Answer, conf: Mapping[str, Any]
         return answer
     if conf.get("status_code"):
         answer.status, answer.status_line = int(conf["status_code"]), None
+    exchange.status = answer.status
     body: bytes | None = None
     if conf.get("filters"):
         text = text_of(answer.body or b"")

@@ -74,7 +74,7 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "server_name": lambda _: "_",
     "server_port": lambda exchange: str(exchange.request.server_port),
     "server_protocol": lambda exchange: f"HTTP/{exchange.http_version}",
-    "status": lambda _: "0",
+    "status": lambda exchange: str(exchange.status),
     "ctx_ref": lambda _: "",
     "upstream_connection": lambda _: "",
     "upstream_mirror_host": lambda _: "",
