@@ -115,7 +115,11 @@ class Settings:
         "requests with more headers than APISIX hands over: ask: names are asked for when looked up; refuse: 431",
     )
     log_level: str = _setting("info", "debug, info, warning or error")
-    log_format: str = _setting("auto", "console, json, or auto: console on a terminal")
+    log_format: str = _setting(
+        "auto",
+        "console, json, auto: console on a terminal, or short: for who writes plugins, with their lines, and of the "
+        "runner's only what is wrong",
+    )
     log_file: str = _setting("", "file to log to instead of stderr")
     plugin_settings: Mapping[str, PluginSettings] = _setting(
         {}, "by plugin name: on_error, timeout, blocking, max_concurrent"
@@ -157,7 +161,7 @@ _LOWEST: Mapping[str, float] = {
 }  # fmt: skip
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "log_level": LOG_LEVELS,
-    "log_format": ("auto", "console", "json"),
+    "log_format": ("auto", "console", "json", "short"),
     "die_with_parent": ("auto", "yes", "no"),
     "response_failure": ("refuse", "gateway"),
     "cut_headers": ("ask", "refuse"),

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from gatewright.cli._options import fail
 from gatewright.cli._output import print_table, say
 from gatewright.config import config_schema, parse_config
 from gatewright.doctor.code import check_code, check_handlers
-from gatewright.doctor.findings import Finding, note
+from gatewright.doctor.findings import Finding, good, note, problem
+from gatewright.doctor.routes import check_routes
 from gatewright.errors import ConfigError, GatewrightError
 from gatewright.plugin import Plugin
 from gatewright.runtime.discovery import Discovery, Found
+from gatewright.runtime.fitting import check_fields
 from gatewright.runtime.kong_schema import faults
-from gatewright.runtime.shipped import shipped_names
+from gatewright.runtime.shipped import load_shipped, shipped_names
 
 __all__ = ["check"]
 
@@ -29,9 +32,15 @@ __all__ = ["check"]
 @click.command()
 @click.argument("paths", nargs=-1)
 @click.option("--installed", is_flag=True, help="also look at plugins that installed packages announce")
+@click.option(
+    "--conf", "confs", multiple=True, metavar="NAME=JSON", help="try a configuration on a plugin (repeatable)"
+)
+@click.option("--routes", type=click.Path(path_type=Path), help="also look at a route file (apisix.yaml)")
 @click.option("--strict", is_flag=True, help="warnings count as problems")
 @click.option("--json", "as_json", is_flag=True, help="print JSON, with each configuration's schema")
-def check(paths: tuple[str, ...], installed: bool, strict: bool, as_json: bool) -> None:
+def check(
+    paths: tuple[str, ...], installed: bool, confs: tuple[str, ...], routes: Path | None, strict: bool, as_json: bool
+) -> None:
     """Load the plugins in PATHS (directories, files or modules), look at their code, and list them.
 
     Without PATHS, those of gatewright.yaml. Looked at: whether files load, names that clash, handlers' names and
@@ -51,9 +60,16 @@ def check(paths: tuple[str, ...], installed: bool, strict: bool, as_json: bool) 
     for name, found in discovery.found.items():
         errors += _errors_of(name, found, schemas)
     findings = list(_findings(discovery))
+    tried = _tried(confs, discovery, findings)
+    if routes is not None:
+        others = {name: partial(load_shipped, name) for name in shipped_names()}
+        findings += check_routes(routes, discovery.plugins, others, needs_end=False)
     failed = bool(errors) or any(each.level == "problem" or (strict and each.level == "warning") for each in findings)
     if as_json:
-        plugins = [_entry(name, found, schemas.get(name)) for name, found in sorted(discovery.found.items())]
+        plugins = [
+            _entry(name, found, schemas.get(name), tried.get(name, "{}"))
+            for name, found in sorted(discovery.found.items())
+        ]
         told = [asdict(finding) for finding in findings]
         click.echo(json.dumps({"plugins": plugins, "errors": errors, "findings": told}, indent=2, default=str))
     else:
@@ -87,7 +103,27 @@ def _findings(discovery: Discovery) -> Iterator[Finding]:
         yield from check_code(path)
 
 
-def _entry(name: str, found: Found, schema: Any) -> dict[str, Any]:
+def _tried(confs: tuple[str, ...], discovery: Discovery, findings: list[Finding]) -> dict[str, str]:
+    """The configurations that were given, by plugin; whether they fit is among the findings."""
+    tried: dict[str, str] = {}
+    for each in confs:
+        name, _, text = each.partition("=")
+        tried[name] = text
+        try:
+            plugin = discovery.plugins[name] if name in discovery.plugins else load_shipped(name)
+        except GatewrightError:
+            known = ", ".join(sorted({*discovery.plugins, *shipped_names()}))
+            findings.append(problem(f"--conf {name}: there is no such plugin", f"there are: {known}"))
+            continue
+        why = _needs(plugin, text)
+        if why is None:
+            findings.append(good(f"--conf {name}: it fits"))
+        else:
+            findings.append(problem(f"--conf {name}: it doesn't fit: {why}", f"gatewright schema {name}"))
+    return tried
+
+
+def _entry(name: str, found: Found, schema: Any, conf: str) -> dict[str, Any]:
     return {
         "name": name,
         "phases": found.plugin.phases(),
@@ -95,7 +131,7 @@ def _entry(name: str, found: Found, schema: Any) -> dict[str, Any]:
         "source": found.source,
         "version": found.version,
         "config": schema,
-        "needs": _needs(found.plugin),
+        "needs": _needs(found.plugin, conf),
         "optional_phases": found.plugin.optional_phases,
     }
 
@@ -119,10 +155,11 @@ def _print(discovery: Discovery, errors: list[str], findings: list[Finding]) -> 
         click.echo("no plugins found", err=True)
 
 
-def _needs(plugin: type[Plugin]) -> str | None:
-    """Why an empty configuration won't do; `None` if it does."""
+def _needs(plugin: type[Plugin], conf: str) -> str | None:
+    """Why a configuration won't do; `None` if it does."""
     try:
-        parse_config(plugin.Config, "{}")
+        parse_config(plugin.Config, conf)
+        check_fields(plugin, conf)
     except ConfigError as error:
         return str(error)
     return None

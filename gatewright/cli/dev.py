@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 
 import click
 
+from gatewright.cli._found import places_or_settings
 from gatewright.cli._options import fail
-from gatewright.errors import GatewrightError
+from gatewright.errors import ConfigError, GatewrightError
 from gatewright.gateways.kong.dump import PROTOCOLS
+from gatewright.settings import LOG_LEVELS
 
 __all__ = ["dev"]
 
@@ -51,6 +54,19 @@ __all__ = ["dev"]
     "--record", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
     help="write what becomes of each request to a file, for `gatewright inspect FILE`; secrets are blacked out",
 )  # fmt: skip
+@click.option("--conf", "confs", multiple=True, metavar="NAME=JSON",
+              help="a plugin's configuration, where there are no routes: greet='{...}' (repeatable)")  # fmt: skip
+@click.option("--watch", "watched", multiple=True, type=click.Path(path_type=Path), metavar="PATH",
+              help="reload also when something changes there (repeatable)")  # fmt: skip
+@click.option("--connect", default="", metavar="ADDRESS",
+              help="a runner that runs already (unix:/path), instead of one for PATHS; APISIX only")  # fmt: skip
+@click.option("--debug", is_flag=True,
+              help="one process, no deadlines: breakpoint() works, Ctrl-C leaves at once")  # fmt: skip
+@click.option(
+    "--log-level", type=click.Choice(LOG_LEVELS), help="of what plugins log  [default: info; debug with --debug]"
+)
+@click.option("--explain/--no-explain", default=True, show_default=True,
+              help="tell in the answer why a call failed; a real gateway doesn't")  # fmt: skip
 def dev(
     paths: tuple[Path, ...],
     upstream: str | None,
@@ -64,33 +80,63 @@ def dev(
     inspect_port: int | None,
     no_inspect: bool,
     record: Path | None,
+    confs: tuple[str, ...],
+    watched: tuple[Path, ...],
+    connect: str,
+    debug: bool,
+    log_level: str | None,
+    explain: bool,
 ) -> None:
     """Run the plugins in PATHS behind a development gateway that behaves as APISIX or as Kong does.
 
-    Without --routes every plugin found is applied to every path. This gateway is for development only.
+    Without PATHS, those of gatewright.yaml, or of this directory. Without --routes every plugin found is applied to
+    every path. This gateway is for development only.
     """
     try:
         from gatewright.dev.apisix.process import run_dev
         from gatewright.dev.inspector.session import InspectOptions
         from gatewright.dev.kong.process import is_declarative, run_kong_dev
+        from gatewright.dev.options import DevOptions
     except ImportError as error:
         fail(f"the development gateway needs {error.name}: pip install 'gatewright[dev-gateway]'")
-    places = list(paths) or [Path()]
-    inspect = InspectOptions(page=not no_inspect, port=inspect_port, record=record)
+    as_kong = gateway == "kong" or (gateway == "auto" and (kong_conf is not None or is_declarative(routes)))
     try:
-        if gateway == "kong" or (gateway == "auto" and (kong_conf is not None or is_declarative(routes))):
-            code = asyncio.run(
-                run_kong_dev(
-                    places, upstream=upstream, declarative=routes, conf=kong_conf, protocol=protocol,
-                    host=host, port=port, inspect=inspect,
-                )
-            )  # fmt: skip
-        else:
-            code = asyncio.run(
-                run_dev(
-                    places, upstream=upstream, routes=routes, host=host, port=port, version=version, inspect=inspect,
-                )
-            )  # fmt: skip
+        if connect and as_kong:
+            raise ConfigError("--connect is for APISIX's runners; for Kong, name its kong.conf: --kong-conf")
+        for path in paths:
+            if not path.exists():
+                raise ConfigError(f"{path} does not exist")
+        options = DevOptions(
+            paths=list(paths) if paths or connect else _places(), upstream=upstream, host=host, port=port,
+            inspect=InspectOptions(page=not no_inspect, port=inspect_port, record=record, follow=explain),
+            log_level=log_level or ("debug" if debug else "info"), watched=watched, confs=_confs(confs), debug=debug,
+            connect=connect, explain=explain,
+        )  # fmt: skip
+        work = (
+            run_kong_dev(options, declarative=routes, conf=kong_conf, protocol=protocol)
+            if as_kong
+            else run_dev(options, routes=routes, version=version)
+        )
+        code = asyncio.run(work)
     except GatewrightError as error:
         fail(error)
     sys.exit(code)
+
+
+def _places() -> list[Path]:
+    """Where plugins are, where nobody says."""
+    return [Path(place) for place in places_or_settings(())] or [Path()]
+
+
+def _confs(given: tuple[str, ...]) -> dict[str, str]:
+    confs = {}
+    for each in given:
+        name, equals, text = each.partition("=")
+        if not equals or not name:
+            raise ConfigError(f'--conf is NAME=JSON, such as greet=\'{{"greeting": "hi"}}\', not {each!r}')
+        try:
+            json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"--conf {name}: not valid JSON: {error}") from None
+        confs[name] = text
+    return confs

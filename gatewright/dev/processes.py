@@ -28,18 +28,21 @@ async def end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def until_listening(process: asyncio.subprocess.Process | None, path: str) -> None:
+async def until_listening(
+    process: asyncio.subprocess.Process | None, path: str, *, seconds: float = _START_SECONDS
+) -> None:
     """Wait until somebody listens at a unix socket.
 
     Args:
         process: who is to listen there, if it is known.
         path: the socket's.
+        seconds: for how long to wait.
 
     Raises:
         GatewrightError: it ended, or didn't listen in time.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _START_SECONDS
+    deadline = loop.time() + seconds
     while True:
         if process is not None and process.returncode is not None:
             raise GatewrightError(f"the process for {path} ended with {process.returncode}; its log above says why")
@@ -48,14 +51,20 @@ async def until_listening(process: asyncio.subprocess.Process | None, path: str)
             writer.close()
             return
         if loop.time() > deadline:
-            raise GatewrightError(f"nobody listens at {path} after {_START_SECONDS:g} s")
+            raise GatewrightError(f"nobody listens at {path} after {seconds:g} s")
         await asyncio.sleep(0.02)
 
 
-async def until_stopped(work: Coroutine[Any, Any, int]) -> int:
-    """Do something until SIGINT or SIGTERM; gives its exit code, or 0 if it was stopped."""
-    configure_logs(level="info")
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+async def until_stopped(work: Coroutine[Any, Any, int], *, log_level: str = "info") -> int:
+    """Do something until SIGINT or SIGTERM; gives its exit code, or 0 if it was stopped.
+
+    Args:
+        work: what to do.
+        log_level: of what is logged meanwhile.
+    """
+    configure_logs(level=log_level, format="short")
+    for noisy in ("watchfiles", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, lambda: task and task.cancel())

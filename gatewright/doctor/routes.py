@@ -24,7 +24,11 @@ _HANDLERS: Final = {name: "on_response" if name.endswith(("resp", "response")) e
 
 
 def check_routes(
-    file: Path, plugins: Mapping[str, type[Plugin]], others: Mapping[str, Callable[[], type[Plugin]]]
+    file: Path,
+    plugins: Mapping[str, type[Plugin]],
+    others: Mapping[str, Callable[[], type[Plugin]]],
+    *,
+    needs_end: bool = True,
 ) -> Iterator[Finding]:
     """Look whether routes name plugins that there are, under phases that they have, with values that suit them.
 
@@ -32,6 +36,7 @@ def check_routes(
         file: an `apisix.yaml`.
         plugins: the plugins that were found, by name.
         others: those that are imported only if a route names them.
+        needs_end: its last line has to be #END, as for APISIX itself.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -39,7 +44,7 @@ def check_routes(
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         yield problem(f"{file}: {error}", "name APISIX's route file (standalone mode)")
         return
-    if not text.rstrip().endswith("#END"):
+    if needs_end and not text.rstrip().endswith("#END"):
         yield problem(f"{file}: its last line is not #END: APISIX takes no notice of it", "end the file with #END")
     entries = list(_entries(content, "?"))
     for where, phase, entry in entries:

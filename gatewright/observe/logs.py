@@ -21,6 +21,7 @@ import structlog
 from gatewright.errors import ConfigError
 from gatewright.http import RequestCall
 from gatewright.observe.outlet import Outlet, Stream
+from gatewright.observe.short_traceback import short_traceback
 from gatewright.redaction import redact, redact_fields
 from gatewright.runtime.bridge import current_work
 
@@ -133,7 +134,7 @@ def configure_logs(
 
     Args:
         level: debug, info, warning or error.
-        format: `console`, `json`, or `auto`: console, coloured on a terminal.
+        format: `console`, `json`, `short`, or `auto`: console, coloured on a terminal.
         file: a path, appended to; empty for stderr.
         fields: what every line of this process carries.
         must_open: the file has to be opened; otherwise, if it can't be, stderr is good enough.
@@ -176,7 +177,10 @@ def configure_logs(
         colors = not file and os.isatty(_STDERR)
         final.append(
             structlog.dev.ConsoleRenderer(
-                colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0, sort_keys=False
+                colors=colors,
+                exception_formatter=short_traceback if format == "short" else structlog.dev.plain_traceback,
+                pad_event_to=0,
+                sort_keys=False,
             )
         )
     extra = [structlog.stdlib.ExtraAdder(), *shared]
@@ -188,6 +192,8 @@ def configure_logs(
             old.outlet.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # Of the runner's own affairs only what is wrong: what is told of plugins is looked for.
+    logging.getLogger(f"{_OURS}.server").setLevel("WARNING" if format == "short" else logging.NOTSET)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

@@ -28,7 +28,7 @@ _OTHERS = "(others)"
 
 
 class FailureLog:
-    """Rate-limited error log of the plugin chains."""
+    """Rate-limited error log of the plugin chains; the same traceback is written down once, not once more after it."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
@@ -41,6 +41,7 @@ class FailureLog:
         """Names of plugins that there are: each is counted by name."""
         self._unknown: set[str] = set()
         self._seen: dict[tuple[str, ...], list[float]] = {}  # -> [burst left, next time, suppressed]
+        self._last_told: dict[tuple[str, ...], object] = {}
         self._lines: dict[str, list[float]] = {}  # by kind -> [lines left, of when, left out]
 
     def report(
@@ -77,6 +78,7 @@ class FailureLog:
             if len(self._seen) >= _MAX_KINDS:
                 del self._seen[next(iter(self._seen))]
             state = self._seen[key] = [_BURST, 0.0, 0]
+        told_before = traceback and self._told(key, error)
         now = self._clock()
         if state[0] > 0:
             state[0] -= 1
@@ -98,7 +100,18 @@ class FailureLog:
             more["plugin"] = plugin
         if route:
             more["route"] = route
-        self._log.error(event, exc_info=error if traceback else None, **more)
+        self._log.error(event, exc_info=error if traceback and not told_before else None, **more)
+
+    def _told(self, key: tuple[str, ...], error: BaseException | None) -> bool:
+        """Whether the very same was told the last time: same words, same place."""
+        place = error.__traceback__ if error is not None else None
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        told = str(error), place and (place.tb_frame.f_code.co_filename, place.tb_lineno)
+        before, self._last_told[key] = self._last_told.get(key), told
+        if len(self._last_told) > _MAX_KINDS:
+            del self._last_told[next(iter(self._last_told))]
+        return before == told
 
     def _label(self, plugin: str) -> str:
         if not plugin or plugin in self.known or plugin in self._unknown:

@@ -354,7 +354,7 @@ def test_a_route_file_and_an_upstream_are_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{empty}", "--port", "0"], "no plugins found in"),
+        (["{empty}/nowhere", "--port", "0"], "nowhere does not exist"),
         (["{plugins}", "--upstream", "ftp://x"], "--upstream is a URL"),
         (["{plugins}", "--routes", "/nonexistent.yaml"], "No such file"),
     ],

@@ -32,6 +32,11 @@ _CLOSES = frozenset((408, 444, 499))
 """Statuses with which nginx closes a connection without a word, if Lua exits with one."""
 
 
+def _tell(error: RpcError) -> None:
+    """Log a failed call; of one that the runner refused it has told itself, and why."""
+    log.log(logging.DEBUG if str(error).endswith("service unavailable") else logging.ERROR, "%s", error)
+
+
 class _BrokenBodyError(Exception):
     """The client's body is read, and is none: nginx ends the request with its 400."""
 
@@ -129,7 +134,7 @@ class ExtPlugin:
         return None
 
     def _failed(self, exchange: Exchange, plugin: PluginConf, error: RpcError) -> Answer | None:
-        log.error("%s", error)
+        _tell(error)
         note_failure(error)
         if plugin.allow_degradation:
             log.warning("Plugin Runner is wrong, allow degradation")
@@ -220,7 +225,7 @@ class ExtPlugin:
                 asking(lambda question: self._answer(exchange, question, unread)), replies.decode_resp_reply,
             )  # fmt: skip
         except RpcError as error:
-            log.error("%s", error)
+            _tell(error)
             note_failure(error)
             log.warning("fault: after a failed response phase all of the upstream's headers are lost")
             if plugin.allow_degradation:

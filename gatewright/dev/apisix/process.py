@@ -7,32 +7,45 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.facts import facts_of
 from gatewright.dev.apisix.gateway import SERVER_HEADER, DevGateway
-from gatewright.dev.apisix.routes import Routes, build_routes, load_routes
+from gatewright.dev.apisix.routes import Routes
+from gatewright.dev.apisix.rpc import Timeouts
 from gatewright.dev.apisix.survey import Survey, survey
+from gatewright.dev.apisix.table import made_up_routes, read_routes
 from gatewright.dev.echo import EchoUpstream
-from gatewright.dev.inspector.session import NO_INSPECTION, InspectOptions, inspecting
+from gatewright.dev.explaining import explaining
+from gatewright.dev.here import RunnerHere, leave_at_once, runner_here, settings_for_debugging
+from gatewright.dev.inspector.session import Inspection, inspecting
+from gatewright.dev.options import DevOptions
 from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
 from gatewright.dev.target import Upstream, upstream_of
-from gatewright.errors import ConfigError, GatewrightError, ListenError
+from gatewright.errors import GatewrightError, ListenError
 from gatewright.observe.control import ask_json
+from gatewright.runtime.discovery import discover
+from gatewright.server.drivers.runner import plan
+from gatewright.settings import parse_address
 
 __all__ = ["end", "run_dev", "runner_process", "until_listening", "until_stopped", "upstream_of"]
 
-_START_SECONDS = 20.0
+_FOREVER = 1e9
 
 
 @asynccontextmanager
 async def runner_process(
-    paths: Sequence[Path], listen: str, *, version: str = "3.9", environ: Mapping[str, str] | None = None
+    paths: Sequence[Path],
+    listen: str,
+    *,
+    version: str = "3.9",
+    environ: Mapping[str, str] | None = None,
+    log_level: str = "info",
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A runner process that listens; stopped on leaving. Its log goes to our stderr.
 
@@ -41,14 +54,15 @@ async def runner_process(
         listen: the address.
         version: the APISIX that it will talk to.
         environ: more for its environment.
+        log_level: of what plugins log.
 
     Raises:
         GatewrightError: it ended, or didn't listen in time.
     """
     arguments = [argument for path in paths for argument in ("--plugins", str(path))]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gatewright", "run", "--listen", listen, *arguments),
-        *("--log-level", "warning", "--socket-owner", str(os.getuid()), "--die-with-parent", "yes"),
+        *(sys.executable, "-m", "gatewright", "run", "--listen", listen, *arguments, "--log-level", log_level),
+        *("--log-format", "short", "--socket-owner", str(os.getuid()), "--die-with-parent", "yes"),
         env={
             "GATEWRIGHT_APISIX_VERSION": version,
             **os.environ,
@@ -63,26 +77,13 @@ async def runner_process(
         await end(process)
 
 
-async def run_dev(
-    paths: Sequence[Path],
-    *,
-    upstream: str | None = None,
-    routes: Path | None = None,
-    host: str = "127.0.0.1",
-    port: int = 9080,
-    version: str = "3.9",
-    inspect: InspectOptions = NO_INSPECTION,
-) -> int:
+async def run_dev(options: DevOptions, *, routes: Path | None = None, version: str = "3.9") -> int:
     """Run plugins behind a development gateway until SIGINT or SIGTERM.
 
     Args:
-        paths: where the plugins are.
-        upstream: URL that requests go to; by default a built-in echo.
+        options: what is wanted.
         routes: a route file in APISIX's standalone format; by default every plugin is applied to every path.
-        host: address to listen on.
-        port: port to listen on; 0 for any free one.
         version: which APISIX to behave as, a key of `BEHAVIOURS`.
-        inspect: whether requests are followed.
 
     Returns:
         The exit code: 0 after a stop that was asked for, 1 if the runner ended by itself.
@@ -90,56 +91,42 @@ async def run_dev(
     Raises:
         GatewrightError: it could not be started; the message says why and what to do.
     """
-    behaviour = BEHAVIOURS[version]
-    return await until_stopped(_run_dev(paths, upstream, routes, host, port, behaviour, inspect))
+    return await until_stopped(_run_dev(options, routes, BEHAVIOURS[version]), log_level=options.log_level)
 
 
-async def _run_dev(
-    paths: Sequence[Path],
-    upstream: str | None,
-    routes: Path | None,
-    host: str,
-    port: int,
-    behaviour: Behaviour,
-    inspect: InspectOptions,
-) -> int:
-    found = await survey(paths)
-    for error in found.errors:
-        print(f"plugin not loaded: {error}", file=sys.stderr)
-    if not found.plugins and routes is None:
-        raise ConfigError(f"no plugins found in {', '.join(map(str, paths))}: name a directory or file that holds some")
+async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviour) -> int:
     echo = EchoUpstream()
     directory = tempfile.mkdtemp(prefix="gatewright-")
-    listen = f"unix:{directory}/runner.sock"
+    if options.debug:
+        leave_at_once(directory)
     try:
         await echo.start()
-        target = upstream_of(upstream) if upstream else Upstream("127.0.0.1", echo.port)
-        table, left_out = _routes(found, routes, target)
+        target = upstream_of(options.upstream) if options.upstream else Upstream("127.0.0.1", echo.port)
         facts = {"name": "apisix", "version": behaviour.version}
         async with (
-            inspecting(inspect, directory, facts, server_header=SERVER_HEADER, charset=True) as inspection,
-            runner_process(paths, listen, version=behaviour.version, environ=inspection.environ) as process,
+            inspecting(options.inspect, directory, facts, server_header=SERVER_HEADER, charset=True) as inspection,
+            _runner(options, directory, behaviour, inspection) as runner,
         ):
-            gateway = DevGateway(table, listen, behaviour=behaviour, watch=inspection.watch)
+            found = await runner.survey(options, routes)
+            state = _State(options, routes, target, runner, found)
+            gateway = DevGateway(
+                state.table(), runner.address, behaviour=behaviour,
+                watch=lambda handler: explaining(inspection.watch(handler), inspection.inspector, state.why_blocked),
+                timeouts=Timeouts(read=_FOREVER) if options.debug else None,
+            )  # fmt: skip
+            state.gateway = gateway
             try:
-                await gateway.start(host, port)
+                await gateway.start(options.host, options.port)
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
-                raise ListenError(f"{host}:{port}: {reason}; choose another one with --port") from None
-            control = f"{directory}/runner.sock.control"
-
-            def changed(found: Survey) -> None:
-                inspection.changed(facts_of(found, gateway, host))
-
-            page = await inspection.show(facts_of(found, gateway, host))
-            reloader = _Reloader(paths, routes, target, gateway, control, found.errors, changed)
-            watched = [*paths, *([routes] if routes is not None else [])]
-            watching = asyncio.create_task(watch(watched, reloader.reload))
+                raise ListenError(f"{options.host}:{options.port}: {reason}; choose another one with --port") from None
+            state.changed = lambda: inspection.changed(facts_of(state.found, gateway, options.host))
+            page = await inspection.show(facts_of(found, gateway, options.host))
+            watched = [*options.paths, *options.watched, *([routes] if routes is not None else [])]
+            watching = asyncio.create_task(watch(watched, state.reload))
             try:
-                _print_banner(found, gateway, host, upstream=upstream, file=routes, left_out=left_out, page=page)
-                await process.wait()
-                print(f"the runner ended with exit code {process.returncode}", file=sys.stderr)
-                return 1
+                state.tell(page)
+                return await runner.ended()
             finally:
                 watching.cancel()
                 await gateway.stop()
@@ -149,16 +136,109 @@ async def _run_dev(
 
 
 @dataclass(slots=True)
-class _Reloader:
-    """Takes the files as they are now, or leaves all as it was."""
+class _Runner:
+    """The runner that is asked, wherever it runs."""
 
-    paths: Sequence[Path]
+    address: str
+    ended: Callable[[], Awaitable[int]]
+    reload: Callable[[], Awaitable[None]]
+    control: str = ""
+
+    async def survey(self, options: DevOptions, routes: Path | None) -> Survey:
+        """What plugins it has."""
+        if options.paths or not self.control:
+            return await survey(options.paths, options.confs, routes)
+        _, status = await asyncio.to_thread(ask_json, self.control, "/status")
+        plugins = [{**plugin, "needs": None} for plugin in status["plugins"]]
+        return Survey(plugins, status["plugin_errors"])
+
+
+@asynccontextmanager
+async def _runner(
+    options: DevOptions, directory: str, behaviour: Behaviour, inspection: Inspection
+) -> AsyncIterator[_Runner]:
+    listen = f"unix:{directory}/runner.sock"
+
+    async def until_cancelled() -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    if options.connect:
+        address = parse_address(options.connect, "--connect")
+        if address.path:
+            await until_listening(None, address.path, seconds=1.0)
+        control = await asyncio.to_thread(_control_of, address.path)
+
+        async def not_ours() -> None:
+            """Its reloads are somebody else's affair."""
+
+        yield _Runner(options.connect, until_cancelled, not_ours, control)
+    elif options.debug:
+        settings = settings_for_debugging(
+            listen, plugins=[str(path) for path in options.paths], apisix_version=behaviour.version,
+            **({"record": inspection.environ["GATEWRIGHT_RECORD"]} if inspection.environ else {}),
+        )  # fmt: skip
+        made = plan(settings, lambda: discover(settings.plugins, installed=settings.installed_plugins))
+        async with runner_here(made, listen.removeprefix("unix:"), options.paths) as here:
+            yield _Runner(listen, until_cancelled, _reload_of(here))
+    else:
+        async with runner_process(
+            options.paths, listen, version=behaviour.version, environ=inspection.environ, log_level=options.log_level
+        ) as process:
+
+            async def ended() -> int:
+                await process.wait()
+                print(f"the runner ended with exit code {process.returncode}", file=sys.stderr)
+                return 1
+
+            async def reload() -> None:
+                control = f"{directory}/runner.sock.control"
+                status, result = await asyncio.to_thread(ask_json, control, "/reload", method="POST", timeout=100.0)
+                if status != 200:
+                    raise GatewrightError(result.get("reason") or f"the runner answered {status}")
+
+            yield _Runner(listen, ended, reload)
+
+
+def _control_of(path: str) -> str:
+    """The control socket beside a runner's; empty if there is none."""
+    return f"{path}.control" if path and Path(f"{path}.control").exists() else ""
+
+
+def _reload_of(here: RunnerHere) -> Callable[[], Awaitable[None]]:
+    async def reload() -> None:
+        here.reload()
+
+    return reload
+
+
+@dataclass(slots=True)
+class _State:
+    """What is found and routed now; takes the files as they are, or leaves all as it was."""
+
+    options: DevOptions
     routes: Path | None
     upstream: Upstream
-    gateway: DevGateway
-    control: str
-    known_errors: list[str]
-    changed: Callable[[Survey], None]
+    runner: _Runner
+    found: Survey
+    gateway: DevGateway = field(init=False)
+    told: set[str] = field(default_factory=set)
+    changed: Callable[[], None] = lambda: None
+
+    def table(self) -> Routes:
+        """The routes."""
+        if self.routes is not None:
+            return read_routes(self.routes, self.upstream)
+        return made_up_routes(self.found, self.options.confs, self.upstream)
+
+    def why_blocked(self) -> list[str]:
+        """Why nothing may pass: where every plugin is to guard every path, and one of them isn't there."""
+        if self.routes is not None:
+            return []
+        if self.found.errors:
+            return [f"plugin not loaded: {error}" for error in self.found.errors]
+        places = ", ".join(map(str, self.options.paths)) or self.options.connect
+        return [] if self.found.plugins else [f"no plugins yet in {places}: save one, and it is loaded"]
 
     async def reload(self) -> str:
         """Reload; gives what to tell.
@@ -166,68 +246,65 @@ class _Reloader:
         Raises:
             GatewrightError: what is wrong with the files.
         """
-        status, result = await asyncio.to_thread(ask_json, self.control, "/reload", method="POST", timeout=100.0)
-        if status != 200:
-            raise GatewrightError(result.get("reason") or f"the runner answered {status}")
-        found = await survey(self.paths)
+        first = bool(self.why_blocked())
+        try:
+            await self.runner.reload()
+        except GatewrightError:
+            if not first:
+                raise
+        found = await self.runner.survey(self.options, self.routes)
         for error in found.errors:
-            if error not in self.known_errors:  # the file has changed again since the runner read it
+            if error not in self.found.errors and not first:  # the file has changed again since the runner read it
                 raise GatewrightError(error)
-        self.known_errors = found.errors
-        table, _ = _routes(found, self.routes, self.upstream)
-        self.gateway.replace_routes(table)
-        self.changed(found)
+        self.found = found
+        self.gateway.replace_routes(self.table())
+        self.changed()
+        self._tell_findings()
+        if self.why_blocked():
+            return "\n".join(self.why_blocked())
         return f"reloaded: {', '.join(plugin['name'] for plugin in found.plugins) or 'no plugins'}"
 
+    def _tell_findings(self) -> None:
+        for error in self.found.errors:
+            if error not in self.told:
+                print(f"plugin not loaded: {error}", file=sys.stderr, flush=True)
+        for found in self.found.findings:
+            if found["text"] not in self.told:
+                cure = f"\n  -> {found['cure']}" if found["cure"] else ""
+                print(f"{found['level']}: {found['text']}{cure}", file=sys.stderr, flush=True)
+        self.told = {*self.found.errors, *(found["text"] for found in self.found.findings)}
 
-def _routes(found: Survey, file: Path | None, upstream: Upstream) -> tuple[Routes, dict[str, str]]:
-    """The routes, and the plugins that could not be put on the route that is made up where there is no file."""
-    if file is not None:
-        return load_routes(file, upstream), {}
-    left_out: dict[str, str] = {}
-    phases: dict[str, list[dict[str, str]]] = {"on_request": [], "on_response": []}
-    for plugin in found.plugins:
-        if plugin["needs"]:
-            left_out[plugin["name"]] = plugin["needs"]
-            continue
-        for phase in plugin["phases"]:
-            phases[phase].append({"name": plugin["name"], "value": "{}"})
-    plugins = {
-        name: {"conf": phases[phase]}
-        for name, phase in (("ext-plugin-pre-req", "on_request"), ("ext-plugin-post-resp", "on_response"))
-        if phases[phase]
-    }
-    content = {"routes": [{"id": "dev", "uri": "/*", "plugins": plugins}]}
-    return build_routes(content, default_upstream=upstream), left_out
-
-
-def _print_banner(
-    found: Survey,
-    gateway: DevGateway,
-    host: str,
-    *,
-    upstream: str | None,
-    file: Path | None,
-    left_out: dict[str, str],
-    page: str = "",
-) -> None:
-    width = max((len(plugin["name"]) for plugin in found.plugins), default=0)
-    where = f"[{host}]" if ":" in host else host
-    lines = [
-        "",
-        f"Gatewright development gateway (behaves as Apache APISIX {gateway.version} does; not for production)",
-        "",
-    ]
-    for plugin in found.plugins:
-        name = plugin["name"]
-        note = f"needs a configuration, so a route file: {left_out[name]}" if name in left_out else ""
-        lines.append(f"  plugin    {name:<{width}}  {note or ', '.join(plugin['phases'])}")
-    lines.append(f"  routes    {file or 'every plugin on every path, in the order above'}")
-    lines.append(f"  upstream  {upstream or 'built in: echoes the request'}")
-    lines += ["", f"Listening on http://{where}:{gateway.port}, reloads when files change, stop with Ctrl-C. Try:", ""]
-    lines += [f"  curl -i http://{where}:{gateway.port}{_try_path(gateway)}", ""]
-    lines += [f"See what becomes of each request: {page}", ""] if page else []
-    print("\n".join(lines), flush=True)
+    def tell(self, page: str) -> None:
+        """Say what there is and where it listens, and where the inspector's page is."""
+        self._tell_findings()
+        found, options, gateway = self.found, self.options, self.gateway
+        width = max((len(plugin["name"]) for plugin in found.plugins), default=0)
+        where = f"[{options.host}]" if ":" in options.host else options.host
+        lines = [
+            "",
+            f"Gatewright development gateway (behaves as Apache APISIX {gateway.version} does; not for production)",
+            "",
+        ]
+        for plugin in found.plugins:
+            name, phases = plugin["name"], ", ".join(plugin["phases"])
+            why = plugin["needs"] if self.routes is None else None
+            note = (
+                f"refused, its configuration doesn't fit: {why}; give one: --conf {name}='{{...}}'" if why else phases
+            )
+            lines.append(f"  plugin    {name:<{width}}  {note}")
+        if not found.plugins:
+            lines.append(f"  plugin    {(self.why_blocked() or ['none but those that come along'])[0]}")
+        lines.append(f"  routes    {self.routes or 'every plugin on every path, in the order above'}")
+        lines.append(f"  upstream  {options.upstream or 'built in: echoes the request'}")
+        if options.connect:
+            lines.append(f"  runner    {options.connect}, which ran already")
+        if options.debug:
+            lines.append("  debug     one process, no deadlines; breakpoint() works, Ctrl-C leaves at once")
+        reloads = "" if options.connect else ", reloads when files change"
+        lines += ["", f"Listening on http://{where}:{gateway.port}{reloads}, stop with Ctrl-C. Try:", ""]
+        lines += [f"  curl -i http://{where}:{gateway.port}{_try_path(gateway)}", ""]
+        lines += [f"See what becomes of each request: {page}", ""] if page else []
+        print("\n".join(lines), flush=True)
 
 
 def _try_path(gateway: DevGateway) -> str:

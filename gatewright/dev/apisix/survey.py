@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,32 @@ class Survey:
     """What `gatewright check --json` says.
 
     Attributes:
-        plugins: `name`, `phases`, `source`, and under `needs` why an empty configuration won't do, or `None`.
+        plugins: `name`, `phases`, `source`, and under `needs` why its configuration won't do, or `None`.
         errors: what could not be loaded.
+        findings: what else is wrong: `level`, `text`, `cure`.
     """
 
     plugins: list[dict[str, Any]]
     errors: list[str]
+    findings: list[dict[str, Any]] = field(default_factory=list)
 
 
-async def survey(paths: Sequence[Path]) -> Survey:
+async def survey(paths: Sequence[Path], confs: Mapping[str, str] | None = None, routes: Path | None = None) -> Survey:
     """Look what plugins there are in some places and among the installed packages.
+
+    Args:
+        paths: where to look.
+        confs: configurations to try, by plugin.
+        routes: a route file to look at, too.
 
     Raises:
         GatewrightError: it could not be found out.
     """
+    more = [part for name, text in (confs or {}).items() for part in ("--conf", f"{name}={text}")]
+    if routes is not None:
+        more += ["--routes", str(routes)]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gatewright", "check", "--json", "--installed", *map(str, paths)),
+        *(sys.executable, "-m", "gatewright", "check", "--json", "--installed", *more, *map(str, paths)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -45,4 +55,5 @@ async def survey(paths: Sequence[Path]) -> Survey:
     except ValueError:
         raise GatewrightError(f"plugins can't be looked at: {errors.decode(errors='replace').strip()}") from None
     ours = [plugin for plugin in content["plugins"] if plugin["form"] == "native"]  # not modules in kong-pdk's form
-    return Survey(ours, content["errors"])
+    wrong = [found for found in content["findings"] if found["level"] in ("problem", "warning")]
+    return Survey(ours, content["errors"], wrong)

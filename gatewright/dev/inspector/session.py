@@ -26,11 +26,13 @@ class InspectOptions:
         page: serve the page.
         port: where; `None` for the usual one, or any that is free.
         record: a file to write each record to.
+        follow: follow requests in any case: somebody wants to know why one failed.
     """
 
     page: bool = True
     port: int | None = None
     record: Path | None = None
+    follow: bool = False
 
 
 NO_INSPECTION: Final = InspectOptions(page=False)
@@ -94,7 +96,7 @@ async def inspecting(
     Raises:
         ConfigError: the file can't be written.
     """
-    if not options.page and options.record is None:
+    if not options.page and options.record is None and not options.follow:
         yield Inspection(None, {}, lambda handler: handler)
         return
     inspector = Inspector(gateway, server_header=server_header, charset=charset, file=options.record)

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from gatewright.dev.echo import EchoUpstream
+from gatewright.dev.explaining import explaining
+from gatewright.dev.here import RunnerHere, leave_at_once, runner_here, settings_for_debugging
 from gatewright.dev.inspector.facts import Facts
-from gatewright.dev.inspector.session import NO_INSPECTION, InspectOptions, inspecting
+from gatewright.dev.inspector.session import inspecting
 from gatewright.dev.kong.declarative import Declared, load_declarative, parse_declarative
 from gatewright.dev.kong.facts import facts_of
 from gatewright.dev.kong.gateway import NAME, KongGateway
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins, known_plugins, query
 from gatewright.dev.kong.survey import sources_of
+from gatewright.dev.options import DevOptions
 from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
 from gatewright.dev.target import upstream_of
 from gatewright.errors import ConfigError, GatewrightError, ListenError
 from gatewright.gateways.kong.conf import PluginServer, read_conf
+from gatewright.gateways.kong.dump import dump
 from gatewright.observe.control import ask_json
-from gatewright.runtime.kong_modules import KONGS_OWN
+from gatewright.runtime.discovery import Discovery
+from gatewright.runtime.kong_modules import KONGS_OWN, load_plugins
 from gatewright.runtime.shipped import is_shipped
+from gatewright.server.drivers.kong.driver import plan
 
 __all__ = ["is_declarative", "run_kong_dev"]
 
@@ -54,27 +62,20 @@ def is_declarative(file: Path | None) -> bool:
 
 
 async def run_kong_dev(
-    paths: Sequence[Path],
+    options: DevOptions,
     *,
-    upstream: str | None = None,
     declarative: Path | None = None,
     conf: Path | None = None,
     protocol: str = "msgpack",
-    host: str = "127.0.0.1",
-    port: int = 9080,
-    inspect: InspectOptions = NO_INSPECTION,
 ) -> int:
     """Run plugins behind a gateway that acts as Kong, until SIGINT or SIGTERM.
 
     Args:
-        paths: where the plugins are: directories or files, a plugin server for each.
-        upstream: URL that stands in for every service's; `echo` for the built-in one.
+        options: what is wanted: a plugin server for each of its paths; its upstream, or `echo` for the built-in one,
+            stands in for every service's.
         declarative: a `kong.yml`; without it every plugin is applied to every path.
         conf: a `kong.conf` whose plugin servers are started, instead of any for `paths`.
         protocol: a key of `PROTOCOLS`, for plugin servers of our own.
-        host: address to listen on.
-        port: port to listen on; 0 for any free one.
-        inspect: whether requests are followed.
 
     Returns:
         The exit code: 0 after a stop that was asked for, 1 if a plugin server ended by itself.
@@ -82,31 +83,31 @@ async def run_kong_dev(
     Raises:
         GatewrightError: it could not be started; the message says why and what to do.
     """
-    return await until_stopped(_run(paths, upstream, declarative, conf, protocol, host, port, inspect))
+    return await until_stopped(_run(options, declarative, conf, protocol), log_level=options.log_level)
 
 
-async def _run(
-    paths: Sequence[Path],
-    upstream: str | None,
-    declarative: Path | None,
-    conf: Path | None,
-    protocol: str,
-    host: str,
-    port: int,
-    inspect: InspectOptions,
-) -> int:
+async def _run(options: DevOptions, declarative: Path | None, conf: Path | None, protocol: str) -> int:
+    upstream, host, port = options.upstream, options.host, options.port
     async with AsyncExitStack() as stack:
         prefix = tempfile.mkdtemp(prefix="gatewright-")
+        if options.debug:
+            leave_at_once(prefix)
         stack.callback(shutil.rmtree, prefix, ignore_errors=True)
         echo = EchoUpstream()
         await echo.start()
         stack.push_async_callback(echo.stop)
         shipped = _shipped_in(declarative) if conf is None else []
         inspection = await stack.enter_async_context(
-            inspecting(inspect, prefix, {"name": "kong", "version": ""}, server_header=NAME, charset=False)
+            inspecting(options.inspect, prefix, {"name": "kong", "version": ""}, server_header=NAME, charset=False)
         )
         environ = inspection.environ
-        servers = _Configured(conf, environ) if conf is not None else _Own(paths, prefix, protocol, shipped, environ)
+        servers: _Configured | _Own | _Here
+        if conf is not None:
+            servers = _Configured(conf, environ)
+        elif options.debug:
+            servers = await stack.enter_async_context(_here(options.paths, prefix, protocol, shipped, environ))
+        else:
+            servers = _Own(options.paths, prefix, protocol, shipped, environ, options.log_level)
         known = await servers.known()
         target: tuple[str, int] | None = ("127.0.0.1", echo.port)
         if upstream and upstream != _ECHO:
@@ -114,13 +115,20 @@ async def _run(
             target = parsed.host, parsed.port
         elif declarative is not None and upstream is None:
             target = None  # where the services say
-        declared, plugins = _configuration(declarative, known)
+        declared, plugins = _configuration(declarative, known, options.confs)
         processes = [await start() for start in servers.starts]
         for process in processes:
             stack.push_async_callback(end, process)
         for plugin in known:
             await until_listening(processes[0] if processes else None, plugin.socket)
-        gateway = KongGateway(declared, plugins, default_upstream=target, watch=inspection.watch)
+
+        def why_blocked() -> list[str]:
+            return [] if declarative is not None else list(servers.errors)
+
+        gateway = KongGateway(
+            declared, plugins, default_upstream=target,
+            watch=lambda handler: explaining(inspection.watch(handler), inspection.inspector, why_blocked),
+        )  # fmt: skip
         try:
             await gateway.start(host, port)
         except OSError as error:
@@ -135,18 +143,29 @@ async def _run(
         page = await inspection.show(facts(known))
 
         async def reload() -> str:
-            await servers.reload()
+            blocked = bool(why_blocked())
+            try:
+                await servers.reload()
+            except GatewrightError:
+                if not blocked:
+                    raise
             known = await servers.known()
-            gateway.replace(*_configuration(declarative, known))
+            gateway.replace(*_configuration(declarative, known, options.confs))
             if inspection.options.page:
                 sources.update(await sources_of(servers.places))
                 inspection.changed(facts(known))
+            if why_blocked():
+                return "\n".join(why_blocked())
             return f"reloaded: {', '.join(plugin.name for plugin in known)}"
 
-        watching = asyncio.create_task(watch([*servers.watched, *([declarative] if declarative else [])], reload))
+        watching = asyncio.create_task(
+            watch([*servers.watched, *options.watched, *([declarative] if declarative else [])], reload)
+        )
         stack.callback(watching.cancel)
         _print_banner(known, plugins, gateway, host, declarative, upstream, protocol if conf is None else "", page)
-        if not processes:
+        for line in why_blocked():
+            print(line, file=sys.stderr, flush=True)
+        if not processes:  # they are here, or
             await asyncio.Event().wait()  # somebody else looks after the plugin servers
         await asyncio.wait([asyncio.create_task(p.wait()) for p in processes], return_when=asyncio.FIRST_COMPLETED)
         print("a plugin server ended; its log above says why", file=sys.stderr)
@@ -165,6 +184,9 @@ class _Own:
     protocol: str
     shipped: Sequence[str]
     environ: Mapping[str, str]
+    log_level: str
+    errors: list[str] = field(default_factory=list)
+    _first: set[str] = field(default_factory=set)
 
     def _command(self, number: int, path: Path) -> list[str]:
         shipped = self.shipped if number == 0 else ()
@@ -172,27 +194,44 @@ class _Own:
             *(sys.executable, "-m", "kong_pdk.cli", "-d", str(path), "-p", self.prefix),
             *("--socket-name", f"server{number}.sock", "--socket-per-plugin", "--protocol", self.protocol),
             *(part for name in shipped for part in ("--plugin", name)),
+            *{"debug": ["-vv"], "info": ["-v"]}.get(self.log_level, []),
         ]
+
+    def _socket_of(self, number: int, name: str) -> str:
+        """A plugin's own socket; one that came later has none."""
+        own = f"{self.prefix}/{name}.socket"
+        return own if name in self._first else f"{self.prefix}/server{number}.sock"
 
     async def known(self) -> list[KnownPlugin]:
         known: dict[str, KnownPlugin] = {}
+        self.errors = []
         for number, path in enumerate(self.paths):
             if not path.exists():
                 raise ConfigError(f"{path} does not exist")
             command = [*self._command(number, path), "--dump-all-plugins"]
-            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-            output, _ = await process.communicate()
+            process = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+            output, said = await process.communicate()
+            lines = said.decode(errors="replace").splitlines()
             if process.returncode:
+                print("\n".join(lines), file=sys.stderr, flush=True)
                 raise GatewrightError(f"the plugins in {path} can't be looked at; the message above says why")
-            for plugin in known_plugins(output, lambda name: f"{self.prefix}/{name}.socket"):
-                known[plugin.name] = plugin
-        if not known:
-            raise ConfigError(f"no plugins found in {', '.join(map(str, self.paths))}")
+            self.errors += [line for line in lines if line.startswith("plugin not loaded: ")]
+            found = known_plugins(output, lambda name: name)
+            self._first = self._first or {plugin.name for plugin in found}
+            for plugin in found:
+                known[plugin.name] = replace(plugin, socket=self._socket_of(number, plugin.name))
+        if not known and not self.errors:
+            self.errors = [f"no plugins yet in {', '.join(map(str, self.paths))}: save one, and it is loaded"]
         return list(known.values())
 
     @property
     def starts(self) -> list[Start]:
-        own = {"GATEWRIGHT_DIE_WITH_PARENT": "yes", "GATEWRIGHT_SOCKET_OWNER": str(os.getuid())}
+        own = {
+            "GATEWRIGHT_DIE_WITH_PARENT": "yes", "GATEWRIGHT_SOCKET_OWNER": str(os.getuid()),
+            "GATEWRIGHT_LOG_FORMAT": "short",
+        }  # fmt: skip
         environ = {**os.environ, **own, **self.environ}
 
         def start(command: list[str]) -> Start:
@@ -222,6 +261,7 @@ class _Configured:
 
     file: Path
     environ: Mapping[str, str]
+    errors: Sequence[str] = ()
 
     def _read(self) -> list[PluginServer]:
         try:
@@ -254,7 +294,65 @@ class _Configured:
         """What they serve is their own affair; what they say of it is asked anew."""
 
 
-def _configuration(file: Path | None, known: Sequence[KnownPlugin]) -> tuple[Declared, Plugins]:
+@dataclass(slots=True)
+class _Here:
+    """A plugin server in this process."""
+
+    here: RunnerHere
+    discovery: Discovery
+    protocol: str
+    socket: str
+    paths: Sequence[Path]
+
+    @property
+    def places(self) -> list[Path]:
+        return list(self.paths)
+
+    @property
+    def errors(self) -> list[str]:
+        return [f"plugin not loaded: {error}" for error in self.discovery.errors]
+
+    @property
+    def starts(self) -> list[Start]:
+        return []
+
+    @property
+    def watched(self) -> list[Path]:
+        return list(self.paths)
+
+    async def known(self) -> list[KnownPlugin]:
+        output = dump(list(self.discovery.plugins.values()), self.protocol)
+        return known_plugins(output, lambda _: self.socket)
+
+    async def reload(self) -> None:
+        self.discovery = self.here.reload()
+
+
+@asynccontextmanager
+async def _here(
+    paths: Sequence[Path], prefix: str, protocol: str, shipped: Sequence[str], environ: Mapping[str, str]
+) -> AsyncIterator[_Here]:
+    socket = f"{prefix}/here.sock"
+    record = {"record": environ["GATEWRIGHT_RECORD"]} if environ else {}
+    settings = settings_for_debugging(f"unix:{socket}", conf_expire=1e9, **record)
+
+    def discover() -> Discovery:
+        discovery = Discovery()
+        for path in paths:
+            one = load_plugins(path, shipped)
+            discovery.errors += one.errors
+            for found in one.found.values():
+                discovery.add(found.plugin, found.source)
+        return discovery
+
+    made = plan(settings, discover, protocol=protocol, lua_style=True)
+    async with runner_here(made, socket, paths) as here:
+        yield _Here(here, discover(), protocol, socket, paths)
+
+
+def _configuration(
+    file: Path | None, known: Sequence[KnownPlugin], confs: Mapping[str, str]
+) -> tuple[Declared, Plugins]:
     if file is not None:
         declared = load_declarative(file)
     else:
@@ -262,13 +360,25 @@ def _configuration(file: Path | None, known: Sequence[KnownPlugin]) -> tuple[Dec
             {
                 "_format_version": "3.0",
                 "services": [{"name": "dev", "url": "http://127.0.0.1", "routes": [{"name": "dev", "paths": ["/"]}]}],
-                "plugins": [{"name": plugin.name} for plugin in known],
+                "plugins": [{"name": plugin.name, "config": _config_of(plugin.name, confs)} for plugin in known],
             }
         )
-    plugins = Plugins(known, declared)
+    try:
+        plugins = Plugins(known, declared)
+    except ConfigError as error:
+        if file is not None:
+            raise
+        raise ConfigError(f"{error}; give its configuration: --conf NAME='{{...}}', or a kong.yml: --routes") from None
     for name in plugins.left_out:
         log.warning("the plugin %s is left out: no plugin server has it (Kong's own plugins are not here)", name)
     return declared, plugins
+
+
+def _config_of(name: str, confs: Mapping[str, str]) -> Any:
+    try:
+        return json.loads(confs.get(name, "{}"))
+    except ValueError as error:
+        raise ConfigError(f"--conf {name}: not valid JSON: {error}") from None
 
 
 def _print_banner(
@@ -281,7 +391,7 @@ def _print_banner(
     protocol: str,
     page: str = "",
 ) -> None:
-    width = max(len(plugin.name) for plugin in known)
+    width = max((len(plugin.name) for plugin in known), default=0)
     where = f"[{host}]" if ":" in host else host
     lines = ["", "Gatewright development gateway (behaves as Kong does; not for production)", ""]
     for plugin in known:

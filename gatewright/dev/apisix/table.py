@@ -1,0 +1,46 @@
+"""The routes of `gatewright dev`: those of a file, or one for all paths with every plugin on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gatewright.dev.apisix.routes import Routes, build_routes, load_routes
+from gatewright.dev.apisix.survey import Survey
+from gatewright.dev.target import Upstream
+
+__all__ = ["made_up_routes", "read_routes"]
+
+
+def read_routes(file: Path, upstream: Upstream) -> Routes:
+    """The routes of a file.
+
+    Raises:
+        ConfigError: it is not of APISIX's form.
+    """
+    return load_routes(file, upstream)
+
+
+def made_up_routes(found: Survey, confs: Mapping[str, str], upstream: Upstream) -> Routes:
+    """Every plugin on every path, under the phases that it has. One whose configuration doesn't fit is there to refuse.
+
+    Args:
+        found: the plugins.
+        confs: configurations by plugin; `{}` for the others. What is named here and wasn't found comes along, perhaps.
+        upstream: where requests go.
+    """
+    phases: dict[str, list[dict[str, str]]] = {"on_request": [], "on_response": []}
+    names = {plugin["name"] for plugin in found.plugins}
+    for plugin in found.plugins:
+        for phase in plugin["phases"]:
+            if phase in phases:
+                phases[phase].append({"name": plugin["name"], "value": confs.get(plugin["name"], "{}")})
+    for name, text in confs.items():
+        if name not in names:
+            phases["on_request"].append({"name": name, "value": text})
+    plugins = {
+        name: {"conf": phases[phase]}
+        for name, phase in (("ext-plugin-pre-req", "on_request"), ("ext-plugin-post-resp", "on_response"))
+        if phases[phase]
+    }
+    return build_routes({"routes": [{"id": "dev", "uri": "/*", "plugins": plugins}]}, default_upstream=upstream)
