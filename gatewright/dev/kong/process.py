@@ -122,8 +122,10 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
         for plugin in known:
             await until_listening(processes[0] if processes else None, plugin.socket)
 
+        blocked = [] if declarative is not None else list(servers.errors)
+
         def why_blocked() -> list[str]:
-            return [] if declarative is not None else list(servers.errors)
+            return blocked
 
         gateway = KongGateway(
             declared, plugins, default_upstream=target,
@@ -143,19 +145,21 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
         page = await inspection.show(facts(known))
 
         async def reload() -> str:
-            blocked = bool(why_blocked())
-            try:
-                await servers.reload()
-            except GatewrightError:
-                if not blocked:
-                    raise
+            nonlocal blocked  # until the gateway has the plugins
+            if blocked:
+                await servers.known()
+                if servers.errors:
+                    blocked = list(servers.errors)
+                    return "\n".join(blocked)
+            await servers.reload()
             known = await servers.known()
+            if declarative is None and servers.errors:
+                raise GatewrightError(servers.errors[0])
             gateway.replace(*_configuration(declarative, known, options.confs))
+            blocked = []
             if inspection.options.page:
                 sources.update(await sources_of(servers.places))
                 inspection.changed(facts(known))
-            if why_blocked():
-                return "\n".join(why_blocked())
             return f"reloaded: {', '.join(plugin.name for plugin in known)}"
 
         watching = asyncio.create_task(
