@@ -165,7 +165,14 @@ def _prompts(directory: Path) -> Iterator[Case]:
     yield Case(f"a prompt of {len(body)} bytes, masked", [("llm-guard", conf)], answer=body)
 
 
+def _spans(directory: Path) -> Iterator[Case]:
+    conf = {"exporters": [{"endpoint": "http://127.0.0.1:1"}]}
+    yield Case("a span that isn't recorded", [("opentelemetry", {**conf, "sampler": "never"})])
+    yield Case("a span that ends with the request phase", [("opentelemetry", {**conf, "ends": "request"})])
+
+
 CASES: dict[str, Prepare] = {
+    "opentelemetry": _spans,
     "llm-guard": _prompts,
     "jwt-auth": _tokens,
     "request-validator": _schemas,
