@@ -195,7 +195,14 @@ class Pipelines:
             tuple(frozenset(part.items()) if isinstance(part, dict) else part for part in msgspec.structs.astuple(each))
             for each in config.exporters
         )
-        key = (config.service, frozenset(config.resource.items()), config.sampler, config.ratio, config.delay, exporters)
+        key = (
+            config.service,
+            frozenset(config.resource.items()),
+            config.sampler,
+            config.ratio,
+            config.delay,
+            exporters,
+        )
         with self._lock:
             pipeline, users = self._known.get(key) or (Pipeline(config), 0)
             self._known[key] = pipeline, users + 1
