@@ -4,7 +4,14 @@
 local req = ngx.req
 local byte = string.byte
 
+local STOP = 1
+
 local _M = {}
+
+local function is_status(text)
+    local status = text and #text == 3 and tonumber(text)
+    return status and status >= 200 and status <= 999 and status % 1 == 0
+end
 
 local function flush(ctx, host, set, name, value)
     if name then
@@ -20,9 +27,16 @@ end
 function _M.run(host, ctx, answer)
     local fields = answer.fields
     local ops = fields[1]
+    if answer.flags > STOP then
+        return nil, "an unknown flag: this side is older than the runner"
+    end
     if not ops then
+        if answer.flags == STOP then
+            return nil, "an answer for the client that says nothing"
+        end
         return true
     end
+    ctx.status = nil
     local at = 2
     local set, name, value -- a header that may have further values
     for number = 1, #ops do
@@ -61,12 +75,18 @@ function _M.run(host, ctx, answer)
                 if first == nil then
                     return nil, "an answer is cut off"
                 end
+                if op == 83 and not is_status(first) then -- "S"
+                    return nil, "a status that is none"
+                end
                 run(host, ctx, first, answer)
                 at = at + 1
             end
         end
     end
     flush(ctx, host, set, name, value)
+    if answer.flags == STOP and not ctx.status then
+        return nil, "an answer for the client without a status"
+    end
     return true
 end
 

@@ -183,8 +183,8 @@ function host.early()
     return ""
 end
 
-function host.status(_, ctx)
-    return tostring(ctx.status or ngx.status)
+function host.status()
+    return tostring(ngx.status)
 end
 
 function host.rheaders(self, ctx)

@@ -113,10 +113,10 @@ function _M.request(conf, phases)
     if got == nil then
         return _M.refuse(err)
     end
-    if not got or not got.fields[1] then
+    if not got then
         return
     end
-    ctx.status, ctx.body, ctx.failed = nil, nil, nil
+    ctx.body, ctx.failed = nil, nil
     local ok
     ok, err = apply.run(host, ctx, got)
     if not ok or ctx.failed then

@@ -89,6 +89,7 @@ local function deliver(conn, kind, flags, id, argument, fields)
         end
         return nil, "refused: " .. (fields[1] or "")
     end
+    conn.frames = conn.frames + 1
     local call = conn.calls[id]
     if call then -- otherwise it's late
         local count = call.come_count + 1
@@ -217,6 +218,7 @@ local function open(client)
         waiting_count = 0,
         calls = {},
         under_way = 0,
+        frames = 0,
         last_id = 0,
     }
     local ok, err = timer_at(0, run, conn)
@@ -288,7 +290,7 @@ function _M.carry(client, call, deadline)
     conn.waiting_count = count
     conn.waiting[count] = call
     send(conn, call.pieces, call.count)
-    local took, done = 0, false
+    local took, done, frames = 0, false, conn.frames
     while not done do
         local left = deadline - now()
         local ok = left > 0 and sema:wait(left)
@@ -298,6 +300,9 @@ function _M.carry(client, call, deadline)
         end
         if not ok then
             err = "no answer in time"
+            if conn.frames == frames then -- nor anything else: nobody may be there any more
+                fail(conn, "nothing came for as long as a call may take")
+            end
             break
         end
         while took < call.come_count and not done do

@@ -101,7 +101,7 @@ function chain_mt.access(self)
     if got == nil then
         return refuse(self, err)
     end
-    if got and got.fields[1] then
+    if got then
         local ok
         ok, err = apply.run(host, ctx, got)
         if not ok then

@@ -33,7 +33,6 @@ function _M.finish(host, ctx)
     local early = ctx.early
     ctx.early = nil
     for _, got in ipairs(early or {}) do
-        ctx.status = nil
         local ok, err = apply.run(host, ctx, got)
         if not ok then
             return nil, err

@@ -1,0 +1,101 @@
+"""Whatever a runner says, nginx lives on and lets no request through that it didn't clearly allow."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gatewright.gateways.lean.frames import Kind
+from tests.lean.hostile import NONSENSE, HostileRunner, frame
+from tests.lean.nginx import Nginx
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostileRunner]:
+    runner = HostileRunner(tmp_path_factory.mktemp("hostile") / "r.sock")
+    yield runner
+    runner.stop()
+
+
+@pytest.fixture(scope="module")
+def nginx(hostile: HostileRunner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    started = Nginx(tmp_path_factory.mktemp("nginx"), Path(hostile._socket))
+    yield started
+    started.stop()
+
+
+@pytest.mark.parametrize("way", ["pool", "mux"])
+@pytest.mark.parametrize("what", NONSENSE)
+def test_nonsense_is_refused(nginx: Nginx, hostile: HostileRunner, way: str, what: str) -> None:
+    hostile.answer = NONSENSE[what]
+    answer = nginx.ask(f"/{way}/", "any")
+    assert (answer.status, answer.header("x-upstream")) == (503, [])
+    hostile.answer = lambda call, _: frame(call, b"H", b"x-checked", b"yes")
+    answer = nginx.ask(f"/{way}/", "any")
+    assert answer.saw("x-checked") == ["yes"]  # and what is right goes on at once
+
+
+def flood(nginx: Nginx, hostile: HostileRunner, seconds: float) -> int:
+    """Nonsense of all kinds, and right answers spoiled in one place; gives how many there were."""
+    chance = random.Random(seconds)
+    whole = frame(1, b"NHRSb", b"path", b"x-a", b"1", b"x-b", b"2", b"200", b"body", flags=1)
+    asked = 0
+
+    def spoiled(id: int, chance: random.Random) -> bytes:
+        data = bytearray(frame(id, b"NHRSb", b"path", b"x-a", b"1", b"x-b", b"2", b"200", b"body", flags=1))
+        data[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        return bytes(data)
+
+    end = time.monotonic() + seconds
+    connection = nginx.connect()
+    while time.monotonic() < end:
+        hostile.answer = spoiled if chance.random() < 0.7 else NONSENSE[chance.choice(list(NONSENSE)[1:])]
+        answer = nginx.ask(f"/{chance.choice(('pool', 'mux'))}/", "any", connection=connection)
+        asked += 1
+        # All right answers are for the client, and so are those that one bit was changed of: but where that bit was the
+        # one that says so, the request goes on.
+        if answer.header("x-upstream"):
+            assert answer.saw("x-a") or answer.seen, "let through without an answer"
+        assert answer.status in range(200, 1000)
+        if answer.status >= 500 or "close" in answer.header("connection"):
+            connection.close()
+            connection = nginx.connect()
+    connection.close()
+    assert nginx.process.poll() is None
+    assert "signal" not in nginx.log
+    return asked
+
+
+def test_a_flood_of_nonsense(nginx: Nginx, hostile: HostileRunner) -> None:
+    assert flood(nginx, hostile, 2) > 20
+
+
+@pytest.mark.long
+def test_a_long_flood_leaks_nothing(nginx: Nginx, hostile: HostileRunner) -> None:
+    flood(nginx, hostile, 10)
+    before = memory_of_workers(nginx)
+    asked = flood(nginx, hostile, 60)
+    assert memory_of_workers(nginx) < before + 20 * 1024, f"after {asked} answers"
+
+
+def memory_of_workers(nginx: Nginx) -> int:
+    """KiB."""
+    pid = nginx.process.pid
+    workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    total = 0
+    for worker in workers:
+        status = Path(f"/proc/{worker}/status").read_text()
+        total += int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+    return total
+
+
+def test_an_answer_to_a_question_that_never_ends_is_bounded_by_the_deadline(
+    nginx: Nginx, hostile: HostileRunner
+) -> None:
+    hostile.answer = lambda call, _: b"".join(frame(call, b"path", kind=Kind.ASK, argument=n) for n in range(100))
+    for way in ("pool", "mux"):
+        assert nginx.ask(f"/{way}/", "any").status == 503
