@@ -1,5 +1,6 @@
 --- One call's side of an exchange, whatever carries it: parts are put together, questions answered, the end found.
 
+local facts = require("gatewright.facts")
 local wire = require("gatewright.wire")
 
 local concat = table.concat
@@ -7,9 +8,9 @@ local concat = table.concat
 local _M = {}
 
 --- Take a frame that has come for a call.
--- @param call a table that belongs to the call; `ask(name)` answers its questions
--- @return true if this was the answer, which is in `call` then; otherwise false, and the strings to send back, if any,
--- and how many; nil and why if the frame is out of place
+-- @param call a table that belongs to the call
+-- @return true if this was the answer, which is in `call` then; otherwise false, and whether it's a question that the
+-- request has to answer (see `told`); nil and why if the frame is out of place
 function _M.take(call, kind, flags, argument, fields)
     if kind == wire.PART then
         local part = fields[1]
@@ -26,16 +27,10 @@ function _M.take(call, kind, flags, argument, fields)
         return false
     end
     if kind == wire.ASK then
-        local name = fields[1]
-        if not name or not call.ask then
+        if not fields[1] or not call.host then
             return nil, "a question out of place"
         end
-        local out = {}
-        local count, err = wire.put_told(out, 0, call.id, argument, call.ask(name))
-        if not count then
-            return nil, err
-        end
-        return false, out, count
+        return false, true
     end
     if kind ~= call.kind and kind ~= wire.ERROR then
         return nil, "an answer of another kind"
@@ -46,6 +41,17 @@ function _M.take(call, kind, flags, argument, fields)
     end
     call.answer, call.flags, call.argument, call.fields = kind, flags, argument, fields
     return true
+end
+
+--- Answer a question. To be called by the request itself, since only it sees what it is about.
+-- @return the strings to send, and how many; nil and why if the answer can't be sent
+function _M.told(call, number, name)
+    local out = {}
+    local count, err = wire.put_told(out, 0, call.id, number, facts.get(call.host, call.ctx, name))
+    if not count then
+        return nil, err
+    end
+    return out, count
 end
 
 return _M

@@ -92,20 +92,21 @@ local function deliver(conn, kind, flags, id, argument, fields)
     conn.frames = conn.frames + 1
     local call = conn.calls[id]
     if call then -- otherwise it's late
-        local count = call.come_count + 1
-        call.come_count = count
-        call.come[count] = { kind, flags, argument, fields }
-        if kind ~= wire.PART then
-            if kind ~= wire.ASK then -- here, since a request may have ended that waited for this
-                conn.calls[id] = nil
-                conn.under_way = conn.under_way - 1
-            end
+        local done, asked = exchange.take(call, kind, flags, argument, fields)
+        if done then -- taken out here, since a request may have ended that waited for this
+            call.done = true
+            conn.calls[id] = nil
+            conn.under_way = conn.under_way - 1
             call.sema:post()
-        else
-            call.held_parts = (call.held_parts or 0) + #(fields[1] or "")
-            if call.held_parts > wire.MAX_BODY then
-                return nil, "a body is too long"
+        elseif asked then
+            if done == nil then
+                return nil, asked
             end
+            local questions = call.questions or {}
+            call.questions = questions
+            questions[#questions + 1] = argument
+            questions[#questions + 1] = fields[1]
+            call.sema:post()
         end
     end
     return true
@@ -283,15 +284,14 @@ function _M.carry(client, call, deadline)
         return nil, "no semaphore", false
     end
     call.sema = sema
-    call.come, call.come_count = {}, 0
     conn.calls[id] = call
     conn.under_way = conn.under_way + 1
     local count = conn.waiting_count + 1
     conn.waiting_count = count
     conn.waiting[count] = call
     send(conn, call.pieces, call.count)
-    local took, done, frames = 0, false, conn.frames
-    while not done do
+    local frames = conn.frames
+    while not call.done do
         local left = deadline - now()
         local ok = left > 0 and sema:wait(left)
         if call.err then
@@ -305,18 +305,20 @@ function _M.carry(client, call, deadline)
             end
             break
         end
-        while took < call.come_count and not done do
-            took = took + 1
-            local come = call.come[took]
-            call.come[took] = false
-            local out, out_count
-            done, out, out_count = exchange.take(call, come[1], come[2], come[3], come[4])
-            if done == nil then
-                err = out
-                fail(conn, err)
-                done = true
-            elseif out then
+        local questions = call.questions
+        if questions then
+            call.questions = nil
+            for at = 1, #questions, 2 do
+                local out, out_count = exchange.told(call, questions[at], questions[at + 1])
+                if not out then
+                    err = out_count
+                    fail(conn, err)
+                    break
+                end
                 send(conn, out, out_count)
+            end
+            if err then
+                break
             end
         end
     end

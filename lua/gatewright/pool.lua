@@ -74,10 +74,18 @@ function _M.carry(client, call, deadline)
             sock:close()
             return nil, "refused: " .. (fields[1] or "an answer to another call"), true
         else
-            done, out = exchange.take(call, kind, flags, argument, fields)
+            local asked
+            done, asked = exchange.take(call, kind, flags, argument, fields)
             if done == nil then
                 sock:close()
-                return nil, out, true
+                return nil, asked, true
+            end
+            if asked then
+                out, err = exchange.told(call, argument, fields[1])
+                if not out then
+                    sock:close()
+                    return nil, err, true
+                end
             end
             if done then
                 if leaving then

@@ -83,7 +83,7 @@ local function next_id(client)
     return id
 end
 
-local function carry(client, kind, argument, fields, n, seconds, ask)
+local function carry(client, kind, argument, fields, n, seconds, host, ctx)
     local deadline = now() + seconds
     local err
     for _ = 1, 2 do
@@ -94,7 +94,7 @@ local function carry(client, kind, argument, fields, n, seconds, ask)
         if not count then
             return nil, err
         end
-        local call = { id = id, kind = kind, pieces = pieces, count = count, ask = ask }
+        local call = { id = id, kind = kind, pieces = pieces, count = count, host = host, ctx = ctx }
         local by = pool
         if client.threshold and client.under_way >= client.threshold and not exiting() then
             by = mux
@@ -199,9 +199,6 @@ end
 -- the request has to be refused
 function _M.call(chain, phase, host, ctx)
     local kind = phase == "request" and wire.REQUEST or wire.RESPONSE
-    local function ask(name)
-        return facts.get(host, ctx, name)
-    end
     for attempt = 1, 2 do
         local wanted, err = _M.wants(chain, phase)
         if not wanted then
@@ -210,7 +207,7 @@ function _M.call(chain, phase, host, ctx)
         local token = chain.token
         local fields, n = facts.gather(host, ctx, chain.plans[phase])
         local call
-        call, err = carry(chain.client, kind, token, fields, n, chain.seconds, ask)
+        call, err = carry(chain.client, kind, token, fields, n, chain.seconds, host, ctx)
         if not call then
             return nil, err
         end
