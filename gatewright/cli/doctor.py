@@ -30,7 +30,7 @@ from gatewright.doctor.routes import check_routes
 from gatewright.doctor.sockets import check_control, check_socket
 from gatewright.errors import GatewrightError
 from gatewright.runtime.discovery import discover
-from gatewright.runtime.shipped import load_shipped, shipped_names
+from gatewright.runtime.shipped import PREFIX, load_shipped, shipped_names
 from gatewright.settings import Address, Settings, control_address, load_settings, parse_address
 
 __all__ = ["doctor"]
@@ -121,7 +121,7 @@ def _all(
         yield from check_apisix_config(apisix_config, settings)
         yield from check_lean_on_apisix(apisix_config, routes, settings)
     if routes is not None:
-        others = {name: partial(load_shipped, name) for name in shipped_names()}
+        others = {name: partial(load_shipped, name) for own in shipped_names() for name in (own, f"{PREFIX}{own}")}
         yield from check_routes(routes, discovery.plugins, others)
     version = gateway_version or installed_version()
     if version:

@@ -164,6 +164,8 @@ class Load:
 
     def __init__(self, runners: list[Any], conf: Mapping[str, Any], threads: int) -> None:
         self.passed: list[float] = []
+        self.spans: list[tuple[float, float]] = []
+        """When each that passed was asked, and was answered: it was counted between the two."""
         self.refused: list[tuple[float, int]] = []
         self.slowest = 0.0
         self._stop = threading.Event()
@@ -184,6 +186,7 @@ class Load:
                     self.refused.append((after, action.status))
                 else:
                     self.passed.append(after)
+                    self.spans.append((before, after))
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -215,6 +218,10 @@ def test_two_runners_with_four_workers_never_let_one_too_many_pass(
         time.sleep(2)
     took = time.time() - begun
     assert len(load.passed) - before <= 100 * math.ceil(took / 0.5)
+    spans = sorted(load.spans)
+    for number in range(len(spans) - 100):
+        together = spans[number : number + 101]  # one more than the limit can't all have been counted in one period
+        assert max(after for _, after in together) - together[0][0] > 0.5
     assert len(load.passed) - before >= 100 * 3, "they did ask"
     assert {status for _, status in load.refused} == {429}
     assert not any("the loop is blocked" in runner.log for runner in runners)
