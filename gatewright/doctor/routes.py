@@ -74,10 +74,10 @@ def _check_entry(
     try:
         plugin = plugins[name] if name in plugins else others[name]()
     except KeyError:
-        known = sorted({*plugins, *others})
-        close = get_close_matches(name, known, 1)
+        close = get_close_matches(name, sorted({*plugins, *others}), 1)
         yield problem(
-            f"{place} names plugin {name!r}, which was not found; found: {', '.join(known) or 'none'}",
+            f"{place} names plugin {name!r}, which was not found; found: {', '.join(sorted(plugins)) or 'none'} "
+            "(and those that come along: `gatewright plugins`)",
             f"did you mean {close[0]}?" if close else "correct the name, or add its directory with --plugins",
         )
         return
