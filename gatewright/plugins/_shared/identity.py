@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gatewright import Request, SyncRequest
+from gatewright.plugins._shared.credential_store import Credential
 from gatewright.plugins._shared.keys import CONSUMER
 
 __all__ = ["IdentityHeaders", "header_text", "leave_consumer"]
@@ -15,10 +16,35 @@ __all__ = ["IdentityHeaders", "header_text", "leave_consumer"]
 class IdentityHeaders:
     """Headers that only this plugin sets: a client's own, in any spelling, never reach the upstream."""
 
-    __slots__ = ("_names",)
+    __slots__ = ("_consumer", "_names")
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = tuple(dict.fromkeys(name.lower() for name in names))
+    def __init__(self, names: Iterable[str], *, consumer: str = "") -> None:
+        """Take the names.
+
+        Args:
+            names: of the headers.
+            consumer: the one that tells the consumer; empty: none.
+        """
+        self._consumer = consumer.lower()
+        self._names = tuple(dict.fromkeys(name.lower() for name in (*names, self._consumer) if name))
+
+    @classmethod
+    def of_store(cls, consumer: str, own: Iterable[str], inline: Iterable[Credential]) -> IdentityHeaders:
+        """Those of credentials: what any of the configuration's has, and what is named for those of a store.
+
+        Args:
+            consumer: the header that tells the consumer; empty: none.
+            own: headers that credentials of a store may have.
+            inline: the credentials of the configuration.
+        """
+        return cls([*own, *(name for each in inline for name in each.headers)], consumer=consumer)
+
+    def tell(self, request: Request | SyncRequest, credential: Credential) -> None:
+        """Tell the upstream whose credential a request has; of its headers those that a client can't set."""
+        values = [(name.lower(), value) for name, value in credential.headers.items() if name.lower() in self._names]
+        if self._consumer:
+            values.append((self._consumer, credential.consumer))
+        self.replace(request, values)
 
     def replace(self, request: Request | SyncRequest, values: Iterable[tuple[str, str]] = ()) -> None:
         """Remove what the client sent, and set these."""
