@@ -65,7 +65,7 @@ class Recorder:
 
     def begin(self, key: int, phase: str) -> CallRecord | None:
         """Begin the record of a call; `None` if it's left out, because there are too many or the reader is behind."""
-        if self._left < 1 or self._transport.get_write_buffer_size() > _MOST_WAITING:
+        if self._left < 1:
             self.lost += 1
             self._flush_soon()
             return None
@@ -101,12 +101,16 @@ class Recorder:
         now, before = self._loop.time(), self._flushed
         self._flushed, self._left = now, min(self._left + (now - before) * _MOST_A_SECOND, _MOST_AT_ONCE)
         if self._transport.is_closing():
+            self._left = -float("inf")  # nobody listens any more
             return
         if self.lost:
             lost, self.lost = self.lost, 0
             self._send({"lost": lost})
         if queue:
             self._transport.write(b"".join(queue))
+        if self._transport.get_write_buffer_size() > _MOST_WAITING:
+            self._left = 0.0  # as long as so much waits, what comes is only counted
+            self._flush_soon()
 
     def _send(self, message: dict[str, Any]) -> None:
         self._transport.write(self._encode(message))

@@ -101,7 +101,7 @@ class StepRecord:
         """Plugin, when, for how long, outcome, why, changes, what it asked, its lines, its exception, its answer."""
         return (
             self.step.name, self.at, self.seconds, self.outcome, self.why,
-            None if self.changes is None else _packed_changes(self.changes),
+            self.changes if self.changes is None or self.changes[4::2] == _NO_BODIES else _packed_changes(self.changes),
             None if self.asked is None else [asked.packed() for asked in self.asked],
             self.lines, self.failure,
             None if self.answer is None else _packed_answer(self.answer),
@@ -308,6 +308,9 @@ def _note(entry: StepRecord, error: BaseException, outcome: str) -> None:
     says_enough = isinstance(cause, ConfigError | UnknownPluginError | OverloadedError)
     if cause.__traceback__ is not None and not says_enough:
         entry.failure = describe(cause)
+
+
+_NO_BODIES: Final = (None, None)
 
 
 def _packed_changes(changes: tuple[Any, ...]) -> tuple[Any, ...]:
