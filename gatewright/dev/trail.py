@@ -43,6 +43,7 @@ class Trail:
 
     Attributes:
         number: which request it is, counted from 1.
+        body_came: the request's body has been read; until somebody wants it, it isn't.
         replay_of: which one it repeats, if it does.
         open: how much is still to come that runs after the answer.
         lost: the runner did not tell of all.
@@ -53,6 +54,7 @@ class Trail:
     def __init__(self, number: int, request: ClientRequest) -> None:
         self.number = number
         self.request = request
+        self.body_came = request.upload is None
         self.at = time()
         self.began = perf_counter()
         self.seconds = -1.0

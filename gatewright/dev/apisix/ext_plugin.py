@@ -70,7 +70,7 @@ class ExtPlugin:
             number = self._client.next_id()
             path, args, headers = exchange.call_path(), exchange.call_args(), exchange.call_headers()
             came = {"method": exchange.method, "path": path, "query": args, "headers": headers}
-            note_call(number, token, {**came, "client_ip": exchange.client_ip}, exchange.body)
+            note_call(number, token, {**came, "client_ip": exchange.client_ip})
             try:
                 return encode_http_req_call(
                     id=number,
@@ -216,7 +216,7 @@ class ExtPlugin:
         def encode(token: int) -> bytes:
             shown = [(n, (exchange.upstream_host or "") if n.lower() == "host" else v) for n, v in headers]
             number = self._client.next_id()
-            note_call(number, token, {"status": got.status, "headers": shown}, got.body)
+            note_call(number, token, {"status": got.status, "headers": shown})
             return encode_http_resp_call(id=number, conf_token=token, status=got.status, headers=shown)
 
         try:

@@ -40,18 +40,11 @@ def noted_phase(exchange: Exchange, plugin: PluginConf, name: str) -> Iterator[P
             phase.made = _changes(before, _state(exchange))
 
 
-def note_call(number: int, token: int, came: dict[str, Any], body: bytes) -> None:
-    """The runner is sent a call.
-
-    Args:
-        number: its number.
-        token: its conf token.
-        came: what it carries.
-        body: what the runner would get if it asked for it.
-    """
+def note_call(number: int, token: int, came: dict[str, Any]) -> None:
+    """The runner is sent a call."""
     phase = current_phase()
     if phase is not None:
-        phase.token, phase.came = token, {**came, "body": body_form(body)}
+        phase.token, phase.came = token, came
         phase.expect("", number)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -90,7 +91,7 @@ class Inspector:
                 trail.replay_of, self._shown[trail.number] = replay
             TRAIL.set(trail)  # each request is a task of its own
             try:
-                answer = await handler(request)
+                answer = await handler(_noting_body(request, trail))
                 trail.answer = _shown(answer, request, self._server_header, charset=self._charset)
                 return answer
             except Exception as error:
@@ -165,6 +166,21 @@ class Inspector:
         if shown is not None and not shown.done():
             shown.set_result(trail.number)
         return record
+
+
+def _noting_body(request: ClientRequest, trail: Trail) -> ClientRequest:
+    """The same, but a body that is read later is noted when it has come."""
+    upload = request.upload
+    if upload is None:
+        return request
+
+    async def noted() -> tuple[bytes, bool] | None:
+        came = await upload()
+        if came is not None:
+            trail.request, trail.body_came = replace(trail.request, body=came[0], body_is_broken=came[1]), True
+        return came
+
+    return replace(request, upload=noted)
 
 
 def _opened(file: Path) -> TextIO:

@@ -34,9 +34,9 @@ def record_of(trail: Trail, gateway: Mapping[str, str]) -> dict[str, Any]:
         "at": trail.at,
         "seconds": trail.seconds,
         "replay_of": trail.replay_of,
-        "request": _request(request),
+        "request": _request(request, trail.body_came),
         "route": trail.route,
-        "phases": [_phase(phase, trail.at) for phase in trail.phases],
+        "phases": _phases(trail),
         "upstream": [sent.form for sent in trail.sent],
         "answer": trail.answer,
         "notes": trail.notes,
@@ -44,20 +44,31 @@ def record_of(trail: Trail, gateway: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _request(request: ClientRequest) -> dict[str, Any]:
+def _request(request: ClientRequest, body_came: bool) -> dict[str, Any]:
     return {
         "method": request.method,
         "target": request.target,
         "headers": [list(pair) for pair in request.headers],
-        "body": body_form(request.body) if request.framing != "none" else None,
+        "body": body_form(request.body) if request.framing != "none" and body_came else None,
         "framing": request.framing,
         "http": request.version,
         "client_ip": request.client_ip,
     }
 
 
-def _phase(phase: Phase, began: float) -> dict[str, Any]:
-    plugins, asked = plugins_of(phase, began)
+def _phases(trail: Trail) -> list[dict[str, Any]]:
+    body = body_form(trail.request.body) if trail.body_came else None
+    out = []
+    for phase in trail.phases:
+        answers = [sent.form["answer"] for sent in trail.sent if sent.form["answer"] and sent.at <= phase.at]
+        came = body if phase.name == "request" else answers[-1]["body"] if answers else None
+        out.append(_phase(phase, trail.at, came))
+        body = next((change["after"] for change in phase.made if change["of"] == "body"), body)
+    return out
+
+
+def _phase(phase: Phase, began: float, body: Any) -> dict[str, Any]:
+    plugins, asked = plugins_of(phase, began, body)
     return {
         "name": phase.name,
         "stage": phase.stage,

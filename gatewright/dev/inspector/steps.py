@@ -15,18 +15,19 @@ __all__ = ["plugins_of"]
 _ENDS = ("answered", "failed", "timed out", "abandoned", "not called")
 
 
-def plugins_of(phase: Phase, began: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def plugins_of(phase: Phase, began: float, body: Any = None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What each plugin of a phase did, and what was asked for none of them.
 
     Args:
         phase: with what the runner told of it, if it did.
         began: when the request began, as `time.time` has it.
+        body: what plugins would have got for the body, the request's or the upstream's, if that was read.
     """
     if phase.record is None:
         return [_untold(name, config) for name, config in phase.plugins], phase.asked
     _, _, _, at, _, _, steps, asked = phase.record
     offset = at - began
-    state = _State(phase)
+    state = _State(phase, body)
     plugins = [_plugin(step, offset, state) for step in steps]
     if not phase.came:  # the gateway carried the changes out itself, one plugin at a time
         for plugin in plugins:
@@ -98,15 +99,15 @@ def _asked(asked: Sequence[Any], offset: float) -> dict[str, Any]:
 class _State:
     """The changes in force while plugins run one after another."""
 
-    def __init__(self, phase: Phase) -> None:
+    def __init__(self, phase: Phase, body: Any) -> None:
         came = phase.came
         is_request = phase.name == "request"
         headers = _table(came.get("headers", ()))
         self._before: dict[str, Any] = {
             "path": came.get("path"),
-            "body": came.get("body") if is_request else None,
+            "body": body if is_request else None,
             "status": came.get("status"),
-            "response body": None if is_request else came.get("body"),
+            "response body": None if is_request else body,
         }
         self._tables = {
             "header": headers if is_request else {},

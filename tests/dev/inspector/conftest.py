@@ -26,6 +26,7 @@ class Development:
     def __init__(self, gateway: str, process: subprocess.Popen[str], record: Path) -> None:
         self.gateway = gateway
         self.record = record
+        self.place = record.parent / "plugins"
         self._process = process
         self._log: list[str] = []
         self._errors: list[str] = []
@@ -92,11 +93,13 @@ class Development:
 
 
 def start(gateway: str, directory: Path, arguments: Sequence[str] = ()) -> Development:
-    (directory / "plugins.py").write_text(PLUGINS.read_text())
+    place = directory / "plugins"
+    place.mkdir()
+    (place / "plugins.py").write_text(PLUGINS.read_text())
     record = directory / "record.jsonl"
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "gatewright", "dev", str(directory), "--gateway", gateway, "--port", "0"),
+            *(sys.executable, "-m", "gatewright", "dev", str(place), "--gateway", gateway, "--port", "0"),
             *("--record", str(record), *arguments),
         ],
         stdout=subprocess.PIPE,

@@ -40,6 +40,7 @@ def test_what_each_plugin_changed_asked_and_logged(development: Development) -> 
             ("var", "request_uri", "/a?b=c")
         ]
         assert [asked["what"] for asked in keep["asked"]] == ["request_body"]
+        assert before["text"] == "hi"
         assert keep["asked"][0]["answer"]["text"] == "hi"
         assert ("header", "x-greeting") not in changes(keep)
     else:
@@ -54,6 +55,8 @@ def test_what_went_upstream_what_came_back_and_what_the_client_got(development: 
     assert ["x-greeting", "hello"] in [[name.lower(), value] for name, value in sent["headers"]]
     assert sent["body"]["text"] == "kept: hi"
     assert sent["answer"]["status"] == 200
+    assert '"body": "kept: hi"' in sent["answer"]["body"]["text"]
+    assert record["request"]["body"]["text"] == "hi"
     assert record["request"]["target"] == "/a?b=c"
     assert record["answer"]["status"] == 299
     assert ["x-served-by", "gatewright"] in [[name.lower(), value] for name, value in record["answer"]["headers"]]

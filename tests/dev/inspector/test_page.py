@@ -53,16 +53,27 @@ class Seen:
         return str(self.page.evaluate("document.activeElement.getAttribute('role') || document.activeElement.tagName"))
 
 
-@pytest.fixture
-def seen(browser: Any, development: Development) -> Iterator[Seen]:
+def _shown(browser: Any, development: Development) -> Iterator[Seen]:
     shown = Seen(browser, development, permissions=["clipboard-read", "clipboard-write"])
     yield shown
     shown.context.close()
     assert shown.complaints == []
 
 
-def test_calls_appear_as_they_come_with_their_plugins_and_marks(seen: Seen) -> None:
-    development, page = seen.development, seen.page
+@pytest.fixture
+def seen(browser: Any, development: Development) -> Iterator[Seen]:
+    """The page of each gateway, for what differs."""
+    yield from _shown(browser, development)
+
+
+@pytest.fixture
+def page_seen(browser: Any, as_apisix: Development) -> Iterator[Seen]:
+    """The page, for what is the same whichever gateway is before it."""
+    yield from _shown(browser, as_apisix)
+
+
+def test_calls_appear_as_they_come_with_their_plugins_and_marks(page_seen: Seen) -> None:
+    development, page = page_seen.development, page_seen.page
     development.ask("GET", "/live-one")
     page.wait_for_selector('.row:has-text("/live-one")')
     development.ask("GET", "/live-two", {"x-break": "it"})
@@ -90,16 +101,16 @@ def test_one_call_shows_changes_questions_lines_and_what_was_sent(seen: Seen) ->
         assert "What APISIX made of it" in seen.page.text_content("main")
 
 
-def test_a_failure_shows_the_author_s_line(seen: Seen) -> None:
-    record = seen.development.recorded("GET", "/fails", {"x-break": "it"})
-    seen.open(record["id"])
-    assert "ValueError" in seen.page.text_content(".happened")
-    assert "raise ValueError" in seen.page.locator(".frame.own .here").last.text_content()
-    assert "hunter2" not in seen.page.content()
+def test_a_failure_shows_the_author_s_line(page_seen: Seen) -> None:
+    record = page_seen.development.recorded("GET", "/fails", {"x-break": "it"})
+    page_seen.open(record["id"])
+    assert "ValueError" in page_seen.page.text_content(".happened")
+    assert "raise ValueError" in page_seen.page.locator(".frame.own .here").last.text_content()
+    assert "hunter2" not in page_seen.page.content()
 
 
-def test_all_of_it_can_be_done_with_keys(seen: Seen) -> None:
-    development, page = seen.development, seen.page
+def test_all_of_it_can_be_done_with_keys(page_seen: Seen) -> None:
+    development, page = page_seen.development, page_seen.page
     for path in ("/first", "/second", "/third"):
         development.ask("GET", path)
     page.wait_for_selector('.row:has-text("/third")')
@@ -107,7 +118,7 @@ def test_all_of_it_can_be_done_with_keys(seen: Seen) -> None:
     page.keyboard.type("method:get /second")
     playwright.expect(page.locator(".row")).to_have_count(1)
     page.keyboard.press("Escape")
-    assert seen.focused() == "listbox"
+    assert page_seen.focused() == "listbox"
     page.keyboard.press("j")
     page.wait_for_selector('h2:has-text("/second")')
     page.keyboard.press("r")
@@ -125,10 +136,10 @@ def test_all_of_it_can_be_done_with_keys(seen: Seen) -> None:
     page.wait_for_selector(".list")
 
 
-def test_replay_with_edits(seen: Seen) -> None:
-    record = seen.development.recorded("GET", "/edit-me", {"Authorization": "Bearer abcdefghijkl"})
-    page = seen.page
-    seen.open(record["id"])
+def test_replay_with_edits(page_seen: Seen) -> None:
+    record = page_seen.development.recorded("GET", "/edit-me", {"Authorization": "Bearer abcdefghijkl"})
+    page = page_seen.page
+    page_seen.open(record["id"])
     page.keyboard.press("e")
     page.get_by_label("Target").fill("/was-edited")
     headers = page.get_by_label("Headers, one a line")
@@ -162,17 +173,17 @@ def test_an_exported_test_passes_when_run(seen: Seen, tmp_path: Path) -> None:
     assert "3 passed" in run.stdout, run.stdout
 
 
-def test_a_copied_curl_command_sends_the_same_request(seen: Seen) -> None:
-    record = seen.development.recorded("POST", "/curled?a=%20b", {"X-Odd": 'it\'s "odd"'}, b"line\nnext")
-    seen.open(record["id"])
-    seen.page.keyboard.press("c")
-    command = seen.page.locator("dialog pre.export").text_content()
-    seen.page.get_by_role("button", name="Copy").click()
-    assert seen.page.evaluate("navigator.clipboard.readText()") == command
-    before = len(seen.development.records())
+def test_a_copied_curl_command_sends_the_same_request(page_seen: Seen) -> None:
+    record = page_seen.development.recorded("POST", "/curled?a=%20b", {"X-Odd": 'it\'s "odd"'}, b"line\nnext")
+    page_seen.open(record["id"])
+    page_seen.page.keyboard.press("c")
+    command = page_seen.page.locator("dialog pre.export").text_content()
+    page_seen.page.get_by_role("button", name="Copy").click()
+    assert page_seen.page.evaluate("navigator.clipboard.readText()") == command
+    before = len(page_seen.development.records())
     subprocess.run(["sh", "-c", command], check=True, capture_output=True, timeout=20)
-    seen.development.wait_for(lambda: len(seen.development.records()) > before)
-    again = seen.development.records()[-1]
+    page_seen.development.wait_for(lambda: len(page_seen.development.records()) > before)
+    again = page_seen.development.records()[-1]
     plain = [{**each["request"], "headers": sorted(map(tuple, each["request"]["headers"]))} for each in (record, again)]
     assert json.dumps(plain[0]) == json.dumps(plain[1])
 
@@ -188,6 +199,20 @@ def test_plugins_are_told_of_and_a_configuration_is_tried_on(seen: Seen) -> None
     page.get_by_label("As JSON").fill('{"greeting": 5}')
     page.get_by_role("button", name="Try it on").click()
     page.wait_for_selector('.try .error:has-text("greeting")')
+
+
+def test_a_plugin_that_is_saved_is_seen_at_once(page_seen: Seen) -> None:
+    page, place = page_seen.page, page_seen.development.place
+    page.goto(f"{page_seen.development.page}#/plugins/greet")
+    page.wait_for_selector("ul.names")
+    (place / "more.py").write_text(
+        "from gatewright import Plugin\n\n\nclass Late(Plugin):\n    def on_request(self, request):\n        pass\n"
+    )
+    try:
+        page.wait_for_selector('ul.names a:has-text("late")', timeout=30_000)
+    finally:
+        (place / "more.py").unlink()
+    page.wait_for_selector('ul.names a:has-text("late")', state="detached", timeout=30_000)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (390, "dark")])
