@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS
@@ -19,9 +20,11 @@ from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Strand
 from gatewright.server.drivers.apisix.connection import Connection
 from gatewright.server.drivers.apisix.driver import driver
+from gatewright.server.drivers.apisix.recorded import RecordedConnection
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
 from gatewright.testing.inprocess import InProcessRunner
+from gatewright.testing.recording import HereRecorder
 from gatewright.testing.runs import Visit
 
 __all__ = ["ApisixGateway"]
@@ -43,9 +46,15 @@ class _Watched(Connection):
         return super()._refusal_of(error, call)
 
 
+class _WatchedAndRecorded(_Watched, RecordedConnection):
+    """Both."""
+
+
 def _connections(service: Service) -> Callable[[Visit], asyncio.Protocol]:
+    kind = _Watched if service.recorder is None else _WatchedAndRecorded
+
     def connect(visit: Visit) -> asyncio.Protocol:
-        return driver(service, lambda service, session: _Watched(service, session, visit))()
+        return driver(service, lambda service, session: kind(service, session, visit))()
 
     return connect
 
@@ -66,8 +75,11 @@ class ApisixGateway:
     server = "APISIX"
     charset = True
 
-    def __init__(self, runner: InProcessRunner, routes: Any, version: str, send: Sender) -> None:
+    def __init__(
+        self, runner: InProcessRunner, routes: Any, version: str, send: Sender, recorder: HereRecorder | None
+    ) -> None:
         self._runner = runner
+        self._recorder = recorder
         self._routes = routes
         self._behaviour = BEHAVIOURS[version]
         self._send = send
@@ -83,6 +95,7 @@ class ApisixGateway:
         version: str = "3.9",
         request_phase: str = "ext-plugin-pre-req",
         allow_degradation: bool = False,
+        record: Path | None = None,
     ) -> ApisixGateway:
         """Start one on the running loop.
 
@@ -94,8 +107,14 @@ class ApisixGateway:
             version: which APISIX to behave as.
             request_phase: `ext-plugin-pre-req` or `ext-plugin-post-req`.
             allow_degradation: the route's.
+            record: a file to write each request's record to.
         """
-        runner = await InProcessRunner.start(plugins, settings, _connections)
+        recorder = (
+            None
+            if record is None
+            else HereRecorder.to_file(record, "apisix", version, server=cls.server, charset=cls.charset)
+        )
+        runner = await InProcessRunner.start(plugins, settings, _connections, recorder=recorder)
         content = {
             "routes": [
                 {
@@ -105,14 +124,15 @@ class ApisixGateway:
             ]
         }  # fmt: skip
         routes = build_routes(content, version="1", default_upstream=Upstream("upstream.test", 80))
-        return cls(runner, routes, version, send)
+        return cls(runner, routes, version, send, recorder)
 
     async def handle(self, request: ClientRequest, visit: Visit) -> Answer:
         """Answer one request."""
         # Connections belong to a visit, so the pool does, too; the runner knows a configuration by its key.
         gateway = DevGateway(self._routes, self._runner.dial, behaviour=self._behaviour, send=self._send)
         try:
-            return await gateway.handle(request)
+            handle = gateway.handle if self._recorder is None else self._recorder.inspector.watch(gateway.handle)
+            return await handle(request)
         finally:
             await gateway.stop()
 

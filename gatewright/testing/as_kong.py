@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,12 +23,13 @@ from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.confs import instance_id_of
 from gatewright.server.drivers.kong.connection import PluginServerConnection
-from gatewright.server.drivers.kong.driver import SESSIONS, driver
+from gatewright.server.drivers.kong.driver import SESSIONS, RecordedPluginServerConnection, driver
 from gatewright.server.drivers.kong.event import Event
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
 from gatewright.testing.inprocess import InProcessRunner
+from gatewright.testing.recording import HereRecorder
 from gatewright.testing.runs import CURRENT, PdkCall, Run, Visit
 
 __all__ = ["KongGateway"]
@@ -47,11 +49,16 @@ class _Watched(PluginServerConnection):
             raise
 
 
+class _WatchedAndRecorded(_Watched, RecordedPluginServerConnection):
+    """Both."""
+
+
 def _connections(service: Service, *, protocol: str, lua_style: bool) -> Callable[[Visit], asyncio.Protocol]:
     wanted: list[Visit] = []
+    kind = _Watched if service.recorder is None else _WatchedAndRecorded
 
     def watched(service: Service, instances: Instances, session: KongSession) -> PluginServerConnection:
-        return _Watched(service, instances, session, wanted.pop())
+        return kind(service, instances, session, wanted.pop())
 
     new = driver(service, new_session=SESSIONS[protocol], lua_style=lua_style, connect=watched)
 
@@ -105,8 +112,9 @@ class KongGateway:
     server = "gatewright-dev"
     charset = False
 
-    def __init__(self, runner: InProcessRunner, gateway: DevKong) -> None:
+    def __init__(self, runner: InProcessRunner, gateway: DevKong, recorder: HereRecorder | None) -> None:
         self._runner = runner
+        self._recorder = recorder
         self._gateway = gateway
 
     @classmethod
@@ -119,6 +127,7 @@ class KongGateway:
         *,
         protocol: str = "msgpack",
         lua_style: bool = False,
+        record: Path | None = None,
     ) -> KongGateway:
         """Start one on the running loop.
 
@@ -129,6 +138,7 @@ class KongGateway:
             send: sends requests to the service.
             protocol: `msgpack` or `protobuf`.
             lua_style: PDK calls give `(value, error)`.
+            record: a file to write each request's record to.
         """
         known = known_plugins(dump(list(plugins.values()), protocol), lambda _: "")
         declared = parse_declarative(
@@ -140,20 +150,26 @@ class KongGateway:
                 "plugins": [{"name": plugin.name, "config": msgspec.json.decode(text)} for plugin, text in chain],
             }
         )
+        recorder = (
+            None if record is None else HereRecorder.to_file(record, "kong", "", server=cls.server, charset=cls.charset)
+        )
         runner = await InProcessRunner.start(
             plugins, settings, partial(_connections, protocol=protocol, lua_style=lua_style),
-            hash_token=instance_id_of,
+            hash_token=instance_id_of, recorder=recorder,
         )  # fmt: skip
         try:
             configured = Plugins(known, declared, connect=lambda plugin: _VisitRpc(plugin, runner))
         except BaseException:
             await runner.close()
             raise
-        return cls(runner, DevKong(declared, configured, send=send))
+        return cls(runner, DevKong(declared, configured, send=send), recorder)
 
     async def handle(self, request: ClientRequest, visit: Visit) -> Answer:
         """Answer one request, and see its log phase to the end."""
-        answer = await self._gateway.handle(request)
+        handle = (
+            self._gateway.handle if self._recorder is None else self._recorder.inspector.watch(self._gateway.handle)
+        )
+        answer = await handle(request)
         await self._gateway.settle()
         return answer
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -114,6 +115,7 @@ class AsyncTestClient:
         lua_style: bool = False,
         settings: Mapping[str, Any] | None = None,
         raise_errors: bool = True,
+        record: Path | None = None,
     ) -> None:
         """Make a client.
 
@@ -133,6 +135,7 @@ class AsyncTestClient:
             settings: the runner's settings, as `gatewright.yaml` has them.
             raise_errors: what a handler raises is raised in the test, where the gateway would refuse the call. Without,
                 the test sees what the gateway's client would: a 503, say.
+            record: a file to write each request's record to, for `gatewright inspect FILE`.
 
         Raises:
             ConfigError: something of this can't be.
@@ -150,13 +153,19 @@ class AsyncTestClient:
         self._send = sender_for(upstream)
         self._kind = gateway
         self._apisix: dict[str, Any] = {
-            "version": version, "request_phase": request_phase, "allow_degradation": allow_degradation
+            "version": version, "request_phase": request_phase, "allow_degradation": allow_degradation,
+            "record": record,
         }  # fmt: skip
-        self._kong: dict[str, Any] = {"protocol": protocol, "lua_style": lua_style}
+        self._kong: dict[str, Any] = {"protocol": protocol, "lua_style": lua_style, "record": record}
         self._gateway: _Gateway | None = None
         self._starting = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = asyncio.Event()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether a request was sent, and the plugins not torn down yet."""
+        return self._gateway is not None
 
     async def _start(self) -> _Gateway:
         plugins = {plugin.name: plugin for plugin, _ in self._chain}
@@ -288,6 +297,7 @@ class TestClient:
         self._client = AsyncTestClient(plugin, config, **how)
         self._runner = asyncio.Runner(loop_factory=new_event_loop)
         self._finalizer = weakref.finalize(self, _end, self._runner, self._client)
+        self._finalizer.atexit = False  # no thread can be started that late
 
     def request(
         self,
@@ -359,7 +369,9 @@ def _loop_runs() -> bool:
 
 
 def _end(runner: asyncio.Runner, client: AsyncTestClient) -> None:
-    if not _loop_runs():  # collected while another loop runs: it can't be run any more, only closed
+    if not client.is_started:
+        runner.close()
+    elif not _loop_runs():  # collected while another loop runs: it can't be run any more, only closed
         runner.run(client.close())
         runner.close()
     else:

@@ -23,7 +23,7 @@ from gatewright.errors import GatewayClosedError, GatewrightError
 from gatewright.http import Response, SyncResponse
 from gatewright.testing.runs import CURRENT
 
-__all__ = ["Pairs", "Upstream", "UpstreamRequest", "answer_parts", "client_request", "sender_for"]
+__all__ = ["Pairs", "Upstream", "UpstreamRequest", "answer_parts", "client_request", "response_of", "sender_for"]
 
 Pairs = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -202,7 +202,7 @@ def sender_for(upstream: Upstream | None) -> Any:
             result = upstream(request) if callable(upstream) else upstream
             if inspect.isawaitable(result):
                 result = await result
-            return _answer_of(_response(result), method)
+            return _answer_of(response_of(result), method)
         except (OSError, GatewrightError) as error:
             raise UpstreamError(str(error) or type(error).__name__, sent=True) from error
         except Exception as error:
@@ -212,7 +212,8 @@ def sender_for(upstream: Upstream | None) -> Any:
     return send
 
 
-def _response(result: Any) -> Response | SyncResponse:
+def response_of(result: Any) -> Response | SyncResponse:
+    """What an upstream function returned, as a response."""
     if isinstance(result, Response | SyncResponse):
         return result
     if result is None:

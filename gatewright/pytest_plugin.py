@@ -1,0 +1,156 @@
+"""pytest's plugin: fixtures for tests of plugins. It is there by itself where Gatewright is installed.
+
+    gatewright_client     makes test clients, and closes them after the test
+    gateway               a real runner and a development gateway, on free ports
+    fake_upstream         an HTTP server that notes what it gets and answers as told
+    gatewright_snapshot   compares what plugins changed with what they changed when the test was written
+
+`--gatewright-record DIR` keeps the records of failing tests there, for `gatewright inspect FILE`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from gatewright.testing.client import Answer, TestClient
+    from gatewright.testing.processes import FakeUpstream, Gateway
+
+__all__ = ["fake_upstream", "gateway", "gatewright_client", "gatewright_snapshot"]
+
+_FAILED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our options."""
+    group = parser.getgroup("gatewright")
+    group.addoption(
+        "--gatewright-record", metavar="DIR", type=Path, default=None,
+        help="keep the records of failing tests' requests in DIR, for `gatewright inspect FILE`",
+    )  # fmt: skip
+    group.addoption("--gatewright-update", action="store_true", help="write the snapshots of what plugins change anew")
+    group.addoption(
+        "--runner", metavar="ADDRESS", default="",
+        help="the runner that `pytest --pyargs gatewright.testing.conformance` asks: unix:/path",
+    )  # fmt: skip
+    group.addoption(
+        "--plugin-server", metavar="ADDRESS", default="", help="or the plugin server of Kong's that it asks: unix:/path"
+    )
+    group.addoption(
+        "--plugin-server-protocol", choices=("msgpack", "protobuf"), default="msgpack", help="what it speaks"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Note whether a test failed."""
+    report: Any = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+def _file_name(request: pytest.FixtureRequest) -> str:
+    return re.sub(r"[^\w.-]+", "-", request.node.nodeid.replace("::", "-")).strip("-")
+
+
+@pytest.fixture
+def _gatewright_record(request: pytest.FixtureRequest) -> Iterator[Path | None]:
+    """Where this test's requests are recorded; removed if it passes."""
+    directory: Path | None = request.config.getoption("--gatewright-record")
+    if directory is None:
+        yield None
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / f"{_file_name(request)}.jsonl"
+    yield file
+    if not request.node.stash.get(_FAILED, False):
+        for each in directory.glob(f"{file.stem}*.jsonl"):
+            each.unlink()
+
+
+@pytest.fixture
+def gatewright_client(_gatewright_record: Path | None) -> Iterator[Callable[..., TestClient]]:
+    """Make test clients: `gatewright_client(Greet, config={...})`; see `gatewright.testing.TestClient`."""
+    from gatewright.testing.client import TestClient
+
+    clients: list[TestClient] = []
+
+    def make(plugin: Any, config: Any = None, **how: Any) -> TestClient:
+        if _gatewright_record is not None:
+            number = f"-{len(clients) + 1}" if clients else ""
+            how.setdefault("record", _gatewright_record.with_name(f"{_gatewright_record.stem}{number}.jsonl"))
+        clients.append(TestClient(plugin, config, **how))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def gateway(_gatewright_record: Path | None) -> Iterator[Callable[..., Gateway]]:
+    """Start `gatewright dev` for some places: `gateway("plugins", upstream=fake_upstream.url)`; it has `url` and `get`.
+
+    A real runner, and a development gateway before it, each in a process of its own, on free ports.
+    """
+    from gatewright.testing.processes import Gateway
+
+    started: list[Gateway] = []
+
+    def start(*arguments: Any, upstream: str = "", **how: Any) -> Gateway:
+        record = None
+        if _gatewright_record is not None:
+            record = _gatewright_record.with_name(f"{_gatewright_record.stem}-gateway{len(started) + 1}.jsonl")
+        started.append(Gateway.start(*arguments, upstream=upstream, record=record, **how))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+@pytest.fixture
+def fake_upstream() -> Iterator[FakeUpstream]:
+    """An HTTP server on a free port: `url`, `requests`, `answer(...)`."""
+    from gatewright.testing.processes import FakeUpstream
+
+    with FakeUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def gatewright_snapshot(request: pytest.FixtureRequest) -> Callable[[Answer], None]:
+    """Compare what plugins changed with a file beside the test, which `--gatewright-update` writes."""
+    directory = request.path.parent / "__changes__"
+    update: bool = request.config.getoption("--gatewright-update")
+    seen = 0
+
+    def compare(answer: Answer) -> None:
+        nonlocal seen
+        seen += 1
+        name = re.sub(r"[^\w.-]+", "-", f"{request.path.stem}-{request.node.name}")
+        file = directory / f"{name}{f'-{seen}' if seen > 1 else ''}.json"
+        now = [
+            {"plugin": run.plugin, "phase": run.phase, "changes": run.changes.as_dict(),
+             "answered": run.answer.status if run.answer is not None else None}
+            for run in answer.runs
+        ]  # fmt: skip
+        if update:
+            directory.mkdir(exist_ok=True)
+            file.write_text(json.dumps(now, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            return
+        if not file.exists():
+            pytest.fail(
+                f"{file} is not there yet: run pytest with --gatewright-update once, and look at what it writes"
+            )
+        before = json.loads(file.read_text(encoding="utf-8"))
+        assert now == before, f"plugins change something else than {file} says (--gatewright-update takes it)"  # noqa: S101
+
+    return compare

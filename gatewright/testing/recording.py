@@ -1,0 +1,49 @@
+"""Records of a test client's requests, in the form that `gatewright inspect FILE` shows (`docs/inspector.md`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gatewright.dev.inspector.inspector import Inspector
+from gatewright.observe.recording import Recorder
+from gatewright.runtime.recorded import CallRecord
+
+__all__ = ["HereRecorder"]
+
+
+class HereRecorder(Recorder):
+    """Records calls, and gives the records to an inspector in the same process."""
+
+    def __init__(self, inspector: Inspector) -> None:
+        self.inspector = inspector
+        self.lost = 0
+
+    @classmethod
+    def to_file(cls, file: Path, gateway: str, version: str, *, server: str, charset: bool) -> HereRecorder:
+        """One that writes each request's record to a file.
+
+        Args:
+            file: the file.
+            gateway: `apisix` or `kong`.
+            version: of it.
+            server: what the gateway calls itself.
+            charset: see `answers.response_head`.
+
+        Raises:
+            ConfigError: the file can't be written.
+        """
+        facts = {"name": gateway, "version": version}
+        return cls(Inspector(facts, server_header=server, charset=charset, file=file))
+
+    def begin(self, key: int, phase: str) -> CallRecord | None:
+        """Begin the record of a call."""
+        return CallRecord(key, phase)
+
+    def end(self, record: CallRecord) -> None:
+        """A call has ended."""
+        record.seconds = record.now()
+        self.inspector.receiver.on_record(list(record.packed()))
+
+    def close(self) -> None:
+        """Write down what is left."""
+        self.inspector.close()
