@@ -224,10 +224,7 @@ class Plugin(Generic[C]):
         """The phases of Kong that this class has a handler for."""
         handlers = {"access": "on_request"}
         return tuple(
-            phase
-            for phase in KONG_PHASES
-            if inspect.isfunction(getattr(cls, handlers.get(phase, f"on_{phase}"), None))
-            and not (phase == "log" and cls.logs())
+            phase for phase in KONG_PHASES if inspect.isfunction(getattr(cls, handlers.get(phase, f"on_{phase}"), None))
         )
 
     @classmethod

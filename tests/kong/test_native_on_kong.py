@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
+from gatewright import Response
 from gatewright.config import config_schema
 from gatewright.gateways.kong.dump import kong_fields, plugin_info
 from gatewright.plugin import Plugin
+from gatewright.testing import TestClient
 from tests.kong.conftest import Start
 from tests.kong.peer import Exited
 
@@ -337,3 +339,29 @@ def test_beyond_kongs_thousand_headers_names_are_asked_for(serve: Start, protoco
         with pytest.raises(Exited):
             kong.event(kong.start("all", {}), "access", pdk)
     assert "handed over 1000 of the request's headers" in server.log
+
+
+@both
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_plugin_is_told_how_a_request_ended(protocol: Any, is_async: bool) -> None:
+    told: list[object] = []
+
+    def tell(request: Any, response: Any) -> None:
+        told.append((request.path, request.ctx["seen"], response.status, response.headers["x-up"]))
+
+    class Tells(Plugin):
+        def on_request(self, request: Any) -> None:
+            request.ctx["seen"] = "in the request"
+
+        def on_log(self, request: Any, response: Any) -> None:
+            tell(request, response)
+
+    class TellsAsync(Tells):
+        async def on_log(self, request: Any, response: Any) -> None:
+            tell(request, response)
+
+    plugin = TellsAsync if is_async else Tells
+    assert plugin.kong_phases() == ("access", "log")
+    client = TestClient(plugin, gateway="kong", protocol=protocol, upstream=Response(203, {"x-up": "1"}, b"body"))
+    assert client.get("/a%20b").status == 203
+    assert told == [("/a b", "in the request", 203, "1")]

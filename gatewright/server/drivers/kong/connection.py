@@ -27,7 +27,7 @@ from gatewright.runtime.bridge import Strand
 from gatewright.runtime.pdk import PhaseExit
 from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude
 from gatewright.server.drivers.kong.instances import Instances
-from gatewright.server.drivers.kong.native import run_access, run_response
+from gatewright.server.drivers.kong.native import run_access, run_log, run_response
 from gatewright.server.drivers.kong.noted import HEAD, NotedConnection
 from gatewright.server.drivers.kong.owners import process_behind
 from gatewright.server.drivers.kong.queries import answer_to
@@ -304,6 +304,8 @@ class PluginServerConnection(NotedConnection):
             run_access(chain, event, strand, self._instances.fetched_first)
         elif event.phase == "response" and chain.response_steps and chain.steps[0].on_response is not None:
             run_response(chain, event, strand, self._instances.fetched_first)
+        elif event.phase == "log" and chain.steps and chain.steps[0].after is not None:
+            run_log(chain, event, strand, self._instances.fetched_first)
         else:
             chain.run_phase(event.phase, event, strand)
 

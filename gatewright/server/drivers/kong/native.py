@@ -1,4 +1,4 @@
-"""`on_request` and `on_response` on Kong.
+"""`on_request`, `on_response` and `on_log(request, response)` on Kong.
 
 A call's facts are fetched through the PDK when a handler looks at them (see `native_call`), and its changes written
 back in as few PDK calls as there are kinds of them.
@@ -17,7 +17,7 @@ from gatewright.runtime.kept import pack
 from gatewright.server.drivers.kong.event import Event
 from gatewright.server.drivers.kong.native_call import CTX, Facts, Questions
 
-__all__ = ["run_access", "run_response"]
+__all__ = ["run_access", "run_log", "run_response"]
 
 _QUERY_SAFE = "-._~!$'()*,;:@/?"
 
@@ -89,6 +89,15 @@ def run_response(chain: Chain, event: Event, strand: Strand, fetched_first: Muta
     if call.status_change > 0:
         event.call("kong.response.set_status", (call.status_change,))
     _write_headers(event, "kong.response", changed)
+
+
+def run_log(chain: Chain, event: Event, strand: Strand, fetched_first: MutableMapping[str, bool]) -> None:
+    """Run `on_log(request, response)`. For the arguments see `run_access`."""
+    facts = Facts(event, fetched_first)
+    call = _ResponseCall(facts, 0)
+    call.response_source = facts.read_answer_headers
+    _prepare(call, chain, event, strand, facts)
+    chain.run_log(call, strand)
 
 
 def _prepare(call: Call, chain: Chain, event: Event, strand: Strand, facts: Facts) -> None:
