@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import shlex
 import signal
@@ -172,3 +173,53 @@ def test_the_tests_on_the_page_about_testing_pass(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 0, run.stdout
     assert "3 passed" in run.stdout
+
+
+def test_the_first_plugins_page_is_true(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "first-plugin.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```(sh|text)\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "bin").mkdir()
+    for name in ("gatewright", "pytest"):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {name} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    environ = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTEST_ADDOPTS": "-p no:cacheprovider"}
+    log, directory, url = tmp_path / "log", tmp_path, ""
+    process: subprocess.Popen[bytes] | None = None
+
+    def said(command: str) -> str:
+        if process is not None and command == "gatewright dev":
+            return log.read_text()
+        run = subprocess.run(
+            ["sh", "-c", command], cwd=directory, capture_output=True, text=True, env=environ, check=False
+        )
+        return run.stdout + run.stderr
+
+    try:
+        command = output = ""
+        for kind, text in shown:
+            if kind == "sh":
+                command = text.strip().replace("http://127.0.0.1:9080", url)
+                if command == "gatewright dev":
+                    with log.open("wb") as file:
+                        process = subprocess.Popen(
+                            ["gatewright", "dev", "--port", "0", "--no-inspect"],
+                            cwd=directory, env=environ, stdout=file, stderr=file,
+                        )  # fmt: skip
+                    deadline = time.monotonic() + 60
+                    while "curl -i " not in log.read_text():
+                        assert time.monotonic() < deadline, log.read_text()
+                        time.sleep(0.05)
+                    url = log.read_text().partition("Listening on ")[2].partition(",")[0]
+                output = said(command)
+                directory = tmp_path / "hello" if (tmp_path / "hello").exists() else tmp_path
+                continue
+            deadline = time.monotonic() + 30
+            for line in text.strip().replace("http://127.0.0.1:9080", url).splitlines():
+                while line not in output:  # a reload takes a moment
+                    assert time.monotonic() < deadline and "pytest" not in command, f"{command}\n{line}\n{output}"
+                    time.sleep(0.2)
+                    output = said(command)
+    finally:
+        if process is not None:
+            process.terminate()
+            process.wait(15)
