@@ -20,12 +20,17 @@ LONGEST_BODY: Final = 1 << 16
 """Bytes of a body that are kept."""
 _MOST_NOTES: Final = 200
 _MOST_PHASES: Final = 200
+_MOST_ASKED: Final = 500
+_MOST_LONG: Final = 16
+"""Answers of a phase of which all that may be kept is kept; beyond, little of each."""
+_SHORT: Final = 256
 _PLAIN: Final = frozenset(range(0x20, 0x7F)) | {0x09, 0x0A, 0x0D}
 
 TRAIL: ContextVar[Trail | None] = ContextVar("gatewright_trail", default=None)
 PHASE: ContextVar[Phase | None] = ContextVar("gatewright_trail_phase", default=None)
 
 Values = Sequence["str | None"]
+Ticket = tuple[str, int]
 
 
 def current_trail() -> Trail | None:
@@ -47,7 +52,7 @@ class Trail:
         replay_of: which one it repeats, if it does.
         open: how much is still to come that runs after the answer.
         lost: the runner did not tell of all.
-        on_ticket: told of a phase that the runner will tell of.
+        on_ticket: told of a phase that the runner will tell of, and of the ticket that it had before, if it had one.
         on_end: told when something that runs after the answer has ended.
     """
 
@@ -66,7 +71,7 @@ class Trail:
         self.answer: dict[str, Any] | None = None
         self.lost = False
         self.open = 0
-        self.on_ticket: Callable[[Trail, Phase], None] = lambda _trail, _phase: None
+        self.on_ticket: Callable[[Trail, Phase, Ticket | None], None] = lambda _trail, _phase, _before: None
         self.on_end: Callable[[Trail], None] = lambda _trail: None
 
     def now(self) -> float:
@@ -140,7 +145,7 @@ class Phase:
         self.name, self.stage, self.plugins, self.key = name, stage, plugins, key
         self.at = trail.now()
         self.seconds = -1.0
-        self.ticket: tuple[str, int] | None = None
+        self.ticket: Ticket | None = None
         self.token: int | None = None
         self.came: dict[str, Any] = {}
         self.asked: list[dict[str, Any]] = []
@@ -160,14 +165,24 @@ class Phase:
 
     def expect(self, name: str, number: int) -> None:
         """The runner knows the call by this, and will tell of it."""
-        self.ticket = name, number
-        self._trail.on_ticket(self._trail, self)
+        before, self.ticket = self.ticket, (name, number)
+        self._trail.on_ticket(self._trail, self, before)
 
     def ask(self, what: str, name: str, answer: Any, took: float, error: str = "") -> None:
         """A question was answered, `took` seconds after it came."""
-        if len(self.asked) < 500:
-            at = self._trail.now() - took
-            self.asked.append({"at": at, "seconds": took, "what": what, "name": name, "answer": answer, "error": error})
+        if len(self.asked) >= _MOST_ASKED:
+            return
+        if len(self.asked) >= _MOST_LONG:
+            answer = _shortened(answer)
+        at = self._trail.now() - took
+        self.asked.append({"at": at, "seconds": took, "what": what, "name": name, "answer": answer, "error": error})
+
+
+def _shortened(answer: Any) -> Any:
+    if isinstance(answer, dict) and "size" in answer:
+        kept = {name: text[:_SHORT] for name, text in answer.items() if name in ("text", "base64")}
+        return {"size": answer["size"], **kept, **({"cut": True} if answer["size"] > _SHORT else {})}
+    return answer[:_SHORT] if isinstance(answer, str) else answer
 
 
 def body_form(body: bytes | None, size: int | None = None) -> dict[str, Any] | None:

@@ -41,15 +41,18 @@ LONGEST_BODY: Final = 1 << 16
 """Bytes of a body, or of an answer of the gateway's, that are kept."""
 _MOST_LINES: Final = 200
 _MOST_ASKED: Final = 500
+_MOST_LONG: Final = 16
+_SHORT: Final = 256
+"""Bytes that are kept of answers beyond the first few of a plugin's, so that a record stays one that can be sent."""
 
 
 class Asked:
     """A question to the gateway, and what it answered."""
 
-    __slots__ = ("answer", "at", "error", "name", "seconds", "size", "what")
+    __slots__ = ("answer", "at", "error", "name", "room", "seconds", "size", "what")
 
-    def __init__(self, what: str, name: str, at: float) -> None:
-        self.what, self.name, self.at = what, name, at
+    def __init__(self, what: str, name: str, at: float, room: int) -> None:
+        self.what, self.name, self.at, self.room = what, name, at, room
         self.seconds = -1.0  # it was never answered
         self.answer: bytes | None = None
         self.size = 0
@@ -60,7 +63,7 @@ class Asked:
         self.seconds = at - self.at
         if answer is not None:
             self.size = len(answer)
-            self.answer = answer[:LONGEST_BODY]
+            self.answer = answer[: self.room]
 
     def failed(self, error: BaseException, at: float) -> None:
         """It can't be answered."""
@@ -172,7 +175,8 @@ class CallRecord:
             of.asked = []
         if len(of.asked) >= _MOST_ASKED:
             return None
-        asked = Asked(question.kind, question.name, self.now())
+        room = LONGEST_BODY if len(of.asked) < _MOST_LONG else _SHORT
+        asked = Asked(question.kind, question.name, self.now(), room)
         of.asked.append(asked)
         return asked
 

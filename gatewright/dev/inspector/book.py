@@ -79,6 +79,11 @@ class Book:
         """What a list shows, the oldest first."""
         return list(self._summaries.values())
 
+    def wake(self) -> None:
+        """Let everybody look at what else has changed."""
+        for listener in self._listeners:
+            listener.wake()
+
     @contextmanager
     def listening(self) -> Iterator[Listener]:
         """Be told of new records."""
@@ -109,6 +114,10 @@ class Listener:
         """What it knows is no longer so."""
         self._untold.clear()
         self._anew = True
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Something else is new."""
         self._wake.set()
 
     async def next(self, timeout: float) -> tuple[bool, list[dict[str, Any]]]:

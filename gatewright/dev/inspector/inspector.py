@@ -119,7 +119,9 @@ class Inspector:
         self._replays[client_port] = of, future
         return future
 
-    def _expect(self, trail: Trail, phase: Phase) -> None:
+    def _expect(self, trail: Trail, phase: Phase, before: tuple[str, int] | None) -> None:
+        if before is not None:  # the gateway tries again, and is told of that
+            self._waiting.pop(before, None)
         if phase.ticket is not None:
             self._waiting[phase.ticket] = trail, phase
 

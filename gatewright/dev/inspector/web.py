@@ -79,6 +79,7 @@ class Page:
     def facts(self, facts: Facts) -> None:
         self._facts = facts
         self._facts_number += 1
+        self._inspector.book.wake()
 
     async def start(self, port: int | None = None) -> None:
         """Listen.
@@ -137,7 +138,7 @@ class Page:
         with self._inspector.book.listening() as listener:
             await response.write(b": here\n\n")
             while True:
-                anew, calls = await listener.next(_PING_SECONDS if facts == self._facts_number else 0.0)
+                anew, calls = await listener.next(_PING_SECONDS)
                 told = b""
                 if facts != self._facts_number:
                     facts = self._facts_number
