@@ -170,6 +170,8 @@ async def test_headers_of_the_former_body_go() -> None:
     assert dict(response.headers) == {"etag": 'W/"x"', **JSON}
     response = await transformed({"body": [{"op": "remove", "path": "/b"}]}, b'{"a":1}', former)
     assert dict(response.headers) == former
+    response = await transformed({"body": [{"op": "remove", "path": "/a"}]}, b"", former, 304)
+    assert response.headers["etag"] == 'W/"x"'
 
 
 async def test_header_edits() -> None:

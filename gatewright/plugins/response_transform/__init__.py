@@ -151,7 +151,8 @@ class ResponseTransform(Plugin[ResponseTransformConfig]):
         if not is_json and not self.config.any_type:
             return
         body = await response.body()
-        if not body:
+        if not body:  # of a HEAD or a 304: it stands for one that would be edited
+            self._weaken_etag(response)
             return
         codings = codings_of(headers.get_all("content-encoding"))
         try:
@@ -171,11 +172,15 @@ class ResponseTransform(Plugin[ResponseTransformConfig]):
         response.set_body(edited)
         for name in _OF_THE_FORMER_BODY:
             headers.discard(name)
-        etag = headers.get("etag", "")
-        if etag.startswith('"'):  # these are no longer the bytes that it stood for
-            headers["etag"] = f"W/{etag}"
+        self._weaken_etag(response)
         if "charset=" in parameters:
             headers["content-type"] = f"{kind.strip()}; charset=utf-8"
+
+    @staticmethod
+    def _weaken_etag(response: Response) -> None:
+        etag = response.headers.get("etag", "")
+        if etag.startswith('"'):  # the client's bytes are not those that it stood for
+            response.headers["etag"] = f"W/{etag}"
 
     def _edited(self, body: bytes, codings: tuple[str, ...], parameters: str, is_json: bool) -> bytes | None:
         """A body with the edits done; `None` where there are none to do."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, Literal
 
@@ -16,6 +17,9 @@ import msgspec
 from gatewright import ConfigError, PluginError
 
 __all__ = ["Edit", "compile_edit"]
+
+# Here and not where it's needed: it takes half a second, and this module is imported in a thread.
+jsonpath: Any = import_module("jsonpath") if find_spec("jsonpath") is not None else None
 
 Root = list[Any]
 """A document in a list of its own, so that the whole of it is in a container, too."""
@@ -164,13 +168,12 @@ def _key(container: Any, part: str, makes: bool) -> str | int | None:
 
 
 def _by_jsonpath(path: str) -> Finder:
-    if find_spec("jsonpath") is None:
+    if jsonpath is None:
         raise ConfigError(f"{path!r} needs python-jsonpath: pip install 'gatewright[jsonpath]'; a JSON pointer doesn't")
-    import jsonpath
-
+    error_kind = jsonpath.JSONPathError
     try:
         query = jsonpath.compile(path)
-    except jsonpath.JSONPathError as error:
+    except error_kind as error:
         raise ConfigError(f"{path!r} is no JSONPath: {str(error).splitlines()[0]}") from None
 
     def places(root: Root) -> Iterator[Place]:
@@ -184,7 +187,7 @@ def _by_jsonpath(path: str) -> Finder:
     def find(root: Root) -> Sequence[Place]:
         try:
             return list(places(root))
-        except jsonpath.JSONPathError as error:
+        except error_kind as error:
             raise PluginError(f"{path!r} can't be looked up: {str(error).splitlines()[0]}") from None
 
     return find
