@@ -67,7 +67,7 @@ def _transform(directory: Path) -> Iterator[Case]:
 def _model(directory: Path) -> Iterator[Case]:
     from tests.plugins.ml_models import perceptron
 
-    path = str(perceptron(directory / "net.onnx", [64, 1024, 1024, 256, 8]))
+    path = str(perceptron(directory / "net.onnx", [64, 2048, 2048, 512, 8]))
     values = ",".join(str(number / 64) for number in range(64))
     for rows in (1, 64):
         conf = {
@@ -76,7 +76,7 @@ def _model(directory: Path) -> Iterator[Case]:
             "mode": "annotate",
             "batching": {"max_rows": rows},
         }
-        text = f"a perceptron of 1.4 million weights, {f'batches of {rows} at most' if rows > 1 else 'one by one'}"
+        text = f"a perceptron of 5.4 million weights, {f'batches of {rows} at most' if rows > 1 else 'one by one'}"
         yield Case(text, [("ml-model", conf)], headers=[("x-features", values)])
 
 
