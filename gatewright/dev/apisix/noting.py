@@ -37,6 +37,8 @@ def noted_phase(exchange: Exchange, plugin: PluginConf, name: str) -> Iterator[P
         try:
             yield phase
         finally:
+            if name == "response" and "headers" in phase.came:  # they are the client's unless the reply says otherwise
+                before["response_headers"] = phase.came["headers"]
             phase.made = _changes(before, _state(exchange))
 
 
