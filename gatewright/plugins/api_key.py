@@ -48,7 +48,7 @@ class Key(Credential, frozen=True, kw_only=True):
 class ApiKeyConfig(StoreConfig, frozen=True, kw_only=True):
     """Whose keys are good, and where they are found in a request."""
 
-    keys: Annotated[tuple[Key, ...], field("The keys.")] = ()
+    keys: Annotated[tuple[Key, ...], field("Keys, and whose they are.")] = ()
     header: Annotated[str, field("The header that holds the key; empty: none.")] = "x-api-key"
     scheme: Annotated[str, field("What stands before the key in that header, `Bearer` say; empty: nothing.")] = ""
     cookie: Annotated[str, field("A cookie that may hold the key; empty: none.")] = ""
