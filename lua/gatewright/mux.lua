@@ -10,12 +10,12 @@ local wire = require("gatewright.wire")
 
 local exiting = ngx.worker.exiting
 local now = ngx.now
-local spawn, wait = ngx.thread.spawn, ngx.thread.wait
+local spawn, kill = ngx.thread.spawn, ngx.thread.kill
 local sub = string.sub
 local tcp = ngx.socket.tcp
 local timer_at = ngx.timer.at
 
-local READ_MILLISECONDS = 1000
+local READ_MILLISECONDS = 86400000 -- the writing thread sees to the end; a timeout would be an error in nginx's log
 local READ_BYTES = 65536
 local MOST_CONNECTIONS = 64
 
@@ -117,43 +117,38 @@ local function read(conn)
     local wanted, parts, have = 0, {}, 0
     while not conn.dead do
         local data, err = sock:receiveany(READ_BYTES)
-        if not data and err ~= "timeout" then
+        if not data then
             return fail(conn, "connection lost: " .. err)
         end
-        if data then
-            have = have + #data
-            parts[#parts + 1] = data
-            if have >= wanted then
-                data = parts[2] and table.concat(parts) or parts[1]
-                local at = 0
-                while true do
-                    local size, kind, flags, n, id, argument = wire.head(data, at)
-                    if size == false then
-                        return fail(conn, kind)
-                    end
-                    if not size or #data - at - wire.HEAD < size then
-                        wanted = size and size + wire.HEAD or wire.HEAD
-                        break
-                    end
-                    local fields
-                    fields, err = wire.fields(data, at + wire.HEAD, n, size)
-                    if not fields then
-                        return fail(conn, err)
-                    end
-                    at = at + wire.HEAD + size
-                    local ok
-                    ok, err = deliver(conn, kind, flags, id, argument, fields)
-                    if not ok then
-                        return fail(conn, err)
-                    end
+        have = have + #data
+        parts[#parts + 1] = data
+        if have >= wanted then
+            data = parts[2] and table.concat(parts) or parts[1]
+            local at = 0
+            while true do
+                local size, kind, flags, n, id, argument = wire.head(data, at)
+                if size == false then
+                    return fail(conn, kind)
                 end
-                local rest = at > 0 and sub(data, at + 1) or data
-                parts = { rest }
-                have = #rest
+                if not size or #data - at - wire.HEAD < size then
+                    wanted = size and size + wire.HEAD or wire.HEAD
+                    break
+                end
+                local fields
+                fields, err = wire.fields(data, at + wire.HEAD, n, size)
+                if not fields then
+                    return fail(conn, err)
+                end
+                at = at + wire.HEAD + size
+                local ok
+                ok, err = deliver(conn, kind, flags, id, argument, fields)
+                if not ok then
+                    return fail(conn, err)
+                end
             end
-        end
-        if conn.under_way == 0 and (conn.leaving or exiting()) then
-            return fail(conn, "closed")
+            local rest = at > 0 and sub(data, at + 1) or data
+            parts = { rest }
+            have = #rest
         end
     end
 end
@@ -174,7 +169,7 @@ local function write(conn)
             end
         else
             conn.wake:wait(1)
-            if conn.leaving and conn.under_way == 0 and conn.queued == 0 then
+            if (conn.leaving or exiting()) and conn.under_way == 0 and conn.queued == 0 then
                 return fail(conn, "closed")
             end
         end
@@ -203,9 +198,9 @@ local function run(premature, conn)
     if not ok then
         return fail(conn, "can't send: " .. err)
     end
-    local writer = spawn(write, conn)
-    read(conn)
-    wait(writer)
+    local reader = spawn(read, conn)
+    write(conn)
+    kill(reader) -- it waits for what nobody needs any more, unless it has ended itself
     sock:close()
 end
 

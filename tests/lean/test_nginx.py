@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -164,6 +165,30 @@ def test_a_runner_that_is_gone_killed_or_new(
         assert (answer.status, answer.header("x-upstream")) == (503, [])
         start_runner("-p", plugin_file, "--no-installed-plugins", socket=runner.socket)  # knows no token
         assert nginx.ask(f"/{way}/", guarded).saw("x-checked") == ["yes"]
+    finally:
+        nginx.stop()
+
+
+def test_nginx_reloads_and_its_old_workers_end(
+    start_runner: StartRunner, plugin_file: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    runner = start_runner("-p", plugin_file, "--no-installed-plugins")
+    nginx = Nginx(tmp_path_factory.mktemp("nginx"), runner.socket)
+    guarded = do("request.headers['x-checked'] = 'yes'")
+
+    def workers() -> set[str]:
+        pid = nginx.process.pid
+        return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+    try:
+        for way in (*WAYS, "usual"):
+            assert nginx.ask(f"/{way}/", guarded).saw("x-checked") == ["yes"]
+        before = workers()
+        nginx.process.send_signal(signal.SIGHUP)
+        runner.wait_for(lambda: workers() and not workers() & before)
+        for way in (*WAYS, "usual"):
+            assert nginx.ask(f"/{way}/", guarded).saw("x-checked") == ["yes"]
+        assert "[error]" not in nginx.log  # an idle connection is none
     finally:
         nginx.stop()
 
