@@ -73,9 +73,8 @@ def error_page(status: int) -> bytes:
 
 def with_page(answer: Answer) -> Answer:
     """An answer whose page, if it has one, is its body like any other."""
-    if not answer.page:
+    if not answer.page or not (page := error_page(answer.status)):
         return answer
-    page = error_page(answer.status)
     kept = [(name, value) for name, value in answer.headers if name.lower() not in ("content-type", "content-encoding")]
     headers = [*kept, ("Content-Type", "text/html"), ("Content-Length", str(len(page)))] if page else kept
     close = answer.close or answer.status in _ENDS_CONNECTION
@@ -124,19 +123,21 @@ def response_head(
         out.append(("Content-Type", _with_charset(kind, answer.status) if charset and answer.names_charset else kind))
     keep = request.keep_alive and not answer.close and not (answer.page and answer.status in _ENDS_CONNECTION)
     if bodiless:
-        if length is not None and (framing == "proxied" or (answer.page and answer.status == 304)):
+        if length is not None and framing == "chunked" and not answer.page:
+            out.append((next(n for n, _ in answer.headers if n.lower() == "content-length"), length))
+        elif length is not None and (framing == "proxied" or (answer.page and answer.status == 304)):
             out.append(("Content-Length", length))
         body = body if answer.status < 200 else b""
     elif length is not None and (framing in ("content-length", "proxied") or length.isdigit()):
         given = next((n for n, _ in answer.headers if n.lower() == "content-length"), "Content-Length")
         # What Lua sets keeps its name; nginx's own, and the upstream's, is written anew.
         out.append((given if framing in ("stop", "chunked") else "Content-Length", length))
-    elif request.version == "1.1" and request.method != "HEAD":
+    elif request.version == "1.1" and (answer.method or request.method) != "HEAD":
         out.append(("Transfer-Encoding", "chunked"))
         body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + (b"" if answer.cut else b"0\r\n\r\n")
     elif request.version in ("1.0", "0.9"):
         keep = False
-    if request.method == "HEAD":
+    if (answer.method or request.method) == "HEAD":
         body = b""
     if request.version != "2":
         stays = "keep-alive" if keep else "close"

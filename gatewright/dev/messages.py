@@ -54,7 +54,7 @@ class Answer:
 
     `body` is `None` where nothing is printed; `page`: the gateway's own HTML page; `cut`: the upstream broke off in the
     middle, and the connection ends there; `status_line`: the upstream's own; `headless`: the body is
-    all there is; `names_charset`: a type of text gets one.
+    all there is; `names_charset`: a type of text gets one; `method`: what the request's is by now.
     """
 
     status: int
@@ -67,6 +67,7 @@ class Answer:
     status_line: str | None = None
     headless: bool = False
     names_charset: bool = True
+    method: str | None = None
     server: str | None = None
 
 

@@ -130,10 +130,11 @@ class RequestReader:
             RefusedError: nginx would not take it. Nothing more can be read.
         """
         if self._head is None:
+            is_head = self._data.lstrip(b"\r\n").startswith(b"HEAD ")
             try:
                 self._head = self._read_head()
             except RefusedError as error:
-                error.method = "HEAD" if self._data.startswith(b"HEAD ") else "GET"
+                error.method = "HEAD" if is_head else "GET"
                 raise
             if self._head is None:
                 return None

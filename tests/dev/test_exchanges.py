@@ -310,7 +310,7 @@ AS_IT_IS = replies.encode_resp_reply(0, RespReply())
 RESP = {"ext-plugin-post-resp": {"conf": [{"name": "p", "value": "{}"}]}}
 
 
-def stop(status: int, *headers: tuple[str, str], body: bytes = b"") -> list[bytes]:
+def stop(status: int, *headers: tuple[str, str | None], body: bytes = b"") -> list[bytes]:
     return [replies.encode_stop(0, Stop(status, headers, body))]
 
 
@@ -540,3 +540,59 @@ async def test_a_refused_head_gets_no_page(tmp_path: Path) -> None:
         got = await seen.send(b"HEAD /r/% HTTP/1.1\r\nHost: h\r\n\r\n")
     assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert got.endswith(b"\r\n\r\n")
+
+
+async def test_a_host_that_nginx_does_not_take_is_lua_s_error(tmp_path: Path) -> None:
+    for host, line in (("a/b", b"500"), ("a..b", b"500"), ("a b:9", b"200")):
+        async with gateway(tmp_path, [replies.encode_rewrite(0, Rewrite(headers=[("host", host)]))]) as seen:
+            assert (await seen.send(request())).startswith(b"HTTP/1.1 " + line)
+
+
+@pytest.mark.parametrize(
+    ("values", "sent"),
+    [
+        (["1", ""], ["1"]),
+        (["1", "", "2"], ["1", "2"]),
+        (["1", None], []),
+        (["1", None, "2"], ["2"]),
+        (["", "1"], ["1"]),
+    ],
+)
+async def test_to_add_nothing_to_a_header_changes_nothing(
+    tmp_path: Path, values: list[str | None], sent: list[str]
+) -> None:
+    async with gateway(tmp_path, stop(200, *(("x-a", value) for value in values), body=b"b")) as seen:
+        lines = (await seen.send(request())).split(b"\r\n")
+    assert [line.partition(b": ")[2].decode() for line in lines if line.startswith(b"x-a")] == sent
+
+
+@pytest.mark.parametrize("length", ["9", "0", None])
+async def test_a_length_that_is_set_after_the_body_was_read_is_what_the_upstream_is_told(
+    tmp_path: Path, length: str | None
+) -> None:
+    rewrite = replies.encode_rewrite(0, Rewrite(headers=[("content-length", length)]))
+    async with gateway(tmp_path, [ASK_BODY, rewrite]) as seen:
+        await seen.send(request("Content-Length: 3", method="POST", body=b"abc"))
+        assert seen.forwarded().get("Content-Length") == length
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_a_printed_answer_without_a_body_keeps_a_length_that_was_set(tmp_path: Path, status: int) -> None:
+    reply = replies.encode_resp_reply(0, RespReply(status, (("content-length", "1"),)))
+    async with gateway(tmp_path, [reply], plugins=RESP) as seen:
+        assert b"\r\ncontent-length: 1\r\n" in await seen.send(request())
+
+
+async def test_a_method_that_proxy_rewrite_changes(tmp_path: Path) -> None:
+    plugins = {**PRE, **POST, "proxy-rewrite": {"method": "PUT"}}
+    async with gateway(tmp_path, plugins=plugins) as seen:
+        got = await seen.send(request(method="HEAD"))
+        assert got.endswith(b"\r\n\r\nok"), "it's no HEAD any more"
+        assert [call.method for call in seen.calls] == ["HEAD", "HEAD"], "APISIX asks for it once"
+        assert seen.upstream[0].startswith(b"PUT ")
+
+
+async def test_an_unsafe_path_for_proxy_rewrite_is_lua_s_error(tmp_path: Path) -> None:
+    plugins = {**PRE, "proxy-rewrite": {"regex_uri": ["^/r/(.*)", "/?x=$1"]}}
+    async with gateway(tmp_path, plugins=plugins) as seen:
+        assert (await seen.send(request(path="/r/a%0Ab"))).startswith(b"HTTP/1.1 500 ")

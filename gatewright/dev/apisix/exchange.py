@@ -28,6 +28,7 @@ from gatewright.dev.nginx import (
     parse_args,
     set_header,
     split_target,
+    valid_host,
 )
 from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.replies import RespReply, Rewrite, Stop
@@ -87,6 +88,7 @@ class Exchange:
             self.client_ip = forwarded_address(self.table["x-real-ip"][0]) or request.client_ip
         self.body = request.body
         self._upload_is_read = False
+        self._call_method: str | None = None
         self.body_read = False
         self.body_changed = False
         self.response_headers: Headers = []
@@ -94,6 +96,8 @@ class Exchange:
         self.announced_length: int | None = None
         """A content-length that was set before the body was read: nginx then reads so many bytes. Of one that was
         removed, -1: it reads none."""
+        self.sent_length: str | None = None
+        """One that was set after the body was read, and is what the upstream is told; empty: it's told none."""
         self.status = 0
         """What the client is answered, for those who change the answer."""
         self.args_set = False
@@ -150,6 +154,12 @@ class Exchange:
             self.set_args_text(query)
         return path
 
+    def call_method(self) -> str:
+        """The method for the runner; APISIX asks for it once."""
+        if self._call_method is None:
+            self._call_method = self.method
+        return self._call_method
+
     def call_args(self) -> list[tuple[str, str | None]]:
         """The arguments for the runner."""
         return [(name, value) for name, values in self.args().items() for value in values]
@@ -204,25 +214,32 @@ class Exchange:
             if self.behaviour.keeps_query and self.args_text:
                 self.upstream_uri += "?" + self.args_text
         for name, value in rewrite.headers:
-            if name.lower() == "content-length" and not value and not self.body_read:
-                self.announced_length = -1
-            elif name.lower() == "content-length" and value:
-                if not re.fullmatch("[0-9]+", value):
-                    raise LuaError(f"a content-length of {value!r}")
-                if not self.body_read:
-                    self.announced_length = int(value)
+            lower = name.lower()
+            if lower == "host" and value and not valid_host(re.sub(r"[\x01-\x20\x7f]", "_", value)):
+                raise LuaError(f"a host of {value!r}")
+            if lower == "content-length":
+                self._set_length(value)
             self.set_header(name, value)
             if name.lower() == "host":
                 self.upstream_host = value
         if rewrite.body:
             self.body, self.body_read, self.body_changed = rewrite.body, True, True
             self.headers = set_header(self.headers, "Content-Length", [str(len(rewrite.body))])
+            self.sent_length = None
         self.add_response_headers(rewrite.resp_headers, EXCLUDED_RESPONSE_HEADERS)
         if rewrite.args:
             self._apply_args(rewrite)
             if path is not None:
                 # 3.9.1: the query comes back only with arguments in the reply.
                 self.upstream_uri = path + "?" + self.args_text
+
+    def _set_length(self, value: str | None) -> None:
+        if value and not re.fullmatch("[0-9]+", value):
+            raise LuaError(f"a content-length of {value!r}")
+        if self.body_read:
+            self.sent_length = value or ""
+        elif self.request.framing != "chunked":
+            self.announced_length = int(value) if value else -1
 
     def _apply_args(self, rewrite: Rewrite) -> None:
         args: Args = {name: list(values) for name, values in self.args().items()}
@@ -261,6 +278,8 @@ class Exchange:
                 values = [header_value(value or "")]
             else:
                 values = []
+            if value == "" and lower in seen and out not in _SINGLE_RESPONSE_HEADERS:
+                continue  # to add nothing changes nothing
             if lower not in seen or not values or out in _SINGLE_RESPONSE_HEADERS:
                 seen.add(lower)
                 self.response_headers = set_header(self.response_headers, out, values)

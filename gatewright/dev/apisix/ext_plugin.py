@@ -65,8 +65,9 @@ class ExtPlugin:
 
     async def _request_phase(self, exchange: Exchange, plugin: PluginConf) -> Answer | None:
         def encode(token: int) -> bytes:
-            if exchange.method not in METHODS:
-                raise LuaError(f"method {exchange.method} is not in the protocol")
+            method = exchange.call_method()
+            if method not in METHODS:
+                raise LuaError(f"method {method} is not in the protocol")
             number = self._client.next_id()
             path, args, headers = exchange.call_path(), exchange.call_args(), exchange.call_headers()
             came = {"method": exchange.method, "path": path, "query": args, "headers": headers}
@@ -76,7 +77,7 @@ class ExtPlugin:
                     id=number,
                     conf_token=token,
                     src_ip=variable(exchange, "binary_remote_addr") or b"",
-                    method=exchange.method,
+                    method=method,
                     path=path,
                     args=args,
                     headers=headers,
@@ -101,6 +102,9 @@ class ExtPlugin:
                 exchange.tell_to_go_on()  # nginx does away with a body before it prints
             answer = exchange.stop_answer(action)
             answer.framing = "stop"
+            request = exchange.request
+            if action.body and answer.status in (204, 304) and request.upload is None and not exchange.body_read:
+                request.give_back(request.body)  # nginx forgets to do away with it
             return Answer(0) if answer.status in _CLOSES else answer
         if action.body or any(name.lower() == "content-length" for name, _ in action.headers):
             await exchange.read_body()

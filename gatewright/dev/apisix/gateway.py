@@ -139,6 +139,7 @@ class DevGateway:
                 exchange.response_headers = headers
         else:
             return Answer(500, page=True, close=True)
+        answer.method = exchange.method
         if exchange.request.body_is_broken and answer.body and not answer.page:
             # Before it prints, nginx does away with the body, and finds that it can't.
             return Answer(0)

@@ -68,6 +68,8 @@ async def subrequest(
         UpstreamError: no answer.
     """
     headers = exchange.subrequest_headers()
+    if any(name.lower() == "transfer-encoding" and "chunked" in value.lower() for name, value in headers):
+        headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
     names = {name.lower() for name, _ in headers}
     if "host" not in names:
         headers.append(("Host", upstream.authority))
@@ -133,7 +135,9 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Se
     ]
     headers: Headers = [(name, value) for name, value in forwarded if value]  # nginx sends none that is empty
     announced = any(name.lower() == "content-length" for name, _ in exchange.headers)
-    if exchange.body or announced or request.framing in ("content-length", "chunked"):
+    if exchange.sent_length is not None:
+        headers += [("Content-Length", exchange.sent_length)] if exchange.sent_length else []
+    elif exchange.body or announced or request.framing in ("content-length", "chunked"):
         headers.append(("Content-Length", str(len(exchange.body))))
     headers += [(n, v) for n, v in exchange.headers if n.lower() not in _NOT_FORWARDED]
     target = exchange.proxy_target()

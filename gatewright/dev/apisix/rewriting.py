@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gatewright.dev.apisix.exchange import Exchange
+from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.variables import variable
 from gatewright.dev.messages import Answer, Headers, raw, text_of
 from gatewright.dev.nginx import escape, set_header
@@ -61,6 +61,8 @@ def _rewrite_path(exchange: Exchange, conf: Mapping[str, Any]) -> Sequence[str]:
                 break
     before, question, query = path.partition("?") if has_query else (path, "", "")
     exchange.upstream_uri = escape(before) + question + query
+    if re.search(r"[\0-\x1f\x7f]", exchange.upstream_uri):
+        raise LuaError(f"unsafe byte in uri {exchange.upstream_uri!r}")
     if exchange.is_args:
         exchange.upstream_uri += ("&" if question else "?") + exchange.args_text
     return captures
@@ -121,7 +123,7 @@ def response_rewrite(exchange: Exchange, answer: Answer, conf: Mapping[str, Any]
         body = base64.b64decode(conf["body"]) if conf.get("body_base64") else raw(str(conf["body"]))
     if body is not None:
         answer.headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_A_CHANGED_BODY]
-        answer.body = body
+        answer.body, answer.page = body, False
     answer.headers = _changed(exchange, answer.headers, conf.get("headers") or {})
     return answer
 

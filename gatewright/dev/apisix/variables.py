@@ -38,6 +38,11 @@ def _forwarded_for(exchange: Exchange) -> str:
     return exchange.client_ip if came is None else f"{came}, {exchange.client_ip}"
 
 
+def _request_body(exchange: Exchange) -> str | None:
+    announced = exchange.request.framing == "content-length"
+    return _text(exchange.body) if exchange.body_read and (exchange.body or announced) else None
+
+
 def _request_length(exchange: Exchange) -> str:
     return str(exchange.request.head_size + (len(exchange.request.body) if exchange.body_read else 0))
 
@@ -65,7 +70,7 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "remote_addr": lambda exchange: exchange.client_ip,
     "remote_port": lambda exchange: str(exchange.request.client_port),
     "request": lambda exchange: f"{exchange.request.method} {exchange.request.target} HTTP/{exchange.http_version}",
-    "request_body": lambda exchange: _text(exchange.body) if exchange.body_read and exchange.body else None,
+    "request_body": _request_body,
     "request_completion": lambda _: "",
     "request_length": _request_length,
     "request_method": lambda exchange: exchange.request.method,
