@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 from gatewright import Request
@@ -89,12 +89,14 @@ class ClientAddress:
 
     def key_of(self, request: Request, ipv6_prefix: int = 128) -> str:
         """The client's address as a key: an IPv6 one's network, since a client has the whole of it."""
-        address = self.of(request)
-        if isinstance(address, IPv6Address) and ipv6_prefix < 128:
-            return str(_network_of(address, ipv6_prefix))
-        return str(address)
+        if not self._trusted:
+            return _key_of(request.client_ip, ipv6_prefix)
+        return _key_of(str(self.of(request)), ipv6_prefix)
 
 
 @lru_cache(maxsize=4096)
-def _network_of(address: IPv6Address, prefix: int) -> IPv6Network | IPv4Network:
-    return ip_network((address, prefix), strict=False)
+def _key_of(text: str, ipv6_prefix: int) -> str:
+    address = parse_address(text)
+    if isinstance(address, IPv6Address) and ipv6_prefix < 128:
+        return str(ip_network((address, ipv6_prefix), strict=False))
+    return str(address)
