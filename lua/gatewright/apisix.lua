@@ -125,7 +125,7 @@ host[byte("U")] = function(_, ctx, name)
             return
         end
     end
-    ctx.failed = "there is no consumer " .. name
+    return nil, "there is no consumer " .. name
 end
 
 _M.host = host
@@ -174,11 +174,11 @@ function _M.request(conf, api_ctx, name, phases)
     if not got then
         return
     end
-    ctx.body, ctx.failed = nil, nil
+    ctx.body = nil
     local ok
     ok, err = apply.run(host, ctx, got)
-    if not ok or ctx.failed then
-        return _M.refuse(name, err or ctx.failed)
+    if not ok then
+        return _M.refuse(name, err)
     end
     if got.flags == 1 then
         local body = ctx.body

@@ -78,7 +78,10 @@ function _M.run(host, ctx, answer)
                 if op == 83 and not is_status(first) then -- "S"
                     return nil, "a status that is none"
                 end
-                run(host, ctx, first, answer)
+                local _, err = run(host, ctx, first, answer)
+                if err then
+                    return nil, err
+                end
                 at = at + 1
             end
         end
@@ -132,7 +135,9 @@ function _M.into(host)
 
     host[byte("B")] = function(_, ctx, body, answer)
         ctx.headers = nil
-        req.read_body()
+        if not pcall(req.read_body) then
+            return nil, "under HTTP/2 a body without a content-length can't be replaced"
+        end
         req.set_body_data(body or answer.long or "")
     end
 

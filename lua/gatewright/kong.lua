@@ -68,11 +68,10 @@ host[byte("B")] = function(_, ctx, body, answer)
     kong.service.request.set_raw_body(body or answer.long or "")
 end
 
-host[byte("U")] = function(_, ctx, name)
+host[byte("U")] = function(_, _, name)
     local consumer = kong.client.load_consumer(name, true)
     if not consumer then
-        ctx.failed = "there is no consumer " .. name
-        return
+        return nil, "there is no consumer " .. name
     end
     kong.client.authenticate(consumer, nil)
 end
@@ -116,11 +115,11 @@ function _M.request(conf, phases)
     if not got then
         return
     end
-    ctx.body, ctx.failed = nil, nil
+    ctx.body = nil
     local ok
     ok, err = apply.run(host, ctx, got)
-    if not ok or ctx.failed then
-        return _M.refuse(err or ctx.failed)
+    if not ok then
+        return _M.refuse(err)
     end
     if got.flags == 1 then
         return kong.response.exit(ctx.status, ctx.body ~= "" and ctx.body or nil)

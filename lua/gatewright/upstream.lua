@@ -69,10 +69,10 @@ function _M.fetch(target)
     local method = ngx.req.get_method()
     local length = tonumber(ngx.var.http_content_length or "")
     if length ~= 0 and (length or ngx.var.http_transfer_encoding or ngx.req.http_version() >= 2) then
-        body = facts.read_body()
+        body, err = facts.read_body()
         if not body then
             client:close()
-            return nil, "the client's body is too long", 413
+            return nil, err, length and 413 or 411
         end
     end
     local got
