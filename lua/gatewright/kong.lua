@@ -44,8 +44,16 @@ host[byte("d")] = function(_, ctx, name)
     kong.service.request.clear_header(name)
 end
 
+local function set_response_header(name, value)
+    if type(value) == "table" then -- Kong 3.4's set_header takes none
+        kong.response.set_headers({ [name] = value })
+    else
+        kong.response.set_header(name, value)
+    end
+end
+
 function host.set_response_header(_, _, name, value)
-    kong.response.set_header(name, value)
+    set_response_header(name, value)
 end
 
 host[byte("x")] = function(_, _, name)
@@ -194,11 +202,7 @@ function _M.response(conf, phases)
     end
     for name, value in pairs(answer.headers) do
         if given.headers[name] ~= value then
-            if type(value) == "table" then
-                kong.response.set_headers({ [name] = value })
-            else
-                kong.response.set_header(name, value)
-            end
+            set_response_header(name, value)
         end
     end
     for name in pairs(given.headers) do
