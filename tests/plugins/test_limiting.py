@@ -6,12 +6,15 @@ import asyncio
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gatewright import Secret
 from gatewright.plugins._shared.breaker import CircuitState
@@ -122,6 +125,39 @@ async def test_of_several_limits_all_count_or_none() -> None:
     verdict = await store.decide("k", limits)
     assert [state.remaining for state in verdict.states] == [1, 0], "what was refused has not counted"
     assert not (await store.decide("k", limits)).allowed
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    most=st.integers(1, 9), period=st.sampled_from([0.7, 1.0, 3.0]), burst=st.integers(1, 9),
+    steps=st.lists(st.tuples(st.floats(0, 1.5), st.integers(1, 3)), max_size=60),
+)  # fmt: skip
+def test_of_no_stretch_of_time_more_than_the_limit_says(
+    most: int, period: float, burst: int, steps: list[tuple[float, int]]
+) -> None:
+    asyncio.run(_no_stretch(most, period, burst, steps))
+
+
+async def _no_stretch(most: int, period: float, burst: int, steps: list[tuple[float, int]]) -> None:
+    limits = {name: Limit.of(most, period, name, burst=burst if name == "gcra" else None) for name in NAMES}  # type: ignore[arg-type]
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    counted: dict[str, list[tuple[float, int]]] = {name: [] for name in NAMES}
+    for step, cost in steps:
+        clock.now += step
+        for name, limit in limits.items():
+            if (await store.decide(name, [limit], cost)).allowed:
+                counted[name].append((clock.now, cost))
+    for begin, _ in counted["sliding-log"]:
+        assert sum(cost for at, cost in counted["sliding-log"] if begin <= at < begin + period - 1e-5) <= most
+    for begin, _ in counted["gcra"]:
+        for end, _ in counted["gcra"]:
+            inside = sum(cost for at, cost in counted["gcra"] if begin <= at <= end)
+            assert end < begin or inside <= burst + (end - begin) * most / period + 1e-3
+    windows = Counter[int]()
+    for at, cost in counted["fixed-window"]:
+        windows[int(at * SECOND) // limits["fixed-window"].period] += cost
+    assert max(windows.values(), default=0) <= most
 
 
 async def test_memory_is_bounded() -> None:
