@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Facts", "plugins_view"]
@@ -21,6 +21,7 @@ class Facts:
             configuration won't do.
         routes: each with `id`, `name`, `paths`, and `plugins`: (where it's named, its name, its configuration).
         errors: plugins that can't be loaded.
+        filled: what the gateway makes of a plugin's configuration before it hands it over; raises `ConfigError`.
         live: whether there is a gateway at all, or just a file that is looked at.
     """
 
@@ -31,7 +32,7 @@ class Facts:
     routes: Sequence[Mapping[str, Any]] = ()
     errors: Sequence[str] = ()
     live: bool = True
-    refusals: Mapping[str, str] = field(default_factory=dict)
+    filled: Callable[[str, dict[str, Any]], dict[str, Any]] = lambda _name, config: config
 
     @property
     def sources(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ from gatewright.dev.inspector.inspector import Inspector
 from gatewright.dev.inspector.records import redacted
 from gatewright.dev.inspector.replaying import ReplayError, replay
 from gatewright.dev.inspector.trying import try_on
+from gatewright.errors import ConfigError
 
 __all__ = ["DEFAULT_PORT", "PATH", "Page"]
 
@@ -207,6 +208,14 @@ class Page:
         config = (await _body(request)).get("config")
         if source is None or not isinstance(config, str):
             return _json({"error": f"there is no plugin {name!r}"}, status=404)
+        try:
+            values = json.loads(config)
+            if isinstance(values, dict):  # what else it may be is the plugin's to say
+                config = json.dumps(self._facts.filled(name, values))
+        except ValueError as error:
+            return _json({"error": f"it is not JSON: {error}"})
+        except ConfigError as error:
+            return _json({"error": str(error)})
         return _json(await try_on(self._inspector.gateway["name"], source, name, config))
 
 

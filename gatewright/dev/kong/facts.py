@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from gatewright.dev.inspector.facts import Facts
 from gatewright.dev.kong.declarative import Declared, PluginEntry
 from gatewright.dev.kong.plugins import KnownPlugin
+from gatewright.runtime.kong_schema import filled
 
 __all__ = ["facts_of"]
 
@@ -41,18 +42,43 @@ def facts_of(
     ]
     plugins = [
         {
-            "name": plugin.name, "phases": list(plugin.phases), "schema": None, "needs": None,
-            "source": plugin.socket, **sources.get(plugin.name, {}),
+            "name": plugin.name,
+            "phases": list(plugin.phases),
+            "schema": _schema({"type": "record", "fields": plugin.fields}),
+            "needs": None,
+            "source": sources.get(plugin.name, {}).get("source", plugin.socket),
         }
         for plugin in known
-    ]  # fmt: skip
+    ]
+    fields = {plugin.name: plugin.fields for plugin in known}
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     return Facts(
-        url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
-        host=host,
-        port=port,
-        plugins=plugins,
-        routes=routes,
-    )
+        url=url, host=host, port=port, plugins=plugins, routes=routes,
+        filled=lambda name, config: filled(fields.get(name, ()), config, "config"),
+    )  # fmt: skip
+
+
+_TYPES: Final = {"record": "object", "map": "object", "array": "array", "set": "array"}
+_KEPT: Final = ("default", "description")
+
+
+def _schema(field: Mapping[str, Any]) -> dict[str, Any]:
+    """Kong's form of a schema as a JSON Schema, as far as a form needs one."""
+    kind = field.get("type", "string")
+    schema: dict[str, Any] = {"type": _TYPES.get(kind, kind), **{key: field[key] for key in _KEPT if key in field}}
+    if "one_of" in field:
+        schema["enum"] = list(field["one_of"])
+    if "between" in field:
+        schema["minimum"], schema["maximum"] = field["between"]
+    if kind == "record":
+        known = {name: attributes for each in field.get("fields", ()) for name, attributes in each.items()}
+        schema["properties"] = {name: _schema(attributes) for name, attributes in known.items()}
+        schema["required"] = [
+            name for name, each in known.items() if each.get("required") and each.get("default") is None
+        ]
+    elif kind in ("array", "set") and isinstance(field.get("elements"), Mapping):
+        schema["items"] = _schema(field["elements"])
+    return schema
 
 
 def _where(entry: PluginEntry) -> str:

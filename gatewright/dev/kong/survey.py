@@ -1,4 +1,4 @@
-"""Where plugins are, and their configurations' schemas, found by a process of its own: `python -m ... PLACE...`."""
+"""In which files plugins are, found by a process of its own: `python -m ... PLACE...`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gatewright.config import config_schema, parse_config
-from gatewright.errors import ConfigError
-from gatewright.plugin import Plugin
 from gatewright.runtime.kong_modules import load_directory
 
 __all__ = ["sources_of"]
 
 
 async def sources_of(places: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """By plugin: `source`, its file; `schema` (JSON Schema, or `None`), `needs`: why none won't do."""
+    """By plugin: `source`, its file."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gatewright.dev.kong.survey", *map(str, places)),
         stdout=asyncio.subprocess.PIPE,
@@ -36,24 +33,8 @@ async def sources_of(places: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 def _look(places: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {
-        name: {"source": found.source, **_config(found.plugin)}
-        for place in places
-        for name, found in load_directory(Path(place)).found.items()
+        name: {"source": found.source} for place in places for name, found in load_directory(Path(place)).found.items()
     }
-
-
-def _config(plugin: type[Plugin]) -> dict[str, Any]:
-    if plugin.Config is None:  # Kong's own form of a schema is checked by Kong
-        return {"schema": None, "needs": None}
-    try:
-        schema = config_schema(plugin.Config)
-    except (ConfigError, TypeError):
-        return {"schema": None, "needs": None}
-    try:
-        parse_config(plugin.Config, "{}")
-    except ConfigError as error:
-        return {"schema": schema, "needs": str(error)}
-    return {"schema": schema, "needs": None}
 
 
 def main() -> None:
