@@ -132,7 +132,8 @@ class Phase:
         plugins: those that the configuration names, in order, each with its configuration.
         key: the gateway's key of the configuration.
         ticket: by what the runner knows the call.
-        came: what the runner was shown.
+        carries_out: the gateway carries each change out at once (Kong), so that `made` is what the plugin changed.
+        came: what the runner was shown, or could have asked for.
         asked: what it asked in the middle, as its record has it.
         reply: what it said.
         made: what the gateway then changed.
@@ -147,6 +148,7 @@ class Phase:
         self.seconds = -1.0
         self.ticket: Ticket | None = None
         self.token: int | None = None
+        self.carries_out = False
         self.came: dict[str, Any] = {}
         self.asked: list[dict[str, Any]] = []
         self.reply: dict[str, Any] | None = None

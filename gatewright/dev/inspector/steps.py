@@ -29,7 +29,7 @@ def plugins_of(phase: Phase, began: float, body: Any = None) -> tuple[list[dict[
     offset = at - began
     state = _State(phase, body)
     plugins = [_plugin(step, offset, state) for step in steps]
-    if not phase.came:  # the gateway carried the changes out itself, one plugin at a time
+    if phase.carries_out:  # one plugin at a time
         for plugin in plugins:
             plugin["changes"], plugin["asked"] = phase.made, phase.asked
     plugins += _unreached(phase.plugins, plugins)

@@ -34,6 +34,7 @@ def noted_phase(exchange: Exchange, entry: PluginEntry, phase: str) -> Iterator[
         return
     before = _state(exchange)
     with trail.phase(phase, phase, [(entry.name, json.dumps(entry.config))], entry.id) as noted:
+        noted.carries_out, noted.came = True, _came(before, phase)
         try:
             yield
         except Exit as exit:
@@ -47,6 +48,12 @@ def noted_phase(exchange: Exchange, entry: PluginEntry, phase: str) -> Iterator[
             raise
         finally:
             noted.made = _changes(before, _state(exchange))
+
+
+def _came(state: dict[str, Any], phase: str) -> dict[str, Any]:
+    if phase in ("rewrite", "access"):
+        return {"method": state["method"], "target": state["target"], "headers": state["headers"]}
+    return {"status": state["status"], "headers": state["response_headers"]}
 
 
 def _listed(values: Any) -> list[Any]:

@@ -28,6 +28,7 @@ REQUEST = ("request", "access")
 def test_what_each_plugin_changed_asked_and_logged(development: Development) -> None:
     record = development.recorded("POST", "/a?b=c", {"X-User": "ada"}, b"hi")
     greet, keep = plugin(record, "greet", *REQUEST), plugin(record, "keep", *REQUEST)
+    assert ["x-user", "ada"] in [[name.lower(), value] for name, value in record["phases"][0]["came"]["headers"]]
     assert greet["outcome"] == keep["outcome"] == "went on"
     assert changes(greet)["header", "x-greeting"] == (None, ["hello"])
     assert changes(greet)["header", "x-user"] == (["ada"], ["one", "two"])
