@@ -44,6 +44,8 @@ __all__ = ["dev"]
     "--kong-conf", type=click.Path(path_type=Path),
     help="start the plugin servers of this kong.conf (pluginserver_*), instead of one for PATHS",
 )  # fmt: skip
+@click.option("--gateway-workers", type=click.IntRange(1, 64), default=1, show_default=True,
+              help="act as APISIX with so many worker processes, each with connections of its own")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
 @click.option("--port", type=click.IntRange(0, 65535), default=9080, show_default=True,
               help="port to listen on; 0 for any free one")  # fmt: skip
@@ -75,6 +77,7 @@ def dev(
     version: str,
     protocol: str,
     kong_conf: Path | None,
+    gateway_workers: int,
     host: str,
     port: int,
     inspect_port: int | None,
@@ -115,7 +118,7 @@ def dev(
         work = (
             run_kong_dev(options, declarative=routes, conf=kong_conf, protocol=protocol)
             if as_kong
-            else run_dev(options, routes=routes, version=version)
+            else run_dev(options, routes=routes, version=version, workers=gateway_workers)
         )
         code = asyncio.run(work)
     except GatewrightError as error:

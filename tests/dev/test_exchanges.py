@@ -36,6 +36,7 @@ class Seen:
     calls: list[HttpReqCall] = field(default_factory=list)
     prepared: list[str] = field(default_factory=list)
     results: int = 0
+    connections: int = 0
     told: list[bytes | None] = field(default_factory=list)
     upstream: list[bytes] = field(default_factory=list)
     port: int = 0
@@ -78,6 +79,7 @@ async def gateway(
     plugins: dict[str, Any] = PRE,
     answer: bytes = OK,
     upstream: dict[str, Any] | None = None,
+    workers: int = 1,
     **shared: Any,
 ) -> AsyncIterator[Seen]:
     """A gateway before an upstream; the runner answers its calls with `answers`, one sequence each."""
@@ -86,6 +88,7 @@ async def gateway(
     ended: list[asyncio.Event] = []
 
     async def runner(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.connections += 1
         ended.append(mine := asyncio.Event())
         pending: list[bytes] = []
         try:
@@ -120,7 +123,7 @@ async def gateway(
     target = Upstream("127.0.0.1", behind.sockets[0].getsockname()[1])
     route = {"id": "r", "uri": "/r/*", "plugins": plugins, **({"upstream": upstream} if upstream else {})}
     routes = build_routes({"routes": [route], **shared}, default_upstream=target)
-    served = DevGateway(routes, f"unix:{tmp_path / 'r.sock'}")
+    served = DevGateway(routes, f"unix:{tmp_path / 'r.sock'}", workers=workers)
     await served.start()
     seen.port = served.port
     try:
@@ -596,3 +599,14 @@ async def test_an_unsafe_path_for_proxy_rewrite_is_lua_s_error(tmp_path: Path) -
     plugins = {**PRE, "proxy-rewrite": {"regex_uri": ["^/r/(.*)", "/?x=$1"]}}
     async with gateway(tmp_path, plugins=plugins) as seen:
         assert (await seen.send(request(path="/r/a%0Ab"))).startswith(b"HTTP/1.1 500 ")
+
+
+@pytest.mark.parametrize(("workers", "connections"), [(1, 2), (3, 6)])
+async def test_workers_have_connections_of_their_own_and_share_tokens(
+    tmp_path: Path, workers: int, connections: int
+) -> None:
+    async with gateway(tmp_path, workers=workers) as seen:
+        for _ in range(40):
+            await seen.send(request())
+        assert len(seen.prepared) == 1
+        assert seen.connections == connections, "one for calls and one for tokens each"

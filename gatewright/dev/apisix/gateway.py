@@ -20,7 +20,7 @@ from gatewright.dev.apisix.noting import note_route
 from gatewright.dev.apisix.proxying import InternalRedirect, proxy
 from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
 from gatewright.dev.apisix.routes import PluginConf, Route, Routes
-from gatewright.dev.apisix.rpc import Dial, RunnerClient, Timeouts
+from gatewright.dev.apisix.rpc import Dial, RunnerClient, SharedTokens, Timeouts
 from gatewright.dev.front import Front, Handler
 from gatewright.dev.messages import Answer, ClientRequest, raw
 from gatewright.dev.target import Upstream
@@ -32,6 +32,7 @@ __all__ = ["SERVER_HEADER", "DevGateway"]
 log = logging.getLogger("gatewright.dev")
 
 _MOST_REDIRECTS = 10
+_SPREAD = 40503  # 2**16 / the golden ratio: neighbours come far apart
 
 SERVER_HEADER = "gatewright-dev"
 """What the gateway calls itself."""
@@ -56,6 +57,7 @@ class DevGateway:
         behaviour: Behaviour = BEHAVIOURS["3.9"],
         send: Sender = send_request,
         watch: Callable[[Handler], Handler] = lambda handler: handler,
+        workers: int = 1,
     ) -> None:
         """Make a gateway.
 
@@ -68,13 +70,16 @@ class DevGateway:
             behaviour: which version it behaves as.
             send: sends requests to the upstream.
             watch: put around what answers clients' requests.
+            workers: how many worker processes to act as. Each has connections to the runner and a token cache of its
+                own, and a client's connection is one worker's.
         """
         self.routes = routes
         self._behaviour = behaviour
         dial = parse_address(runner) if isinstance(runner, str) else runner
-        self._client = RunnerClient(dial, timeouts or Timeouts())
+        memory = SharedTokens()
+        self._clients = [RunnerClient(dial, timeouts or Timeouts(), memory) for _ in range(workers)]
         self._send = send
-        self._ext_plugin = ExtPlugin(self._client, upstream_timeout, send)
+        self._ext_plugins = [ExtPlugin(client, upstream_timeout, send) for client in self._clients]
         self._upstream_timeout = upstream_timeout
         self._front = Front(watch(self.handle), server_header=server_header, refusal=_refusal, reads_late=True)
 
@@ -99,11 +104,12 @@ class DevGateway:
     async def stop(self) -> None:
         """Stop listening, close all connections."""
         await self._front.stop()
-        self._client.close()
+        for client in self._clients:
+            client.close()
 
     def know_token(self, key: str, token: int) -> None:
         """Start with a conf token that the gateway got earlier."""
-        self._client.know_token(key, token)
+        self._clients[0].know_token(key, token)
 
     def replace_routes(self, routes: Routes) -> None:
         """Take new routes; as with any reload, every route is prepared anew."""
@@ -197,7 +203,9 @@ class DevGateway:
         self._pin_host(exchange, upstream)
         for chain in (*self.routes.global_rules, plugins):
             if "ext-plugin-post-resp" in chain:
-                answer = await self._ext_plugin.response_phase(exchange, chain["ext-plugin-post-resp"], upstream)
+                answer = await self._ext_plugin_of(exchange).response_phase(
+                    exchange, chain["ext-plugin-post-resp"], upstream
+                )
                 if answer is not None:
                     return answer
         return await proxy(exchange, upstream, self._upstream_timeout, self._send)
@@ -215,7 +223,12 @@ class DevGateway:
 
     async def _ask(self, exchange: Exchange, chain: Mapping[str, PluginConf], name: str) -> Answer | None:
         plugin = chain.get(name)
-        return None if plugin is None else await self._ext_plugin.request_phase(exchange, plugin)
+        return None if plugin is None else await self._ext_plugin_of(exchange).request_phase(exchange, plugin)
+
+    def _ext_plugin_of(self, exchange: Exchange) -> ExtPlugin:
+        # Ports of connections that follow each other are far apart, or next to each other, as the system likes.
+        spread = exchange.request.client_port * _SPREAD >> 16
+        return self._ext_plugins[spread % len(self._ext_plugins)]
 
     def _authenticate(
         self, exchange: Exchange, conf: Mapping[str, Any], route: Route

@@ -77,13 +77,14 @@ async def runner_process(
         await end(process)
 
 
-async def run_dev(options: DevOptions, *, routes: Path | None = None, version: str = "3.9") -> int:
+async def run_dev(options: DevOptions, *, routes: Path | None = None, version: str = "3.9", workers: int = 1) -> int:
     """Run plugins behind a development gateway until SIGINT or SIGTERM.
 
     Args:
         options: what is wanted.
         routes: a route file in APISIX's standalone format; by default every plugin is applied to every path.
         version: which APISIX to behave as, a key of `BEHAVIOURS`.
+        workers: how many worker processes of a gateway to act as.
 
     Returns:
         The exit code: 0 after a stop that was asked for, 1 if the runner ended by itself.
@@ -91,10 +92,10 @@ async def run_dev(options: DevOptions, *, routes: Path | None = None, version: s
     Raises:
         GatewrightError: it could not be started; the message says why and what to do.
     """
-    return await until_stopped(_run_dev(options, routes, BEHAVIOURS[version]), log_level=options.log_level)
+    return await until_stopped(_run_dev(options, routes, BEHAVIOURS[version], workers), log_level=options.log_level)
 
 
-async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviour) -> int:
+async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviour, workers: int) -> int:
     echo = EchoUpstream()
     directory = tempfile.mkdtemp(prefix="gatewright-")
     if options.debug:
@@ -112,7 +113,7 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
             gateway = DevGateway(
                 state.table(), runner.address, behaviour=behaviour,
                 watch=lambda handler: explaining(inspection.watch(handler), inspection.inspector, state.why_blocked),
-                timeouts=Timeouts(read=_FOREVER) if options.debug else None,
+                timeouts=Timeouts(read=_FOREVER) if options.debug else None, workers=workers,
             )  # fmt: skip
             state.gateway = gateway
             try:

@@ -101,17 +101,24 @@ class _Connection(asyncio.Protocol):
             raise RpcError("timeout") from None
 
 
+class SharedTokens:
+    """What all workers of a gateway have in common: the tokens, and the lock around getting one."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, int] = {}
+        self.lock = asyncio.Lock()
+        self.stuck_until = 0.0
+
+
 class RunnerClient:
     """One gateway worker's way to its runner."""
 
-    def __init__(self, address: Address | Dial, timeouts: Timeouts) -> None:
+    def __init__(self, address: Address | Dial, timeouts: Timeouts, memory: SharedTokens | None = None) -> None:
         self._address = address
         self._timeouts = timeouts
         self._pool: list[_Connection] = []
-        self._shared: dict[str, int] = {}
+        self._memory = memory or SharedTokens()
         self._lru: OrderedDict[str, int] = OrderedDict()
-        self._lock = asyncio.Lock()
-        self._stuck_until = 0.0
         self._count = 0
 
     def next_id(self) -> int:
@@ -121,11 +128,11 @@ class RunnerClient:
 
     def know_token(self, key: str, token: int) -> None:
         """Put a token into the shared cache."""
-        self._shared[key] = token
+        self._memory.tokens[key] = token
 
     def forget_tokens(self) -> None:
         """Flush all tokens."""
-        self._shared.clear()
+        self._memory.tokens.clear()
         self._lru.clear()
 
     def close(self) -> None:
@@ -205,7 +212,7 @@ class RunnerClient:
             return token
         connection = await self._connect()
         try:
-            token = self._shared.get(plugin.key)
+            token = self._memory.tokens.get(plugin.key)
             if token is None:
                 token = await self._prepare(connection, plugin)
         except BaseException:
@@ -221,15 +228,15 @@ class RunnerClient:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeouts.lock):
-                await self._lock.acquire()
-                if loop.time() < self._stuck_until:
-                    self._lock.release()
+                await self._memory.lock.acquire()
+                if loop.time() < self._memory.stuck_until:
+                    self._memory.lock.release()
                     await asyncio.sleep(self._timeouts.lock * 2)
         except TimeoutError:
             log.warning("fault: another route's PrepareConf holds the lock; this request gets 503")
             raise RpcError("failed to acquire the lock: timeout") from None
         try:
-            token = self._shared.get(plugin.key)
+            token = self._memory.tokens.get(plugin.key)
             if token is not None:
                 return token
             connection.send(encode_prepare_conf(plugin.key, plugin.entries))
@@ -241,18 +248,18 @@ class RunnerClient:
                 )
             if reply[0] != FrameType.PREPARE_CONF:
                 raise RpcError(f"failed to receive RPC_PREPARE_CONF: unexpected type {reply[0]}")
-            token = self._shared[plugin.key] = self._read(reply, replies.decode_conf_token)
+            token = self._memory.tokens[plugin.key] = self._read(reply, replies.decode_conf_token)
             return token
         except LuaError:
             # Lua aborts without giving the lock back: it is free again only when it expires.
-            self._stuck_until = loop.time() + self._timeouts.lock_expiry
+            self._memory.stuck_until = loop.time() + self._timeouts.lock_expiry
             log.warning(
                 "fault: a malformed answer to PrepareConf leaves the lock held: every route that needs a token "
                 "gets 503 for %g s", self._timeouts.lock_expiry,
             )  # fmt: skip
             raise
         finally:
-            self._lock.release()
+            self._memory.lock.release()
 
     async def _reply(self, connection: _Connection, what: str) -> bytes:
         try:
