@@ -195,6 +195,7 @@ def test_hosts_are_those_of_nginx() -> None:
 
 def test_what_is_prompt_or_refused_exists() -> None:
     assert "kong.request.get_raw_body" not in PROMPT
-    assert not {name for name in METHODS if name in refused_in("access") and name in refused_in("response")
-                and name in refused_in("rewrite")}  # fmt: skip
+    before_the_log = [refused_in(phase) for phase in ("rewrite", "access", "response")]
+    assert {name for name in METHODS if all(name in refused for refused in before_the_log)} == {"kong.log.serialize"}
+    assert "kong.log.serialize" not in refused_in("log")
     assert refused_in("nothing") == {}

@@ -7,9 +7,10 @@ import email.policy
 import json
 import secrets
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
-from gatewright.dev.kong.values import LuaError
+from gatewright.dev.kong.values import NULL, LuaError
+from gatewright.dev.nginx import parse_args
 
 __all__ = ["read_body", "write_body"]
 
@@ -23,16 +24,17 @@ def read_body(content_type: str | None, body: bytes, most: int) -> Any:
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind.startswith(_FORM):
         table: dict[str, Any] = {}
-        for name, value in parse_qsl(body.decode("utf-8", "surrogateescape"), keep_blank_values=True)[:most]:
-            known = table.get(name)
-            table[name] = value if known is None else [*known, value] if isinstance(known, list) else [known, value]
+        fields = [part for part in body.decode("utf-8", "surrogateescape").split("&") if part]
+        for name, values in parse_args("&".join(fields[:most])).items():
+            items = [True if value is None else value for value in values]
+            table[name] = items[0] if len(items) == 1 else items
         return table
     if kind.startswith(_JSON):
         try:
             value = json.loads(body)
         except ValueError:
             return None
-        return value if isinstance(value, dict | list) else None
+        return _with_null(value) if isinstance(value, dict | list) else None
     if kind.startswith(_MULTIPART):
         head = f"content-type: {content_type}\r\n\r\n".encode("utf-8", "surrogateescape")
         message = email.message_from_bytes(head + body, policy=email.policy.HTTP)
@@ -48,6 +50,15 @@ def read_body(content_type: str | None, body: bytes, most: int) -> Any:
     return None
 
 
+def _with_null(value: Any) -> Any:
+    """Lua's nil can't be in a table, JSON's null can."""
+    if isinstance(value, dict):
+        return {name: _with_null(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_null(item) for item in value]
+    return NULL if value is None else value
+
+
 def write_body(args: Any, mime: str) -> tuple[bytes, str]:
     """A table as a body, and its content type.
 
@@ -56,7 +67,7 @@ def write_body(args: Any, mime: str) -> tuple[bytes, str]:
     """
     kind = mime.partition(";")[0].strip()
     if kind == _JSON:
-        return json.dumps(args).encode(), mime
+        return json.dumps(args, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape"), mime
     if kind not in (_FORM, _MULTIPART):
         raise LuaError(f"unsupported content type {mime}")
     if not isinstance(args, dict):

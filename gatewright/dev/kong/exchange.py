@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from gatewright.dev.kong.declarative import Entity
 from gatewright.dev.kong.router import Match
-from gatewright.dev.messages import ClientRequest, Headers, raw
-from gatewright.dev.nginx import normalise
+from gatewright.dev.messages import ClientRequest, Headers
+from gatewright.dev.nginx import normalise as nginx_uri
+from gatewright.gateways.kong.log_phase import normalise
 
 __all__ = ["BufferedAnswer", "Exchange", "HeaderList"]
 
+SERVER_NAME: Final = "kong"
+"""Of Kong's proxy listener in nginx: what `$host` is without a header."""
+
 
 class HeaderList:
-    """Headers in order; looked up without regard to case, and to `-` and `_` as nginx does."""
+    """Headers in order; looked up without regard to case, and to `-` and `_` as nginx's variables are."""
 
     def __init__(self, entries: Headers) -> None:
         """Take entries, in order."""
@@ -32,17 +37,22 @@ class HeaderList:
         return [value for present, value in self.entries if _folded(present) == wanted]
 
     def clear(self, name: str) -> None:
-        """Remove a header."""
-        wanted = _folded(name)
-        self.entries = [entry for entry in self.entries if _folded(entry[0]) != wanted]
+        """Remove a header; one that is spelt with `_` for `-` stays."""
+        wanted = name.lower()
+        self.entries = [entry for entry in self.entries if entry[0].lower() != wanted]
 
     def set(self, name: str, values: list[str]) -> None:
         """Put values in a header's place."""
-        wanted = _folded(name)
-        at = next((n for n, (present, _) in enumerate(self.entries) if _folded(present) == wanted), len(self.entries))
+        wanted = name.lower()
+        at = next((n for n, (present, _) in enumerate(self.entries) if present.lower() == wanted), len(self.entries))
         before = self.entries[:at]
-        after = [entry for entry in self.entries[at:] if _folded(entry[0]) != wanted]
+        after = [entry for entry in self.entries[at:] if entry[0].lower() != wanted]
         self.entries = [*before, *((name, value) for value in values), *after]
+
+    def values_of(self, name: str) -> list[str]:
+        """All values of exactly this name, in whatever case."""
+        wanted = name.lower()
+        return [value for present, value in self.entries if present.lower() == wanted]
 
     def table(self, most: int) -> dict[str, Any]:
         """As `ngx.req.get_headers` gives them: names in lower case, text, or a list where there are several."""
@@ -80,6 +90,8 @@ class Exchange:
         ctx: `ngx.ctx`.
         phase: the phase that runs now.
         later: the request is over, and the log phase runs in a timer.
+        sent_host: the host that the service was asked as.
+        forwarded_host: `X-Forwarded-Host`, as it was before the access phase.
         target: host and port that a plugin chose (`kong.service.set_target`).
     """
 
@@ -97,6 +109,8 @@ class Exchange:
     upstream_scheme: str = "http"
     upstream_path: str = ""
     upstream_host: str = ""
+    sent_host: str = ""
+    forwarded_host: str = ""
     target: tuple[str, int] | None = None
     upstream_name: str = ""
     buffered: bool = False
@@ -124,7 +138,7 @@ class Exchange:
     @property
     def host(self) -> str:
         """Nginx's `$host`: without port, in lower case."""
-        value = HeaderList(self.request.headers).get("host") or "localhost"
+        value = self.headers.get("host") or SERVER_NAME
         name = value if value.startswith("[") and value.endswith("]") else value.rpartition(":")[0] or value
         return name.lower()
 
@@ -135,8 +149,13 @@ class Exchange:
 
     @property
     def path(self) -> str:
-        """The path, decoded and normalized."""
+        """The path as Kong has it: reserved characters stay escaped."""
         return normalise(self.raw_path)
+
+    @property
+    def uri(self) -> str:
+        """Nginx's `$uri`, decoded."""
+        return nginx_uri(self.raw_path)
 
     def variable(self, name: str) -> str | None:
         """An nginx variable, as far as they are known here."""
@@ -149,13 +168,23 @@ class Exchange:
             case "request_method":
                 return self.method
             case "uri" | "document_uri":
-                return self.path
+                return self.uri
             case "args" | "query_string":
                 return self.query or None
             case "is_args":
                 return "?" if self.query else ""
-            case "host" | "server_name":
+            case "host":
                 return self.host
+            case "server_name":
+                return SERVER_NAME
+            case "binary_remote_addr":
+                return ipaddress.ip_address(request.client_ip).packed.decode("utf-8", "surrogateescape")
+            case "kong_proxy_mode":
+                return "http"
+            case "pipe":
+                return "."
+            case "https" | "request_completion":
+                return ""
             case "scheme":
                 return "http"
             case "server_port":
@@ -166,20 +195,24 @@ class Exchange:
                 return f"HTTP/{request.version}"
             case "request":
                 return f"{request.method} {request.target} HTTP/{request.version}"
-            case "request_body":
-                return self.body.decode("utf-8", "surrogateescape") or None
+            case "request_body":  # read when Kong's own access phase begins
+                return None if self.phase == "rewrite" else self.body.decode("utf-8", "surrogateescape") or None
             case "content_type" | "content_length":
                 return self.headers.get(name)
             case "request_length":
-                return str(len(raw(request.target)) + len(self.body))
+                return str(request.head_size + len(request.body))
+            case "connection_requests":
+                return str(request.number)
             case "kong_request_id" | "request_id":
                 return self.id
             case "upstream_uri":
-                return self.upstream_path
-            case "upstream_host" | "upstream_scheme":
-                return str(getattr(self, name)) or None
+                return self.upstream_path + (f"?{self.query}" if self.phase == "response" and self.query else "")
+            case "upstream_host":
+                return self.upstream_host or (self.sent_host if self.phase == "response" else "")
+            case "upstream_scheme":
+                return "" if self.phase == "rewrite" else self.upstream_scheme
             case "status":
-                return f"{self.status:03d}" if self.status else None
+                return f"{self.status:03d}"
         return self._of_family(name)
 
     def _of_family(self, name: str) -> str | None:
@@ -189,7 +222,7 @@ class Exchange:
         if family == "arg":
             for part in self.query.split("&"):
                 key, _, value = part.partition("=")
-                if key.lower() == rest.lower():
+                if key.lower() == rest.lower() and "=" in part:
                     return value
         if family == "cookie":
             for part in (self.headers.get("cookie") or "").split(";"):
@@ -197,7 +230,7 @@ class Exchange:
                 if equals and key == rest:
                     return value
         if name.startswith("sent_http_"):
-            return self.response_headers.get(name.removeprefix("sent_http_"))
-        if name.startswith("upstream_http_") and self.service_answer is not None:
+            return ", ".join(self.response_headers.get_all(name.removeprefix("sent_http_"))) or None
+        if name.startswith("upstream_http_") and self.service_answer is not None and not self.buffered:
             return self.service_answer.headers.get(name.removeprefix("upstream_http_"))
         return None

@@ -204,7 +204,7 @@ class _Visit:
         exchange = self.exchange
         for configured in self._plugins.everywhere():
             await self._run(configured, "rewrite")
-        exchange.phase = "access"
+        exchange.phase, exchange.forwarded_host = "access", exchange.host
         exchange.ctx.update(request_uri=exchange.request.target, scheme="http")  # runloop/handler.lua, `access.before`
         table = {name: exchange.headers.get_all(name) for name, _ in exchange.headers.entries}
         headers = {name.lower(): values for name, values in table.items()}
@@ -296,7 +296,15 @@ class _Visit:
         own = exchange.response_headers.entries
         gone = _HOP_BY_HOP | {"content-length", "date"}
         headers = [(name, value) for name, value in got.headers if name.lower() not in gone]
+        if exchange.buffered:  # Lua puts it together anew: its names have no `_`, its values are not empty
+            headers = [(name.replace("_", "-"), value or " ") for name, value in headers]
+            headers.append(("Connection", "keep-alive"))
         exchange.service_answer = BufferedAnswer(got.status, HeaderList(got.headers), got.body)
+        length = exchange.service_answer.headers.get("content-length")
+        if exchange.buffered and exchange.method != "HEAD":
+            length = str(len(got.body))
+        if length is not None and (exchange.buffered or exchange.method == "HEAD"):
+            headers.append(("Content-Length", length))
         # What plugins set before stays; what the service sends under the same name is sent instead.
         merged = HeaderList(own)
         for name in dict.fromkeys(name for name, _ in headers):
@@ -324,21 +332,22 @@ class _Visit:
         own = str(service.get("host", "")) + ("" if port == default else f":{port}")
         chain = exchange.headers.get("x-forwarded-for")
         via = exchange.headers.get("via")
-        prefix = pdk.forwarded("x-forwarded-prefix") or (exchange.match.prefix if exchange.match else "/")
+        prefix = pdk.forwarded("x-forwarded-prefix") or (exchange.match.stripped if exchange.match else "")
+        exchange.sent_host = exchange.upstream_host or own
         added = [
-            ("Host", exchange.upstream_host or own),
+            ("Host", exchange.sent_host),
             ("Connection", "keep-alive"),
             ("Via", f"{via}, " * bool(via) + f"{request.version} {NAME}"),
             ("X-Forwarded-For", f"{chain}, {request.client_ip}" if chain else request.client_ip),
             ("X-Forwarded-Proto", pdk.forwarded("x-forwarded-proto") or "http"),
-            ("X-Forwarded-Host", pdk.forwarded("x-forwarded-host") or exchange.host),
+            ("X-Forwarded-Host", pdk.forwarded("x-forwarded-host") or exchange.forwarded_host),
             ("X-Forwarded-Port", pdk.forwarded("x-forwarded-port") or str(request.server_port)),
             ("X-Forwarded-Path", pdk.forwarded("x-forwarded-path") or exchange.raw_path),
-            *([("X-Forwarded-Prefix", prefix)] if prefix != "/" else []),
+            *([("X-Forwarded-Prefix", prefix)] if prefix else []),
             ("X-Real-IP", request.client_ip),
             ("X-Kong-Request-Id", exchange.id),
         ]
-        if exchange.body or exchange.request.framing != "none":
+        if exchange.body or exchange.body_changed or exchange.request.framing != "none":
             added.append(("Content-Length", str(len(exchange.body))))
         named = {part.strip().lower() for part in (exchange.headers.get("connection") or "").split(",")}
         return [*added, *((name, value) for name, value in exchange.headers.entries
@@ -362,8 +371,9 @@ class _Visit:
         exchange = self.exchange
         exchange.status = exit.status
         headers = exchange.response_headers
+        headers.clear("content-length")
         for name, values in exit.headers.items():
-            headers.set(name, values)
+            headers.set(name.replace("_", "-"), values)
         headers.set("X-Kong-Response-Latency", [str(int((time.time() - exchange.began) * 1000))])
         headers.clear("server")
         return self._answer(exit.body or b"")
@@ -372,6 +382,10 @@ class _Visit:
         exchange = self.exchange
         headers = exchange.response_headers
         headers.set("X-Kong-Request-Id", [exchange.id])
+        if exchange.status in (204, 304):
+            headers.clear("content-type")
+        elif headers.get("content-type") == "text/html":
+            headers.set("Content-Type", ["text/html; charset=UTF-8"])
         server = headers.get("server") or NAME
         entries = [(name, value) for name, value in headers.entries if name.lower() not in _HOP_BY_HOP]
         if headers.get("content-length") is None:

@@ -24,7 +24,7 @@ class Match:
         service: its service, or `None`.
         upstream_path: the path for the service, with what matched left out if the route says so.
         prefix: the part of the path that matched.
-        unnamed: captures of a regular expression, from the first group on.
+        unnamed: captures of a regular expression, the whole match first.
         named: its named captures.
     """
 
@@ -34,6 +34,11 @@ class Match:
     prefix: str
     unnamed: list[str] = field(default_factory=list)
     named: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stripped(self) -> str:
+        """What is taken off the path for the service; empty for nothing."""
+        return self.prefix if self.route["strip_path"] and self.prefix != "/" else ""
 
 
 class Router:
@@ -57,6 +62,8 @@ class Router:
             path: its normalized path.
             headers: its headers; names in lower case.
         """
+        if not path.isprintable() and re.search("[\udc80-\udcff]", path):  # the router has no place for such bytes
+            return None
         for candidate in self._routes:
             found = candidate.match(method, host, path, headers)
             if found is not None:
@@ -104,7 +111,7 @@ class _Candidate:
             found = pattern.match(path)
             if found is not None:
                 named = {name: value for name, value in found.groupdict().items() if value is not None}
-                return found[0], [value or "" for value in found.groups()], named
+                return found[0], [found[0], *(value or "" for value in found.groups())], named
         return None
 
 

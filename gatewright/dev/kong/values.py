@@ -7,7 +7,7 @@ no `nil` inside tables.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from gatewright.errors import PluginError
 from gatewright.gateways.kong.answers import fold_headers
@@ -15,7 +15,7 @@ from gatewright.gateways.kong.messages import MESSAGES
 from gatewright.gateways.kong.pdk import Method
 from gatewright.gateways.kong.protobuf import write_value
 
-__all__ = ["LuaError", "from_protobuf", "to_msgpack", "to_protobuf"]
+__all__ = ["NULL", "LuaError", "from_protobuf", "to_msgpack", "to_protobuf"]
 
 _MULTI_MAPS = frozenset(
     (
@@ -25,6 +25,10 @@ _MULTI_MAPS = frozenset(
 )  # fmt: skip
 _RAW = frozenset(("kong.request.get_raw_body", "kong.service.response.get_raw_body"))
 _SCALARS: Mapping[str, Any] = {"string": "", "bytes": b"", "int32": 0, "int64": 0, "bool": False, "double": 0.0}
+
+
+NULL: Final = object()
+"""A null within JSON that Kong has read, which goes on as it is."""
 
 
 class LuaError(Exception):
@@ -49,6 +53,8 @@ def to_msgpack(method: str, value: Any) -> Any:
 
 
 def _lua(value: Any) -> Any:
+    if value is NULL:
+        return None
     if isinstance(value, Mapping):
         return {name: _lua(item) for name, item in value.items() if item is not None} or []
     if isinstance(value, list | tuple):
@@ -126,6 +132,8 @@ def _suiting(fields: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, A
     for name, field in fields.items():
         item = value.get(name)
         if field.repeated and not isinstance(item, Sequence):
-            continue
+            if not isinstance(item, Mapping) or 1 not in item:
+                continue
+            item = [item[number] for number in range(1, max(item) + 1)]  # Lua's lists begin at 1
         out[name] = item
     return out

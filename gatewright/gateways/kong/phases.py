@@ -38,15 +38,17 @@ rewrite access: service.request.set_method service.request.set_query service.req
 rewrite access: service.request.set_header service.request.add_header service.request.clear_header
 rewrite access: service.request.set_headers service.request.set_raw_body service.request.set_body
 rewrite access: service.request.enable_buffering
-rewrite access preread: service.set_target service.set_tls_verify service.set_tls_verify_depth
+rewrite access preread: service.set_tls_verify service.set_tls_verify_depth
 rewrite access preread: service.set_tls_verify_store service.set_tls_cert_key
-access preread: service.set_upstream service.set_retries service.set_timeouts
+access preread: service.set_target service.set_upstream service.set_retries service.set_timeouts
 access: client.authenticate
 access response log: client.get_protocol
 access response log: client.get_credential client.get_consumer client.load_consumer router.get_route router.get_service
 response log: response.get_status response.get_header response.get_headers response.get_source
 response log: service.response.get_status service.response.get_header service.response.get_headers
 response log: service.response.get_raw_body service.response.get_body
+log: log.serialize
+rewrite access response log: log.set_serialize_value
 certificate: client.tls.request_client_certificate client.tls.disable_session_reuse
 """
 
@@ -75,8 +77,7 @@ PROMPT: Final = frozenset(
 ) | {
     *(f"kong.log.{level}" for level in ("alert", "crit", "err", "warn", "notice", "info", "debug")),
     "kong.ctx.shared.get", "kong.ctx.shared.set", "kong.nginx.get_ctx", "kong.nginx.set_ctx", "kong.ip.is_trusted",
-    "kong.nginx.get_subsystem", "kong.nginx.req_start_time", "kong.log.serialize", "kong.log.set_serialize_value",
-    "kong.node.get_id", "kong.service.request.set_raw_body",
+    "kong.nginx.get_subsystem", "kong.nginx.req_start_time", "kong.node.get_id", "kong.service.request.set_raw_body",
 }  # fmt: skip
 """Methods that Kong carries out without waiting for anything: it asks for the next step before it does anything else.
 

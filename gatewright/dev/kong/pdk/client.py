@@ -123,7 +123,7 @@ def _get_var(pdk: Pdk, name: Any) -> str | None:
     return pdk.exchange.variable(string(name, "variable name"))
 
 
-@function("nginx.get_tls1_version_str")
+@function("nginx.get_tls1_version_str", later=True)
 def _get_tls_version(pdk: Pdk) -> None:
     """There is no TLS towards clients here."""
 

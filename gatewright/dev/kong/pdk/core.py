@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import ipaddress
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from gatewright.dev.kong.declarative import Declared
 from gatewright.dev.kong.exchange import Exchange
 from gatewright.dev.kong.values import LuaError
-from gatewright.dev.nginx import parse_args
+from gatewright.dev.nginx import header_value, parse_args
 
 __all__ = [
     "ACCESS", "ANSWERED", "AUTHENTICATED", "BEFORE_CONTENT", "CHANGE_REQUEST", "FUNCTIONS", "NEVER", "REQUEST", "Pdk",
@@ -108,11 +109,11 @@ class Pdk:
         return function(self, args)
 
     def is_trusted(self, address: str) -> bool:
-        """Whether forwarding headers from an address are believed."""
+        """Whether forwarding headers from an address are believed; not from what is none."""
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
-            raise LuaError(f"not an IP address: {address!r}") from None
+            return False
         return any(parsed in network for network in self._trusted)
 
     def forwarded(self, name: str) -> str | None:
@@ -171,6 +172,10 @@ def header_values(name: Any, value: Any) -> list[str]:
     """
     if not isinstance(name, str):
         raise LuaError(f"invalid header name: got {type(name).__name__}, expected string")
+    if isinstance(value, dict):
+        value = []  # a table without a list in it
+    if name.lower() == "content-length" and not re.fullmatch(r"\d+", str(value)):
+        raise LuaError("attempt to set an invalid Content-Length header")
     values = value if isinstance(value, list) else [value]
     out = []
     for item in values:
@@ -185,7 +190,7 @@ def header_values(name: Any, value: Any) -> list[str]:
                 f"invalid header value for {name!r}: got {type(item).__name__}, expected array of string, string, "
                 "number or boolean"
             )
-        out.append(item or " ")
+        out.append(header_value(item) or " ")
     return out
 
 
@@ -204,13 +209,11 @@ def headers_of(table: Any) -> dict[str, list[str]]:
 
 def query_table(query: str, most: int) -> dict[str, Any]:
     """A query as `ngx.req.get_uri_args` gives it: text, `True` without a value, a list where there are several."""
-    left, table = most, {}
-    for name, values in parse_args(query).items():
-        values = values[:left]
-        left -= len(values)
+    parts = [part for part in query.split("&") if part and not part.startswith("=")]
+    table: dict[str, Any] = {}
+    for name, values in parse_args("&".join(parts[:most])).items():
         items = [True if value is None else value for value in values]
-        if items:
-            table[name] = items[0] if len(items) == 1 else items
+        table[name] = items[0] if len(items) == 1 else items
     return table
 
 

@@ -36,7 +36,7 @@ def _set_serialize_value(pdk: Pdk, name: Any, value: Any) -> None:
     pdk.exchange.log_values[string(name, "key")] = value
 
 
-@function("log.serialize", ("response", "log"), later=True)
+@function("log.serialize", ("log",), later=True)
 def _serialize(pdk: Pdk) -> str:
     exchange = pdk.exchange
     match, request = exchange.match, exchange.request

@@ -8,12 +8,12 @@ from gatewright.dev.kong.bodies import read_body
 from gatewright.dev.kong.pdk.core import BEFORE_CONTENT, REQUEST, Pdk, function, limit, query_table, string
 
 
-@function("request.get_scheme", REQUEST, later=True)
+@function("request.get_scheme", REQUEST)
 def _get_scheme(pdk: Pdk) -> str:
     return "http"
 
 
-@function("request.get_host", REQUEST, later=True)
+@function("request.get_host", REQUEST)
 def _get_host(pdk: Pdk) -> str:
     return pdk.exchange.host
 
@@ -48,9 +48,9 @@ def _get_forwarded_path(pdk: Pdk) -> str:
 
 
 @function("request.get_forwarded_prefix", REQUEST)
-def _get_forwarded_prefix(pdk: Pdk) -> str | None:
+def _get_forwarded_prefix(pdk: Pdk) -> str:
     match = pdk.exchange.match
-    return pdk.forwarded("x-forwarded-prefix") or (match.prefix if match and match.prefix != "/" else None)
+    return pdk.forwarded("x-forwarded-prefix") or (match.stripped if match else "")
 
 
 @function("request.get_http_version", REQUEST)
@@ -63,17 +63,17 @@ def _get_method(pdk: Pdk) -> str:
     return pdk.exchange.method
 
 
-@function("request.get_path", REQUEST, later=True)
+@function("request.get_path", REQUEST)
 def _get_path(pdk: Pdk) -> str:
     return pdk.exchange.path
 
 
-@function("request.get_raw_path", REQUEST, later=True)
+@function("request.get_raw_path", REQUEST)
 def _get_raw_path(pdk: Pdk) -> str:
     return pdk.exchange.raw_path
 
 
-@function("request.get_path_with_query", REQUEST, later=True)
+@function("request.get_path_with_query", REQUEST)
 def _get_path_with_query(pdk: Pdk) -> str:
     return pdk.exchange.request.target
 
@@ -96,12 +96,15 @@ def _get_query_arg(pdk: Pdk, name: Any) -> Any:
 
 @function("request.get_header", REQUEST, later=True)
 def _get_header(pdk: Pdk, name: Any) -> str | None:
-    return pdk.exchange.headers.get(string(name, "header name"))
+    wanted = string(name, "header name")
+    if pdk.exchange.later:  # from a copy
+        return next(iter(pdk.exchange.headers.values_of(wanted)), None)
+    return pdk.exchange.headers.get(wanted)
 
 
 @function("request.get_headers", REQUEST, later=True)
 def _get_headers(pdk: Pdk, most: Any) -> dict[str, Any]:
-    return pdk.exchange.headers.table(limit(most, "max_headers"))
+    return pdk.exchange.headers.table(100 if pdk.exchange.later else limit(most, "max_headers"))
 
 
 @function("request.get_raw_body", BEFORE_CONTENT)
@@ -126,4 +129,4 @@ def _get_start_time(pdk: Pdk) -> int:
 @function("request.get_uri_captures", REQUEST, later=True)
 def _get_uri_captures(pdk: Pdk) -> dict[str, Any]:
     match = pdk.exchange.match
-    return {"unnamed": match.unnamed if match else [], "named": match.named if match else {}}
+    return {"unnamed": dict(enumerate(match.unnamed)) if match else [], "named": match.named if match else {}}

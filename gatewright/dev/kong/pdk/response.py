@@ -20,12 +20,14 @@ from gatewright.dev.kong.pdk.core import (
 )
 from gatewright.dev.kong.rpc import Exit
 from gatewright.dev.kong.values import LuaError
+from gatewright.dev.nginx import header_name
 
 log = logging.getLogger("gatewright.dev.kong")
+_JSON: Final = "application/json; charset=utf-8"
 _MESSAGES: Final = {
     400: "Bad request", 401: "Unauthorized", 402: "Payment required", 403: "Forbidden", 404: "Not found",
     405: "Method not allowed", 408: "Request timeout", 409: "Conflict", 413: "Payload too large",
-    415: "Unsupported media type", 426: "Upgrade required", 429: "Too many requests",
+    415: "Unsupported media type", 418: "I'm a teapot", 426: "Upgrade required", 429: "Too many requests",
     500: "An unexpected error occurred", 501: "Not implemented",
     502: "An invalid response was received from the upstream server",
     503: "The upstream server is currently unavailable", 504: "The upstream server is timing out",
@@ -68,38 +70,46 @@ def _settable(name: str) -> bool:
 def _set_response_header(pdk: Pdk, name: Any, value: Any) -> None:
     values = header_values(name, value)
     if _settable(name):
-        pdk.exchange.response_headers.set(name, values)
+        _put(pdk, name, values)
 
 
 @function("response.add_header", BEFORE_CONTENT)
 def _add_response_header(pdk: Pdk, name: Any, value: Any) -> None:
     values = header_values(name, value)
-    pdk.exchange.response_headers.set(name, [*pdk.exchange.response_headers.get_all(name), *values])
+    _put(pdk, name, [*pdk.exchange.response_headers.get_all(name), *values])
 
 
 @function("response.clear_header", BEFORE_CONTENT)
 def _clear_response_header(pdk: Pdk, name: Any) -> None:
-    pdk.exchange.response_headers.clear(string(name, "header name"))
+    pdk.exchange.response_headers.clear(string(name, "header name").replace("_", "-"))
 
 
 @function("response.set_headers", BEFORE_CONTENT)
 def _set_response_headers(pdk: Pdk, headers: Any) -> None:
     for name, values in headers_of(headers).items():
         if _settable(name):
-            pdk.exchange.response_headers.set(name, values)
+            _put(pdk, name, values)
+
+
+def _put(pdk: Pdk, name: str, values: list[str]) -> None:
+    if name:  # as Lua lets it out: what can't be in a name is escaped, and `_` is `-`
+        pdk.exchange.response_headers.set(header_name(name).replace("_", "-"), values)
 
 
 @function("response.exit", BEFORE_CONTENT)
 def _exit(pdk: Pdk, status: Any, body: Any, headers: Any) -> None:
-    code, fields = whole(status, "code", 100, 599), headers_of(headers)
+    code = whole(status, "code", 100, 599)
+    fields = {name: values for name, values in headers_of(headers).items() if values != [" "]}  # nor does nginx send it
     if isinstance(body, dict | list):
         if not any(is_header(name, "content-type") for name in fields):
-            fields["Content-Type"] = ["application/json; charset=utf-8"]
-        body = json.dumps(body)
+            fields["Content-Type"] = [_JSON]
+        body = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     if isinstance(body, str):
         body = body.encode("utf-8", "surrogateescape")
     if body is not None and not isinstance(body, bytes):
         raise LuaError("body must be a nil, string or table")
+    if body is None and code >= 400:  # nginx's `error_page` sees to it
+        body, fields["Content-Type"] = error_body(code, None, pdk.exchange.id), [_JSON]
     raise Exit(code, body, {name: values for name, values in fields.items() if _settable(name)})
 
 
@@ -113,9 +123,9 @@ def error_body(status: int, message: str | None, request_id: str) -> bytes:
 def _error(pdk: Pdk, status: Any, message: Any, headers: Any) -> None:
     code, fields = whole(status, "code", 400, 599), headers_of(headers)
     if isinstance(message, dict | list):
-        message = json.dumps(message)
+        message = json.dumps(message, separators=(",", ":"), ensure_ascii=False)
     if message is not None:
         message = string(message, "message")
     if not any(is_header(name, "content-type") for name in fields):
-        fields["Content-Type"] = ["application/json; charset=utf-8"]
+        fields["Content-Type"] = [_JSON]
     raise Exit(code, error_body(code, message, pdk.exchange.id), fields)

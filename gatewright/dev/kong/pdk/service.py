@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, Final
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 from gatewright.dev.kong.bodies import read_body, write_body
 from gatewright.dev.kong.exchange import HeaderList
@@ -23,7 +24,7 @@ from gatewright.dev.kong.pdk.core import (
     whole,
 )
 from gatewright.dev.kong.values import LuaError
-from gatewright.dev.nginx import format_args, parse_args
+from gatewright.dev.nginx import escape, header_name, parse_args
 
 log = logging.getLogger("gatewright.dev.kong")
 _METHODS: Final = frozenset(
@@ -44,7 +45,7 @@ def _set_upstream(pdk: Pdk, host: Any) -> bool | None:
     return True
 
 
-@function("service.set_target", CHANGE_REQUEST)
+@function("service.set_target", ACCESS)
 def _set_target(pdk: Pdk, host: Any, port: Any) -> None:
     name = string(host, "host")
     pdk.exchange.target = name, whole(port, "port", 0, 65535)
@@ -100,12 +101,13 @@ def _set_path(pdk: Pdk, path: Any) -> None:
     plain = string(path, "path")
     if not plain.startswith("/"):
         raise LuaError("path must start with /")
-    pdk.exchange.upstream_path = quote(plain, safe="/%!$&'()*+,-.:;=@_~", errors="surrogateescape")
+    pdk.exchange.upstream_path = quote(plain, safe="/%!$&'()*+,-.:;=@_~?#[]", errors="surrogateescape")
 
 
 @function("service.request.set_raw_query", CHANGE_REQUEST)
 def _set_raw_query(pdk: Pdk, query: Any) -> None:
-    pdk.exchange.query = string(query, "query")
+    text = string(query, "query")
+    pdk.exchange.query = re.sub(r"[\0-\x20\x7f]", lambda match: f"%{ord(match[0]):02X}", text)
 
 
 @function("service.request.set_method", CHANGE_REQUEST)
@@ -122,15 +124,19 @@ def _ordered_args(args: Any) -> str:
     if not isinstance(args, dict):
         raise LuaError("args must be a table")
     parts = []
-    for name, value in args.items():
-        for item in value if isinstance(value, list) else [value]:
+    for name, value in sorted(args.items()):
+        key = escape(name, component=True)
+        items = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
+        of_name = []
+        for item in items:
             if isinstance(item, dict | list):
                 raise LuaError(f"attempt to use {type(item).__name__} as query arg value")
             if item is True:
-                parts.append(quote_plus(name))
+                of_name.append(key)
             elif item not in (None, False):
-                parts.append(f"{quote_plus(name)}={quote_plus(str(item))}")
-    return "&".join(sorted(parts))
+                of_name.append(f"{key}={escape(str(item), component=True)}")
+        parts.append("&".join(of_name))
+    return "&".join(sorted(parts))  # what has no value leaves its separator
 
 
 @function("service.request.set_query", CHANGE_REQUEST)
@@ -141,15 +147,14 @@ def _set_query(pdk: Pdk, args: Any) -> None:
 @function("service.request.clear_query_arg", CHANGE_REQUEST)
 def _clear_query_arg(pdk: Pdk, name: Any) -> None:
     wanted = string(name, "query argument name")
-    args = parse_args(pdk.exchange.query)
-    if args.pop(wanted, None) is not None:
-        pdk.exchange.query = format_args(args)
+    parts = [part for part in pdk.exchange.query.split("&") if wanted not in parse_args(part)]
+    pdk.exchange.query = "&".join(part if "=" in part or not part else f"{part}=" for part in parts)
 
 
 def _change_header(pdk: Pdk, name: str, values: list[str]) -> None:
     if is_header(name, "host"):
         pdk.exchange.upstream_host = values[0] if values else ""
-    pdk.exchange.headers.set(name, values)
+    pdk.exchange.headers.set(header_name(name), values)
 
 
 @function("service.request.set_header", CHANGE_REQUEST)
@@ -160,7 +165,11 @@ def _set_header(pdk: Pdk, name: Any, value: Any) -> None:
 @function("service.request.add_header", CHANGE_REQUEST)
 def _add_header(pdk: Pdk, name: Any, value: Any) -> None:
     values = header_values(name, value)
-    _change_header(pdk, name, values if is_header(name, "host") else [*pdk.exchange.headers.get_all(name), *values])
+    if isinstance(value, list | dict):
+        log.warning("fault: kong.service.request.add_header sends a list as `table: 0x...`")
+        values = ["table: 0x000000000000"]
+    before = [present for present in pdk.exchange.headers.values_of(name) if present]
+    _change_header(pdk, name, values if is_header(name, "host") else [*before, *values])
 
 
 @function("service.request.clear_header", CHANGE_REQUEST)
@@ -171,6 +180,9 @@ def _clear_header(pdk: Pdk, name: Any) -> None:
 @function("service.request.set_headers", CHANGE_REQUEST)
 def _set_headers(pdk: Pdk, headers: Any) -> None:
     for name, values in headers_of(headers).items():
+        if is_header(name, "host") and len(values) > 1:
+            log.warning("fault: kong.service.request.set_headers sends a list of hosts as `table: 0x...`")
+            values = ["table: 0x000000000000"]
         _change_header(pdk, name, values)
 
 
