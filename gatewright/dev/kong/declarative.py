@@ -25,6 +25,7 @@ Entity = dict[str, Any]
 """An entity as the PDK shows it: a table without what was left empty."""
 
 _NAMESPACE = uuid.UUID("6f2c1c86-6c3b-4a3f-9d42-0f5b3f8a7c11")
+_WORKSPACE = str(uuid.uuid5(_NAMESPACE, "workspace"))
 _COMMON = {"id", "name", "tags", "created_at", "updated_at"}
 _FIELDS: dict[str, set[str]] = {
     "services": _COMMON
@@ -152,7 +153,9 @@ class _Reader:
             if (kind, name) in self._by_name:
                 raise ConfigError(f"{where}: there are two of the name {name!r}")
             self._by_name[kind, name] = own
-        times = {"created_at": self._now, "updated_at": self._now}
+        times: dict[str, Any] = {"created_at": self._now, "updated_at": self._now}
+        if kind in ("services", "routes"):
+            times["ws_id"] = _WORKSPACE
         rest = {key: value for key, value in item.items() if key not in ("plugins", "routes", "url")}
         return {**times, **{key: value for key, value in rest.items() if value is not None}, "id": own}
 

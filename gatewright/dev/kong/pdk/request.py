@@ -48,9 +48,10 @@ def _get_forwarded_path(pdk: Pdk) -> str:
 
 
 @function("request.get_forwarded_prefix", REQUEST)
-def _get_forwarded_prefix(pdk: Pdk) -> str:
-    match = pdk.exchange.match
-    return pdk.forwarded("x-forwarded-prefix") or (match.stripped if match else "")
+def _get_forwarded_prefix(pdk: Pdk) -> str | None:
+    exchange = pdk.exchange
+    prefix = pdk.forwarded("x-forwarded-prefix") or (exchange.match.stripped if exchange.match else "")
+    return prefix or ("" if exchange.phase == "rewrite" else None)
 
 
 @function("request.get_http_version", REQUEST)
