@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.conftest import RunnerProcess
+from tests.collector import Collector
+from tests.conftest import RunnerProcess, StartRunner
 from tests.lean.nginx import Nginx
 
 
@@ -140,3 +143,30 @@ def test_what_calls_took_is_counted_by_path(nginx: Nginx, runner: RunnerProcess)
     runner.wait_for(
         lambda: 'gatewright_path_calls_total{path="lean"}' in ask(f"{runner.socket}.control", "/metrics")[1].decode()
     )
+
+
+def test_a_request_is_traced_from_the_gateways_span_on(
+    start_runner: StartRunner, plugin_file: Path, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    runner = start_runner(
+        "-p", plugin_file, "--no-installed-plugins", "--tracing", f"http://127.0.0.1:{collector.server_port}"
+    )
+    nginx = Nginx(tmp_path_factory.mktemp("nginx"), runner.socket)
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    try:
+        for _ in range(60):  # beyond what is brought first: the header is among what is brought then
+            answer = nginx.ask(
+                "/usual/", ("do", {"request": "request.headers['x-a'] = '1'"}),
+                headers=[("Traceparent", f"00-{trace}-00f067aa0ba902b7-01")],
+            )  # fmt: skip
+            assert answer.saw("x-a") == ["1"]
+        refused = nginx.ask("/usual/", ("do", {"request": "1/0"}))
+        assert refused.status == 503
+    finally:
+        nginx.stop()
+    runner.wait_for(lambda: len(collector.spans) >= 122)
+    spans = collector.spans
+    continued = [span for span in spans if span.trace_id.hex() == trace]
+    assert {span.name for span in continued} == {"gatewright request", "do on_request"}
+    assert len(continued) == 120
+    assert any("refused" in span.status.message for span in spans)

@@ -8,9 +8,10 @@ ignored with a warning: it would be a poor rehearsal to leave it out silently.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ PLUGINS = (
     "proxy-rewrite", "response-rewrite", "key-auth",
 )  # fmt: skip
 _EXT_PLUGINS = frozenset(PLUGINS[:3])
+_LEAN_PLUGINS = dict(zip(("gatewright", "gatewright-after", "gatewright-response"), PLUGINS[:3], strict=True))
 _EXT_PLUGIN_FIELDS = frozenset(("conf", "allow_degradation", "_meta"))
 _ROUTE_FIELDS = frozenset(
     (
@@ -237,7 +239,7 @@ class _Builder:
         self, plugins: Mapping[str, Any], conf_type: str, conf_id: str, place: str, version: str = ""
     ) -> dict[str, PluginConf]:
         found = {}
-        for name, conf in plugins.items():
+        for name, conf in _as_ext_plugins(plugins, place):
             if name not in PLUGINS:
                 logging.getLogger("gatewright.dev").warning(
                     "%s: plugin %s is ignored: the development gateway has only %s", place, name, ", ".join(PLUGINS)
@@ -303,3 +305,27 @@ class _Builder:
 def _host_port(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     return (host, int(port)) if host else (text, 80)
+
+
+def _as_ext_plugins(plugins: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    """Plugins of the lean path as the external ones that run in the same places: the chain is the same one.
+
+    Raises:
+        ConfigError: both are named.
+    """
+    for name, conf in plugins.items():
+        usual = _LEAN_PLUGINS.get(name)
+        if usual is None:
+            yield name, conf
+            continue
+        if usual in plugins:
+            raise ConfigError(f"{place}: {name} and {usual} can't both be tried here: they run in the same place")
+        logging.getLogger("gatewright.dev").warning(
+            "%s: %s is run as %s here: what only the lean path can do, it can't", place, name, usual
+        )
+        entries = [
+            {**entry, "value": value if isinstance(value, str) else json.dumps(value)}
+            for entry in conf.get("conf") or []
+            for value in [entry.get("value", "{}")]
+        ]
+        yield usual, {**conf, "conf": entries}
