@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -167,6 +168,34 @@ async def test_an_output_without_rows_is_an_error() -> None:
 
     with pytest.raises(PluginError, match="must be that of the rows"):
         await batcher(sums).infer(row(1), 5)
+
+
+async def test_everybody_gets_his_own_answer() -> None:
+    """Requests of all sizes and kinds come and go while batches run; each answer is the one to its own question."""
+
+    async def model(tensors: Tensors) -> Tensors:
+        await asyncio.sleep(chance.random() / 500)
+        return {"y": tensors["x"] * 2, "row": tensors["x"].sum(axis=1)}
+
+    async def client(number: int) -> None:
+        rows, width = chance.randint(1, 12), chance.choice((1, 2, 3))
+        x = np.full((rows, width), number, chance.choice(("f4", "f8")))
+        await asyncio.sleep(chance.random() / 20)
+        try:
+            answer = await queue.infer({"x": x}, chance.choice((0.001, 5, 5, 5)))
+        except TimeoutError:
+            return
+        np.testing.assert_array_equal(answer["y"], x * 2)
+        np.testing.assert_array_equal(answer["row"], x.sum(axis=1))
+        answered.append(number)
+
+    chance = random.Random(7)
+    answered: list[int] = []
+    queue = batcher(model, max_rows=8, max_wait=0.002, max_queue=10_000, concurrency=2)
+    await asyncio.gather(*(client(number) for number in range(1000)))
+    assert len(answered) > 500
+    assert queue.waiting == 0
+    assert not queue._queues
 
 
 async def test_closing_waits_for_what_runs_and_refuses_what_waits() -> None:

@@ -67,7 +67,7 @@ class AwsLambda(Plugin[AwsLambdaConfig]):
         except LambdaDownError as error:
             self._breaker.failed()
             return self._refused(502, "Bad Gateway", "down", error)
-        except BaseException as error:
+        except PluginError as error:
             self._breaker.succeeded()  # it is there, whatever it says
             if isinstance(error, ThrottledError):
                 return self._refused(503, "Service Unavailable", "throttled", error, after=error.after)
