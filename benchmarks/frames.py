@@ -23,10 +23,16 @@ HEADERS = [
 ARGS = [("category", "garden"), ("page", "3"), ("order", "price")]
 
 
-def request() -> bytes:
+def request(conf_token: int = 1) -> bytes:
     """An HTTPReqCall of about 900 bytes."""
     return oracle.http_req_call(
-        id=1, conf_token=1, src_ip=bytes((192, 0, 2, 7)), method=0, path="/catalogue/items", args=ARGS, headers=HEADERS
+        id=1,
+        conf_token=conf_token,
+        src_ip=bytes((192, 0, 2, 7)),
+        method=0,
+        path="/catalogue/items",
+        args=ARGS,
+        headers=HEADERS,
     )
 
 

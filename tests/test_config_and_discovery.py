@@ -267,7 +267,7 @@ def test_config_shows_values_and_origins() -> None:
 def test_bad_flags_end_with_one_clear_line() -> None:
     run = command("run", "--listen", "nowhere")
     assert run.returncode == 2
-    assert run.stderr == "gatewright: listen is unix:/path or tcp://host:port, not 'nowhere'\n"
+    assert run.stderr == "gatewright: listen is unix:/path or tcp://host:port, with a port up to 65535, not 'nowhere'\n"
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,9 @@ class Bridge:
             self._sweep.cancel()
             self._sweep = None
         while self.idle:  # or the interpreter's end would find them, and complain
-            self.idle.pop().throw(GreenletExit)
+            strand = self.idle.pop()
+            strand.parent = getcurrent()  # where it goes when it ends; with gevent the hub may be another greenlet
+            strand.throw(GreenletExit)
         self._spares.close()
         self.threads.close()
 

@@ -81,7 +81,7 @@ def test_garbage_ends_that_connection_with_a_log_line_and_no_other(runner: Runne
         while bad.sock.recv(1024):
             pass
         assert good.request(token) == Rewrite(headers=[("x", "1")])
-    runner.wait_for_log("the peer broke the protocol" if garbage[:3] != b"GET" else "middle of a frame")
+    runner.wait_for_log("the peer broke the protocol")
 
 
 def test_a_peer_that_closed_its_sending_side_still_gets_its_answer(runner: RunnerProcess) -> None:

@@ -11,6 +11,7 @@ Text is `str`, in UTF-8 with *surrogateescape*: bytes that are not UTF-8 survive
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import add
@@ -167,7 +168,7 @@ def read_entries(buf: bytes, table: int, offset: int) -> list[Entry]:
             return _read_entries(buf, table, offset, "strict")
         except UnicodeDecodeError:
             return _read_entries(buf, table, offset, "surrogateescape")
-    except struct.error:
+    except (struct.error, IndexError):
         raise _malformed("offset outside the buffer", table) from None
 
 
@@ -195,10 +196,13 @@ def count_entries(buf: bytes, table: int, offset: int) -> int:
 
 
 def _read_entries(buf: bytes, table: int, offset: int, errors: str) -> list[Entry]:
-    # The loop is written flat and reads as little as it can: it's most of what decoding a request costs.
-    u32 = _u32
+    # The loop is written flat and reads as little as it can: it's most of what decoding a request costs. Numbers are
+    # read as items of a view, a third of `unpack_from`'s cost; text is cut out of the buffer read as Latin-1, which is
+    # right where it's ASCII and cheaper than to decode each piece. Nothing that a gateway sends stands unaligned.
     limit = len(buf)
     budget = 2 * limit + 65536
+    words = _words(buf)
+    text = buf.decode("latin-1")
     slot, references = _vector_at(buf, table, offset)
     out: list[Entry] = []
     seen = -1
@@ -206,41 +210,52 @@ def _read_entries(buf: bytes, table: int, offset: int, errors: str) -> list[Entr
     for reference in references:
         entry = slot + reference
         slot += 4
-        # Entries of one kind share a vtable; their first two fields come with it in one read.
-        back, first, second = _entry_head(buf, entry)
-        if entry - back != seen:
+        if entry & 3:
+            raise _malformed("unaligned entry", entry)
+        word = entry >> 2
+        vtable = entry - words[word]
+        if vtable != seen:  # entries of one kind share a vtable
             name_at, value_at = layout_at(buf, entry)[:2]
-            seen = entry - back
-        if value_at == 4 and name_at == 8:
-            at = entry + 8 + second
-            value_start = entry + 4 + first
-        elif name_at == 4 and value_at == 8:
-            at = entry + 4 + first
-            value_start = entry + 8 + second
-        elif name_at:
-            at = entry + name_at + u32(buf, entry + name_at)[0]
-            value_start = entry + value_at + u32(buf, entry + value_at)[0] if value_at else -1
-        else:
+            if (name_at | value_at) & 3:
+                raise _malformed("unaligned entry", entry)
+            seen = vtable
+        if not name_at:
             raise _malformed("entry without a name", entry)
-        size = u32(buf, at)[0]
+        at = entry + name_at + words[word + (name_at >> 2)]
+        value_start = entry + value_at + words[word + (value_at >> 2)] if value_at else 0
+        if (at | value_start) & 3:
+            raise _malformed("unaligned string", at)
+        size = words[at >> 2]
+        budget -= size
         at += 4
         end = at + size
-        budget -= size
-        name = buf[at:end].decode("utf-8", errors)
-        value = None
-        if value_start >= 0:
-            size = u32(buf, value_start)[0]
-            value_start += 4
-            budget -= size
-            value = buf[value_start : value_start + size].decode("utf-8", errors)
-            if value_start + size > limit:
-                raise _malformed("string longer than the buffer", value_start)
         if end > limit:
             raise _malformed("string longer than the buffer", at)
+        name = text[at:end]
+        if not name.isascii():
+            name = buf[at:end].decode("utf-8", errors)
+        value = None
+        if value_start:
+            size = words[value_start >> 2]
+            budget -= size
+            value_start += 4
+            end = value_start + size
+            if end > limit:
+                raise _malformed("string longer than the buffer", value_start)
+            value = text[value_start:end]
+            if not value.isascii():
+                value = buf[value_start:end].decode("utf-8", errors)
         if budget < 0:
             raise _malformed("entries that repeat the same text too often", slot)
         out.append((name, value))
     return out
+
+
+def _words(buf: bytes) -> Sequence[int]:
+    """A buffer's 32-bit numbers, by a quarter of their position."""
+    if sys.byteorder == "little":
+        return memoryview(buf)[: len(buf) & ~3].cast("I")
+    return struct.unpack_from(f"<{len(buf) >> 2}I", buf)
 
 
 @lru_cache(maxsize=512)

@@ -10,9 +10,9 @@ import atexit
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 __all__ = ["begin_anew", "say_farewell"]
 
@@ -29,12 +29,24 @@ def say_farewell(seconds: float, code: int) -> None:
         seconds: how long that may take.
         code: the exit code, then.
     """
-    too_late = threading.Timer(max(seconds, 0.01), os._exit, (code,))
-    too_late.daemon = True
-    too_late.start()
+    sleep = _unpatched("time", "sleep")
+
+    def end() -> None:
+        sleep(max(seconds, 0.01))
+        os._exit(code)
+
+    _unpatched("_thread", "start_new_thread")(end, ())
     pools: Any = sys.modules.get("concurrent.futures.process")
     first: Callable[[], None] = getattr(pools, "_python_exit", lambda: None)
     for each in (first, atexit._run_exitfuncs):  # the former would be a thread's affair; `multiprocessing` waits for it
         with contextlib.suppress(BaseException):  # each one's failure is told, the last one is raised, too
             each()
-    too_late.cancel()
+
+
+def _unpatched(module: str, name: str) -> Callable[..., Any]:
+    """What it is without gevent: a greenlet would not have its turn any more."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        function: Callable[..., Any] = getattr(import_module(module), name)
+        return function
+    return cast("Callable[..., Any]", monkey.get_original(module, name))

@@ -1,0 +1,121 @@
+"""`python -m benchmarks.instructions`: machine instructions a call, counted by valgrind, so the same on a busy machine.
+
+A connection of the real driver is given the frames that `make bench` sends, without sockets: what is counted is all
+that the runner does with a call but for the event loop's reading and writing. Two runs with different numbers of calls
+are subtracted, so starting up falls out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks import frames
+from benchmarks.plugins import bench
+from gatewright.gateways.apisix.frames import FrameType
+from gatewright.gateways.apisix.replies import decode_conf_token
+from gatewright.gateways.apisix.session import ApisixSession
+from gatewright.plugin import Plugin
+from gatewright.server.drivers.apisix.connection import Connection
+from gatewright.server.worker.service import Service
+from gatewright.settings import load_settings
+from tests.gateways import oracle
+
+CONTESTANTS: dict[str, type[Plugin]] = {
+    "empty": bench.Empty,
+    "one-header-sync": bench.OneHeaderSync,
+    "one-header-async": bench.OneHeaderAsync,
+    "everything": bench.Everything,
+    "ask-sync": bench.AskSync,
+    "ask-async": bench.AskAsync,
+}
+FEW, MANY = 500, 2500
+
+
+class Wire:
+    """A transport that keeps the last frame."""
+
+    last = b""
+
+    def write(self, frame: bytes) -> None:
+        self.last = frame
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+async def serve(name: str, calls: int) -> None:
+    """Serve so many calls."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    wire = Wire()
+    answer = oracle.extra_info_result(b"192.0.2.7")
+
+    def begin() -> None:  # in a callback, as the worker does it: calls come in callbacks, too
+        service = Service(loop, load_settings(flags={}, environ={}).settings, {name: CONTESTANTS[name]})
+        connection = Connection(service, ApisixSession())
+        connection.connection_made(wire)  # type: ignore[arg-type]
+        connection.data_received(oracle.prepare_conf("route#1#ext-plugin-pre-req#1", [(name, "{}")]))
+        loop.call_later(0.2, send, connection)
+
+    def send(connection: Connection) -> None:
+        frame = frames.request(decode_conf_token(wire.last))
+        for _ in range(calls):
+            connection.data_received(frame)
+            if wire.last[0] == FrameType.EXTRA_INFO:
+                connection.data_received(answer)
+        assert wire.last[0] == FrameType.HTTP_REQ_CALL, wire.last
+        done.set_result(None)
+
+    loop.call_soon(begin)
+    await done
+
+
+def count(name: str, calls: int) -> int:
+    """Instructions of a process that serves so many calls."""
+    with tempfile.TemporaryDirectory() as directory:
+        run = subprocess.run(
+            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={directory}/out", sys.executable, "-m",
+             "benchmarks.instructions", "--serve", name, str(calls)],
+            capture_output=True, text=True, check=False, env={**os.environ, "PYTHONHASHSEED": "0"},
+        )  # fmt: skip
+        if run.returncode:
+            raise SystemExit(run.stderr)
+        summary = re.search(r"^(?:summary|totals): (\d+)", Path(directory, "out").read_text(), re.MULTILINE)
+        assert summary is not None, run.stderr
+        return int(summary[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *CONTESTANTS], metavar="NAME", help=", ".join(CONTESTANTS))
+    parser.add_argument("--serve", nargs=2, metavar=("NAME", "CALLS"), help="what is counted: serve, and end")
+    arguments = parser.parse_args()
+    if arguments.serve:
+        name, calls = arguments.serve
+        uvloop.run(serve(name, int(calls)))
+        return
+    if shutil.which("valgrind") is None:
+        raise SystemExit("valgrind is needed (Debian: apt install valgrind)")
+    for name in arguments.names or CONTESTANTS:
+        count(name, 1)  # compiles what has changed since
+        few, many = count(name, FEW), count(name, MANY)
+        each = (many - few) / (MANY - FEW)
+        print(f"{name:18} {each:>9,.0f} instructions a call")
+
+
+if __name__ == "__main__":
+    main()
