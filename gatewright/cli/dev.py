@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import sys
 from pathlib import Path
 
@@ -67,6 +68,12 @@ __all__ = ["dev"]
 @click.option(
     "--log-level", type=click.Choice(LOG_LEVELS), help="of what plugins log  [default: info; debug with --debug]"
 )
+@click.option("--admin", is_flag=True,
+              help="serve the Admin API, too: at 9180 (and the gateway's port) as APISIX, at 8001 as Kong")  # fmt: skip
+@click.option(
+    "--admin-key", default="", help="what APISIX's Admin API wants as X-API-KEY  [default: a new one, printed]"
+)
+@click.option("--admin-port", type=click.IntRange(0, 65535), help="where the Admin API listens")
 @click.option("--explain/--no-explain", default=True, show_default=True,
               help="tell in the answer why a call failed; a real gateway doesn't")  # fmt: skip
 def dev(
@@ -89,6 +96,9 @@ def dev(
     debug: bool,
     log_level: str | None,
     explain: bool,
+    admin: bool,
+    admin_key: str,
+    admin_port: int | None,
 ) -> None:
     """Run the plugins in PATHS behind a development gateway that behaves as APISIX or as Kong does.
 
@@ -113,7 +123,8 @@ def dev(
             paths=list(paths) if paths or connect else _places(), upstream=upstream, host=host, port=port,
             inspect=InspectOptions(page=not no_inspect, port=inspect_port, record=record, follow=explain),
             log_level=log_level or ("debug" if debug else "info"), watched=watched, confs=_confs(confs), debug=debug,
-            connect=connect, explain=explain,
+            connect=connect, explain=explain, admin=admin or bool(admin_key), admin_port=admin_port,
+            admin_key=admin_key or secrets.token_hex(16),
         )  # fmt: skip
         work = (
             run_kong_dev(options, declarative=routes, conf=kong_conf, protocol=protocol)

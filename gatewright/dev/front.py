@@ -52,6 +52,20 @@ class Front:
         self._server = await loop.create_server(lambda: _Sniffer(self), host, port)
         self.port = self._server.sockets[0].getsockname()[1]
 
+    async def start_near(self, host: str, usual: int, wanted: int | None) -> None:
+        """Listen at a port that is wanted, or else at the usual one, or any that is free.
+
+        Raises:
+            OSError: the wanted one is taken.
+        """
+        if wanted is not None:
+            await self.start(host, wanted)
+            return
+        try:
+            await self.start(host, usual)
+        except OSError:
+            await self.start(host, 0)
+
     async def stop(self) -> None:
         """Stop listening, let requests under way end for a moment, and close all connections."""
         if self._server is not None:

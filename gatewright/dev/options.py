@@ -27,7 +27,9 @@ class DevOptions:
         debug: all in this process, without deadlines.
         connect: the address of a runner that runs already, instead of one for `paths`.
         explain: the answer to a call that plugins failed tells why.
-        admin_key: what the Admin API wants to see as X-API-KEY.
+        admin: there is an Admin API.
+        admin_key: what APISIX's wants to see as X-API-KEY.
+        admin_port: where it listens besides; `None` for the gateway's usual one, or any that is free.
     """
 
     paths: Sequence[Path]
@@ -41,4 +43,6 @@ class DevOptions:
     debug: bool = False
     connect: str = ""
     explain: bool = True
+    admin: bool = False
     admin_key: str = ""
+    admin_port: int | None = None

@@ -12,6 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
+from gatewright.dev.apisix.admin import AdminApi
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.facts import facts_of
 from gatewright.dev.apisix.gateway import SERVER_HEADER, DevGateway
@@ -21,8 +24,10 @@ from gatewright.dev.apisix.survey import Survey, survey
 from gatewright.dev.apisix.table import made_up_routes, read_routes
 from gatewright.dev.echo import EchoUpstream
 from gatewright.dev.explaining import explaining
+from gatewright.dev.front import Front
 from gatewright.dev.here import RunnerHere, leave_at_once, runner_here, settings_for_debugging
 from gatewright.dev.inspector.session import Inspection, inspecting
+from gatewright.dev.messages import Answer
 from gatewright.dev.options import DevOptions
 from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
@@ -36,6 +41,7 @@ from gatewright.settings import parse_address
 __all__ = ["end", "run_dev", "runner_process", "until_listening", "until_stopped", "upstream_of"]
 
 _FOREVER = 1e9
+_ADMIN_PORT = 9180
 
 
 @asynccontextmanager
@@ -109,10 +115,14 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
             _runner(options, directory, behaviour, inspection) as runner,
         ):
             found = await runner.survey(options, routes)
-            state = _State(options, routes, target, runner, found)
+            admin = await asyncio.to_thread(_admin_api, options, routes, target) if options.admin else None
+            state = _State(options, routes, target, runner, found, admin)
             gateway = DevGateway(
                 state.table(), runner.address, behaviour=behaviour,
-                watch=lambda handler: explaining(inspection.watch(handler), inspection.inspector, state.why_blocked),
+                watch=lambda handler: explaining(
+                    inspection.watch(handler) if admin is None else admin.before(inspection.watch(handler)),
+                    inspection.inspector, state.why_blocked,
+                ),
                 timeouts=Timeouts(read=_FOREVER) if options.debug else None, workers=workers,
             )  # fmt: skip
             state.gateway = gateway
@@ -123,6 +133,14 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
                 raise ListenError(f"{options.host}:{options.port}: {reason}; choose another one with --port") from None
             state.changed = lambda: inspection.changed(facts_of(state.found, gateway, options.host))
             page = await inspection.show(facts_of(found, gateway, options.host))
+            front = None
+            if admin is not None:
+                admin.on_change = lambda: gateway.replace_routes(admin.routes())
+                front = Front(
+                    admin.handle, server_header=SERVER_HEADER, refusal=lambda status: Answer(status, page=True)
+                )
+                await front.start_near(options.host, _ADMIN_PORT, options.admin_port)
+                state.admin_port = front.port
             watched = [*options.paths, *options.watched, *([routes] if routes is not None else [])]
             watching = asyncio.create_task(watch(watched, state.reload))
             try:
@@ -130,6 +148,8 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
                 return await runner.ended()
             finally:
                 watching.cancel()
+                if front is not None:
+                    await front.stop()
                 await gateway.stop()
     finally:
         await echo.stop()
@@ -206,6 +226,13 @@ def _control_of(path: str) -> str:
     return f"{path}.control" if path and Path(f"{path}.control").exists() else ""
 
 
+def _admin_api(options: DevOptions, routes: Path | None, target: Upstream) -> AdminApi:
+    if routes is None:
+        return AdminApi(options.admin_key, target)
+    read_routes(routes, target)  # which says what is wrong with it
+    return AdminApi(options.admin_key, target, yaml.safe_load(routes.read_text(encoding="utf-8")))
+
+
 def _reload_of(here: RunnerHere) -> Callable[[], Awaitable[None]]:
     async def reload() -> None:
         here.reload()
@@ -222,19 +249,23 @@ class _State:
     upstream: Upstream
     runner: _Runner
     found: Survey
+    admin: AdminApi | None
+    admin_port: int = 0
     gateway: DevGateway = field(init=False)
     told: set[str] = field(default_factory=set)
     changed: Callable[[], None] = lambda: None
 
     def table(self) -> Routes:
         """The routes."""
+        if self.admin is not None:
+            return self.admin.routes()
         if self.routes is not None:
             return read_routes(self.routes, self.upstream)
         return made_up_routes(self.found, self.options.confs, self.upstream)
 
     def why_blocked(self) -> list[str]:
         """Why nothing may pass: where every plugin is to guard every path, and one of them isn't there."""
-        if self.routes is not None:
+        if self.routes is not None or self.admin is not None:
             return []
         if self.found.errors:
             return [f"plugin not loaded: {error}" for error in self.found.errors]
@@ -295,7 +326,14 @@ class _State:
             lines.append(f"  plugin    {name:<{width}}  {note}")
         if not found.plugins:
             lines.append(f"  plugin    {(self.why_blocked() or ['none but those that come along'])[0]}")
-        lines.append(f"  routes    {self.routes or 'every plugin on every path, in the order above'}")
+        routes = self.routes or (
+            "none yet" if self.admin is not None else "every plugin on every path, in the order above"
+        )
+        lines.append(f"  routes    {routes}")
+        if self.admin is not None:
+            lines.append(
+                f"  admin     http://{where}:{self.admin_port}/apisix/admin/, X-API-KEY: {self.options.admin_key}"
+            )
         lines.append(f"  upstream  {options.upstream or 'built in: echoes the request'}")
         if options.connect:
             lines.append(f"  runner    {options.connect}, which ran already")

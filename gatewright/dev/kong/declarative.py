@@ -19,7 +19,7 @@ import yaml
 
 from gatewright.errors import ConfigError
 
-__all__ = ["Declared", "Entity", "PluginEntry", "load_declarative", "parse_declarative"]
+__all__ = ["Declared", "Entity", "PluginEntry", "load_content", "load_declarative", "parse_declarative"]
 
 Entity = dict[str, Any]
 """An entity as the PDK shows it: a table without what was left empty."""
@@ -82,15 +82,23 @@ def load_declarative(file: Path) -> Declared:
         ConfigError: it can't be read or is not valid; says where and why.
     """
     try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {error}") from None
-    try:
-        return parse_declarative(content)
+        return parse_declarative(load_content(file))
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
+
+
+def load_content(file: Path) -> Any:
+    """A file's content.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    try:
+        return yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(error.strerror or str(error)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not YAML: {error}") from None
 
 
 def parse_declarative(content: Any) -> Declared:

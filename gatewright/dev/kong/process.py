@@ -17,14 +17,17 @@ from typing import Any
 
 from gatewright.dev.echo import EchoUpstream
 from gatewright.dev.explaining import explaining
+from gatewright.dev.front import Front
 from gatewright.dev.here import RunnerHere, leave_at_once, runner_here, settings_for_debugging
 from gatewright.dev.inspector.facts import Facts
 from gatewright.dev.inspector.session import inspecting
-from gatewright.dev.kong.declarative import Declared, load_declarative, parse_declarative
+from gatewright.dev.kong.admin import KongAdmin
+from gatewright.dev.kong.declarative import Declared, load_content, load_declarative, parse_declarative
 from gatewright.dev.kong.facts import facts_of
 from gatewright.dev.kong.gateway import NAME, KongGateway
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins, known_plugins, query
 from gatewright.dev.kong.survey import sources_of
+from gatewright.dev.messages import Answer
 from gatewright.dev.options import DevOptions
 from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
@@ -43,6 +46,7 @@ __all__ = ["is_declarative", "run_kong_dev"]
 log = logging.getLogger("gatewright.dev")
 
 _ECHO = "echo"
+_ADMIN_PORT = 8001
 
 
 def _shipped_in(declarative: Path | None) -> list[str]:
@@ -115,14 +119,18 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
             target = parsed.host, parsed.port
         elif declarative is not None and upstream is None:
             target = None  # where the services say
-        declared, plugins = _configuration(declarative, known, options.confs)
+        current: Sequence[KnownPlugin] = known
+        if options.admin and declarative is None:
+            declared, plugins = Declared(), Plugins(known, Declared())
+        else:
+            declared, plugins = _configuration(declarative, known, options.confs)
         processes = [await start() for start in servers.starts]
         for process in processes:
             stack.push_async_callback(end, process)
         for plugin in known:
             await until_listening(processes[0] if processes else None, plugin.socket)
 
-        blocked = [] if declarative is not None else list(servers.errors)
+        blocked = [] if declarative is not None or options.admin else list(servers.errors)
 
         def why_blocked() -> list[str]:
             return blocked
@@ -144,7 +152,26 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
         sources = await sources_of(servers.places) if inspection.options.page else {}
         page = await inspection.show(facts(known))
 
+        admin_port = 0
+        if options.admin:
+            content = load_content(declarative) if declarative is not None else {}
+
+            def apply(new: Declared) -> None:
+                nonlocal declared
+                gateway.replace(new, Plugins(list(current), new))
+                declared = new
+
+            current = known
+            admin = Front(
+                KongAdmin(content, apply).handle, server_header=NAME, charset=False,
+                refusal=lambda status: Answer(status, page=True),
+            )  # fmt: skip
+            await admin.start_near(host, _ADMIN_PORT, options.admin_port)
+            stack.push_async_callback(admin.stop)
+            admin_port = admin.port
+
         async def reload() -> str:
+            nonlocal current
             nonlocal blocked  # until the gateway has the plugins
             if blocked:
                 await servers.known()
@@ -155,7 +182,11 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
             known = await servers.known()
             if declarative is None and servers.errors:
                 raise GatewrightError(servers.errors[0])
-            gateway.replace(*_configuration(declarative, known, options.confs))
+            current = known
+            if options.admin:
+                gateway.replace(declared, Plugins(known, declared))
+            else:
+                gateway.replace(*_configuration(declarative, known, options.confs))
             blocked = []
             if inspection.options.page:
                 sources.update(await sources_of(servers.places))
@@ -167,6 +198,10 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
         )
         stack.callback(watching.cancel)
         _print_banner(known, plugins, gateway, host, declarative, upstream, protocol if conf is None else "", page)
+        if admin_port:
+            print(
+                f"  admin     http://{host}:{admin_port}/  (services, routes, plugins, consumers, config)\n", flush=True
+            )
         for line in why_blocked():
             print(line, file=sys.stderr, flush=True)
         if not processes:  # they are here, or
