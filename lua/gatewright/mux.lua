@@ -18,6 +18,7 @@ local timer_at = ngx.timer.at
 local READ_MILLISECONDS = 86400000 -- the writing thread sees to the end; a timeout would be an error in nginx's log
 local READ_BYTES = 65536
 local MOST_CONNECTIONS = 64
+local SLACK = 16
 
 local _M = {}
 
@@ -226,23 +227,24 @@ local function open(client)
     return conn
 end
 
---- The connection with the fewest calls; one more than there are, if the runner has more workers.
+--- The next connection in turn, unless it has far more calls than another; one more than there are, if the runner has
+-- more workers. (The one with the fewest would be that of whoever happens to run, and have twice the others' calls.)
 local function pick(client)
     local connections = client.connections
-    if #connections < client.workers then
+    local count = #connections
+    if count < client.workers then
         return open(client)
     end
-    local count = #connections
-    local turn = client.turn % count + 1 -- among equals each in its turn, or one worker would do most of the work
+    local turn = client.turn % count + 1
     client.turn = turn
-    local best = connections[turn]
+    local next, best = connections[turn], connections[turn]
     for number = 1, count do
         local conn = connections[number]
         if conn.under_way < best.under_way then
             best = conn
         end
     end
-    return best
+    return next.under_way > 2 * best.under_way + SLACK and best or next
 end
 
 local function send(conn, pieces, count)
