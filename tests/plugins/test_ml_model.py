@@ -13,6 +13,10 @@ import pytest
 
 from gatewright import ConfigError
 from gatewright.plugins.ml_model import MlModel
+from gatewright.plugins.ml_model.options import InputField
+from gatewright.plugins.ml_model.picking import Picker
+from gatewright.plugins.ml_model.tensors import BadTensorError
+from gatewright.testing import Request
 from tests.plugins.harness import Gateway
 from tests.plugins.ml_models import bag_of_words, classifier, perceptron
 
@@ -86,6 +90,30 @@ def test_a_score_that_is_no_number_is_refused(gateway: Gateway, models: Path) ->
     route = gateway.route(("ml-model", config))
     assert route.request(query=[("ids", "7"), ("mask", "1")]).upstream["x-model-score"] == "7"
     assert route.request(query=[("ids", "0"), ("mask", "0")]).status == 403  # 0 / 0
+
+
+@pytest.mark.parametrize(
+    ("datatype", "text", "tensor"),
+    [
+        ("FP32", "1, 2.5,-3e2", [1, 2.5, -300]),
+        ("INT8", "1,-2", [1, -2]),
+        ("BOOL", "true,0, False", [True, False, False]),
+        ("FP32", "1_0", None),
+        ("FP32", "nan", None),
+        ("FP32", "1,", None),
+        ("INT8", "1.0", None),
+        ("INT8", "300", None),
+        ("BOOL", "yes", None),
+    ],
+)
+def test_headers_and_arguments_hold_numbers(datatype: str, text: str, tensor: list[Any] | None) -> None:
+    picker = Picker([InputField(name="x", source="query", key="x", datatype=datatype)], [])
+    if tensor is None:
+        with pytest.raises(BadTensorError):
+            picker.pick(Request(query={"x": text}), b"")
+    else:
+        (row,) = picker.pick(Request(query={"x": text}), b"")["x"].tolist()
+        assert row == tensor
 
 
 def test_lengths_are_padded_and_masked(gateway: Gateway, models: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from gatewright.plugins.ml_model.tensors import (
 __all__ = ["Picker"]
 
 _ABSENT: Any = object()
+_BOOLS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Picker:
@@ -136,12 +137,14 @@ def _from_text(text: str, datatype: str, shape: tuple[int, ...] | None, what: st
     """A header's or an argument's value: one element, or several with commas between them."""
     if datatype == "BYTES":
         return text
-    words = [word.strip() for word in text.split(",")]
+    words = text.split(",")
     try:
+        if "_" in text:  # Python's own way with large numbers, and nobody else's
+            raise ValueError(text)
         if datatype == "BOOL":
-            values: list[Any] = [{"true": True, "1": True, "false": False, "0": False}[word.lower()] for word in words]
+            values: list[Any] = [_BOOLS[word.strip().lower()] for word in words]
         else:
-            values = [float(word) if datatype.startswith("FP") else int(word) for word in words]
+            values = list(map(float if datatype.startswith("FP") else int, words))
     except (ValueError, KeyError):
         raise BadTensorError(f"{what} isn't {datatype}: {text[:80]!r}") from None
     return values if len(words) > 1 or shape else values[0]
