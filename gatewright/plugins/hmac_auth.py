@@ -190,7 +190,8 @@ class HmacAuth(Plugin):
         names, headers = signature.components, request.headers
         target = scheme = ""
         if {"@path", "@query", "@request-target", "@target-uri"} & set(names):
-            target = await request.var("request_uri") or ""
+            # APISIX puts a decoded path into $request_uri, and what was sent into a variable of its own (init.lua).
+            target = await request.var("real_request_uri") or await request.var("request_uri") or ""
             if not target.startswith("/"):
                 raise SignatureError("the request's target is not one that can be signed")
         if {"@scheme", "@target-uri", "@authority"} & set(names):

@@ -164,6 +164,14 @@ def test_two_signatures_of_which_one_is_named(gateway: Gateway) -> None:
     assert ask(gateway, headers, {"label": "s"}).status == 0
 
 
+def test_on_apisix_the_path_is_taken_as_it_was_sent() -> None:
+    """APISIX's `$request_uri` is decoded: /a b?c=d, where the client sent /a%20b?c=d."""
+    variables = {"request_uri": "/a b?c=d", "real_request_uri": "/a%20b?c=d", "scheme": "http"}
+    with Gateway("apisix", PLUGINS) as apisix:
+        route = apisix.route(("hmac-auth", KEYS))
+        assert route.request("/a b", headers=signed(target="/a%20b?c=d"), variables=variables).status == 0
+
+
 def test_a_tag(gateway: Gateway) -> None:
     assert ask(gateway, signed(tag='"shop"'), {"tag": "shop"}).status == 0
     assert ask(gateway, signed(tag='"bank"'), {"tag": "shop"}).status == 401
