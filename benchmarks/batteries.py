@@ -89,6 +89,28 @@ def _tokens(directory: Path) -> Iterator[Case]:
     yield Case("RS256, verified each time", [("jwt-auth", {**conf, "cache_size": 0})], headers=headers)
 
 
+def _keys(directory: Path) -> Iterator[Case]:
+    key = "k-2d1f4b6c8a9e0f13"
+    yield Case("a key", [("api-key", {"keys": [{"key": key, "consumer": "ada"}]})], headers=[("x-api-key", key)])
+
+
+def _passwords(directory: Path) -> Iterator[Case]:
+    import bcrypt
+
+    users = [{"consumer": "ada", "hash": bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()}]
+    headers = [("authorization", "Basic YWRhOnNlY3JldA==")]
+    yield Case("a password that is remembered", [("basic-auth", {"users": users})], headers=headers)
+
+
+def _signatures(directory: Path) -> Iterator[Case]:
+    from tests.plugins.test_hmac_auth import KEYS, signed
+
+    headers = signed("@method", "@authority", headers={"@authority": "shop.example.org"})
+    conf = {**KEYS, "covered": ["@method", "@authority"], "once": False, "max_age": 86400}
+    named = [(name, value) for name, value in headers.items() if not name.startswith("@")]
+    yield Case("a signature, one question to the gateway", [("hmac-auth", conf)], headers=named, answer=b"http")
+
+
 def _schemas(directory: Path) -> Iterator[Case]:
     lines = {"type": "array", "items": {"required": ["sku"], "properties": {"sku": {"pattern": "^[A-Z0-9-]+$"}}}}
     schema = {"type": "object", "properties": {"email": {"format": "email"}, "lines": lines}}
@@ -174,6 +196,9 @@ def _spans(directory: Path) -> Iterator[Case]:
 CASES: dict[str, Prepare] = {
     "opentelemetry": _spans,
     "llm-guard": _prompts,
+    "api-key": _keys,
+    "basic-auth": _passwords,
+    "hmac-auth": _signatures,
     "jwt-auth": _tokens,
     "request-validator": _schemas,
     "aws-lambda": _functions,
