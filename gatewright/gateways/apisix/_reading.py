@@ -344,10 +344,20 @@ def find_entry(buf: bytes, lowered: bytes, table: int, offset: int, name: str) -
                 break
         else:
             return None
+        _, first, second = _entry_head(buf, entry)
         name_at, value_at = layout_at(buf, entry)[:2]
-        if not name_at or entry + name_at + _u32(buf, entry + name_at)[0] != at:
+        if name_at == 8 and value_at == 4:
+            at, value_start = at - entry - 8 - second, entry + 4 + first
+        elif name_at == 4 and value_at == 8:
+            at, value_start = at - entry - 4 - first, entry + 8 + second
+        else:
             return None
-        value = read_bytes(buf, entry, value_at)
+        if at:
+            return None
+        size = _u32(buf, value_start)[0]
+        value = buf[value_start + 4 : value_start + 4 + size]
     except struct.error:
         raise _malformed("offset outside the buffer", table) from None
-    return [None if value is None else value.decode("utf-8", "surrogateescape")]
+    if len(value) != size:
+        raise _malformed("string longer than the buffer", value_start)
+    return [value.decode("utf-8", "surrogateescape")]

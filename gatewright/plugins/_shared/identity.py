@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
-from gatewright import Request, SyncRequest
+from gatewright import ConfigError, Headers, Request, SyncRequest
 from gatewright.plugins._shared.credential_store import Credential
 from gatewright.plugins._shared.keys import CONSUMER
 
 __all__ = ["IdentityHeaders", "header_text", "leave_consumer"]
+
+
+_NOTHING: Final[Mapping[str, tuple[str, ...]]] = {}
 
 
 class IdentityHeaders:
@@ -24,9 +27,16 @@ class IdentityHeaders:
         Args:
             names: of the headers.
             consumer: the one that tells the consumer; empty: none.
+
+        Raises:
+            ConfigError: one is not a header's name.
         """
         self._consumer = consumer.lower()
         self._names = tuple(dict.fromkeys(name.lower() for name in (*names, self._consumer) if name))
+        try:
+            Headers([(name, "") for name in self._names]).discard_alike(*self._names)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     @classmethod
     def of_store(cls, consumer: str, own: Iterable[str], inline: Iterable[Credential]) -> IdentityHeaders:
@@ -41,19 +51,17 @@ class IdentityHeaders:
 
     def tell(self, request: Request | SyncRequest, credential: Credential) -> None:
         """Tell the upstream whose credential a request has; of its headers those that a client can't set."""
-        values = [(name.lower(), value) for name, value in credential.headers.items() if name.lower() in self._names]
+        told = {name.lower(): (value,) for name, value in credential.headers.items() if name.lower() in self._names}
         if self._consumer:
-            values.append((self._consumer, credential.consumer))
-        self.replace(request, values)
+            told[self._consumer] = (credential.consumer,)
+        self.replace(request, told)
 
-    def replace(self, request: Request | SyncRequest, values: Iterable[tuple[str, str]] = ()) -> None:
-        """Remove what the client sent, and set these."""
-        headers = request.headers
-        names = self._names
-        if names:
-            headers.discard_alike(*names)
-        for name, value in values:
-            headers[name] = value
+    def replace(self, request: Request | SyncRequest, values: Mapping[str, tuple[str, ...]] = _NOTHING) -> None:
+        """Remove what the client sent, and set these, which are known to be right for headers (`header_text`)."""
+        if self._names:
+            headers = request.headers
+            headers.discard_alike(*self._names)
+            headers.changes.update(values)
 
 
 def header_text(value: Any) -> str | None:

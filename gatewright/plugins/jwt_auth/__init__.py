@@ -9,13 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any, Final
 
 from gatewright import Plugin, Response, SyncRequest
 from gatewright.plugins._shared.counting import counter
 from gatewright.plugins._shared.credentials import AmbiguousCredentialsError, Place
-from gatewright.plugins._shared.expiring import ExpiringCache
 from gatewright.plugins._shared.extras import extra
 from gatewright.plugins._shared.identity import IdentityHeaders, header_text, leave_consumer
 
@@ -38,6 +37,7 @@ with extra("jwt", plugin="jwt-auth"):
 __all__ = ["JwtAuth"]
 
 _PARTS_OF_JWT: Final = 3
+_LOOK_SECONDS: Final = 1.0  # how often those who have a known token see to the age of the keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class _Accepted:
     until: float
     source: KeySource | None
     generation: int
-    headers: tuple[tuple[str, str], ...]
+    headers: dict[str, tuple[str, ...]]
     consumer: str
 
 
 def _digest(text: str) -> bytes:
     """Under this a token is remembered, with what stands before it in its header: no token is kept in memory."""
-    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    return sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 class JwtAuth(Plugin):
@@ -72,7 +72,9 @@ class JwtAuth(Plugin):
         self._place = Place(own.header.lower(), own.scheme.lower(), own.cookie, own.argument)
         self._only_header = bool(own.header) and not own.cookie and not own.argument
         self._identity = IdentityHeaders(own.forwarded.values())
-        self._accepted: ExpiringCache[bytes, _Accepted] = ExpiringCache(own.cache_size)
+        self._accepted: dict[bytes, _Accepted] = {}
+        self._looked = 0.0
+        self._usable = True
         self._provider = Provider(own.provider_timeout)
         self._verifier = self._make_verifier() if own.has_keys else None
         self._introspector = self._make_introspector()
@@ -136,15 +138,27 @@ class JwtAuth(Plugin):
 
     def _known(self, digest: bytes) -> _Accepted | None:
         accepted = self._accepted.get(digest)
-        if accepted is None or time.time() >= accepted.until:
+        if accepted is None:
             return None
-        if accepted.source is not None:
-            source = accepted.source
-            if source.due:
-                source.refresh_ahead()
-            if accepted.generation != source.generation or time.monotonic() >= source.usable_until:
+        now, source = time.time(), accepted.source
+        if source is not None:
+            if not 0 <= now - self._looked < _LOOK_SECONDS:
+                self._looked = now
+                if source.due:
+                    source.refresh_ahead()
+                self._usable = time.monotonic() < source.usable_until
+            if accepted.generation != source.generation or not self._usable:
                 return None
-        return accepted
+        return accepted if now < accepted.until else None
+
+    def _remember(self, digest: bytes, accepted: _Accepted) -> None:
+        """Keep what came of a token; where there is no room, that goes which came first."""
+        known, most = self._accepted, self.config.cache_size
+        known.pop(digest, None)
+        while known and len(known) >= most:
+            del known[next(iter(known))]
+        if most:
+            known[digest] = accepted
 
     async def _judge(self, text: str, digest: bytes) -> _Accepted:
         source: KeySource | None = None
@@ -156,12 +170,14 @@ class JwtAuth(Plugin):
             claims, until = await self._introspector.introspect(text, digest)
         consumer = look_up(claims, self.config.consumer_claim) if self.config.consumer_claim else None
         generation = source.generation if source is not None else 0
+        until = min(until, time.time() + self.config.cache_ttl)
         accepted = _Accepted(until, source, generation, self._headers_of(claims), header_text(consumer) or "")
-        self._accepted.put(digest, accepted, min(self.config.cache_ttl, until - time.time()))
+        self._usable = True  # the keys were, just now
+        self._remember(digest, accepted)
         return accepted
 
-    def _headers_of(self, claims: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-        headers = []
+    def _headers_of(self, claims: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+        headers: dict[str, tuple[str, ...]] = {}
         for claim, name in self.config.forwarded.items():
             value = look_up(claims, claim)
             if value is None:
@@ -169,8 +185,8 @@ class JwtAuth(Plugin):
             text = header_text(value)
             if text is None:
                 raise InvalidTokenError(f"the claim {claim} can't be sent in a header")
-            headers.append((name.lower(), text))
-        return tuple(headers)
+            headers[name.lower()] = (text,)
+        return headers
 
     # --- answering
 
