@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gatewright import Request, SyncRequest
+from gatewright import Request
 
 __all__ = ["AmbiguousCredentialsError", "Place", "cookie_values", "without_cookie"]
 
@@ -29,7 +29,7 @@ class Place:
     cookie: str = ""
     argument: str = ""
 
-    def find(self, request: Request | SyncRequest) -> str | None:
+    def find(self, request: Request) -> str | None:
         """The one credential of a request; `None` where it has none.
 
         Raises:
@@ -52,7 +52,7 @@ class Place:
             raise AmbiguousCredentialsError("the request has more than one credential")
         return found[0] if found else None
 
-    def remove(self, request: Request | SyncRequest) -> None:
+    def remove(self, request: Request) -> None:
         """Don't send the credential on."""
         if self.header:
             request.headers.discard_alike(self.header)
@@ -68,13 +68,13 @@ class Place:
         return credential.strip() if scheme.lower() == self.scheme else None
 
 
-def cookie_values(request: Request | SyncRequest, name: str) -> list[str]:
+def cookie_values(request: Request, name: str) -> list[str]:
     """All values of a cookie (RFC 6265, 5.4: pairs with `; ` between them)."""
     pairs = [pair.partition("=") for line in request.headers.get_all("cookie") for pair in line.split(";")]
     return [value.strip().strip('"') for key, equals, value in pairs if equals and key.strip() == name]
 
 
-def without_cookie(request: Request | SyncRequest, name: str) -> None:
+def without_cookie(request: Request, name: str) -> None:
     """Take a cookie out of the request, and leave the others as they are."""
     lines = request.headers.get_all("cookie")
     kept = [

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from gatewright import ConfigError, Headers, Request, SyncRequest
+from gatewright import ConfigError, Headers, Request
 from gatewright.plugins._shared.credential_store import Credential
 from gatewright.plugins._shared.keys import CONSUMER
 
@@ -49,14 +49,14 @@ class IdentityHeaders:
         """
         return cls([*own, *(name for each in inline for name in each.headers)], consumer=consumer)
 
-    def tell(self, request: Request | SyncRequest, credential: Credential) -> None:
+    def tell(self, request: Request, credential: Credential) -> None:
         """Tell the upstream whose credential a request has; of its headers those that a client can't set."""
         told = {name.lower(): (value,) for name, value in credential.headers.items() if name.lower() in self._names}
         if self._consumer:
             told[self._consumer] = (credential.consumer,)
         self.replace(request, told)
 
-    def replace(self, request: Request | SyncRequest, values: Mapping[str, tuple[str, ...]] = _NOTHING) -> None:
+    def replace(self, request: Request, values: Mapping[str, tuple[str, ...]] = _NOTHING) -> None:
         """Remove what the client sent, and set these, which are known to be right for headers (`header_text`)."""
         if self._names:
             headers = request.headers
@@ -72,6 +72,6 @@ def header_text(value: Any) -> str | None:
     return text if text.isprintable() and text == text.strip() else None
 
 
-def leave_consumer(request: Request | SyncRequest, name: str) -> None:
+def leave_consumer(request: Request, name: str) -> None:
     """Let the plugins behind this one know the consumer (the key `{consumer}`)."""
     request.ctx[CONSUMER] = name

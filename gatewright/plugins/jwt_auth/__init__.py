@@ -7,12 +7,11 @@ token ends, a key is withdrawn or `cache_ttl` is over. Opaque tokens are judged 
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
-from gatewright import Plugin, Response, SyncRequest
+from gatewright import Plugin, Request, Response
 from gatewright.plugins._shared.counting import counter
 from gatewright.plugins._shared.credentials import AmbiguousCredentialsError, Place
 from gatewright.plugins._shared.extras import extra
@@ -90,8 +89,8 @@ class JwtAuth(Plugin):
             await self._introspector.close()
         await self._provider.close()
 
-    def on_request(self, request: SyncRequest) -> Response | Coroutine[Any, Any, Response | None] | None:
-        """Judge the request's token; of one that is known, at once: being no `async def` saves a tenth of the call."""
+    async def on_request(self, request: Request) -> Response | None:
+        """Judge the request's token."""
         if self._only_header:
             values = request.headers.get_all(self._place.header)
             if len(values) == 1 and (accepted := self._known(_digest(values[0]))) is not None:
@@ -109,14 +108,14 @@ class JwtAuth(Plugin):
         digest = _digest(request.headers[self._place.header] if self._only_header else text)
         accepted = self._known(digest)
         if accepted is None:
-            return self._look_at(request, text, digest)
+            return await self._look_at(request, text, digest)
         self._remembered()
         self._let_pass(request, accepted)
         return None
 
     # --- judging
 
-    async def _look_at(self, request: SyncRequest, text: str, digest: bytes) -> Response | None:
+    async def _look_at(self, request: Request, text: str, digest: bytes) -> Response | None:
         try:
             accepted = await self._judge(text, digest)
         except InvalidTokenError as error:
@@ -129,7 +128,7 @@ class JwtAuth(Plugin):
         self._let_pass(request, accepted)
         return None
 
-    def _let_pass(self, request: SyncRequest, accepted: _Accepted) -> None:
+    def _let_pass(self, request: Request, accepted: _Accepted) -> None:
         if self.config.hide:
             self._place.remove(request)
         self._identity.replace(request, accepted.headers)
@@ -190,7 +189,7 @@ class JwtAuth(Plugin):
 
     # --- answering
 
-    def _without_token(self, request: SyncRequest) -> Response | None:
+    def _without_token(self, request: Request) -> Response | None:
         if not self.config.optional:
             self._decisions.add("missing")
             return Response.json(
