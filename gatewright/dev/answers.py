@@ -75,7 +75,8 @@ def with_page(answer: Answer) -> Answer:
     """An answer whose page, if it has one, is its body like any other."""
     if not answer.page or not (page := error_page(answer.status)):
         return answer
-    kept = [(name, value) for name, value in answer.headers if name.lower() not in ("content-type", "content-encoding")]
+    gone = {"content-type", "content-length", *_NOT_OF_PAGES}
+    kept = [(name, value) for name, value in answer.headers if name.lower() not in gone]
     headers = [*kept, ("Content-Type", "text/html"), ("Content-Length", str(len(page)))] if page else kept
     close = answer.close or answer.status in _ENDS_CONNECTION
     return Answer(answer.status, headers, page, framing="content-length", close=close, server=answer.server)
@@ -127,7 +128,7 @@ def response_head(
             out.append((next(n for n, _ in answer.headers if n.lower() == "content-length"), length))
         elif length is not None and (framing == "proxied" or (answer.page and answer.status == 304)):
             out.append(("Content-Length", length))
-        body = body if answer.status < 200 else b""
+        body = body if answer.status < 200 or answer.rewritten else b""
     elif length is not None and (framing in ("content-length", "proxied") or length.isdigit()):
         given = next((n for n, _ in answer.headers if n.lower() == "content-length"), "Content-Length")
         # What Lua sets keeps its name; nginx's own, and the upstream's, is written anew.
@@ -143,7 +144,7 @@ def response_head(
         stays = "keep-alive" if keep else "close"
         out.append(("Connection", "upgrade" if answer.status == 101 else stays))
     if answer.status == 304:
-        headers = [(n, v) for n, v in headers if not (n.lower() == "etag" and framing == "stop")]
+        headers = [(n, v) for n, v in headers if not (n.lower() == "etag" and framing == "stop" and answer.page)]
     out += [(n, v) for n, v in headers if v or n.lower() != "date"]
     has_date = any(name.lower() == "date" for name, _ in headers)
     if not has_date and (framing != "proxied" or answer.page):  # what's proxied has the upstream's or none

@@ -54,7 +54,8 @@ class Answer:
 
     `body` is `None` where nothing is printed; `page`: the gateway's own HTML page; `cut`: the upstream broke off in the
     middle, and the connection ends there; `status_line`: the upstream's own; `headless`: the body is
-    all there is; `names_charset`: a type of text gets one; `method`: what the request's is by now.
+    all there is; `names_charset`: a type of text gets one; `method`: what the request's is by now;
+    `rewritten`: the body was put in the place of the upstream's.
     """
 
     status: int
@@ -67,6 +68,7 @@ class Answer:
     status_line: str | None = None
     headless: bool = False
     names_charset: bool = True
+    rewritten: bool = False
     method: str | None = None
     server: str | None = None
 

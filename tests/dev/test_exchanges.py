@@ -610,3 +610,22 @@ async def test_workers_have_connections_of_their_own_and_share_tokens(
             await seen.send(request())
         assert len(seen.prepared) == 1
         assert seen.connections == connections, "one for calls and one for tokens each"
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+async def test_a_body_that_response_rewrite_gives_to_what_has_none_is_sent_as_it_is(
+    tmp_path: Path, status: bytes
+) -> None:
+    plugins = {**PRE, "response-rewrite": {"body": "rr"}}
+    async with gateway(tmp_path, plugins=plugins, answer=b"HTTP/1.1 " + status + b"\r\n\r\n") as seen:
+        assert (await seen.send(request())).endswith(b"\r\n\r\nrr")
+
+
+async def test_a_page_that_response_rewrite_sees_is_no_other_page(tmp_path: Path) -> None:
+    headers = (("content-encoding", "x"), ("etag", "1"), ("content-length", "7"))
+    for plugins in (PRE, {**PRE, "response-rewrite": {"headers": {"X-S": "1"}}}):
+        async with gateway(tmp_path, stop(503, *headers), plugins=plugins) as seen:
+            head, _, page = (await seen.send(request())).partition(b"\r\n\r\n")
+        assert b"\r\ncontent-encoding: x" in head
+        assert b"etag" not in head
+        assert b"\r\nContent-Length: %d" % len(page) in head

@@ -322,7 +322,10 @@ class Exchange:
         return path + ("?" + query if query else "")
 
     def subrequest_headers(self) -> Headers:
-        """The headers for post-resp's own request: of names that differ only in case, the older value wins."""
+        """The headers for post-resp's own request: of names that differ only in case, the older value wins.
+
+        (In APISIX that is up to the order in Lua's table; it's so where there are few.)
+        """
         self._table_is_read = True
         merged: dict[str, tuple[str, list[str]]] = {}
         for name, values in self.table.items():

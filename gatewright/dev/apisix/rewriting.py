@@ -124,6 +124,7 @@ def response_rewrite(exchange: Exchange, answer: Answer, conf: Mapping[str, Any]
     if body is not None:
         answer.headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_A_CHANGED_BODY]
         answer.body, answer.page = body, False
+        answer.rewritten = answer.framing == "proxied"
     answer.headers = _changed(exchange, answer.headers, conf.get("headers") or {})
     return answer
 
