@@ -73,7 +73,7 @@ def _exporter(config: Exporter) -> SpanExporter:
         endpoint = config.endpoint or "http://127.0.0.1:4317"
         is_open = endpoint.startswith("http:")
         roots = Path(config.ca_file).read_bytes() if config.ca_file else None
-        return GrpcExporter(
+        exporter: SpanExporter = GrpcExporter(
             endpoint=endpoint,
             insecure=is_open,
             credentials=None if is_open else grpc.ssl_channel_credentials(roots),
@@ -81,6 +81,7 @@ def _exporter(config: Exporter) -> SpanExporter:
             timeout=config.timeout,
             compression=grpc.Compression.Gzip if config.gzip else None,
         )
+        return exporter
     if config.kind == "zipkin":
         with extra("opentelemetry-zipkin", plugin="opentelemetry"):
             import requests
@@ -88,10 +89,9 @@ def _exporter(config: Exporter) -> SpanExporter:
         session = requests.Session()
         session.headers.update(headers)
         endpoint = config.endpoint or "http://127.0.0.1:9411/api/v2/spans"
-        exporter: SpanExporter = ZipkinExporter(
-            endpoint=endpoint, timeout=max(1, round(config.timeout)), session=session
-        )
-        return exporter
+        whole_seconds = max(1, round(config.timeout))
+        to_zipkin: SpanExporter = ZipkinExporter(endpoint=endpoint, timeout=whole_seconds, session=session)
+        return to_zipkin
     from opentelemetry.exporter.otlp.proto.http import Compression
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
