@@ -61,7 +61,7 @@ def gatewright(*arguments: object, code: int | None = 0, cwd: Path | None = None
 
 
 class TestNew:
-    @pytest.mark.parametrize("flags", [(), ("--kong",)])
+    @pytest.mark.parametrize("flags", [(), pytest.param(("--kong",), marks=pytest.mark.long)])
     def test_what_it_makes_checks_and_passes(self, tmp_path: Path, flags: tuple[str, ...]) -> None:
         output = gatewright("new", "rate-watch", *flags, "-C", tmp_path)
         assert "gatewright dev plugins" in output

@@ -38,6 +38,10 @@ class TestPorts:
         ("arguments", "words"),
         [
             (["dev", "--port", "99999"], "99999 is not in the range"),
+            (["dev", "--conf", "greet"], "--conf is NAME=JSON"),
+            (["dev", "--conf", "greet={"], "--conf greet: not valid JSON"),
+            (["dev", "--connect", "unix:/x.sock", "--gateway", "kong"], "--connect is for APISIX"),
+            (["dev", "/nonexistent"], "/nonexistent does not exist"),
             (["run", "--metrics", "127.0.0.1:99999"], "metrics is unix:/path or tcp://host:port, with a port"),
             (["run", "--listen", "127.0.0.1:99999"], "listen is unix:/path or tcp://host:port, with a port"),
         ],

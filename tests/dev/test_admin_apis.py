@@ -200,7 +200,7 @@ class Greet(Plugin):
 """
 
 
-@pytest.mark.parametrize("gateway", ["apisix", "kong"])
+@pytest.mark.parametrize("gateway", ["apisix", pytest.param("kong", marks=pytest.mark.long)])
 def test_a_route_that_is_made_while_it_runs_is_served(
     dev: Callable[..., Any],  # noqa: F811
     plugin_dir: Callable[..., Path],

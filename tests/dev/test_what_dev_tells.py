@@ -97,7 +97,7 @@ def dev(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield start
 
 
-@pytest.mark.parametrize("gateway", ["apisix", "kong"])
+@pytest.mark.parametrize("gateway", ["apisix", pytest.param("kong", marks=pytest.mark.long)])
 def test_it_waits_for_plugins_and_explains_what_keeps_requests_from_passing(
     dev: Callable[..., Any], plugin_dir: WriteFiles, gateway: str
 ) -> None:
@@ -173,7 +173,7 @@ def test_a_runner_that_runs_already_can_be_asked(
     assert runner.process.poll() is None
 
 
-@pytest.mark.parametrize("gateway", ["apisix", "kong"])
+@pytest.mark.parametrize("gateway", ["apisix", pytest.param("kong", marks=pytest.mark.long)])
 def test_debug_stops_at_breakpoints_takes_new_code_and_leaves_at_once(
     dev: Callable[..., Any], plugin_dir: WriteFiles, gateway: str
 ) -> None:
@@ -212,20 +212,3 @@ def test_debug_stops_at_breakpoints_takes_new_code_and_leaves_at_once(
         assert running.process.wait(10) == 130
         assert time.monotonic() - began < 5
         asking.join(20)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--conf", "greet"), "--conf is NAME=JSON"),
-        (("--conf", "greet={"), "--conf greet: not valid JSON"),
-        (("--connect", "unix:/nonexistent.sock"), "nobody listens at /nonexistent.sock"),
-        (("--connect", "unix:/x.sock", "--gateway", "kong"), "--connect is for APISIX"),
-    ],
-)
-def test_what_cannot_be_is_told(
-    dev: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], words: str
-) -> None:
-    with dev(*arguments) as running:
-        assert running.process.wait(30) == 2
-        assert words in running.output

@@ -110,7 +110,7 @@ def test_so_is_what_is_made_by_hand(request: MadeRequest) -> None:
 
 
 class TestConformance:
-    @pytest.mark.parametrize("workers", ["0", "1"])
+    @pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.long), "1"])
     def test_our_runner_conforms(self, start_runner: StartRunner, tmp_path: Path, workers: str) -> None:
         runner = start_runner("--workers", workers)
         runner.wait_for_log("listening")
@@ -118,7 +118,7 @@ class TestConformance:
         assert run.returncode == 0, run.stdout + run.stderr
         assert "skipped" in run.stdout  # those of Kong
 
-    @pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+    @pytest.mark.parametrize("protocol", ["msgpack", pytest.param("protobuf", marks=pytest.mark.long)])
     def test_our_plugin_server_conforms(
         self, start_plugin_server: Callable[..., Path], tmp_path: Path, protocol: str
     ) -> None:
@@ -129,6 +129,7 @@ class TestConformance:
         )  # fmt: skip
         assert run.returncode == 0, run.stdout + run.stderr
 
+    @pytest.mark.long
     def test_a_runner_that_lets_everything_pass_does_not(self, tmp_path: Path) -> None:
         import socket
         import threading
