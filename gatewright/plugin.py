@@ -178,8 +178,8 @@ class Plugin(Generic[C]):
         def on_preread(self, kong: Any, /) -> Any:
             """See above."""
 
-        def on_log(self, kong: Any, /, *response: Any) -> Any:
-            """See above."""
+        on_log: Callable[..., Any]
+        """See above; it has one of two forms."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

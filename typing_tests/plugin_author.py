@@ -59,6 +59,12 @@ class Plain(Plugin):
         """One of Kong's."""
 
 
+class Logs(Plugin):
+    @override
+    def on_log(self, request: SyncRequest, response: SyncResponse) -> None:
+        """The other form."""
+
+
 class TooMany(Plugin):
     @override
     def on_request(self, request: Request, response: Response) -> None:  # type: ignore[override]

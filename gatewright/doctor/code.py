@@ -61,7 +61,17 @@ def check_handlers(plugin: type[Plugin], source: str) -> Iterator[Finding]:
         return
     for name in HANDLERS:
         handler = getattr(plugin, name, None)
+        if name == "on_log" and _takes(handler, 2):
+            continue  # request and response
         yield from _check_parameters(handler, f"{plugin.name}.{name}", _PARAMETERS.get(name, ("kong",)), source)
+
+
+def _takes(handler: Any, count: int) -> bool:
+    try:
+        inspect.signature(handler).bind(None, *range(count))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _check_parameters(handler: Any, name: str, wanted: tuple[str, ...], source: str) -> Iterator[Finding]:

@@ -135,6 +135,7 @@ class TestCheck:
             "        def later(): time.sleep(1)",
             "        await asyncio.sleep(1)",
             "        request.time.sleep(1)",
+            "        pass\n    def on_log(self, request, response):",
         ],
     )
     def test_what_does_not_block_is_let_be(self, plugin_dir: WriteFiles, body: str) -> None:
