@@ -16,7 +16,7 @@ import msgpack
 from gatewright.dev.kong.plugins import KnownPlugin, query_all
 from gatewright.doctor.findings import Finding, good, note, problem, warning
 from gatewright.doctor.lean import KONG_PLUGINS, check_lean_on_kong
-from gatewright.doctor.sockets import Probe, check_control, check_socket
+from gatewright.doctor.sockets import Cures, Probe, check_control, check_socket
 from gatewright.errors import GatewrightError
 from gatewright.gateways.kong.conf import (
     NEEDS_START_COMMAND,
@@ -35,7 +35,8 @@ __all__ = ["check_kong"]
 _ASK = RPC_CALL.encode({"get_plugin_names": {}})
 _PROBES = {
     PROTOCOLS["msgpack"]: Probe(
-        msgpack.packb([0, 1, "plugin.GetStatus", []]), lambda answer: answer[:2] == b"\x94\x01"
+        msgpack.packb([0, 1, "plugin.GetStatus", []]),
+        lambda answer: answer[:2] == b"\x94\x01" and answer[3:] == b"\xc0",
     ),
     PROTOCOLS["protobuf"]: Probe(struct.pack("=I", len(_ASK)) + _ASK, lambda answer: answer[1:4] == b"\0\0\0"),
 }
@@ -68,6 +69,7 @@ def check_kong(file: Path, gateway_user: str, version: str = "") -> Iterator[Fin
         kong = read_version(version or _installed_version())
     except GatewrightError:
         kong = None
+    started = next((server.name for server in servers if server.start_command), "")
     for server in servers:
         yield from _start_command(server, kong)
         try:
@@ -77,14 +79,14 @@ def check_kong(file: Path, gateway_user: str, version: str = "") -> Iterator[Fin
             continue
         for plugin in plugins:
             yield good(f"{server.name}: {plugin.name} {plugin.version}, {', '.join(plugin.phases) or 'no phase'}")
-            yield from _plugin(server, plugin, enabled)
+            yield from _plugin(server, plugin, enabled, is_started=bool(started))
         yield from _more_than_one(server, plugins, kong)
         protocol = plugins[0].protocol
         probe = _PROBES.get(protocol)
         if probe is None:
             yield problem(f"{server.name}: Kong does not know the protocol {protocol}", "MsgPack:1 or ProtoBuf:1")
             continue
-        yield from check_socket(Address(path=server.socket), gateway_user, probe)
+        yield from check_socket(Address(path=server.socket), gateway_user, probe, _cures(server, started))
     seen = {str(path) for server in servers for path in Path(server.socket).parent.glob("*.control")}
     for control in sorted(seen):
         yield from check_control(control)
@@ -98,7 +100,24 @@ def _enabled(text: str) -> set[str] | None:
     return None
 
 
-def _plugin(server: PluginServer, plugin: KnownPlugin, enabled: set[str] | None) -> Iterator[Finding]:
+def _cures(server: PluginServer, started: str) -> Cures:
+    """What helps where Kong starts a plugin server, this one or another of the file, and where nobody does."""
+    key = f"pluginserver_{server.name.replace('-', '_')}"
+    anew = f"kong restart; Kong's error log, at log_level = info, has what the start command of {started} says"
+    by_hand = f"start the plugin server, or let Kong: {key}_start_cmd; gatewright kong conf prints the lines"
+    return Cures(
+        missing=anew if started else by_hand,
+        stale=anew if started else by_hand,
+        silent="Kong's error log, at log_level = info, says what keeps its workers from starting",
+        other=f"another program has this path ({key}_socket), or the dump says another protocol than the server speaks",
+        closed="GATEWRIGHT_SOCKET_OWNER={user} in the plugin server's environment, or nginx_user in kong.conf",
+        unknown="--gateway-user kong",
+    )
+
+
+def _plugin(
+    server: PluginServer, plugin: KnownPlugin, enabled: set[str] | None, *, is_started: bool
+) -> Iterator[Finding]:
     if enabled is None or plugin.name not in enabled:
         yield problem(
             f"{server.name}: the plugin {plugin.name} is not enabled", f"plugins = bundled,{plugin.name} in kong.conf"
@@ -106,8 +125,10 @@ def _plugin(server: PluginServer, plugin: KnownPlugin, enabled: set[str] | None)
     if not plugin.phases:
         yield warning(f"{plugin.name} has no phase: it never runs", "define access, or another phase's method")
     if plugin.protocol == PROTOCOLS["msgpack"]:
-        yield note(
-            f"{plugin.name} speaks MessagePack: Kong lets requests pass while its plugin server can't be reached",
+        tell = note if is_started else warning
+        yield tell(
+            f"{plugin.name} speaks MessagePack: Kong lets requests pass while its plugin server can't be reached"
+            + (" (where Kong starts it, a keeper refuses them)" if is_started else ""),
             "--protocol protobuf for server and dump, if its methods do",
         )
 

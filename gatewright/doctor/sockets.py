@@ -18,7 +18,7 @@ from gatewright.observe.control import ControlError, ask_json
 from gatewright.server.host.gateway_user import processes
 from gatewright.settings import Address
 
-__all__ = ["Probe", "check_control", "check_socket", "may_connect", "worker_users"]
+__all__ = ["Cures", "Probe", "check_control", "check_socket", "may_connect", "worker_users"]
 
 _ANSWERS = (FrameType.ERROR, FrameType.PREPARE_CONF)
 _SECONDS = 3.0
@@ -32,16 +32,43 @@ class Probe:
     is_right: Callable[[bytes], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Cures:
+    """What helps, in the words of a gateway's users; `{user}` is the gateway's.
+
+    Attributes:
+        missing: nobody has made the socket.
+        stale: who made it was killed.
+        silent: somebody listens and doesn't answer.
+        other: another program listens.
+        closed: the gateway's user may not connect.
+        unknown: the gateway's user can't be found.
+    """
+
+    missing: str = "start the runner with this --listen (external), or let the gateway start it (ext-plugin.cmd)"
+    stale: str = "start the runner: it removes a stale socket itself"
+    silent: str = "gatewright status; the runner's log says what keeps its workers from starting"
+    other: str = "another program has this path; give the runner one of its own with --listen, and the gateway the same"
+    closed: str = "start the runner with --socket-owner {user}, or --socket-group and a common group"
+    unknown: str = "--gateway-user nobody"
+
+
 _APISIX = Probe(encode_prepare_conf(PROBE_KEY, []), lambda answer: answer[0] in _ANSWERS)
 
 
-def check_socket(address: Address, gateway_user: str = "", probe: Probe = _APISIX) -> Iterator[Finding]:
+_FOR_APISIX = Cures()
+
+
+def check_socket(
+    address: Address, gateway_user: str = "", probe: Probe = _APISIX, cures: Cures = _FOR_APISIX
+) -> Iterator[Finding]:
     """Look at the socket that the gateway dials.
 
     Args:
         address: where the runner should listen.
         gateway_user: who the gateway's workers run as; by default found among the processes.
         probe: tells who listens; by default, APISIX's runner.
+        cures: what helps; by default, APISIX's users.
     """
     if not address.path:
         yield note(f"{address} is a TCP address; APISIX dials unix sockets only", "--listen unix:/path")
@@ -53,8 +80,7 @@ def check_socket(address: Address, gateway_user: str = "", probe: Probe = _APISI
         near = _sockets_near(path)
         yield problem(
             f"{path} is not there: no runner has made it",
-            "start the runner with this --listen (external), or let the gateway start it (ext-plugin.cmd)"
-            + (f"; there is {', '.join(near)}: is the path misspelt?" if near else ""),
+            cures.missing + (f"; there is {', '.join(near)}: is the path misspelt?" if near else ""),
         )
         return
     except PermissionError:
@@ -63,20 +89,17 @@ def check_socket(address: Address, gateway_user: str = "", probe: Probe = _APISI
     if not stat.S_ISSOCK(mode):
         yield problem(f"{path} is not a socket", f"remove the file, or choose another path: rm {path}")
         return
-    yield from _who_answers(path, probe)
-    yield from _who_may_connect(path, gateway_user)
+    yield from _who_answers(path, probe, cures)
+    yield from _who_may_connect(path, gateway_user, cures)
 
 
-def _who_answers(path: Path, probe: Probe) -> Iterator[Finding]:
+def _who_answers(path: Path, probe: Probe, cures: Cures) -> Iterator[Finding]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_SECONDS)
         try:
             connection.connect(str(path))
         except ConnectionRefusedError:
-            yield problem(
-                f"{path} is stale: nobody listens, the process that made it was killed",
-                "start the runner: it removes a stale socket itself",
-            )
+            yield problem(f"{path} is stale: nobody listens, the process that made it was killed", cures.stale)
             return
         except PermissionError:
             yield note(f"{path} does not let you connect, so who listens can't be seen", "run the doctor as root")
@@ -90,7 +113,7 @@ def _who_answers(path: Path, probe: Probe) -> Iterator[Finding]:
         except TimeoutError:
             yield problem(
                 f"{path}: somebody listens but doesn't answer within {_SECONDS:g} s: no worker serves",
-                "gatewright status; the runner's log says what keeps its workers from starting",
+                cures.silent,
             )
             return
         except OSError:
@@ -100,14 +123,14 @@ def _who_answers(path: Path, probe: Probe) -> Iterator[Finding]:
     else:
         yield problem(
             f"{path}: what listens there is no plugin runner (it answered {answer!r})",
-            "another program has this path; give the runner one of its own with --listen, and the gateway the same",
+            cures.other,
         )
 
 
-def _who_may_connect(path: Path, gateway_user: str) -> Iterator[Finding]:
+def _who_may_connect(path: Path, gateway_user: str, cures: Cures) -> Iterator[Finding]:
     users = {gateway_user} if gateway_user else worker_users()
     if not users:
-        yield note("no running gateway was found, so who must be able to connect is not known", "--gateway-user nobody")
+        yield note("no running gateway was found, so who must be able to connect is not known", cures.unknown)
         return
     for user in sorted(users):
         try:
@@ -123,7 +146,7 @@ def _who_may_connect(path: Path, gateway_user: str) -> Iterator[Finding]:
             yield problem(
                 f"the gateway's user {entry.pw_name} may not connect to {path} "
                 f"(mode {stat.S_IMODE(owner.st_mode):04o}, owner {owner.st_uid}:{owner.st_gid})",
-                f"start the runner with --socket-owner {entry.pw_name}, or --socket-group and a common group",
+                cures.closed.format(user=entry.pw_name),
             )
         else:
             yield problem(

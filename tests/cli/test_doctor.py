@@ -101,6 +101,13 @@ def test_plugin_servers_of_a_kong_conf(tmp_path: Path, protocol: str) -> None:
     (tmp_path / "kong.conf").write_text(conf)
     found = doctor("--kong-conf", tmp_path / "kong.conf")
     assert "one.socket is not there" in found.of("problem")
+    assert "kong restart; Kong's error log" in found.of("problem")
+    assert "ext-plugin" not in found.of("problem"), "that is APISIX's"
+    external = "".join(line for line in conf.splitlines(keepends=True) if "start_cmd" not in line)
+    (tmp_path / "external.conf").write_text(external)
+    found = doctor("--kong-conf", tmp_path / "external.conf")
+    assert "or let Kong: pluginserver_one_start_cmd" in found.of("problem")
+    assert ("speaks MessagePack" in found.of("warning")) == (protocol == "msgpack")
     command = [sys.executable, "-m", "kong_pdk.cli", "-d", tmp_path / "plugins", "-p", tmp_path]
     server = subprocess.Popen(
         [*command, "--socket-per-plugin", "--protocol", protocol, "-v"], stderr=subprocess.PIPE, env=MEASURING
