@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256, sha512
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 __all__ = [
     "DERIVED",
@@ -172,9 +171,9 @@ def _component(message: Message, name: str) -> str:
 
 def _authority(message: Message) -> str:
     """In lower case, and without a port that goes without saying."""
-    parts = urlsplit(f"//{message.authority}".lower())
-    usual = {"http": "80", "https": "443"}.get(message.scheme.lower())
-    return parts.netloc.removesuffix(f":{usual}") if usual else parts.netloc
+    authority = message.authority.lower()
+    usual = {"http": ":80", "https": ":443"}.get(message.scheme.lower())
+    return authority.removesuffix(usual) if usual else authority
 
 
 def verify(base: bytes, signature: Signature, secret: bytes) -> bool:
