@@ -48,7 +48,9 @@ FRAUD = [
 
 def test_the_body_may_be_an_inference_request(gateway: Gateway, models: Path) -> None:
     route = gateway.route(("ml-model", {"model": onnx(models, "net.onnx")}))
-    answer = route.request(method="POST", body=v2("x", "FP32", [2, 4], [1, 2, 3, 4, 5, 6, 7, 8]))
+    answer = route.request(
+        "/v2/models/net/infer", method="POST", body=v2("x", "FP32", [2, 4], [1, 2, 3, 4, 5, 6, 7, 8])
+    )
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     (output,) = answer.json["outputs"]
     assert (answer.json["model_name"], output["name"], output["shape"]) == ("net", "y", [2, 2])
@@ -60,6 +62,37 @@ def test_the_body_may_be_an_inference_request(gateway: Gateway, models: Path) ->
     length = int(answer.headers["inference-header-content-length"])
     assert answer.headers["content-type"] == "application/octet-stream"
     np.testing.assert_allclose(np.frombuffer(answer.body[length:], "<f4"), output["data"][:2], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "document"),
+    [
+        ("GET", "/v2/health/live", 200, {"live": True}),
+        ("GET", "/v2/health/ready", 200, {"ready": True}),
+        ("GET", "/v2", 200, {"name": "gatewright", "version": "2", "extensions": ["binary_tensor_data"]}),
+        ("GET", "/ml/v2/models/net/ready", 200, {"name": "net", "ready": True}),
+        (
+            "GET",
+            "/v2/models/net/versions/1",
+            200,
+            {
+                "name": "net",
+                "versions": [],
+                "platform": "",
+                "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+                "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
+            },
+        ),
+        ("GET", "/v2/models/other", 404, {"error": "there is no model 'other' here, but 'net'"}),
+        ("POST", "/v2/models/other/infer", 404, {"error": "there is no model 'other' here, but 'net'"}),
+        ("POST", "/v2/models/net", 405, {"error": "inferences are asked for at /v2/models/NAME/infer"}),
+    ],
+)
+def test_clients_of_the_protocol_may_ask_about_the_model(
+    gateway: Gateway, models: Path, method: str, path: str, status: int, document: Any
+) -> None:
+    outcome = gateway.route(("ml-model", {"model": onnx(models, "net.onnx")})).request(path, method=method)
+    assert (outcome.status, outcome.json) == (status, document)
 
 
 def test_inputs_come_from_body_and_headers(gateway: Gateway, models: Path) -> None:

@@ -19,6 +19,7 @@ with extra("onnx", plugin="ml-model"):
     import numpy as np
 
 from gatewright.plugins.ml_model.batching import ModelDownError, QueueFullError
+from gatewright.plugins.ml_model.endpoints import answer_to
 from gatewright.plugins.ml_model.oip_messages import HEADER_LENGTH, InferenceRequest, read_request, write_response
 from gatewright.plugins.ml_model.picking import Picker
 from gatewright.plugins.ml_model.serving import Served, Serving
@@ -88,6 +89,9 @@ class MlModel(Plugin[MlModelConfig]):
                 raise ModelDownError("it failed before, and is left alone for a while")
             served = self._served or await self._open()
             if self._picker is None:
+                about = self._about(request, served)
+                if about is not None:
+                    return about
                 asked = read_request(await self._body(request), request.headers.get(HEADER_LENGTH))
                 tensors = self._checked(asked.tensors, served)
             else:
@@ -116,6 +120,12 @@ class MlModel(Plugin[MlModelConfig]):
                 self._requests.add(own.model.name, "failed")
                 raise
             return self._unavailable(request, 503, "the model failed", "failed")
+
+    def _about(self, request: Request, served: Served) -> Response | None:
+        own = self.config
+        if own.mode != "answer":
+            return None
+        return answer_to(request.method, request.path, own.model.name, served.inputs, served.outputs)
 
     async def _body(self, request: Request) -> bytes:
         try:
