@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gatewright.cli._options import effective_settings, settings_options
+from gatewright.cli._output import print_table
 from gatewright.settings import describe_settings
 
 __all__ = ["config"]
@@ -27,10 +28,10 @@ def config(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     if as_json:
         click.echo(json.dumps({name: {"value": value, "from": origin} for name, value, origin, _ in rows}, indent=2))
         return
-    shown = [(name, _show(value), origin, text) for name, value, origin, text in rows]
-    widths = [max(len(row[i]) for row in shown) for i in range(3)]
-    for name, value, origin, text in shown:
-        click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin:<{widths[2]}}  {text}")
+    print_table(
+        ["setting", "value", "from", "meaning"],
+        [(name, _show(value), origin, text) for name, value, origin, text in rows],
+    )
 
 
 def _show(value: Any) -> str:

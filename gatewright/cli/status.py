@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gatewright.cli._control import ask_runner, control_options, control_path
+from gatewright.cli._output import print_table, say
 from gatewright.settings import LOG_LEVELS
 
 __all__ = ["log_level", "reload", "status"]
@@ -24,19 +25,26 @@ def status(config_file: Path | None, listen: str | None, control: str | None, as
     Exit codes: 0 it's ready, 1 it's not ready, 2 it can't be asked.
     """
     _, content = ask_runner(control_path(config_file, listen, control), "/status")
-    click.echo(json.dumps(content, indent=2) if as_json else "\n".join(_lines(content)))
+    if as_json:
+        click.echo(json.dumps(content, indent=2))
+    else:
+        _print(content)
     sys.exit(0 if content["ready"] else 1)
 
 
 @click.command()
 @control_options
-def reload(config_file: Path | None, listen: str | None, control: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+def reload(config_file: Path | None, listen: str | None, control: str | None, as_json: bool) -> None:
     """Let a running runner take its plugins and settings as they are now, without losing a request.
 
     If a plugin no longer loads, the runner goes on as it was. Exit codes: 0 reloaded, 1 not, 2 it can't be asked.
     """
     path = control_path(config_file, listen, control)
     code, result = ask_runner(path, "/reload", method="POST", timeout=120.0)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        sys.exit(0 if code == 200 else 1)
     if code != 200:
         click.echo(f"not reloaded, the runner goes on as it was: {result.get('reason') or result}", err=True)
         sys.exit(1)
@@ -52,10 +60,12 @@ def log_level(level: str, config_file: Path | None, listen: str | None, control:
     click.echo(f"log level: {level}")
 
 
-def _lines(content: dict[str, Any]) -> list[str]:
+def _print(content: dict[str, Any]) -> None:
     state = "ready" if content["ready"] else "not ready"
-    lines = [f"gatewright {content['version']}, {content['address']}, {state}, up {_time(content['uptime'])}", ""]
-    lines += _table(
+    first = f"gatewright {content['version']}, {content['address']}, {state}, up {_time(content['uptime'])}"
+    say(first, "good" if content["ready"] else "problem")
+    say("")
+    print_table(
         ["worker", "pid", "stage", "up", "connections", "calls", "under way", "chains", "MiB", "lag ms"],
         [
             [
@@ -65,10 +75,18 @@ def _lines(content: dict[str, Any]) -> list[str]:
             for w in content["workers"]
         ],
     )
-    lines += ["", *_table(
+    say("")
+    print_table(
         ["plugin", "version", "phases", "source"],
         [[p["name"], p["version"] or "-", ", ".join(p["phases"]) or "-", p["source"]] for p in content["plugins"]],
-    )]  # fmt: skip
+    )
+    for line in _lines(content):
+        say(line)
+
+
+def _lines(content: dict[str, Any]) -> list[str]:
+    """What is below the tables."""
+    lines: list[str] = []
     lines += [f"not loaded: {error}" for error in content["plugin_errors"]]
     lines += ["", f"{content['configurations']} configurations"]
     for chain in content["chains"]:
@@ -91,12 +109,6 @@ def _lines(content: dict[str, Any]) -> list[str]:
         reason = f": {last['reason']}" if last["reason"] else ""
         lines += ["", f"last reload: {last['result']}, {last['at']}{reason}"]
     return lines
-
-
-def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
-    cells = [head, *[[str(cell) for cell in row] for row in rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 def _time(seconds: float) -> str:
