@@ -629,3 +629,10 @@ async def test_a_page_that_response_rewrite_sees_is_no_other_page(tmp_path: Path
         assert b"\r\ncontent-encoding: x" in head
         assert b"etag" not in head
         assert b"\r\nContent-Length: %d" % len(page) in head
+
+
+@pytest.mark.parametrize(("size", "line"), [(6398, b"200 OK"), (6399, b"404 Not Found")])
+async def test_a_very_long_path_has_no_route(tmp_path: Path, size: int, line: bytes) -> None:
+    async with gateway(tmp_path) as seen:
+        got = await seen.send(request(path="/r/" + "a" * size))
+    assert got.startswith(b"HTTP/1.1 " + line)

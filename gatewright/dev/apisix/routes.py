@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from gatewright.dev.messages import raw
 from gatewright.dev.target import Upstream
 from gatewright.errors import ConfigError
 
@@ -29,6 +30,9 @@ PLUGINS = (
 )  # fmt: skip
 _EXT_PLUGINS = frozenset(PLUGINS[:3])
 _LEAN_PLUGINS = dict(zip(("gatewright", "gatewright-after", "gatewright-response"), PLUGINS[:3], strict=True))
+_LONGEST_REST = 6398
+"""Bytes that `*` after a slash takes: APISIX's router makes it a group of single characters, for each of which the
+matching of regular expressions needs some of its stack."""
 _EXT_PLUGIN_FIELDS = frozenset(("conf", "allow_degradation", "_meta"))
 _ROUTE_FIELDS = frozenset(
     (
@@ -113,6 +117,8 @@ def _host_matches(pattern: str, host: str) -> bool:
 
 
 def _uri_score(pattern: str, path: str) -> int:
+    if pattern.endswith("/*") and len(raw(path)) - len(raw(pattern)) + 1 > _LONGEST_REST:
+        return -1
     if pattern.endswith("*"):
         return len(pattern) - 1 if path.startswith(pattern[:-1]) else -1
     return 1 << 20 if path == pattern else -1
