@@ -88,9 +88,18 @@ def pack(ctx: Mapping[str, Any]) -> bytes:
 
 
 def unpack(packed: bytes) -> KeptContext:
-    """The context that was kept."""
-    kept, left = msgpack.unpackb(packed, raw=False, unicode_errors="surrogateescape", strict_map_key=False)
-    return KeptContext(kept, left)
+    """The context that was kept.
+
+    Raises:
+        NotAvailableError: it's not what `pack` gave: it was changed on its way through the gateway.
+    """
+    try:
+        match msgpack.unpackb(packed, raw=False, unicode_errors="surrogateescape", strict_map_key=False):
+            case [dict() as kept, dict() as left]:
+                return KeptContext(kept, left)
+    except (ValueError, TypeError, msgpack.UnpackException):  # which one, is up to where the bytes are wrong
+        pass
+    raise NotAvailableError("request.ctx of the request phase can't be read: what the gateway kept was changed there")
 
 
 def _packed(value: Any) -> bytes:
