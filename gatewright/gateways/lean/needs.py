@@ -62,7 +62,10 @@ def fields_of(plan: bytes) -> Mapping[str, int]:
         raise ProtocolError("a call doesn't say what it brings: its first field is no list of names") from None
     if len(names) > _MOST:
         raise ProtocolError(f"a call brings {len(names)} things, the limit is {_MOST}")
-    return {name: number for number, name in enumerate(names, 1)}
+    index = {name: number for number, name in enumerate(names, 1)}
+    if len(index) != len(names):
+        raise ProtocolError("a call says of one thing twice that it brings it")
+    return index
 
 
 def plan_of(names: Iterable[str]) -> bytes:
