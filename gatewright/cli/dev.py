@@ -38,8 +38,8 @@ __all__ = ["dev"]
     help="which APISIX to behave as: 3.10 reads 100 headers at most, 3.16 keeps the query, 3.18 reads HTTP/2 bodies",
 )  # fmt: skip
 @click.option(
-    "--protocol", type=click.Choice(sorted(PROTOCOLS)), default="msgpack", show_default=True,
-    help="what Kong and the plugin server speak",
+    "--protocol", type=click.Choice([*sorted(PROTOCOLS), "lean"]), default="msgpack", show_default=True,
+    help="what Kong and the plugin server speak; lean: as APISIX without --routes, take the lean path",
 )  # fmt: skip
 @click.option(
     "--kong-conf", type=click.Path(path_type=Path),
@@ -116,6 +116,10 @@ def dev(
     try:
         if connect and as_kong:
             raise ConfigError("--connect is for APISIX's runners; for Kong, name its kong.conf: --kong-conf")
+        if protocol == "lean" and as_kong:
+            raise ConfigError("--protocol lean is for APISIX: the development gateway's Kong has no Lua plugins")
+        if protocol == "lean" and routes is not None:
+            raise ConfigError("--protocol lean is for the route that is made up; in --routes, name `gatewright`")
         for path in paths:
             if not path.exists():
                 raise ConfigError(f"{path} does not exist")
@@ -129,7 +133,7 @@ def dev(
         work = (
             run_kong_dev(options, declarative=routes, conf=kong_conf, protocol=protocol)
             if as_kong
-            else run_dev(options, routes=routes, version=version, workers=gateway_workers)
+            else run_dev(options, routes=routes, version=version, workers=gateway_workers, lean=protocol == "lean")
         )
         code = asyncio.run(work)
     except GatewrightError as error:

@@ -15,12 +15,18 @@ from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import Sender
 from gatewright.errors import GatewrightError
 from gatewright.gateways.events import Session
+from gatewright.gateways.lean.session import LeanSession
 from gatewright.http import Call
 from gatewright.plugin import Plugin
 from gatewright.runtime.bridge import Strand
+from gatewright.runtime.chain import Chain as ChainOfPlugins
 from gatewright.server.drivers.apisix.connection import Connection
 from gatewright.server.drivers.apisix.driver import driver
 from gatewright.server.drivers.apisix.recorded import RecordedConnection
+from gatewright.server.drivers.lean.connection import LeanConnection
+from gatewright.server.drivers.lean.driver import driver as lean_driver
+from gatewright.server.drivers.lean.plans import Plans
+from gatewright.server.drivers.lean.recorded import RecordedLeanConnection
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
 from gatewright.testing.inprocess import InProcessRunner
@@ -59,6 +65,37 @@ def _connections(service: Service) -> Callable[[Visit], asyncio.Protocol]:
     return connect
 
 
+class _WatchedLean(LeanConnection):
+    def __init__(self, service: Service, session: LeanSession, plans: Plans, visit: Visit) -> None:
+        super().__init__(service, session, plans)
+        self._visit = visit
+
+    def _serve(self, strand: Strand, call: Call) -> None:
+        call.trace = self._visit
+        super()._serve(strand, call)
+
+    def _log_phase(self, chain: ChainOfPlugins, call: Call, strand: Strand) -> None:
+        call.trace = self._visit
+        super()._log_phase(chain, call, strand)
+
+    def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
+        self._visit.refused = error
+        return super()._refusal_of(error, call)
+
+
+class _WatchedAndRecordedLean(_WatchedLean, RecordedLeanConnection):
+    """Both."""
+
+
+def _lean_connections(service: Service) -> Callable[[Visit], asyncio.Protocol]:
+    kind = _WatchedLean if service.recorder is None else _WatchedAndRecordedLean
+
+    def connect(visit: Visit) -> asyncio.Protocol:
+        return lean_driver(service, lambda service, session, plans: kind(service, session, plans, visit))()
+
+    return connect
+
+
 def _plugins_of_route(chain: Chain, request_phase: str, *, allow_degradation: bool) -> dict[str, Any]:
     """Each plugin under the phases that it has a handler for; one without any where its mistake shows."""
     phases = {"on_request": request_phase, "on_response": "ext-plugin-post-resp"}
@@ -67,6 +104,18 @@ def _plugins_of_route(chain: Chain, request_phase: str, *, allow_degradation: bo
         for phase in plugin.phases() or ("on_request",):
             confs.setdefault(phases[phase], []).append({"name": plugin.name, "value": text})
     return {name: {"conf": conf, "allow_degradation": allow_degradation} for name, conf in confs.items()}
+
+
+def _lean_plugins_of_route(chain: Chain, request_phase: str) -> dict[str, Any]:
+    """The same for the lean path, whose plugins call `on_log`, too."""
+    request = "gatewright" if request_phase == "ext-plugin-pre-req" else "gatewright-after"
+    confs: dict[str, list[dict[str, str]]] = {}
+    for plugin, text in chain:
+        handlers = plugin.phases()
+        for name, wanted in ((request, "on_request"), ("gatewright-response", "on_response")):
+            if wanted in handlers or (name == request and not handlers):
+                confs.setdefault(name, []).append({"name": plugin.name, "value": text})
+    return {name: {"conf": conf} for name, conf in confs.items()}
 
 
 class ApisixGateway:
@@ -95,6 +144,7 @@ class ApisixGateway:
         version: str = "3.9",
         request_phase: str = "ext-plugin-pre-req",
         allow_degradation: bool = False,
+        lean: bool = False,
         record: Path | None = None,
     ) -> ApisixGateway:
         """Start one on the running loop.
@@ -107,6 +157,7 @@ class ApisixGateway:
             version: which APISIX to behave as.
             request_phase: `ext-plugin-pre-req` or `ext-plugin-post-req`.
             allow_degradation: the route's.
+            lean: over the lean path.
             record: a file to write each request's record to.
         """
         recorder = (
@@ -114,15 +165,14 @@ class ApisixGateway:
             if record is None
             else HereRecorder.to_file(record, "apisix", version, server=cls.server, charset=cls.charset)
         )
-        runner = await InProcessRunner.start(plugins, settings, _connections, recorder=recorder)
-        content = {
-            "routes": [
-                {
-                    "id": "test", "uri": "/*",
-                    "plugins": _plugins_of_route(chain, request_phase, allow_degradation=allow_degradation),
-                }
-            ]
-        }  # fmt: skip
+        connections = _lean_connections if lean else _connections
+        runner = await InProcessRunner.start(plugins, settings, connections, recorder=recorder)
+        named = (
+            _lean_plugins_of_route(chain, request_phase)
+            if lean
+            else _plugins_of_route(chain, request_phase, allow_degradation=allow_degradation)
+        )
+        content = {"routes": [{"id": "test", "uri": "/*", "plugins": named}]}
         routes = build_routes(content, version="1", default_upstream=Upstream("upstream.test", 80))
         return cls(runner, routes, version, send, recorder)
 
@@ -135,6 +185,7 @@ class ApisixGateway:
             return await handle(request)
         finally:
             await gateway.stop()
+            await self._runner.settle()
 
     async def close(self) -> None:
         """End the runner."""

@@ -111,7 +111,7 @@ class AsyncTestClient:
         version: str = "3.9",
         request_phase: Literal["ext-plugin-pre-req", "ext-plugin-post-req"] = "ext-plugin-pre-req",
         allow_degradation: bool = False,
-        protocol: Literal["msgpack", "protobuf"] = "msgpack",
+        protocol: Literal["msgpack", "protobuf", "lean"] = "msgpack",
         lua_style: bool = False,
         settings: Mapping[str, Any] | None = None,
         raise_errors: bool = True,
@@ -130,7 +130,7 @@ class AsyncTestClient:
             version: which APISIX to behave as: 3.9, 3.10, 3.16 or 3.18.
             request_phase: where an APISIX route names the plugins for requests.
             allow_degradation: the APISIX route's.
-            protocol: what to speak with Kong.
+            protocol: what to speak with Kong; `lean` for the lean path, as APISIX with its plugins does.
             lua_style: on Kong, PDK calls give `(value, error)`.
             settings: the runner's settings, as `gatewright.yaml` has them.
             raise_errors: what a handler raises is raised in the test, where the gateway would refuse the call. Without,
@@ -144,8 +144,10 @@ class AsyncTestClient:
             raise ConfigError(f"gateway is apisix or kong, not {gateway!r}")
         if version not in BEHAVIOURS:
             raise ConfigError(f"version is one of {', '.join(BEHAVIOURS)}, not {version!r}")
-        if protocol not in PROTOCOLS:
-            raise ConfigError(f"protocol is one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+        if protocol not in (*PROTOCOLS, "lean"):
+            raise ConfigError(f"protocol is one of {', '.join(PROTOCOLS)} and lean, not {protocol!r}")
+        if protocol == "lean" and (gateway != "apisix" or allow_degradation):
+            raise ConfigError("over the lean path the client behaves as APISIX only, where nothing allows degradation")
         self._chain = chain_of(plugin, config, kong=gateway == "kong")
         values = {"apisix_version": version, **(settings or {})}
         self._settings = load_settings(flags={}, environ={}, file_values=values).settings
@@ -154,7 +156,7 @@ class AsyncTestClient:
         self._kind = gateway
         self._apisix: dict[str, Any] = {
             "version": version, "request_phase": request_phase, "allow_degradation": allow_degradation,
-            "record": record,
+            "record": record, "lean": protocol == "lean",
         }  # fmt: skip
         self._kong: dict[str, Any] = {"protocol": protocol, "lua_style": lua_style, "record": record}
         self._gateway: _Gateway | None = None

@@ -17,6 +17,8 @@ __all__ = ["InProcessRunner"]
 
 _TEARDOWN_SECONDS = 10.0
 _TURNS = 3
+_SETTLE_SECONDS = 5.0
+_LOOK_SECONDS = 0.002
 
 
 class InProcessRunner:
@@ -68,6 +70,14 @@ class InProcessRunner:
             lambda: self._connection(self.service, visit), theirs
         )  # fmt: skip
         return ours
+
+    async def settle(self) -> None:
+        """Let what runs after the answer (`on_log`) end."""
+        for _ in range(_TURNS):  # what was sent has to come first
+            await asyncio.sleep(0)
+        deadline = self.service.loop.time() + _SETTLE_SECONDS
+        while self.service.calls and self.service.loop.time() < deadline:  # noqa: ASYNC110 - nobody tells of ends
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def close(self) -> None:
         """Tear the plugins down."""

@@ -97,12 +97,13 @@ def dev(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield start
 
 
-@pytest.mark.parametrize("gateway", ["apisix", pytest.param("kong", marks=pytest.mark.long)])
+@pytest.mark.parametrize("gateway", ["apisix", "lean", pytest.param("kong", marks=pytest.mark.long)])
 def test_it_waits_for_plugins_and_explains_what_keeps_requests_from_passing(
     dev: Callable[..., Any], plugin_dir: WriteFiles, gateway: str
 ) -> None:
     directory = plugin_dir()
-    with dev(directory, "--gateway", gateway, "--conf", 'greet={"name": "ada"}') as running:
+    as_told = ("--protocol", "lean") if gateway == "lean" else ("--gateway", gateway)
+    with dev(directory, *as_told, "--conf", 'greet={"name": "ada"}') as running:
         status, text, headers = running.get()
         assert (status, headers["x-gatewright-development"]) == (503, "failure")
         assert f"no plugins yet in {directory}" in text
@@ -117,7 +118,7 @@ def test_it_waits_for_plugins_and_explains_what_keeps_requests_from_passing(
         running.wait_for("seen by ada")
 
         status, text, headers = running.get({"x-boom": "1"})
-        assert status == (503 if gateway == "apisix" else 500)
+        assert status == (500 if gateway == "kong" else 503)
         assert f"{directory / 'greet.py'}:11" in text
         assert 'raise RuntimeError("boom' in text
         assert f"a real gateway would have sent {status}" in text

@@ -1,8 +1,8 @@
 """`python -m tests.fuzz.lean_session --inputs 5000000`: hostile gateways against the lean protocol's session.
 
-An input is one frame of a conversation, right, spoiled in a few bytes, cut, joined to another, or random. Whatever comes,
-the session gives events or raises `ProtocolError`, holds no more than its limit, and what can be read of a call can be
-answered with a frame that its own reader takes. One seed gives the same inputs everywhere.
+An input is one frame of a conversation, right, spoiled in a few bytes, cut, joined to another, or random. Whatever
+comes, the session gives events or raises `ProtocolError`, holds no more than its limit, and what can be read of a call
+can be answered with a frame that its own reader takes. One seed gives the same inputs everywhere.
 """
 
 from __future__ import annotations

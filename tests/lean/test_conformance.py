@@ -112,7 +112,7 @@ def over_test_client(gateway: Any, protocol: Any, case: Case) -> Outcome:
     )
 
 
-WAYS = ("pool", "mux", "apisix", "kong over msgpack", "kong over protobuf")
+WAYS = ("pool", "mux", "apisix", "apisix over lean", "kong over msgpack", "kong over protobuf")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from time import perf_counter
+from typing import Any
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
@@ -32,8 +34,9 @@ from gatewright.dev.nginx import (
 )
 from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.replies import RespReply, Rewrite, Stop
+from gatewright.gateways.lean.gateway_side import Answered
 
-__all__ = ["EXCLUDED_RESPONSE_HEADERS", "ClientGoneError", "Exchange", "LuaError"]
+__all__ = ["EXCLUDED_RESPONSE_HEADERS", "ClientGoneError", "Exchange", "LeanState", "LuaError"]
 
 EXCLUDED_RESPONSE_HEADERS = frozenset(
     (
@@ -57,6 +60,21 @@ class LuaError(Exception):
 
 class ClientGoneError(Exception):
     """The client closes its side before its body has come."""
+
+
+@dataclass(slots=True)
+class LeanState:
+    """What the lean path keeps of a request.
+
+    Attributes:
+        kept: `request.ctx`, packed by the runner.
+        early: what is to be done with an answer that has not come.
+        ended: variables that are known when the request has ended.
+    """
+
+    kept: bytes | None = None
+    early: list[Answered] = field(default_factory=list)
+    ended: dict[str, str] = field(default_factory=dict)
 
 
 class Exchange:
@@ -107,6 +125,12 @@ class Exchange:
         self.route_facts: dict[str, str] = {}
         """`$route_id` and the like."""
         self.consumer_name: str | None = None
+        self.lean = LeanState()
+        self.plugins: Mapping[str, Any] = {}
+        """Those of the route that was found, and of the consumer."""
+        self.began = perf_counter()
+        self.upstream_facts: dict[str, str] = {}
+        """`upstream_status` and the like, of the last answer."""
         self.request_id = secrets.token_hex(16)
         # Matching a route has looked at the Host already, so that it is kept whatever is set later.
         host = self.table.get("host")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gatewright.dev.apisix.gateway import DevGateway
-from gatewright.dev.apisix.routes import PluginConf
+from gatewright.dev.apisix.routes import ASKING_PLUGINS, PluginConf
 from gatewright.dev.apisix.survey import Survey
 from gatewright.dev.inspector.facts import Facts
 
@@ -11,7 +11,7 @@ __all__ = ["facts_of"]
 
 
 def _entries(where: str, conf: PluginConf) -> list[tuple[str, str]]:
-    return conf.entries or [] if where.startswith("ext-plugin") else []
+    return conf.entries or [] if where in ASKING_PLUGINS else []
 
 
 def facts_of(found: Survey, gateway: DevGateway, host: str) -> Facts:

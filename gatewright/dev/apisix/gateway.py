@@ -1,27 +1,29 @@
 """The gateway itself: one request's way through APISIX's phases, from top to bottom.
 
-match a route -> rewrite phase: pre-req, key-auth, proxy-rewrite -> access phase: post-req
--> before_proxy: post-resp (which makes the upstream request itself) -> proxy
+match a route -> rewrite phase: gatewright, pre-req, key-auth, proxy-rewrite -> access phase: post-req, gatewright-after
+-> before_proxy: post-resp or gatewright-response (which make the upstream request themselves) -> proxy
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from gatewright.dev.answers import with_page
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.exchange import ClientGoneError, Exchange, LuaError
 from gatewright.dev.apisix.ext_plugin import ExtPlugin
+from gatewright.dev.apisix.lean import LeanPlugins
 from gatewright.dev.apisix.noting import note_route
 from gatewright.dev.apisix.proxying import InternalRedirect, proxy
 from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
-from gatewright.dev.apisix.routes import PluginConf, Route, Routes
+from gatewright.dev.apisix.routes import ASKING_PLUGINS, PluginConf, Route, Routes
 from gatewright.dev.apisix.rpc import Dial, RunnerClient, SharedTokens, Timeouts
 from gatewright.dev.front import Front, Handler
+from gatewright.dev.lean.client import LeanClient
 from gatewright.dev.messages import Answer, ClientRequest, raw
 from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import Sender, send_request
@@ -31,7 +33,11 @@ __all__ = ["SERVER_HEADER", "DevGateway"]
 
 log = logging.getLogger("gatewright.dev")
 
+T = TypeVar("T")
 _MOST_REDIRECTS = 10
+_LONG = 1e6
+"""Seconds beyond which a timeout is none."""
+_BESIDE = {"ext-plugin-pre-req": "gatewright", "ext-plugin-post-req": "gatewright-after"}
 _SPREAD = 40503  # 2**16 / the golden ratio: neighbours come far apart
 
 SERVER_HEADER = "gatewright-dev"
@@ -80,6 +86,9 @@ class DevGateway:
         self._clients = [RunnerClient(dial, timeouts or Timeouts(), memory) for _ in range(workers)]
         self._send = send
         self._ext_plugins = [ExtPlugin(client, upstream_timeout, send) for client in self._clients]
+        patient = timeouts is not None and timeouts.read > _LONG
+        self._lean_clients = [LeanClient(dial, patient=patient) for _ in range(workers)]
+        self._lean_plugins = [LeanPlugins(client, upstream_timeout, send) for client in self._lean_clients]
         self._upstream_timeout = upstream_timeout
         self._front = Front(watch(self.handle), server_header=server_header, refusal=_refusal, reads_late=True)
 
@@ -106,6 +115,8 @@ class DevGateway:
         await self._front.stop()
         for client in self._clients:
             client.close()
+        for lean in self._lean_clients:
+            lean.close()
 
     def know_token(self, key: str, token: int) -> None:
         """Start with a conf token that the gateway got earlier."""
@@ -146,6 +157,8 @@ class DevGateway:
         else:
             return Answer(500, page=True, close=True)
         answer.method = exchange.method
+        exchange.status = answer.status
+        await self._worker_of(exchange, self._lean_plugins).log(exchange, exchange.plugins, answer)
         if exchange.request.body_is_broken and answer.body and not answer.page:
             # Before it prints, nginx does away with the body, and finds that it can't.
             return Answer(0)
@@ -176,7 +189,8 @@ class DevGateway:
             return answer
 
     async def _phases(self, exchange: Exchange, route: Route) -> Answer:
-        plugins = dict(route.plugins)
+        plugins = exchange.plugins = dict(route.plugins)
+        lean = self._worker_of(exchange, self._lean_plugins)
         exchange.route_facts = route.facts
         exchange.upstream_scheme = route.upstream.scheme if route.upstream else "http"
         if (answer := await self._global_rules(exchange)) is not None:
@@ -184,6 +198,10 @@ class DevGateway:
         if (answer := await self._ask(exchange, plugins, "ext-plugin-pre-req")) is not None:
             return answer
         added: dict[str, PluginConf] = {}
+        if exchange.consumer_name is not None:  # a plugin of the lean path says who calls
+            consumer = self._with_consumer(exchange.consumer_name, route)
+            added = {name: conf for name, conf in consumer.items() if name not in plugins}
+            plugins.update(consumer)
         if "key-auth" in plugins:
             answer, consumer = self._authenticate(exchange, plugins["key-auth"].conf, route)
             if answer is not None:
@@ -203,12 +221,18 @@ class DevGateway:
         self._pin_host(exchange, upstream)
         for chain in (*self.routes.global_rules, plugins):
             if "ext-plugin-post-resp" in chain:
-                answer = await self._ext_plugin_of(exchange).response_phase(
+                answer = await self._worker_of(exchange, self._ext_plugins).response_phase(
                     exchange, chain["ext-plugin-post-resp"], upstream
                 )
                 if answer is not None:
                     return answer
-        return await proxy(exchange, upstream, self._upstream_timeout, self._send)
+            if "gatewright-response" in chain:
+                answer = await lean.response_phase(
+                    exchange, chain["gatewright-response"], upstream, self.routes.known_consumers
+                )
+                if answer is not None:
+                    return lean.finish(exchange, answer)
+        return lean.finish(exchange, await proxy(exchange, upstream, self._upstream_timeout, self._send))
 
     async def _global_rules(self, exchange: Exchange) -> Answer | None:
         """Both request phases of each rule, before anything of the route; also where no route is found."""
@@ -222,13 +246,23 @@ class DevGateway:
         return None
 
     async def _ask(self, exchange: Exchange, chain: Mapping[str, PluginConf], name: str) -> Answer | None:
+        """Ask external plugins, and those of the lean path that run in the same place."""
+        beside = _BESIDE[name]
+        if beside in chain:
+            lean = self._worker_of(exchange, self._lean_plugins)
+            answer = await lean.request_phase(exchange, beside, chain[beside], self.routes.known_consumers)
+            if answer is not None:
+                return answer
         plugin = chain.get(name)
-        return None if plugin is None else await self._ext_plugin_of(exchange).request_phase(exchange, plugin)
+        if plugin is None:
+            return None
+        return await self._worker_of(exchange, self._ext_plugins).request_phase(exchange, plugin)
 
-    def _ext_plugin_of(self, exchange: Exchange) -> ExtPlugin:
+    @staticmethod
+    def _worker_of(exchange: Exchange, plugins: Sequence[T]) -> T:
         # Ports of connections that follow each other are far apart, or next to each other, as the system likes.
         spread = exchange.request.client_port * _SPREAD >> 16
-        return self._ext_plugins[spread % len(self._ext_plugins)]
+        return plugins[spread % len(plugins)]
 
     def _authenticate(
         self, exchange: Exchange, conf: Mapping[str, Any], route: Route
@@ -241,17 +275,20 @@ class DevGateway:
             return _json(401, "Missing API key found in request", key="message"), {}
         if key not in self.routes.consumers:
             return _json(401, "Invalid API key in request", key="message"), {}
-        name, plugins = self.routes.consumers[key]
+        name, _ = self.routes.consumers[key]
         exchange.consumer_name = name
-        version = self.routes.version
-        merged = {
+        return None, self._with_consumer(name, route)
+
+    def _with_consumer(self, name: str, route: Route) -> dict[str, PluginConf]:
+        """The route's plugins that ask the runner, and its consumer's in their place."""
+        plugins, version = self.routes.known_consumers[name], self.routes.version
+        return {
             plugin: PluginConf(
                 conf, f"{route.conf_type}&consumer#{route.conf_id}&{name}#{plugin}#{route.version}&{version}"
             )
             for plugin, conf in {**{n: c.conf for n, c in route.plugins.items()}, **plugins}.items()
-            if plugin.startswith("ext-plugin")
+            if plugin in ASKING_PLUGINS
         }
-        return None, merged
 
     def _pin_host(self, exchange: Exchange, upstream: Upstream) -> None:
         """`pass_host` wins over whatever plugins set."""

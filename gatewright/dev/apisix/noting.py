@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from gatewright.dev.apisix.exchange import Exchange
-from gatewright.dev.apisix.routes import PluginConf, Route
+from gatewright.dev.apisix.routes import ASKING_PLUGINS, PluginConf, Route
 from gatewright.dev.trail import Phase, body_form, changes_between, current_phase, current_trail
 from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply, Rewrite, Stop
 
@@ -31,7 +31,7 @@ def noted_phase(exchange: Exchange, plugin: PluginConf, name: str) -> Iterator[P
     if trail is None:
         yield None
         return
-    stage = next((part for part in plugin.key.split("#") if part.startswith("ext-plugin")), "ext-plugin")
+    stage = next((part for part in plugin.key.split("#") if part in ASKING_PLUGINS), "ext-plugin")
     before = _state(exchange)
     with trail.phase(name, stage, plugin.entries or (), plugin.key) as phase:
         try:
@@ -106,7 +106,7 @@ def note_route(route: Route | None) -> None:
             "name": route.facts.get("route_name", ""),
             "paths": list(route.uris),
             "plugins": {
-                name: [entry for entry, _ in conf.entries or ()] if name.startswith("ext-plugin") else []
+                name: [entry for entry, _ in conf.entries or ()] if name in ASKING_PLUGINS else []
                 for name, conf in route.plugins.items()
             },
         }

@@ -83,7 +83,9 @@ async def runner_process(
         await end(process)
 
 
-async def run_dev(options: DevOptions, *, routes: Path | None = None, version: str = "3.9", workers: int = 1) -> int:
+async def run_dev(
+    options: DevOptions, *, routes: Path | None = None, version: str = "3.9", workers: int = 1, lean: bool = False
+) -> int:
     """Run plugins behind a development gateway until SIGINT or SIGTERM.
 
     Args:
@@ -91,6 +93,7 @@ async def run_dev(options: DevOptions, *, routes: Path | None = None, version: s
         routes: a route file in APISIX's standalone format; by default every plugin is applied to every path.
         version: which APISIX to behave as, a key of `BEHAVIOURS`.
         workers: how many worker processes of a gateway to act as.
+        lean: without routes, plugins are asked over the lean path.
 
     Returns:
         The exit code: 0 after a stop that was asked for, 1 if the runner ended by itself.
@@ -98,10 +101,11 @@ async def run_dev(options: DevOptions, *, routes: Path | None = None, version: s
     Raises:
         GatewrightError: it could not be started; the message says why and what to do.
     """
-    return await until_stopped(_run_dev(options, routes, BEHAVIOURS[version], workers), log_level=options.log_level)
+    work = _run_dev(options, routes, BEHAVIOURS[version], workers, lean=lean)
+    return await until_stopped(work, log_level=options.log_level)
 
 
-async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviour, workers: int) -> int:
+async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviour, workers: int, *, lean: bool) -> int:
     echo = EchoUpstream()
     directory = tempfile.mkdtemp(prefix="gatewright-")
     if options.debug:
@@ -116,7 +120,7 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
         ):
             found = await runner.survey(options, routes)
             admin = await asyncio.to_thread(_admin_api, options, routes, target) if options.admin else None
-            state = _State(options, routes, target, runner, found, admin)
+            state = _State(options, routes, target, runner, found, admin, lean)
             gateway = DevGateway(
                 state.table(), runner.address, behaviour=behaviour,
                 watch=lambda handler: explaining(
@@ -250,6 +254,7 @@ class _State:
     runner: _Runner
     found: Survey
     admin: AdminApi | None
+    lean: bool
     admin_port: int = 0
     gateway: DevGateway = field(init=False)
     told: set[str] = field(default_factory=set)
@@ -261,7 +266,7 @@ class _State:
             return self.admin.routes()
         if self.routes is not None:
             return read_routes(self.routes, self.upstream)
-        return made_up_routes(self.found, self.options.confs, self.upstream)
+        return made_up_routes(self.found, self.options.confs, self.upstream, lean=self.lean)
 
     def why_blocked(self) -> list[str]:
         """Why nothing may pass: where every plugin is to guard every path, and one of them isn't there."""

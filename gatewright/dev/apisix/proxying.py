@@ -11,7 +11,7 @@ from gatewright.dev.messages import Answer, Headers, text_of
 from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import Sender, UpstreamAnswer, UpstreamError, send_request
 
-__all__ = ["InternalRedirect", "proxy", "subrequest"]
+__all__ = ["InternalRedirect", "forwarded_headers", "proxy", "subrequest"]
 
 log = logging.getLogger("gatewright.dev")
 
@@ -116,15 +116,9 @@ def _check_characters(target: str, headers: Headers) -> None:
             raise UpstreamError("invalid characters found in header value")
 
 
-async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Sender = send_request) -> Answer:
-    """Nginx's `proxy_pass`."""
-    await exchange.read_body()
+def forwarded_headers(exchange: Exchange) -> Headers:
+    """What nginx's `proxy_pass` sends of headers."""
     request = exchange.request
-    if request.body_is_broken and not exchange.body_changed:
-        return Answer(400, exchange.response_headers, page=True)
-    if request.is_gone():
-        log.warning("the client has gone; the upstream is not asked")
-        return Answer(0)
     forwarded = [
         ("Host", exchange.upstream_host or ""),
         ("X-Real-IP", exchange.client_ip),
@@ -139,8 +133,19 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Se
         headers += [("Content-Length", exchange.sent_length)] if exchange.sent_length else []
     elif exchange.body or announced or request.framing in ("content-length", "chunked"):
         headers.append(("Content-Length", str(len(exchange.body))))
-    headers += [(n, v) for n, v in exchange.headers if n.lower() not in _NOT_FORWARDED]
-    target = exchange.proxy_target()
+    return headers + [(n, v) for n, v in exchange.headers if n.lower() not in _NOT_FORWARDED]
+
+
+async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Sender = send_request) -> Answer:
+    """Nginx's `proxy_pass`."""
+    await exchange.read_body()
+    request = exchange.request
+    if request.body_is_broken and not exchange.body_changed:
+        return Answer(400, exchange.response_headers, page=True)
+    if request.is_gone():
+        log.warning("the client has gone; the upstream is not asked")
+        return Answer(0)
+    headers, target = forwarded_headers(exchange), exchange.proxy_target()
     if _BAD_PORT.match(target):
         log.warning("fault: the runner set a path that nginx takes for a port: 500")
         return Answer(500, exchange.response_headers, page=True)
@@ -169,6 +174,7 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Se
             if error.sent and len(tries) == 1:
                 left += 1  # APISIX keeps connections open; one that ends without an answer is worth another one
             continue
+        exchange.upstream_facts["upstream_status"] = str(got.status)
         if got.garbled:
             log.error("upstream sent invalid chunked response while reading upstream")
             return Answer(0)

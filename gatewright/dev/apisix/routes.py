@@ -1,9 +1,8 @@
 """Routes in APISIX's own standalone format (`apisix.yaml`), as far as a plugin's author needs it.
 
 Understood: routes (uri, uris, methods, hosts, priority, plugins, upstream, upstream_id, service_id, plugin_config_id),
-services, upstreams, plugin_configs, consumers (key-auth), global_rules; the plugins ext-plugin-pre-req, -post-req,
--post-resp, proxy-rewrite, response-rewrite and key-auth. What else a file holds is refused by name, or, for a plugin,
-ignored with a warning: it would be a poor rehearsal to leave it out silently.
+services, upstreams, plugin_configs, consumers (key-auth), global_rules; the plugins of `PLUGINS`. What else there is
+is refused by name, or, for a plugin, ignored with a warning: it would be a poor rehearsal to leave it out silently.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,16 @@ from gatewright.dev.messages import raw
 from gatewright.dev.target import Upstream
 from gatewright.errors import ConfigError
 
-__all__ = ["PLUGINS", "PluginConf", "Route", "Routes", "load_routes"]
+__all__ = ["ASKING_PLUGINS", "LEAN_PLUGINS", "PLUGINS", "PluginConf", "Route", "Routes", "load_routes"]
 
 PLUGINS = (
     "ext-plugin-pre-req", "ext-plugin-post-req", "ext-plugin-post-resp",
-    "proxy-rewrite", "response-rewrite", "key-auth",
+    "gatewright", "gatewright-after", "gatewright-response", "proxy-rewrite", "response-rewrite", "key-auth",
 )  # fmt: skip
 _EXT_PLUGINS = frozenset(PLUGINS[:3])
-_LEAN_PLUGINS = dict(zip(("gatewright", "gatewright-after", "gatewright-response"), PLUGINS[:3], strict=True))
+LEAN_PLUGINS = frozenset(PLUGINS[3:6])
+ASKING_PLUGINS = _EXT_PLUGINS | LEAN_PLUGINS
+"""Those that ask a runner."""
 _LONGEST_REST = 6398
 """Bytes that `*` after a slash takes: APISIX's router makes it a group of single characters, for each of which the
 matching of regular expressions needs some of its stack."""
@@ -104,6 +105,8 @@ class Routes:
     consumers: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
     """By key-auth key: the consumer's name and plugins."""
     version: str = ""
+    known_consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """All of them, by name: their plugins."""
 
     def find(self, method: str, host: str, path: str) -> Route | None:
         """The route for a request: by hosts, then exact uris before prefixes, longer before shorter, then priority."""
@@ -187,12 +190,16 @@ class _Builder:
         rules = []
         for rule in self._content.get("global_rules") or []:
             rules.append(self._plugins(rule.get("plugins") or {}, "global_rule", str(rule["id"]), "global rule"))
-        consumers = {}
+        consumers, known = {}, {}
         for consumer in self._content.get("consumers") or []:
-            plugins = consumer.get("plugins") or {}
+            name = str(consumer.get("username"))
+            plugins = known[name] = {
+                plugin: self._lean_conf(conf, f"consumer {name}: {plugin}") if plugin in LEAN_PLUGINS else conf
+                for plugin, conf in (consumer.get("plugins") or {}).items()
+            }
             if "key-auth" in plugins:
                 consumers[str(plugins["key-auth"]["key"])] = (str(consumer["username"]), plugins)
-        return Routes(routes, rules, consumers, self._version)
+        return Routes(routes, rules, consumers, self._version, known)
 
     def _route(
         self,
@@ -245,7 +252,7 @@ class _Builder:
         self, plugins: Mapping[str, Any], conf_type: str, conf_id: str, place: str, version: str = ""
     ) -> dict[str, PluginConf]:
         found = {}
-        for name, conf in _as_ext_plugins(plugins, place):
+        for name, conf in plugins.items():
             if name not in PLUGINS:
                 logging.getLogger("gatewright.dev").warning(
                     "%s: plugin %s is ignored: the development gateway has only %s", place, name, ", ".join(PLUGINS)
@@ -254,6 +261,8 @@ class _Builder:
             conf = conf or {}
             if isinstance(conf.get("_meta"), dict) and conf["_meta"].get("disable"):
                 continue
+            if name in LEAN_PLUGINS:
+                conf = self._lean_conf(conf, f"{place}: {name}")
             if name in _EXT_PLUGINS:
                 self._check_ext_plugin(conf, f"{place}: {name}")
             for entry in conf.get("conf") or []:
@@ -263,6 +272,28 @@ class _Builder:
                     raise self._fail(place, f"{name}: `name` and `value` are strings; write the value as JSON text")
             found[name] = PluginConf(conf, f"{conf_type}#{conf_id}#{name}#{version or self._version}")
         return found
+
+    def _lean_conf(self, conf: Mapping[str, Any], place: str) -> dict[str, Any]:
+        """A configuration of the lean path's plugins, whose schema allows nothing else; values as JSON text."""
+        entries = conf.get("conf")
+        if not isinstance(entries, list) or not entries:
+            raise self._fail(place, "`conf` is a list of one entry at least, each with `name` and `value`")
+        for thing, allowed in ((conf, {"conf", "_meta"}), *((entry, {"name", "value"}) for entry in entries)):
+            if not isinstance(thing, dict) or "name" not in {*thing, *({"name"} if thing is conf else ())}:
+                raise self._fail(place, "each entry of `conf` needs a `name`")
+            unknown = sorted(set(thing) - allowed, key=str)
+            if unknown:
+                raise self._fail(place, f"`{unknown[0]}` means nothing here; APISIX doesn't take the route")
+        for entry in entries:
+            if not isinstance(entry.get("value", ""), str | dict):
+                raise self._fail(place, f"the `value` of {entry['name']} is an object, or JSON text")
+        values = [entry.get("value", "{}") for entry in entries]
+        return {
+            "conf": [
+                {"name": entry["name"], "value": value if isinstance(value, str) else json.dumps(value)}
+                for entry, value in zip(entries, values, strict=True)
+            ]
+        }
 
     def _check_ext_plugin(self, conf: Mapping[str, Any], place: str) -> None:
         """See that plugins are named where APISIX looks for them; elsewhere the route would be left open, unsaid."""
@@ -311,27 +342,3 @@ class _Builder:
 def _host_port(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     return (host, int(port)) if host else (text, 80)
-
-
-def _as_ext_plugins(plugins: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
-    """Plugins of the lean path as the external ones that run in the same places: the chain is the same one.
-
-    Raises:
-        ConfigError: both are named.
-    """
-    for name, conf in plugins.items():
-        usual = _LEAN_PLUGINS.get(name)
-        if usual is None:
-            yield name, conf
-            continue
-        if usual in plugins:
-            raise ConfigError(f"{place}: {name} and {usual} can't both be tried here: they run in the same place")
-        logging.getLogger("gatewright.dev").warning(
-            "%s: %s is run as %s here: what only the lean path can do, it can't", place, name, usual
-        )
-        entries = [
-            {**entry, "value": value if isinstance(value, str) else json.dumps(value)}
-            for entry in conf.get("conf") or []
-            for value in [entry.get("value", "{}")]
-        ]
-        yield usual, {**conf, "conf": entries}

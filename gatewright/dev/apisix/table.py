@@ -21,13 +21,14 @@ def read_routes(file: Path, upstream: Upstream) -> Routes:
     return load_routes(file, upstream)
 
 
-def made_up_routes(found: Survey, confs: Mapping[str, str], upstream: Upstream) -> Routes:
+def made_up_routes(found: Survey, confs: Mapping[str, str], upstream: Upstream, *, lean: bool = False) -> Routes:
     """Every plugin on every path, under the phases that it has. One whose configuration doesn't fit is there to refuse.
 
     Args:
         found: the plugins.
         confs: configurations by plugin; `{}` for the others. What is named here and wasn't found comes along, perhaps.
         upstream: where requests go.
+        lean: over the lean path.
     """
     phases: dict[str, list[dict[str, str]]] = {"on_request": [], "on_response": []}
     names = {plugin["name"] for plugin in found.plugins}
@@ -38,9 +39,10 @@ def made_up_routes(found: Survey, confs: Mapping[str, str], upstream: Upstream) 
     for name, text in confs.items():
         if name not in names:
             phases["on_request"].append({"name": name, "value": text})
+    places = ("gatewright", "gatewright-response") if lean else ("ext-plugin-pre-req", "ext-plugin-post-resp")
     plugins = {
         name: {"conf": phases[phase]}
-        for name, phase in (("ext-plugin-pre-req", "on_request"), ("ext-plugin-post-resp", "on_response"))
+        for name, phase in zip(places, ("on_request", "on_response"), strict=True)
         if phases[phase]
     }
     return build_routes({"routes": [{"id": "dev", "uri": "/*", "plugins": plugins}]}, default_upstream=upstream)

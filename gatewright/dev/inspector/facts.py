@@ -44,6 +44,9 @@ _HANDLERS = {
     "ext-plugin-pre-req": "on_request",
     "ext-plugin-post-req": "on_request",
     "ext-plugin-post-resp": "on_response",
+    "gatewright": "on_request",
+    "gatewright-after": "on_request",
+    "gatewright-response": "on_response",
 }
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 
 from gatewright.errors import ProtocolError
 
@@ -28,6 +28,7 @@ __all__ = [
     "Learner",
     "fields_of",
     "plan_of",
+    "question_of",
 ]
 
 ALL_OF_REQUEST: Final = b"method,path,query,ip,ctx,consumer,headers"
@@ -78,6 +79,20 @@ def plan_of(names: Iterable[str]) -> bytes:
     variables = sorted(name for name in wanted if name.startswith("v:"))
     wanted.difference_update(variables[_MOST_NAMES:])  # the rest is asked for
     return ",".join(sorted(wanted)).encode()
+
+
+def question_of(name: str) -> tuple[Literal["var", "request_body", "response_body"], str]:
+    """What is asked for, in the words that all protocols have (see `gatewright.http.Question`): its kind and name.
+
+    A header is called what nginx's variable of it is: so those who black secrets out know it.
+    """
+    kind, _, of = name.partition(":")
+    if kind == "body":
+        return "request_body", ""
+    if kind == "rbody":
+        return "response_body", ""
+    prefix = {"h": "http_", "r": "sent_http_"}.get(kind)
+    return "var", f"{prefix}{of.replace('-', '_')}" if prefix else of or kind
 
 
 class Learner:

@@ -52,6 +52,11 @@ class Op(Enum):
         """How it's told."""
         return self.value[0]
 
+    @property
+    def fields(self) -> int:
+        """How many it takes."""
+        return self.value[1]
+
 
 _REQUEST_OPS: Final = (Op.SET_HEADER.byte, Op.ADD_HEADER.byte, Op.DROP_HEADER.byte)
 _RESPONSE_OPS: Final = (Op.SET_RESPONSE_HEADER.byte, Op.ADD_RESPONSE_HEADER.byte, Op.DROP_RESPONSE_HEADER.byte)

@@ -200,7 +200,7 @@ class LeanConnection(AskingConnection):
             call.asker = source.teller = self
             source.note = _nothing
             strand.call = call
-            chain.run_log(call, strand)
+            self._log_phase(chain, call, strand)
         except GreenletExit:
             raise
         except BaseException as error:  # ours, not a plugin's; there is nobody to be answered
@@ -209,6 +209,9 @@ class LeanConnection(AskingConnection):
             service.ended += 1
             if service.draining:
                 service.call_ended()
+
+    def _log_phase(self, chain: Chain, call: Call, strand: Strand) -> None:
+        chain.run_log(call, strand)
 
     def _chain_of_others(self, strand: Strand, call: Call) -> Chain | None:
         """The chain of a token that another worker may have given out."""

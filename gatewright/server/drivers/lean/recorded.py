@@ -1,0 +1,90 @@
+"""Connections of the lean protocol whose calls are recorded."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from gatewright.errors import GatewrightError
+from gatewright.gateways.lean.calls import LeanRequestCall
+from gatewright.gateways.lean.needs import question_of
+from gatewright.gateways.lean.session import LeanSession
+from gatewright.http import Call, Question
+from gatewright.observe.recording import Recorder
+from gatewright.runtime.bridge import Strand
+from gatewright.runtime.chain import Chain
+from gatewright.runtime.recorded import CallRecord, current_record
+from gatewright.server.drivers.lean.connection import LeanConnection
+from gatewright.server.drivers.lean.plans import Plans
+from gatewright.server.worker.service import Service
+
+__all__ = ["RecordedLeanConnection"]
+
+
+class RecordedLeanConnection(LeanConnection):
+    """Begins and ends the record of each call, and notes what is asked in it."""
+
+    def __init__(self, service: Service, session: LeanSession, plans: Plans) -> None:
+        super().__init__(service, session, plans)
+        self._recorder = cast("Recorder", service.recorder)
+
+    def _serve(self, strand: Strand, call: Call) -> None:
+        phase = "request" if type(call) is LeanRequestCall else "response"
+        record = call.record = strand.record = self._recorder.begin(call.source.id, phase)
+        try:
+            super()._serve(strand, call)
+        finally:
+            strand.record = None
+            if record is not None:
+                record.route = call.route
+                self._recorder.end(record)
+
+    def _log_phase(self, chain: Chain, call: Call, strand: Strand) -> None:
+        strand.record = call.record = None  # nobody waits for it, and nothing comes of it
+        super()._log_phase(chain, call, strand)
+
+    def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
+        if call.record is not None:
+            call.record.refused = str(error)
+        return super()._refusal_of(error, call)
+
+    async def ask(self, call: Call, question: Question) -> bytes | None:
+        """See `AskingConnection.ask`."""
+        record: CallRecord | None = call.record
+        asked = record.asks(question) if record is not None else None
+        if record is None or asked is None:
+            return await super().ask(call, question)
+        try:
+            answer = await super().ask(call, question)
+        except BaseException as error:
+            asked.failed(error, record.now())
+            raise
+        asked.answered(answer, record.now())
+        return answer
+
+    def ask_sync(self, call: Call, question: Question) -> bytes | None:
+        """See `AskingConnection.ask_sync`."""
+        record: CallRecord | None = call.record
+        asked = record.asks(question) if record is not None else None
+        if record is None or asked is None:
+            return super().ask_sync(call, question)
+        try:
+            answer = super().ask_sync(call, question)
+        except BaseException as error:
+            asked.failed(error, record.now())
+            raise
+        asked.answered(answer, record.now())
+        return answer
+
+    def tell(self, id: int, name: str) -> bytes | None:
+        """See `AskingConnection.tell`."""
+        record = current_record()
+        asked = record.asks(Question(*question_of(name))) if record is not None else None
+        if record is None or asked is None:
+            return super().tell(id, name)
+        try:
+            answer = super().tell(id, name)
+        except BaseException as error:
+            asked.failed(error, record.now())
+            raise
+        asked.answered(answer, record.now())
+        return answer
