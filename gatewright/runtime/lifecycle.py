@@ -22,7 +22,7 @@ _LONGEST_KEY: Final = 500
 
 def _phases_called(key: str) -> tuple[str, ...] | None:
     """See `ChainLife.phases_called`; the lean protocol says so behind the NUL, as a number."""
-    _, _, hidden = key.partition("\0lean")
+    hidden = key.partition("\0lean")[2].partition(":")[0]
     if not hidden.isdecimal():
         return None
     return tuple(phase for bit, phase in enumerate(("request", "response", "log")) if int(hidden) >> bit & 1)
@@ -39,6 +39,9 @@ class ChainLife:
         late: with APISIX, others may have rewritten the request before: the key names the plugin that asks.
         phases_called: the phases that the gateway will call, where one configuration serves several: a plugin with a
             handler for any of them has nothing to do in the others. `None`: it is named for each phase by itself.
+        names: those of its plugins.
+        promised: what the gateway was told to expect of them, where it was told: what they have come to do since then,
+            it doesn't know.
         learnt: by phase, what a driver knows of what its plugins look at.
         ready: every step is usable; set once `build` is done.
         last_used: the tick (see `confs`) of its last use.
@@ -50,6 +53,8 @@ class ChainLife:
         self.name = self.key.partition("#")[0]
         self.late = "#ext-plugin-post-req#" in key
         self.phases_called = _phases_called(key)
+        self.names = tuple(name for name, _ in conf)
+        self.promised = key.partition("\0lean")[2].partition(":")[2]
         self.learnt: dict[str, Any] = {}
         self.steps: list[Step] = []
         self.request_steps: list[Step] = []

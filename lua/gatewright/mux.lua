@@ -109,6 +109,8 @@ local function deliver(conn, kind, flags, id, argument, fields)
             questions[#questions + 1] = fields[1]
             call.sema:post()
         end
+    elseif kind == wire.ERROR and argument == wire.UNKNOWN_TOKEN then -- of a log phase
+        conn.client.doubts = conn.client.doubts + 1
     end
     return true
 end

@@ -72,6 +72,7 @@ function _M.new(options)
         under_way = 0,
         turn = 0,
         last_id = 0,
+        doubts = 0, -- how often a token that nobody waits for turned out to be unknown
     }
     clients[key] = client
     return client
@@ -158,6 +159,7 @@ local function prepare(chain)
         chain.plans = { request = fields[1] or nil, response = fields[2] or nil, log = fields[3] or nil }
         chain.early = chain.plans.response and is_early(chain.plans.response)
         chain.seconds = (tonumber(fields[4] or "") or 60000) / 1000 + MARGIN_SECONDS
+        chain.doubts = chain.client.doubts
         chain.token = call.argument
     elseif call then
         err = call.fields[1] or "the configuration was refused"
@@ -173,6 +175,9 @@ end
 --- Whether there is something to do in a phase.
 -- @return true or false; nil and why if the runner can't be asked
 function _M.wants(chain, phase)
+    if chain.token and chain.doubts ~= chain.client.doubts then
+        chain.token = nil
+    end
     if not chain.token then
         local ok, err = prepare(chain)
         if not ok then

@@ -224,3 +224,31 @@ def test_a_reload_under_load_loses_nothing(
         nginx.stop()
     assert len(outcomes) > 100
     assert set(map(str, outcomes)) == {"(200, ['yes'])"}
+
+
+LATER = """
+from gatewright import Plugin
+
+class Later(Plugin):
+    def {handler}:
+        {does}
+"""
+
+
+def test_a_handler_that_comes_with_a_reload_is_called(
+    start_runner: StartRunner, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The gateway was told that there is nothing to do in that phase."""
+    file = tmp_path / "later.py"
+    file.write_text(LATER.format(handler="on_log(self, request, response)", does="pass"))
+    runner = start_runner("-p", file, "--no-installed-plugins", "--workers", "2")
+    nginx = Nginx(tmp_path_factory.mktemp("nginx"), runner.socket)
+    try:
+        assert nginx.ask("/early/", "later").status == 200
+        pids = {worker["pid"] for worker in runner.workers()}
+        file.write_text(LATER.format(handler="on_request(self, request)", does="1/0"))
+        runner.process.send_signal(signal.SIGHUP)
+        runner.wait_for(lambda: not pids & {worker["pid"] for worker in runner.workers()})
+        runner.wait_for(lambda: nginx.ask("/early/", "later").status == 503)
+    finally:
+        nginx.stop()

@@ -76,7 +76,8 @@ class Chain:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self) -> None:
+    def __init__(self, on_doubt: Callable[[], None]) -> None:
+        self.on_doubt = on_doubt
         self._session = GatewaySession()
         self.calls: dict[int, asyncio.Queue[Event | LeanError]] = {}
         self.is_left = False
@@ -102,8 +103,10 @@ class _Connection(asyncio.Protocol):
             self._fail(f"refused: {event.text}")
         elif not isinstance(event, Greeted):
             waiting = self.calls.get(event.id)
-            if waiting is not None:  # otherwise it is late
+            if waiting is not None:
                 waiting.put_nowait(event)
+            elif isinstance(event, Refused) and event.code == _UNKNOWN_TOKEN:  # of a log phase; others are late
+                self.on_doubt()
 
     def _fail(self, why: str) -> None:
         self.lost = self.lost or why
@@ -259,16 +262,24 @@ class LeanClient:
                 connection = self._connection = await self._connect()
             return connection
 
+    def _forget_tokens(self) -> None:
+        for chain in self._chains.values():
+            chain.token = None
+
     async def _connect(self) -> _Connection:
         loop, address = asyncio.get_running_loop(), self._address
+
+        def new() -> _Connection:
+            return _Connection(self._forget_tokens)
+
         try:
             async with asyncio.timeout(self._connect_timeout):
                 if not isinstance(address, Address):
-                    _, protocol = await loop.create_connection(_Connection, sock=await address())
+                    _, protocol = await loop.create_connection(new, sock=await address())
                 elif address.path:
-                    _, protocol = await loop.create_unix_connection(_Connection, address.path)
+                    _, protocol = await loop.create_unix_connection(new, address.path)
                 else:
-                    _, protocol = await loop.create_connection(_Connection, address.host, address.port)
+                    _, protocol = await loop.create_connection(new, address.host, address.port)
         except (OSError, TimeoutError) as error:
             raise LeanError(f"can't connect to the runner at {address}: {str(error) or 'no answer'}") from None
         return protocol

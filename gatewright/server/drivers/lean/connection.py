@@ -19,7 +19,7 @@ from gatewright.http import Call
 from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.server.drivers.lean.asking import AskingConnection
-from gatewright.server.drivers.lean.plans import Plans
+from gatewright.server.drivers.lean.plans import OutdatedError, Plans
 from gatewright.server.worker.inflow import Inflow
 from gatewright.server.worker.service import Service
 from gatewright.settings import worker_count
@@ -192,6 +192,8 @@ class LeanConnection(AskingConnection):
         service.logs += 1
         try:
             chain = self._chains.get(call.conf_token) or self._chain_of_others(strand, call)
+            if chain is None or not self._plans.is_kept(chain):  # nobody waits for this answer, but it's understood
+                self._send(self._session.refuse(call.source.id, Refusal.UNKNOWN_CONF))
             if chain is None:
                 service.count_refused("log")
                 return
@@ -219,6 +221,8 @@ class LeanConnection(AskingConnection):
         return link.lookup(call.conf_token, strand) if link is not None else None
 
     def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
+        if isinstance(error, OutdatedError):  # before any plugin ran
+            return self._refuse(call.source.id, Refusal.UNKNOWN_CONF)
         if not isinstance(error, CallRefusedError):
             self._service.failures.report("request refused", kind="inexpressible", route=call.route, error=error)
         return self._refuse(call.source.id, Refusal.UNAVAILABLE, str(error))
@@ -241,16 +245,17 @@ class LeanConnection(AskingConnection):
             self._send(self._session.hello(event.id, workers=max(worker_count(settings), 1)))
 
     def _prepare(self, event: Prepared) -> None:
+        plans, seconds = self._plans.of(event.conf, event.phases)
+
         def answer(token: int | None) -> None:
             if self._closed:
                 return
             if token is None:
                 self._send(self._refuse(event.id, Refusal.UNAVAILABLE, "no token can be had now"))
             else:
-                plans, seconds = self._plans.of(event.conf, event.phases)
                 self._send(self._session.token(event.id, token, plans, int(seconds * 1000)))
 
-        self._service.prepare(event.key, event.conf, answer)
+        self._service.prepare(f"{event.key}:{self._plans.promise(plans, seconds)}", event.conf, answer)
 
     def _end_for_protocol_error(self, error: ProtocolError) -> None:
         self._service.failures.report("connection closed: the peer broke the protocol", kind="protocol", error=error)

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, cast
 
+from gatewright.errors import GatewrightError
 from gatewright.gateways.lean.needs import ALL_OF_LOG, ALL_OF_REQUEST, ALL_OF_RESPONSE, EARLY_RESPONSE, Learner
 from gatewright.plugin import Plugin
 from gatewright.runtime.building import ChainBuilder
 from gatewright.runtime.chain import Chain
 
-__all__ = ["REQUEST_PHASE", "RESPONSE_PHASE", "Plans"]
+__all__ = ["REQUEST_PHASE", "RESPONSE_PHASE", "OutdatedError", "Plans"]
 
 REQUEST_PHASE: Final = 1
 RESPONSE_PHASE: Final = 2
 LOG_PHASE: Final = 4
+_BITS: Final = {"request": REQUEST_PHASE, "response": RESPONSE_PHASE, "log": LOG_PHASE}
+
+
+class OutdatedError(GatewrightError):
+    """The gateway goes by plans that are no longer right, and has to hand the configuration over anew."""
 
 
 class Plans:
@@ -44,6 +50,29 @@ class Plans:
         log = ALL_OF_LOG if "on_log" in has else None
         return [request, response, log], self._builder.longest_of(name for name, _ in conf)
 
+    @staticmethod
+    def promise(plans: Sequence[bytes | None], seconds: float) -> str:
+        """What a gateway is told to expect of a chain, in few characters: in its key, it lives as long as the token."""
+        kinds = "".join(
+            "e" if plan == EARLY_RESPONSE else letter
+            for letter, plan in zip("qpl", plans, strict=True)
+            if plan is not None
+        )
+        return f"{kinds}{seconds:g}"
+
+    def is_kept(self, chain: Chain) -> bool:
+        """Whether a chain still does what the gateway was told that it does.
+
+        With a reload a plugin may have got another handler, which a gateway that goes by its old plans would never
+        call: it has to hand the configuration over anew.
+        """
+        kept: bool | None = chain.learnt.get("kept")
+        if kept is None:
+            phases = sum(bit for phase, bit in _BITS.items() if phase in (chain.phases_called or ()))
+            kept = chain.promised == self.promise(*self.of([(name, "") for name in chain.names], phases))
+            chain.learnt["kept"] = kept
+        return kept
+
     def _is_early(self, names: Iterable[str]) -> bool:
         plugins = [self._plugins.get(name) for name in names]
         return all(
@@ -60,19 +89,28 @@ class Plans:
         own = tuple(handler for handler in plugin.phases() if called.get(handler))
         return (*own, "on_log") if phases & LOG_PHASE and plugin.logs() else own
 
-    @staticmethod
-    def request(chain: Chain) -> Learner:
-        """What is known of a chain's request phase."""
+    def _check(self, chain: Chain) -> None:
+        if not self.is_kept(chain):
+            raise OutdatedError("its plugins' handlers have changed since the gateway handed it over")
+
+    def request(self, chain: Chain) -> Learner:
+        """What is known of a chain's request phase.
+
+        Raises:
+            OutdatedError: see `is_kept`.
+        """
         learnt = chain.learnt.get("request")
         if learnt is None:
+            self._check(chain)
             learnt = chain.learnt["request"] = Learner(ALL_OF_REQUEST)
         return cast("Learner", learnt)
 
     def response(self, chain: Chain) -> Learner:
-        """What is known of a chain's response phase."""
+        """What is known of a chain's response phase; see `request`."""
         learnt = chain.learnt.get("response")
         if learnt is None:
-            early = self._is_early(step.name for step in chain.steps)
+            self._check(chain)
+            early = self._is_early(chain.names)  # its steps may still have to be made
             first = EARLY_RESPONSE if early else ALL_OF_RESPONSE
             learnt = chain.learnt["response"] = Learner(first, body="rbody")
         return cast("Learner", learnt)
