@@ -1,8 +1,7 @@
 """`python -m benchmarks.instructions`: machine instructions a call, counted by valgrind, so the same on a busy machine.
 
 A connection of the real driver is given the frames that `make bench` sends, without sockets: what is counted is all
-that the runner does with a call but for the event loop's reading and writing. Two runs with different numbers of calls
-are subtracted, so starting up falls out.
+that the runner does with a call but for the event loop's reading and writing. Counting begins when the runner is warm.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ CONTESTANTS: dict[str, type[Plugin]] = {
     "ask-sync": bench.AskSync,
     "ask-async": bench.AskAsync,
 }
-FEW, MANY = 500, 2500
+CALLS = 2000
 
 
 class Wire:
@@ -65,7 +64,7 @@ async def serve(name: str, calls: int) -> None:
     answer = oracle.extra_info_result(b"192.0.2.7")
 
     def begin() -> None:  # in a callback, as the worker does it: calls come in callbacks, too
-        service = Service(loop, load_settings(flags={}, environ={}).settings, {name: CONTESTANTS[name]})
+        service = Service(loop, load_settings(flags={"hold_limit": 3600.0}, environ={}).settings, {name: CONTESTANTS[name]})
         connection = Connection(service, ApisixSession())
         connection.connection_made(wire)  # type: ignore[arg-type]
         connection.data_received(oracle.prepare_conf("route#1#ext-plugin-pre-req#1", [(name, "{}")]))
@@ -73,10 +72,14 @@ async def serve(name: str, calls: int) -> None:
 
     def send(connection: Connection) -> None:
         frame = frames.request(decode_conf_token(wire.last))
-        for _ in range(calls):
-            connection.data_received(frame)
-            if wire.last[0] == FrameType.EXTRA_INFO:
-                connection.data_received(answer)
+        for count in (calls // 10, calls):
+            if count == calls:
+                instrument("on")
+            for _ in range(count):
+                connection.data_received(frame)
+                if wire.last[0] == FrameType.EXTRA_INFO:
+                    connection.data_received(answer)
+        instrument("off")
         assert wire.last[0] == FrameType.HTTP_REQ_CALL, wire.last
         done.set_result(None)
 
@@ -84,37 +87,38 @@ async def serve(name: str, calls: int) -> None:
     await done
 
 
-def count(name: str, calls: int) -> int:
-    """Instructions of a process that serves so many calls."""
+def instrument(whether: str) -> None:
+    """Let valgrind, which this runs in, begin or end to count."""
+    subprocess.run(["callgrind_control", "-i", whether, str(os.getpid())], check=True, capture_output=True)
+
+
+def count(name: str) -> float:
+    """Instructions of a call."""
     with tempfile.TemporaryDirectory() as directory:
         run = subprocess.run(
-            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={directory}/out", sys.executable, "-m",
-             "benchmarks.instructions", "--serve", name, str(calls)],
+            ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={directory}/out",
+             sys.executable, "-m", "benchmarks.instructions", "--serve", name],
             capture_output=True, text=True, check=False, env={**os.environ, "PYTHONHASHSEED": "0"},
         )  # fmt: skip
         if run.returncode:
             raise SystemExit(run.stderr)
-        summary = re.search(r"^(?:summary|totals): (\d+)", Path(directory, "out").read_text(), re.MULTILINE)
+        summary = re.search(r"^totals: (\d+)", Path(directory, "out").read_text(), re.MULTILINE)
         assert summary is not None, run.stderr
-        return int(summary[1])
+        return int(summary[1]) / CALLS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *CONTESTANTS], metavar="NAME", help=", ".join(CONTESTANTS))
-    parser.add_argument("--serve", nargs=2, metavar=("NAME", "CALLS"), help="what is counted: serve, and end")
+    parser.add_argument("--serve", metavar="NAME", help="what is counted: serve, and end")
     arguments = parser.parse_args()
     if arguments.serve:
-        name, calls = arguments.serve
-        uvloop.run(serve(name, int(calls)))
+        uvloop.run(serve(arguments.serve, CALLS))
         return
     if shutil.which("valgrind") is None:
         raise SystemExit("valgrind is needed (Debian: apt install valgrind)")
     for name in arguments.names or CONTESTANTS:
-        count(name, 1)  # compiles what has changed since
-        few, many = count(name, FEW), count(name, MANY)
-        each = (many - few) / (MANY - FEW)
-        print(f"{name:18} {each:>9,.0f} instructions a call")
+        print(f"{name:18} {count(name):>9,.0f} instructions a call", flush=True)
 
 
 if __name__ == "__main__":
