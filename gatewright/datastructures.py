@@ -306,13 +306,8 @@ class Headers(MultiMapping):
         ValueError: on writing a name that is not an HTTP token, or a value that would break the header apart.
     """
 
-    @staticmethod
-    def _key(name: str) -> str:
-        return _header_key(name)
-
-    @staticmethod
-    def _key_of_peer(name: str) -> str:
-        return name.lower()
+    _key = staticmethod(_header_key)
+    _key_of_peer = staticmethod(str.lower)  # type: ignore[assignment]  # positional only, as it is used
 
     def _all_entries(self) -> list[tuple[str, str]]:
         return [(name.lower(), value or "") for name, value in self._whole()]

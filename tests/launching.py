@@ -98,7 +98,10 @@ def launch(
     ours = arguments[0] == sys.executable and (
         arguments[1].endswith(".py") or (arguments[1] == "-m" and arguments[2] in _MODULES)
     )
-    if not ours or any(name.startswith(("PYTHON", "LD_")) for name in env):
+    own_start = any(  # what is read when Python starts
+        name.startswith(("PYTHON", "LD_")) and os.environ.get(name) != value for name, value in env.items()
+    )
+    if not ours or own_start:
         return subprocess.Popen(arguments, env=dict(env), stdout=output, stderr=errors, cwd=cwd)
     ended, tells = os.pipe()
     wish = json.dumps({"arguments": arguments[1:], "env": dict(env), "cwd": str(cwd or Path.cwd())}).encode()

@@ -11,7 +11,6 @@ Text is `str`, in UTF-8 with *surrogateescape*: bytes that are not UTF-8 survive
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import add
@@ -36,11 +35,17 @@ _I32: Final = struct.Struct("<i")
 _u32 = _U32.unpack_from
 _i32 = _I32.unpack_from
 _entry_head = struct.Struct("<iII").unpack_from
+_entry_begin = struct.Struct("<iIII").unpack_from  # with what is behind the table: there is always a string
+_VALUE_FIRST: Final = struct.pack("<HHHH", 8, 12, 8, 4)  # the vtables of entries that have both fields
+_NAME_FIRST: Final = struct.pack("<HHHH", 8, 12, 4, 8)
 
 # Layouts come from the peer; the bound keeps a hostile one from filling the memory.
 _MAX_LAYOUTS: Final = 256
 _MAX_SLOTS: Final = 8
 _layouts: dict[bytes, Layout] = {}  # a pure cache: its content never changes what is read
+_MOST_KEPT: Final = 1024
+_LONGEST_KEPT: Final = 64
+_names: dict[bytes, str] = {}  # another one
 
 
 def _malformed(what: str, at: int) -> ProtocolError:
@@ -168,7 +173,7 @@ def read_entries(buf: bytes, table: int, offset: int) -> list[Entry]:
             return _read_entries(buf, table, offset, "strict")
         except UnicodeDecodeError:
             return _read_entries(buf, table, offset, "surrogateescape")
-    except (struct.error, IndexError):
+    except struct.error:
         raise _malformed("offset outside the buffer", table) from None
 
 
@@ -196,66 +201,70 @@ def count_entries(buf: bytes, table: int, offset: int) -> int:
 
 
 def _read_entries(buf: bytes, table: int, offset: int, errors: str) -> list[Entry]:
-    # The loop is written flat and reads as little as it can: it's most of what decoding a request costs. Numbers are
-    # read as items of a view, a third of `unpack_from`'s cost; text is cut out of the buffer read as Latin-1, which is
-    # right where it's ASCII and cheaper than to decode each piece. Nothing that a gateway sends stands unaligned.
+    # The loop is written flat and reads as little as it can: it's most of what decoding a request costs. Values are cut
+    # out of the buffer read as Latin-1, which is right where they are ASCII and cheaper than to decode each; the same
+    # few names come again and again.
     limit = len(buf)
     budget = 2 * limit + 65536
-    words = _words(buf)
     text = buf.decode("latin-1")
     slot, references = _vector_at(buf, table, offset)
     out: list[Entry] = []
     seen = -1
-    name_at = value_at = 0
+    is_usual = False
     for reference in references:
         entry = slot + reference
         slot += 4
-        if entry & 3:
-            raise _malformed("unaligned entry", entry)
-        word = entry >> 2
-        vtable = entry - words[word]
-        if vtable != seen:  # entries of one kind share a vtable
-            name_at, value_at = layout_at(buf, entry)[:2]
-            if (name_at | value_at) & 3:
-                raise _malformed("unaligned entry", entry)
-            seen = vtable
-        if not name_at:
-            raise _malformed("entry without a name", entry)
-        at = entry + name_at + words[word + (name_at >> 2)]
-        value_start = entry + value_at + words[word + (value_at >> 2)] if value_at else 0
-        if (at | value_start) & 3:
-            raise _malformed("unaligned string", at)
-        size = words[at >> 2]
-        budget -= size
+        back, first, second, size = _entry_begin(buf, entry)
+        if entry - back != seen:  # entries of one kind share a vtable
+            seen = entry - back
+            is_usual = seen >= 0 and buf.startswith(_VALUE_FIRST, seen)
+        value_start = entry + 16
+        if is_usual and first == 8:  # as APISIX writes it: the value's string is right behind the table
+            at = entry + 8 + second
+        else:
+            at, value_start, size = _strings_of(buf, entry)
+        name_size = _u32(buf, at)[0]
         at += 4
-        end = at + size
-        if end > limit:
+        end = at + name_size
+        value_end = value_start + size
+        if end > limit or value_end > limit:
             raise _malformed("string longer than the buffer", at)
-        name = text[at:end]
-        if not name.isascii():
-            name = buf[at:end].decode("utf-8", errors)
-        value = None
-        if value_start:
-            size = words[value_start >> 2]
-            budget -= size
-            value_start += 4
-            end = value_start + size
-            if end > limit:
-                raise _malformed("string longer than the buffer", value_start)
-            value = text[value_start:end]
-            if not value.isascii():
-                value = buf[value_start:end].decode("utf-8", errors)
+        budget -= name_size + size
         if budget < 0:
             raise _malformed("entries that repeat the same text too often", slot)
+        raw = buf[at:end]
+        try:
+            name = _names[raw]
+        except KeyError:
+            name = _new_name(raw, errors)
+        value = None
+        if value_start:
+            value = text[value_start:value_end]
+            if not value.isascii():
+                value = buf[value_start:value_end].decode("utf-8", errors)
         out.append((name, value))
     return out
 
 
-def _words(buf: bytes) -> Sequence[int]:
-    """A buffer's 32-bit numbers, by a quarter of their position."""
-    if sys.byteorder == "little":
-        return memoryview(buf)[: len(buf) & ~3].cast("I")
-    return struct.unpack_from(f"<{len(buf) >> 2}I", buf)
+def _strings_of(buf: bytes, entry: int) -> tuple[int, int, int]:
+    """Where an entry's name is, where the text of its value begins (0: it has none), and how long that is."""
+    name_at, value_at = layout_at(buf, entry)[:2]
+    if not name_at:
+        raise _malformed("entry without a name", entry)
+    at = entry + name_at + _u32(buf, entry + name_at)[0]
+    if not value_at:
+        return at, 0, 0
+    value = entry + value_at + _u32(buf, entry + value_at)[0]
+    return at, value + 4, _u32(buf, value)[0]
+
+
+def _new_name(raw: bytes, errors: str) -> str:
+    name = raw.decode("utf-8", errors)
+    if len(raw) <= _LONGEST_KEPT and raw.isascii():
+        if len(_names) >= _MOST_KEPT:
+            _names.clear()
+        _names[raw] = name
+    return name
 
 
 @lru_cache(maxsize=512)
@@ -287,35 +296,31 @@ def has_entry(buf: bytes, table: int, offset: int, name: str) -> bool:
     found = buf.find(needle)
     if found < 0:
         return False
-    u32 = _u32
-    head = _entry_head
     try:
-        slot = table + offset
-        slot += u32(buf, slot)[0]
-        count = u32(buf, slot)[0]
-        slot += 4
-        if slot + 4 * count > len(buf):
-            raise _malformed("vector longer than the buffer", slot)
-        offsets = _OFFSETS[count] if count < _SMALL else _many(count, slot)
-        seen = name_at = -1
-        for reference in offsets.unpack_from(buf, slot):
-            entry = slot + reference
-            slot += 4
-            back, first, second = head(buf, entry)
-            if entry - back != seen:
-                seen = entry - back
-                name_at = layout_at(buf, entry)[0]
-            if name_at == 8:
-                at = entry + 8 + second
-            elif name_at == 4:
-                at = entry + 4 + first
-            else:
-                at = entry + name_at + read_u32(buf, entry, name_at)
-            if at == found or buf.startswith(needle, at):
-                return True
+        slot, references = _vector_at(buf, table, offset)
+        for entry in map(add, range(slot, slot + 4 * len(references), 4), references):
+            if entry < found:
+                if _name_and_value(buf, entry)[0] == found:
+                    return True
+                break
+        return any(
+            buf.startswith(needle, _strings_of(buf, entry)[0])
+            for entry in map(add, range(slot, slot + 4 * len(references), 4), references)
+        )
     except struct.error:
         raise _malformed("offset outside the buffer", table) from None
-    return False
+
+
+def _name_and_value(buf: bytes, entry: int) -> tuple[int, int]:
+    """Where the strings of an entry are, if it is as gateways write it: with both. Zeros otherwise."""
+    back, first, second = _entry_head(buf, entry)
+    vtable = entry - back
+    if vtable >= 0:
+        if buf.startswith(_VALUE_FIRST, vtable):
+            return entry + 8 + second, entry + 4 + first
+        if buf.startswith(_NAME_FIRST, vtable):
+            return entry + 4 + first, entry + 8 + second
+    return 0, 0
 
 
 def find_entry(buf: bytes, lowered: bytes, table: int, offset: int, name: str) -> list[str | None] | None:
@@ -344,15 +349,8 @@ def find_entry(buf: bytes, lowered: bytes, table: int, offset: int, name: str) -
                 break
         else:
             return None
-        _, first, second = _entry_head(buf, entry)
-        name_at, value_at = layout_at(buf, entry)[:2]
-        if name_at == 8 and value_at == 4:
-            at, value_start = at - entry - 8 - second, entry + 4 + first
-        elif name_at == 4 and value_at == 8:
-            at, value_start = at - entry - 4 - first, entry + 8 + second
-        else:
-            return None
-        if at:
+        name_start, value_start = _name_and_value(buf, entry)
+        if name_start != at:
             return None
         size = _u32(buf, value_start)[0]
         value = buf[value_start + 4 : value_start + 4 + size]
