@@ -64,7 +64,8 @@ async def serve(name: str, calls: int) -> None:
     answer = oracle.extra_info_result(b"192.0.2.7")
 
     def begin() -> None:  # in a callback, as the worker does it: calls come in callbacks, too
-        service = Service(loop, load_settings(flags={"hold_limit": 3600.0}, environ={}).settings, {name: CONTESTANTS[name]})
+        settings = load_settings(flags={"hold_limit": 3600.0}, environ={}).settings  # valgrind takes its time
+        service = Service(loop, settings, {name: CONTESTANTS[name]})
         connection = Connection(service, ApisixSession())
         connection.connection_made(wire)  # type: ignore[arg-type]
         connection.data_received(oracle.prepare_conf("route#1#ext-plugin-pre-req#1", [(name, "{}")]))
