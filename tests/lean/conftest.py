@@ -14,6 +14,8 @@ from tests.lean.nginx import Nginx
 from tests.lean.plugins import SOURCE
 from tests.server.conftest import PLUGINS
 
+CONFORMING = Path(__file__).with_name("conforming.py")
+
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunnerProcess]:
@@ -23,7 +25,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunnerProcess]:
     socket, log = directory / "r.sock", directory / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gatewright", "run", "-p", str(directory), "--no-installed-plugins"],
+            [sys.executable, "-m", "gatewright", "run", "-p", str(directory), "-p", str(CONFORMING),
+             "--no-installed-plugins"],
             env={"APISIX_LISTEN_ADDRESS": f"unix:{socket}", **MEASURING}, stdout=file, stderr=file, cwd=directory,
         )  # fmt: skip
     started = RunnerProcess(process, socket, log)

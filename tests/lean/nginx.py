@@ -54,6 +54,7 @@ http {{
                 ngx.req.read_body()
                 local body = ngx.req.get_body_data() or ""
                 ngx.header["x-upstream"] = "echo"
+                ngx.header["x-gone"] = "1"
                 if ngx.var.http_x_status then
                     ngx.status = tonumber(ngx.var.http_x_status)
                 end
