@@ -7,9 +7,10 @@ local facts = require("gatewright.facts")
 local plugin = require("apisix.plugin")
 local respond = require("gatewright.respond")
 local runner = require("gatewright.runner")
-local upstream = require("gatewright.upstream")
+local upstream = require("gatewright.apisix_upstream")
 
 local byte, find, gsub, sub = string.byte, string.find, string.gsub, string.sub
+local get_phase = ngx.get_phase
 local req = ngx.req
 
 local chains = core.lrucache.new({ type = "plugin" })
@@ -186,55 +187,11 @@ function _M.request(conf, api_ctx, name, phases)
     end
 end
 
---- Ask the upstream as APISIX would have: the node that was picked, its timeouts, its TLS, and what it adds to headers.
-local function fetch(api_ctx)
-    local var = api_ctx.var
-    local server = api_ctx.picked_server
-    if not server then
-        return nil, "no upstream node was picked", 502
-    end
-    local conf = api_ctx.upstream_conf or {}
-    local timeout = conf.timeout or {}
-    local path, query = var.upstream_uri, var.args
-    if not path or path == "" then -- nobody has rewritten it: as the client sent it
-        path = var.real_request_uri or ngx.var.request_uri
-        local question = find(path, "?", 1, true)
-        path = question and sub(path, 1, question - 1) or path
-    else
-        local question = find(path, "?", 1, true)
-        if question then
-            path, query = sub(path, 1, question - 1), sub(path, question + 1)
-        end
-    end
-    local pool = conf.keepalive_pool or {}
-    return upstream.fetch({
-        scheme = api_ctx.upstream_scheme == "https" and "https" or "http",
-        host = server.host,
-        port = server.port,
-        path = path,
-        query = query,
-        headers = upstream.request_headers({
-            ["host"] = var.upstream_host ~= "" and var.upstream_host or var.http_host,
-            ["x-real-ip"] = var.remote_addr,
-            ["x-forwarded-for"] = var.proxy_add_x_forwarded_for,
-            ["x-forwarded-proto"] = var.var_x_forwarded_proto,
-            ["x-forwarded-host"] = var.var_x_forwarded_host,
-            ["x-forwarded-port"] = var.var_x_forwarded_port,
-        }),
-        timeouts = {
-            (timeout.connect or 60) * 1000,
-            (timeout.send or 60) * 1000,
-            (timeout.read or 60) * 1000,
-        },
-        verify = conf.tls and conf.tls.verify,
-        server_name = var.upstream_host,
-        keepalive = (pool.idle_timeout or 60) * 1000,
-        pool_size = pool.size or 320,
-    })
-end
-
 --- Run a chain's response phase: decided now for plugins that don't look at the answer, or with the answer in hand.
 function _M.response(conf, api_ctx, name, phases)
+    if get_phase() == "balancer" then -- another node is tried: what there was to decide has been decided
+        return
+    end
     local chain, ctx = _M.of(conf, api_ctx, name, phases)
     local early, err = respond.early(chain, host, ctx)
     if early == nil then
@@ -245,7 +202,7 @@ function _M.response(conf, api_ctx, name, phases)
     end
     local ok, status
     ok, err, status = respond.with_answer(chain, answering, ctx, function()
-        return fetch(api_ctx)
+        return upstream.ask(api_ctx)
     end)
     if not ok then
         core.log.error(name, ": answer refused: ", err)

@@ -42,13 +42,21 @@ function _M.capture(location)
     return { status = got.status, headers = answers.headers(got.header), body = got.body, close = function() end }
 end
 
---- By lua-resty-http.
--- @param target `scheme`, `host`, `port`, `path` (escaped), `query`, `headers` (of the upstream's request),
--- `timeouts` (connect, send, read; in milliseconds), `verify` and `server_name` for TLS, `keepalive` (milliseconds),
--- `pool_size`
--- @return an answer (see `answer`); nil and why, and the status to refuse with
-function _M.fetch(target)
-    local http = require("resty.http")
+local NOT_REPEATED = { POST = true, LOCK = true, PATCH = true }
+
+local function client_body()
+    local length = tonumber(ngx.var.http_content_length or "")
+    if length ~= 0 and (length or ngx.var.http_transfer_encoding or ngx.req.http_version() >= 2) then
+        local body, err = facts.read_body()
+        if not body then
+            return nil, err, length and 413 or 411
+        end
+        return body
+    end
+    return ""
+end
+
+local function connected(http, target)
     local client, err = http.new()
     if not client then
         return nil, err, 500
@@ -63,29 +71,45 @@ function _M.fetch(target)
         ssl_server_name = target.server_name,
     })
     if not ok then
-        return nil, "can't connect to the upstream: " .. (err or ""), err == "timeout" and 504 or 502
+        return nil, "can't connect to the upstream: " .. (err or ""), err == "timeout" and 504 or 502, true
     end
-    local body
+    return client
+end
+
+--- By lua-resty-http.
+-- @param target `scheme`, `host`, `port`, `path` (escaped), `query`, `headers` (of the upstream's request),
+-- `timeouts` (connect, send, read; in milliseconds), `verify` and `server_name` for TLS, `keepalive` (milliseconds),
+-- `pool_size`
+-- @return an answer (see `answer`); nil and why, the status to refuse with, and whether another node may be asked
+function _M.fetch(target)
+    local http = require("resty.http")
+    local body, err, status = client_body()
+    if not body then
+        return nil, err, status
+    end
     local method = ngx.req.get_method()
-    local length = tonumber(ngx.var.http_content_length or "")
-    if length ~= 0 and (length or ngx.var.http_transfer_encoding or ngx.req.http_version() >= 2) then
-        body, err = facts.read_body()
-        if not body then
-            client:close()
-            return nil, err, length and 413 or 411
+    local client, got, again
+    repeat
+        client, err, status, again = connected(http, target)
+        if not client then
+            return nil, err, status, again
         end
-    end
-    local got
-    got, err = client:request({
-        method = method,
-        path = target.path,
-        query = target.query ~= "" and target.query or nil,
-        headers = target.headers,
-        body = body ~= "" and body or nil,
-    })
+        got, err = client:request({
+            method = method,
+            path = target.path,
+            query = target.query ~= "" and target.query or nil,
+            headers = target.headers,
+            body = body ~= "" and body or nil,
+        })
+        -- A kept connection that the upstream has just closed says nothing of the upstream.
+        local stale = not got and err ~= "timeout" and (client:get_reused_times() or 0) > 0
+        if not got then
+            client:close()
+        end
+    until not stale or NOT_REPEATED[method]
     if not got then
-        client:close()
-        return nil, "no answer from the upstream: " .. (err or ""), err == "timeout" and 504 or 502
+        status = err == "timeout" and 504 or 502
+        return nil, "no answer from the upstream: " .. (err or ""), status, not NOT_REPEATED[method]
     end
     local answer = { status = got.status, headers = answers.headers(got.headers) }
     if got.has_body then
