@@ -23,7 +23,7 @@ from gatewright.http import RequestCall
 from gatewright.observe.outlet import Outlet, Stream
 from gatewright.observe.short_traceback import short_traceback
 from gatewright.redaction import redact, redact_fields
-from gatewright.runtime.bridge import current_work
+from gatewright.runtime.strands import current_work
 
 __all__ = ["configure_logs", "finish", "flush", "keep_own", "level", "never_wait_for_output", "reopen", "set_level"]
 

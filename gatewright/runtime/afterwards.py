@@ -12,10 +12,10 @@ from time import perf_counter
 
 from gatewright.errors import DeadlineExceededError, PluginError
 from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.phases import PhaseChain
 from gatewright.runtime.stats import BOUNDS
 from gatewright.runtime.steps import Mode, PhaseHandler, State, Step, awaited
+from gatewright.runtime.strands import Strand
 
 __all__ = ["LogChain"]
 

@@ -20,11 +20,11 @@ from gatewright.errors import (
 )
 from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.runtime.afterwards import LogChain
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.draft import Draft
 from gatewright.runtime.phases import PhaseCaller
 from gatewright.runtime.stats import BOUNDS
 from gatewright.runtime.steps import Mode, State, Step, awaited
+from gatewright.runtime.strands import Strand
 
 __all__ = ["Chain", "PhaseCaller"]
 

@@ -21,7 +21,9 @@ import gevent.monkey
 from greenlet import getcurrent
 
 from gatewright.errors import DeadlineExceededError, PluginError
-from gatewright.runtime.bridge import CURRENT, SWEEP_INTERVAL, Bridge, Strand
+from gatewright.runtime.bridge import Bridge
+from gatewright.runtime.spare_tasks import CURRENT
+from gatewright.runtime.strands import SWEEP_INTERVAL, Strand
 
 __all__ = ["GeventBridge", "GeventLoop", "patch"]
 

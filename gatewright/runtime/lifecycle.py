@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from gatewright.errors import DeadlineExceededError
 from gatewright.http import Asker
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.building import ChainBuilder
 from gatewright.runtime.stats import Tally
 from gatewright.runtime.steps import State, Step
+from gatewright.runtime.strands import Strand
 from gatewright.runtime.verdicts import Gateway, step_failed
 
 __all__ = ["ChainLife"]

@@ -12,11 +12,12 @@ import asyncio.base_events
 import asyncio.runners
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from greenlet import getcurrent
 
-from gatewright.runtime.bridge import Strand
+from gatewright.runtime.bridge import Bridge
+from gatewright.runtime.strands import Strand
 
 __all__ = ["allow_own_loops"]
 
@@ -40,9 +41,12 @@ def _in_a_thread(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         strand: Any = getcurrent()
-        if not isinstance(strand, Strand) or strand.bridge.in_coroutine:
+        if not isinstance(strand, Strand):
             return function(*args, **kwargs)
-        return strand.bridge.run_apart(functools.partial(function, *args, **kwargs))
+        bridge = cast("Bridge", strand.bridge)
+        if bridge.in_coroutine:
+            return function(*args, **kwargs)
+        return bridge.run_apart(functools.partial(function, *args, **kwargs))
 
     setattr(run, _MARK, True)
     return run

@@ -9,10 +9,10 @@ from time import perf_counter
 from typing import Any, Final, Protocol
 
 from gatewright.errors import PluginError
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.lifecycle import ChainLife
 from gatewright.runtime.stats import BOUNDS, Tally
 from gatewright.runtime.steps import Around, Mode, PhaseHandler, State, Step, awaited
+from gatewright.runtime.strands import Strand
 
 __all__ = ["PhaseCaller", "PhaseChain"]
 

@@ -26,12 +26,13 @@ from gatewright.errors import (
     UnknownPluginError,
 )
 from gatewright.http import Call, Question, Response
-from gatewright.runtime.bridge import CURRENT, Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.pdk import PhaseExit
 from gatewright.runtime.phases import PhaseCaller
+from gatewright.runtime.spare_tasks import CURRENT
 from gatewright.runtime.stats import Tally
 from gatewright.runtime.steps import Step
+from gatewright.runtime.strands import Strand
 from gatewright.runtime.tracebacks import describe
 from gatewright.runtime.verdicts import Gateway
 

@@ -19,11 +19,11 @@ from gatewright.errors import (
     OverloadedError,
     UnknownPluginError,
 )
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.pdk import PhaseExit
 from gatewright.runtime.stats import BOUNDS, Tally
 from gatewright.runtime.steps import State, Step
+from gatewright.runtime.strands import Strand
 
 __all__ = ["Gateway", "step_failed"]
 

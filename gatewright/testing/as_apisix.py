@@ -18,8 +18,8 @@ from gatewright.gateways.events import Session
 from gatewright.gateways.lean.session import LeanSession
 from gatewright.http import Call
 from gatewright.plugin import Plugin
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain as ChainOfPlugins
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.apisix.connection import Connection
 from gatewright.server.drivers.apisix.driver import driver
 from gatewright.server.drivers.apisix.recorded import RecordedConnection

@@ -20,8 +20,8 @@ from gatewright.errors import CallRefusedError
 from gatewright.gateways.kong.dump import dump
 from gatewright.gateways.kong.events import KongSession
 from gatewright.plugin import Plugin
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.confs import instance_id_of
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.connection import PluginServerConnection
 from gatewright.server.drivers.kong.driver import SESSIONS, RecordedPluginServerConnection, driver
 from gatewright.server.drivers.kong.event import Event

@@ -15,7 +15,8 @@ import pytest
 import uvloop
 
 from gatewright.errors import DeadlineExceededError, PluginError
-from gatewright.runtime.bridge import Bridge, Strand
+from gatewright.runtime.bridge import Bridge
+from gatewright.runtime.strands import Strand
 
 
 class Gateway:

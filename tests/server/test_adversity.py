@@ -24,8 +24,9 @@ from gatewright.gateways.apisix.replies import Rewrite
 from gatewright.observe.control import ask, ask_json
 from gatewright.observe.metrics import RunnerCounts, exposition
 from gatewright.observe.report import TallyReport, WorkerReport
-from gatewright.runtime.bridge import Bridge, Strand
+from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.stats import BOUNDS
+from gatewright.runtime.strands import Strand
 from tests.conftest import RunnerProcess, StartRunner
 from tests.peer import Refused
 

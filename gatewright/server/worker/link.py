@@ -10,9 +10,9 @@ from typing import Any, cast
 from weakref import WeakSet
 
 from gatewright.observe import logs
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import Conf, conf_digest
+from gatewright.runtime.strands import Strand
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
 from gatewright.server.worker.reporting import make_report

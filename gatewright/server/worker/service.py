@@ -13,7 +13,7 @@ from gatewright.observe import logs
 from gatewright.observe.recording import Recorder
 from gatewright.observe.tracing import Tracing
 from gatewright.plugin import Plugin
-from gatewright.runtime.bridge import Bridge, Strand
+from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.building import ChainBuilder
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import Conf, ConfStore, token_of
@@ -21,6 +21,7 @@ from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.kept import looks_at_ctx
 from gatewright.runtime.recorded import RecordedChain
 from gatewright.runtime.steps import Around, Policy
+from gatewright.runtime.strands import Strand
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Keep, Region

@@ -12,7 +12,7 @@ from types import FrameType
 import structlog
 
 from gatewright.plugin import Plugin
-from gatewright.runtime.bridge import Strand
+from gatewright.runtime.strands import Strand
 from gatewright.server.ipc.last_seen import LastSeen
 
 __all__ = ["Watchdog"]

@@ -15,7 +15,8 @@ from gatewright.datastructures import Headers
 from gatewright.errors import GatewayClosedError, NotAvailableError
 from gatewright.gateways.events import Session
 from gatewright.http import Call, Question, Recipe, find_header
-from gatewright.runtime.bridge import Bridge, Strand
+from gatewright.runtime.bridge import Bridge
+from gatewright.runtime.strands import Strand
 from gatewright.server.worker.service import Service
 
 __all__ = ["AskingConnection", "Waiter"]

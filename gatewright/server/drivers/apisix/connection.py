@@ -1,6 +1,6 @@
 """One connection: bytes to the session, its events to the chains, their replies back.
 
-`data_received` and `_serve` are the hot path. A call runs in a strand (see `runtime.bridge`), so what looks like
+`data_received` and `_serve` are the hot path. A call runs in a strand (see `runtime.strands`), so what looks like
 blocking code here only stops its own call.
 """
 
@@ -21,8 +21,8 @@ from gatewright.errors import (
 from gatewright.gateways.apisix.calls import PROBE_KEY, HttpReqCall
 from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
 from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.apisix.asking import AskingConnection, Waiter
 from gatewright.server.drivers.apisix.ctx import ctx_kept, keep_ctx
 from gatewright.server.worker.inflow import Inflow

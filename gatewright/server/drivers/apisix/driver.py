@@ -11,7 +11,7 @@ from gatewright.gateways.apisix.session import ApisixSession
 from gatewright.gateways.events import Session
 from gatewright.http import Call, Question, RequestCall, Response
 from gatewright.observe.tracing import Tracing
-from gatewright.runtime.bridge import Strand
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.apisix.connection import Connection
 from gatewright.server.drivers.apisix.recorded import RecordedConnection
 from gatewright.server.worker.service import Service

@@ -9,8 +9,8 @@ from gatewright.errors import GatewrightError
 from gatewright.gateways.events import Session
 from gatewright.http import Call, Question, RequestCall
 from gatewright.observe.recording import Recorder
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.recorded import CallRecord
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.apisix.connection import Connection
 from gatewright.server.worker.service import Service
 

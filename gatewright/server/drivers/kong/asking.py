@@ -18,8 +18,9 @@ from typing import Any
 from greenlet import getcurrent
 
 from gatewright.gateways.kong.phases import refused_in
-from gatewright.runtime.bridge import Bridge, Strand
+from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.pdk import PdkError
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.facts import (
     CHANGEABLE,
     IN_FILE,

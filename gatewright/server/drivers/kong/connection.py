@@ -23,8 +23,8 @@ from gatewright.gateways.kong.events import (
     Query,
     StartInstance,
 )
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.pdk import PhaseExit
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.drivers.kong.native import run_access, run_log, run_response

@@ -12,10 +12,10 @@ from gatewright.gateways.kong.msgpack_session import MsgPackSession
 from gatewright.gateways.kong.protobuf_session import ProtoBufSession
 from gatewright.observe.recording import Recorder
 from gatewright.observe.tracing import Tracing
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.confs import instance_id_of
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.pdk import PdkError
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.connection import PluginServerConnection
 from gatewright.server.drivers.kong.event import REFUSAL, Event
 from gatewright.server.drivers.kong.instances import Instances

@@ -11,9 +11,9 @@ from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.gateways.kong.kong_object import Kong, LuaStyleAsyncKong, LuaStyleKong
 from gatewright.gateways.kong.pdk import TERMINAL
 from gatewright.gateways.kong.phases import PROMPT
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.pdk import PdkError, PhaseExit
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.asking import Asking, Waiter
 from gatewright.server.worker.service import Service
 

@@ -13,9 +13,9 @@ from gatewright.config import config_schema
 from gatewright.errors import ConfigError
 from gatewright.gateways.kong.dump import kong_fields, without_nulls
 from gatewright.gateways.kong.events import PHASES
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.sources import makes_tasks
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.event import Event, conclude
 from gatewright.server.drivers.kong.letters import Letters
 from gatewright.server.drivers.kong.owners import Owners

@@ -11,9 +11,9 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from urllib.parse import quote
 
 from gatewright.http import Call, RequestCall, Response, ResponseCall
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.kept import pack
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.event import Event
 from gatewright.server.drivers.kong.native_call import CTX, Facts, Questions
 

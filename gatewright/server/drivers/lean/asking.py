@@ -15,7 +15,8 @@ from gatewright.errors import GatewayClosedError, MustAwaitError, NotAvailableEr
 from gatewright.gateways.lean.calls import LeanSource
 from gatewright.gateways.lean.session import LeanSession, Told
 from gatewright.http import Call, Question, Recipe
-from gatewright.runtime.bridge import Bridge, Strand
+from gatewright.runtime.bridge import Bridge
+from gatewright.runtime.strands import Strand
 from gatewright.server.worker.service import Service
 
 __all__ = ["AskingConnection"]

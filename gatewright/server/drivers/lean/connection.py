@@ -1,6 +1,6 @@
 """One connection with many calls under way: frames to the session, its events to the chains, their answers back.
 
-Each call runs in a strand of its own (see `runtime.bridge`). What one piece of input leads to goes out in one write.
+Each call runs in a strand of its own (see `runtime.strands`). What one piece of input leads to goes out in one write.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gatewright.gateways.lean.calls import LeanRequestCall, LeanResponseCall, Le
 from gatewright.gateways.lean.replies import request_answer, response_answer
 from gatewright.gateways.lean.session import Event, Hello, LeanSession, Logged, Prepared, Told
 from gatewright.http import Call
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.lean.asking import AskingConnection
 from gatewright.server.drivers.lean.plans import OutdatedError, Plans
 from gatewright.server.worker.inflow import Inflow

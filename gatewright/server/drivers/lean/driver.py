@@ -9,8 +9,8 @@ from gatewright.gateways.lean.calls import LeanRequestCall, LeanSource
 from gatewright.gateways.lean.session import LeanSession
 from gatewright.http import Call
 from gatewright.observe.tracing import Tracing
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.lean.connection import LeanConnection
 from gatewright.server.drivers.lean.plans import Plans
 from gatewright.server.drivers.lean.recorded import RecordedLeanConnection

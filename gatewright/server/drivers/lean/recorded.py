@@ -10,9 +10,9 @@ from gatewright.gateways.lean.needs import question_of
 from gatewright.gateways.lean.session import LeanSession
 from gatewright.http import Call, Question
 from gatewright.observe.recording import Recorder
-from gatewright.runtime.bridge import Strand
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.recorded import CallRecord, current_record
+from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.lean.connection import LeanConnection
 from gatewright.server.drivers.lean.plans import Plans
 from gatewright.server.worker.service import Service
