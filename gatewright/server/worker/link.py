@@ -15,8 +15,9 @@ from gatewright.runtime.confs import Conf, conf_digest
 from gatewright.runtime.strands import Strand
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
+from gatewright.server.worker.between import Driver
 from gatewright.server.worker.reporting import make_report
-from gatewright.server.worker.service import Driver, Service
+from gatewright.server.worker.service import Service
 
 __all__ = ["Ending", "Link"]
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from gatewright.observe import logs
 from gatewright.observe.recording import Recorder
@@ -21,72 +21,19 @@ from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.kept import looks_at_ctx
 from gatewright.runtime.recorded import RecordedChain
 from gatewright.runtime.steps import Around, Policy
-from gatewright.runtime.strands import Strand
-from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Keep, Region
+from gatewright.server.worker.between import Driver, Uplink
 from gatewright.server.worker.inflow import BufferedInput
 from gatewright.server.worker.lag import LagMeter
 from gatewright.server.worker.leaks import LeakWatch
 from gatewright.settings import Settings
 
-__all__ = ["Driver", "Service", "Uplink"]
+__all__ = ["Service"]
 
 SWEEP_SECONDS = 1.0
 FLUSH_SECONDS = 0.5
 RETRY_SECONDS = 0.01
-
-
-class Driver(Protocol):
-    """A connection, whatever it speaks."""
-
-    def end_if_stalled(self, now: float, limit: float) -> None:
-        """End the connection if it has hung for `limit` seconds."""
-
-    def close_if_idle(self) -> None:
-        """Close the connection unless something is under way on it."""
-
-    def give_back(self) -> bool:
-        """Let another worker have the connection, if that's possible now."""
-
-    def abort(self) -> None:
-        """Close the connection now."""
-
-
-class Uplink(Protocol):
-    """A worker's way to its supervisor, and through it to the other workers."""
-
-    stopped: bool
-    """The supervisor wants an end, or is gone."""
-    lookups: int
-    """How often a token was asked for that another worker may have given out."""
-    misses: int
-    """How often there was none."""
-
-    @property
-    def unsettled(self) -> bool:
-        """Connections are on their way in or out."""
-
-    def prepare(self, key: str, conf: Conf, answer: Callable[[int | None], None]) -> None:
-        """Get a token for a configuration that is valid in all workers; `None` if none can be had."""
-
-    def lookup(self, token: int, strand: Strand) -> Chain | None:
-        """The chain of a token that isn't known here, or `None` if nobody knows it. To be called in a strand."""
-
-    def forget(self, token: int) -> None:
-        """Drop a configuration, here and in all other workers."""
-
-    def forward(self, letter: messages.Letter) -> None:
-        """Send a letter to another worker."""
-
-    def give_back(self, driver: Driver, connection: socket.socket) -> None:
-        """Hand a connection over, to be another worker's."""
-
-    def connection_succeeds(self, driver: Driver, successor: Driver) -> None:
-        """A connection has another driver."""
-
-    def connection_ended(self, driver: Driver) -> None:
-        """A connection has gone."""
 
 
 def _bridge_class(use_gevent: bool) -> type[Bridge]:

@@ -25,8 +25,9 @@ from gatewright.runtime.chain import Chain
 from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.apisix.asking import AskingConnection, Waiter
 from gatewright.server.drivers.apisix.ctx import ctx_kept, keep_ctx
+from gatewright.server.worker.between import Uplink
 from gatewright.server.worker.inflow import Inflow
-from gatewright.server.worker.service import Service, Uplink
+from gatewright.server.worker.service import Service
 
 __all__ = ["Connection"]
 

@@ -10,7 +10,8 @@ import msgspec
 from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.server.drivers.kong.event import REFUSAL, Event
 from gatewright.server.ipc import messages
-from gatewright.server.worker.service import Service, Uplink
+from gatewright.server.worker.between import Uplink
+from gatewright.server.worker.service import Service
 
 __all__ = ["Letters"]
 
