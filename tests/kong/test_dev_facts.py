@@ -183,6 +183,17 @@ def test_json_keeps_its_null() -> None:
     assert to_msgpack("kong.request.get_body", pdk("kong.request.get_body", [])) == {"a": [1, {"b": None}]}
 
 
+def test_credentials_for_kongs_own_plugins_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    consumer = {"username": "ada", "keyauth_credentials": [{"key": "k"}], "acls": [{"group": "g"}]}
+    of_all = {"jwt_secrets": [{"consumer": "ada"}]}
+    declared = parse_declarative({**DECLARED, "consumers": [consumer], **of_all})
+    (known,) = declared.consumers.values()
+    assert known["username"] == "ada"
+    assert not known.keys() & consumer.keys() - {"username"}
+    for place in ("consumers[0].keyauth_credentials", "consumers[0].acls", "jwt_secrets"):
+        assert f"{place}: left out" in caplog.text
+
+
 class Service:
     """Stands in for the service."""
 

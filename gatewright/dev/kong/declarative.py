@@ -2,11 +2,12 @@
 
 Understood: services, routes, plugins, consumers, upstreams with targets, each where Kong lets it stand. Any other
 entity or field is refused by name: it would be a poor rehearsal to leave it out silently. Plugins that no plugin server
-has are left out with a warning: they are Kong's own.
+has are left out with a warning, and so are consumers' credentials and groups, which are for them: they are Kong's own.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ import yaml
 from gatewright.errors import ConfigError
 
 __all__ = ["Declared", "Entity", "PluginEntry", "load_content", "load_declarative", "parse_declarative"]
+
+log = logging.getLogger("gatewright.dev.kong")
 
 Entity = dict[str, Any]
 """An entity as the PDK shows it: a table without what was left empty."""
@@ -45,6 +48,12 @@ _FIELDS: dict[str, set[str]] = {
     "upstreams": _COMMON | {"algorithm", "slots", "targets"},
     "targets": {"id", "target", "weight", "tags", "upstream", "created_at", "updated_at"},
 }  # fmt: skip
+_OF_KONGS_PLUGINS = frozenset(
+    (
+        "keyauth_credentials", "basicauth_credentials", "hmacauth_credentials", "jwt_secrets", "oauth2_credentials",
+        "acls",
+    )
+)  # fmt: skip
 _TOP = {"_format_version", "_transform", "_comment", "_info", "_workspace", "_ignore"}
 _FORMAT_VERSIONS = ("1.1", "2.1", "3.0")
 _TIMEOUT_MS = 60000
@@ -113,7 +122,9 @@ def parse_declarative(content: Any) -> Declared:
     if str(version) not in _FORMAT_VERSIONS:
         raise ConfigError(f'_format_version: expected one of {", ".join(_FORMAT_VERSIONS)}, as text ("3.0")')
     for name in content:
-        if name not in _TOP and name not in ("services", "routes", "plugins", "consumers", "upstreams"):
+        if name in _OF_KONGS_PLUGINS:
+            _leave_out(name)
+        elif name not in _TOP and name not in ("services", "routes", "plugins", "consumers", "upstreams"):
             raise ConfigError(f"{name}: not known here; the development gateway has services, routes, plugins, "
                               "consumers and upstreams")  # fmt: skip
     return _Reader(content).read()
@@ -209,7 +220,8 @@ class _Reader:
     def _consumer(self, where: str, item: Mapping[str, Any]) -> str:
         if not item.get("username") and not item.get("custom_id"):
             raise ConfigError(f"{where}: needs a username or a custom_id")
-        entity = self._base("consumers", where, item, item.get("username"))
+        own = {name: value for name, value in item.items() if name not in _OF_KONGS_PLUGINS}
+        entity = self._base("consumers", where, own, item.get("username"))
         self._declared.consumers[entity["id"]] = entity
         return str(entity["id"])
 
@@ -268,9 +280,15 @@ def _items(content: Mapping[str, Any], kind: str, where: str = "") -> Iterator[t
         if not isinstance(item, Mapping):
             raise ConfigError(f"{at}: expected a record")
         for name in item:
-            if name not in _FIELDS[kind]:
+            if kind == "consumers" and name in _OF_KONGS_PLUGINS:
+                _leave_out(f"{at}.{name}")
+            elif name not in _FIELDS[kind]:
                 raise ConfigError(f"{at}.{name}: unknown field")
         yield at, item
+
+
+def _leave_out(place: str) -> None:
+    log.warning("%s: left out, it is for a plugin of Kong's own; kong.client.authenticate takes any credential", place)
 
 
 def _check_types(where: str, entity: Entity, types: Mapping[str, type]) -> None:
