@@ -28,10 +28,10 @@ from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.drivers.kong.native import run_access, run_log, run_response
-from gatewright.server.drivers.kong.noted import HEAD, NotedConnection
+from gatewright.server.drivers.kong.noted import HEAD
 from gatewright.server.drivers.kong.owners import process_behind
 from gatewright.server.drivers.kong.queries import answer_to
-from gatewright.server.worker.inflow import Inflow
+from gatewright.server.drivers.kong.sending import SendingConnection
 from gatewright.server.worker.service import Service
 
 __all__ = ["PluginServerConnection"]
@@ -42,23 +42,16 @@ _SURELY_SENT: Final = 1 << 14  # bytes that a socket's buffer has room for
 _FORGET_SECONDS: Final = 120.0  # Kong itself gives up after 60
 
 
-class PluginServerConnection(NotedConnection):
+class PluginServerConnection(SendingConnection):
     """The driver of one session with Kong."""
 
     def __init__(self, service: Service, instances: Instances, session: KongSession) -> None:
         super().__init__(service, instances, session)
-        self._service = service
         self._start = service.bridge.start
-        self.event: Event | None = None  # of a protocol whose events stay on their connection
-        self.last: Event | None = None  # of one whose events move: whose call was the last thing said here
+        self.last: Event | None = None  # of a protocol whose events move: whose call was the last thing said here
         self._number = 0
-        self._owed = 0  # answers
-        self._receiving = False
-        self._unread = 0  # bytes sent since Kong has last read all
-        self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
         self._discards = False
         self._held = 0
-        self._inflow = Inflow()
         self._taken_in = True
 
     # --- asyncio's side
@@ -122,16 +115,6 @@ class PluginServerConnection(NotedConnection):
                 self._answered()
             if self._service.leaving:
                 self._leave_if_idle()
-
-    def pause_writing(self) -> None:
-        """Kong doesn't take what it was sent: it is not read from until it does."""
-        self._inflow.untaken(self._transport, much=True)
-
-    def resume_writing(self) -> None:
-        """It has taken it."""
-        self._inflow.untaken(self._transport, much=False)
-        if self._service.leaving:
-            self._leave_if_idle()
 
     def end_for_room(self, held: int) -> None:
         """Refuse what is asked on this connection, which holds more than the others, because there is no room."""
@@ -229,14 +212,6 @@ class PluginServerConnection(NotedConnection):
         if last is not event and last is not None:
             last.overtaken()
 
-    def _fail(self, ticket: int, message: str) -> None:
-        data = self.session.failed(ticket, message)
-        if data is None:  # Kong is to see it close, and to begin anew
-            self._clear_guard()
-            self._transport.close()
-        else:
-            self.write(data)
-
     def _handle(self, strand: Strand, wish: HandleEvent) -> None:
         """Run a handler. Runs in a strand."""
         service, instances = self._service, self._instances
@@ -326,10 +301,6 @@ class PluginServerConnection(NotedConnection):
         else:
             self._service.loop.call_later(_FORGET_SECONDS, self._instances.events.pop, event.number, None)
 
-    def refuse_number(self, ticket: int, event: int) -> None:
-        """Answer a request with 500 whose event has gone with its worker."""
-        self.write(self.session.call(ticket, event, "kong.response.exit", REFUSAL))
-
     def event_over(self, event: Event, *, exited: bool) -> None:
         """An event has ended, on whatever connection."""
         if self.session.moves:
@@ -345,43 +316,6 @@ class PluginServerConnection(NotedConnection):
     def _close_if_quiet(self) -> None:
         if self.event is None and not self._closed:
             self._transport.close()
-
-    def write(self, data: bytes) -> None:
-        """Send an answer."""
-        transport = self._transport
-        if transport.is_closing():
-            return
-        if self._ahead:
-            data, self._ahead = self._ahead + data, b""
-        size = len(data)
-        self._unread += size
-        self._service.bytes_out += size
-        transport.write(data)
-        if self.event is None:
-            self._answered()
-        self._owed -= 1
-        if self._service.leaving:
-            self._leave_if_idle()
-
-    def write_ahead(self, data: bytes) -> None:
-        """Send what Kong is to do, before the answer."""
-        if self._receiving:
-            self._ahead += data
-        elif not self._transport.is_closing():
-            self._send(data)
-
-    def _send(self, data: bytes) -> None:
-        data, self._ahead = self._ahead + data, b""
-        self._unread += len(data)
-        self._service.bytes_out += len(data)
-        self._transport.write(data)
-
-    def _leave_if_idle(self) -> None:
-        if self._closed or self._owed or self.event is not None or self.session.buffered:
-            return
-        if self._transport.is_reading():
-            self._transport.pause_reading()  # what comes next is another worker's
-        self._service.loop.call_soon(self.give_back)
 
     def _on_query(self, ticket: int, what: str, argument: Any) -> None:
         if what == "instance_status":
@@ -400,27 +334,3 @@ class PluginServerConnection(NotedConnection):
             self._fail(ticket, _NO_INSTANCE % number)
         else:
             self.write(self.session.started(ticket, chain.name, number, None, 0.0))
-
-    # --- ending (see `Service`)
-
-    def end_if_stalled(self, now: float, limit: float) -> None:
-        """Kong's connections may be silent for as long as they like."""
-
-    def close_if_idle(self) -> None:
-        """Close the connection unless an event is under way on it, or may go on over it."""
-        is_idle = self.event is None and not self._owed and not (self.session.moves and self._instances.events)
-        if is_idle and not self.give_back():
-            self._transport.close()
-
-    def give_back(self) -> bool:
-        """Let another worker serve this connection, if no answer is owed on it."""
-        if self._closed or self._owed or self.event is not None or self.session.buffered:
-            return False
-        if self._transport.get_write_buffer_size():
-            return False
-        self._closed = self._service.hand_over(self, self._transport)
-        return self._closed
-
-    def abort(self) -> None:
-        """Close the connection now."""
-        self._transport.close()

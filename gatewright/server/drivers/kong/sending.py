@@ -1,0 +1,111 @@
+"""What goes out on a connection with Kong, and when it may end or go to another worker: once no answer is owed."""
+
+from __future__ import annotations
+
+from gatewright.gateways.kong.events import KongSession
+from gatewright.server.drivers.kong.event import REFUSAL, Event
+from gatewright.server.drivers.kong.instances import Instances
+from gatewright.server.drivers.kong.noted import NotedConnection
+from gatewright.server.worker.inflow import Inflow
+from gatewright.server.worker.service import Service
+
+__all__ = ["SendingConnection"]
+
+
+class SendingConnection(NotedConnection):
+    """The part of a connection that answers."""
+
+    def __init__(self, service: Service, instances: Instances, session: KongSession) -> None:
+        super().__init__(service, instances, session)
+        self._service = service
+        self.event: Event | None = None  # of a protocol whose events stay on their connection
+        self._owed = 0  # answers
+        self._receiving = False
+        self._unread = 0  # bytes sent since Kong has last read all
+        self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
+        self._inflow = Inflow()
+
+    def write(self, data: bytes) -> None:
+        """Send an answer."""
+        transport = self._transport
+        if transport.is_closing():
+            return
+        if self._ahead:
+            data, self._ahead = self._ahead + data, b""
+        size = len(data)
+        self._unread += size
+        self._service.bytes_out += size
+        transport.write(data)
+        if self.event is None:
+            self._answered()
+        self._owed -= 1
+        if self._service.leaving:
+            self._leave_if_idle()
+
+    def write_ahead(self, data: bytes) -> None:
+        """Send what Kong is to do, before the answer."""
+        if self._receiving:
+            self._ahead += data
+        elif not self._transport.is_closing():
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        data, self._ahead = self._ahead + data, b""
+        self._unread += len(data)
+        self._service.bytes_out += len(data)
+        self._transport.write(data)
+
+    def _leave_if_idle(self) -> None:
+        if self._closed or self._owed or self.event is not None or self.session.buffered:
+            return
+        if self._transport.is_reading():
+            self._transport.pause_reading()  # what comes next is another worker's
+        self._service.loop.call_soon(self.give_back)
+
+    def _fail(self, ticket: int, message: str) -> None:
+        data = self.session.failed(ticket, message)
+        if data is None:  # Kong is to see it close, and to begin anew
+            self._clear_guard()
+            self._transport.close()
+        else:
+            self.write(data)
+
+    def refuse_number(self, ticket: int, event: int) -> None:
+        """Answer a request with 500 whose event has gone with its worker."""
+        self.write(self.session.call(ticket, event, "kong.response.exit", REFUSAL))
+
+    # --- how much Kong takes
+
+    def pause_writing(self) -> None:
+        """Kong doesn't take what it was sent: it is not read from until it does."""
+        self._inflow.untaken(self._transport, much=True)
+
+    def resume_writing(self) -> None:
+        """It has taken it."""
+        self._inflow.untaken(self._transport, much=False)
+        if self._service.leaving:
+            self._leave_if_idle()
+
+    # --- ending (see `Service`)
+
+    def end_if_stalled(self, now: float, limit: float) -> None:
+        """Kong's connections may be silent for as long as they like."""
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless an event is under way on it, or may go on over it."""
+        is_idle = self.event is None and not self._owed and not (self.session.moves and self._instances.events)
+        if is_idle and not self.give_back():
+            self._transport.close()
+
+    def give_back(self) -> bool:
+        """Let another worker serve this connection, if no answer is owed on it."""
+        if self._closed or self._owed or self.event is not None or self.session.buffered:
+            return False
+        if self._transport.get_write_buffer_size():
+            return False
+        self._closed = self._service.hand_over(self, self._transport)
+        return self._closed
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        self._transport.close()
