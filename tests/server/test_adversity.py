@@ -443,12 +443,12 @@ def test_a_socket_that_can_not_be_removed_does_not_keep_the_runner_alive(
 
 @pytest.mark.alone
 def test_workers_are_not_blamed_when_all_was_frozen(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
-    runner = start_runner("-p", plugin_dir(plain=PLAIN), "--stuck-limit", "2.5")
+    runner = start_runner("-p", plugin_dir(plain=PLAIN), "--stuck-limit", "1.5")
     runner.wait_for_log("listening")
     pids = [runner.process.pid, *(worker["pid"] for worker in runner.workers())]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(4)
+    time.sleep(2.5)
     for pid in reversed(pids):
         os.kill(pid, signal.SIGCONT)
     time.sleep(1)

@@ -360,7 +360,7 @@ def test_a_worker_is_replaced_after_max_requests_and_on_sigterm_without_a_loss(
 @pytest.mark.parametrize("kind", ["reload", "kill"])
 @pytest.mark.alone
 def test_under_full_load(kind: str) -> None:
-    outcome = under_load(kind, seconds=6, every=1.4)
+    outcome = under_load(kind, seconds=4, every=0.9)
     assert outcome.faults == []
     assert outcome.done == 4
     assert outcome.result["refused"] == 0
