@@ -32,6 +32,7 @@ static const char *const HELP =
     "  -a FILE       a whole ExtraInfo answer frame, sent whenever the runner asks\n"
     "  -c N          connections [1]\n"
     "  -t SECONDS    measured time [2]\n"
+    "  -i SECONDS    pause on a connection between an answer and the next call [0]\n"
     "  -w SECONDS    warm-up, not measured [0.5]\n"
     "  -P PID[,PID]  charge these processes' CPU time to the calls\n"
     "  -n            don't look into answers (for the floor)\n"
@@ -40,7 +41,7 @@ static const char *const HELP =
     "Exit code: 0 all answers were right, 3 some were not, 1 it could not go on, 2 wrong command line.\n";
 
 typedef struct { unsigned char *data; size_t size; } blob;
-typedef struct { int fd; uint32_t id; uint64_t sent; blob request; unsigned char *in; size_t filled; } client;
+typedef struct { int fd; uint32_t id; uint64_t sent, due; blob request; unsigned char *in; size_t filled; } client;
 
 static void stop(const char *form, ...) {
     va_list list;
@@ -213,14 +214,15 @@ static double percentile(uint64_t count, double share) {
 int main(int argc, char **argv) {
     const char *path = NULL, *request_file = NULL, *prepare_file = NULL, *answer_file = NULL;
     int connections = 1, check = 1, keep_going = 0, pids[MAX_PIDS], pid_count = 0, option;
-    double seconds = 2, warm_up = 0.5;
-    while ((option = getopt(argc, argv, "s:r:p:a:c:t:w:P:nkh")) != -1) switch (option) {
+    double seconds = 2, warm_up = 0.5, pause = 0;
+    while ((option = getopt(argc, argv, "s:r:p:a:c:t:w:i:P:nkh")) != -1) switch (option) {
         case 's': path = optarg; break;
         case 'r': request_file = optarg; break;
         case 'p': prepare_file = optarg; break;
         case 'a': answer_file = optarg; break;
         case 'c': connections = (int)number('c', optarg, 1, 16000); break;
         case 't': seconds = number('t', optarg, 0.01, 86400); break;
+        case 'i': pause = number('i', optarg, 0, 1); break;
         case 'w': warm_up = number('w', optarg, 0, 86400); break;
         case 'n': check = 0; break;
         case 'k': keep_going = 1; break;
@@ -268,9 +270,18 @@ int main(int argc, char **argv) {
     int measuring = 0;
     struct epoll_event events[EVENTS];
     for (;;) {
-        int count = epoll_wait(poll, events, EVENTS, PATIENCE * 1000);
+        /* What is due soon is waited for awake: epoll counts in milliseconds. */
+        int count = epoll_wait(poll, events, EVENTS, pause > 0 ? 0 : PATIENCE * 1000);
         uint64_t t = now_ns();
-        if (count == 0) stop("no answer for %d seconds", PATIENCE);
+        if (pause > 0) for (int i = 0; i < connections; i++) {
+            client *c = &clients[i];
+            if (c->due && c->due <= t) {
+                c->due = 0;
+                c->sent = now_ns();
+                send_all(c->fd, c->request);
+            } else if (!c->due && t - c->sent > PATIENCE * 1000000000ull) count = -1;
+        }
+        if (count < 0 || (count == 0 && pause == 0)) stop("no answer for %d seconds", PATIENCE);
         if (!measuring && t >= begin) {
             measuring = 1;
             memset(histogram, 0, sizeof histogram);
@@ -319,7 +330,8 @@ int main(int argc, char **argv) {
                         memcpy(c->request.data + id_at, &c->id, 4);
                     }
                     c->sent = done;
-                    if (!keep_going) send_all(c->fd, c->request);
+                    if (pause > 0) c->due = done + (uint64_t)(pause * 1e9);
+                    else if (!keep_going) send_all(c->fd, c->request);
                     else if (!try_send(c->fd, c->request)) {
                         lost++;
                         redial(path, poll, c);

@@ -138,7 +138,7 @@ def children(pid: int) -> list[int]:
 def measure(loadgen: Path, contestant: Contestant, files: dict[str, Path], connections: int, args: Any) -> None:
     """One turn of one contestant."""
     command = [loadgen, "-s", contestant.socket, "-r", files["request"], "-a", files["answer"], "-c", connections]
-    command += ["-t", args.seconds, "-w", 0.2]
+    command += ["-t", args.seconds, "-w", 0.2, "-i", args.pause / 1e6]
     if contestant.pids:
         command += ["-P", ",".join(map(str, contestant.pids))]
     command += ["-n"] if contestant.prepare is None else ["-p", contestant.prepare]
@@ -155,7 +155,7 @@ def measure(loadgen: Path, contestant: Contestant, files: dict[str, Path], conne
 
 
 def report(contestants: list[Contestant], connections: list[int]) -> list[dict[str, Any]]:
-    """Medians and ratios, printed and returned."""
+    """Medians and ratios, printed and returned. Where calls are paced, the ratio of CPU time says more than theirs."""
     floor = contestants[0]
     rows = []
     width = max(len(contestant.text) for contestant in contestants)
@@ -163,8 +163,8 @@ def report(contestants: list[Contestant], connections: list[int]) -> list[dict[s
         print(f"\n{count} connection{'s' if count > 1 else ''}")
         compared = any(contestant.before for contestant in contestants)
         print(
-            f"  {'':<{width}}  {'req/s':>9}  {'of floor':>8}  {'CPU us':>7}  {'p50 us':>8}  {'p99 us':>8}"
-            + "  of before" * compared
+            f"  {'':<{width}}  {'req/s':>9}  {'of floor':>8}  {'CPU us':>7}  {'of floor':>8}"
+            f"  {'p50 us':>8}  {'p99 us':>8}" + "  of before" * compared
         )
         for contestant in contestants:
             results = contestant.results[count]
@@ -173,6 +173,7 @@ def report(contestants: list[Contestant], connections: list[int]) -> list[dict[s
                 "contestant": contestant.name,
                 "connections": count,
                 "ratio": statistics.median(ratios),
+                "cpu_ratio": _cpu_ratio(results, floor.results[count]),
                 **{key: statistics.median(result[key] for result in results) for key in MEASURES},
             }
             before = contestant.before
@@ -180,13 +181,18 @@ def report(contestants: list[Contestant], connections: list[int]) -> list[dict[s
                 pairs = zip(results, before.results[count], strict=True)
                 row["of_before"] = statistics.median(mine["rps"] / its["rps"] for mine, its in pairs)
             rows.append(row)
-            cpu = f"{row['cpu_us']:.2f}" if contestant.pids else "-"
+            cpu, times = (f"{row['cpu_us']:.2f}", f"{row['cpu_ratio']:.2f}") if contestant.pids else ("-", "-")
             print(
-                f"  {contestant.text:<{width}}  {row['rps']:>9,.0f}  {row['ratio']:>8.3f}  {cpu:>7}"
+                f"  {contestant.text:<{width}}  {row['rps']:>9,.0f}  {row['ratio']:>8.3f}  {cpu:>7}  {times:>8}"
                 f"  {row['p50_us']:>8.0f}  {row['p99_us']:>8.0f}"
                 + (f"  {row['of_before']:>9.3f}" if before is not None else "")
             )
     return rows
+
+
+def _cpu_ratio(results: list[dict[str, Any]], of: list[dict[str, Any]]) -> float:
+    pairs = zip(results, of, strict=True)
+    return statistics.median(mine["cpu_us"] / its["cpu_us"] for mine, its in pairs if its["cpu_us"])
 
 
 def runner_command(socket: Path, module: str = "gatewright") -> list[str]:
@@ -213,6 +219,20 @@ asyncio.run(main())
 """Takes records and throws them away."""
 
 
+_NEIGHBOUR = "data = bytearray(1 << 24)\nwhile True: data.count(1)"
+"""Computes, and has the caches for itself."""
+
+
+@contextmanager
+def _busy(core: int) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", _NEIGHBOUR], preexec_fn=on_core(core))  # noqa: PLW1509 - no threads
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def positive_int(text: str) -> int:
     """A number above 0."""
     if int(text) < 1:
@@ -234,6 +254,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive_int, default=5, help="turns of each contestant")
     parser.add_argument("--connections", type=positive_int, nargs="+", default=[1, 16, 64, 128])
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
+    parser.add_argument("--pause", type=float, default=0.0, metavar="US", help="between an answer and the next call")
+    parser.add_argument("--neighbour", action="store_true", help="something else keeps the server's core busy")
     parser.add_argument("--uncounted", action="store_true", help="also a runner without metrics, to see their cost")
     parser.add_argument("--recorded", action="store_true", help="also a runner that records every call")
     parser.add_argument("--before", type=Path, metavar="DIR", help="also another checkout, as the code was before")
@@ -310,6 +332,8 @@ def run(args: argparse.Namespace) -> None:
             socket = Path(args.other.removeprefix("unix:"))
             pids = (args.other_pid, *children(args.other_pid)) if args.other_pid else ()
             contestants.append(Contestant("other", args.other, socket, pids, files[args.other_plugin]))
+        if args.neighbour:
+            stack.enter_context(_busy(args.cores[1]))
         print(versions())
         if args.cores[0] == args.cores[1]:
             print("only one core: server and generator share it, so the ratios to the floor mean little")
