@@ -68,7 +68,7 @@ class RunnerHere:
         self._paths = [str(path.resolve()) for path in paths]
 
     def reload(self) -> Discovery:
-        """Import the plugins anew; configurations that are prepared from now on are made of them.
+        """Import the plugins anew, and forget what was made of the old ones.
 
         Raises:
             GatewrightError: one can't be loaded; all stays as it was.
@@ -80,8 +80,11 @@ class RunnerHere:
         if discovery.errors:
             sys.modules.update(kept)
             raise GatewrightError(str(discovery.errors[0]))
-        self._service.builder.plugins = discovery.plugins
-        self._service.failures.known = discovery.plugins
+        service = self._service
+        service.builder.plugins = discovery.plugins
+        service.failures.known = discovery.plugins
+        for token in list(service.confs.by_token):  # the gateway prepares them again, in the same words
+            service.confs.forget(token)
         return discovery
 
     def _is_ours(self, module: Any) -> bool:

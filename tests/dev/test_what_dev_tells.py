@@ -196,7 +196,7 @@ def test_debug_stops_at_breakpoints_takes_new_code_and_leaves_at_once(
         assert "42" in running.output
         plugin_dir(stops=source.replace("before", "after"))
         running.wait_for("reloaded: stops")
-        assert "after" in running.get()[1]
+        assert "after" in running.get()[1], running.output
 
         def ask() -> None:
             with pytest.raises(OSError):
