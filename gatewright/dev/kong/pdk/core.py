@@ -174,9 +174,9 @@ def header_values(name: Any, value: Any) -> list[str]:
         raise LuaError(f"invalid header name: got {type(name).__name__}, expected string")
     if isinstance(value, dict):
         value = []  # a table without a list in it
-    if name.lower() == "content-length" and not re.fullmatch(r"\d+", str(value)):
-        raise LuaError("attempt to set an invalid Content-Length header")
     values = value if isinstance(value, list) else [value]
+    if name.lower() == "content-length" and not all(re.fullmatch(r"\d+", str(item)) for item in values):
+        raise LuaError("attempt to set an invalid Content-Length header")
     out = []
     for item in values:
         if isinstance(item, bytes):
