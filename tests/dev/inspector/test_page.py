@@ -153,24 +153,29 @@ def test_replay_with_edits(page_seen: Seen) -> None:
     page.get_by_text("Bearer abcdefghijkl").first.wait_for(state="attached")
 
 
-def test_an_exported_test_passes_when_run(seen: Seen, tmp_path: Path) -> None:
-    wanted = [
-        seen.development.recorded("POST", "/exported?b=c", {"X-User": "ada"}, b"hi"),
-        seen.development.recorded("GET", "/exported/stop", {"x-stop": "yes"}),
-        seen.development.recorded("GET", "/exported/fails", {"x-break": "yes"}),
-    ]
-    for record in wanted:
-        seen.open(record["id"])
-        seen.page.keyboard.press("t")
-        text = seen.page.locator("dialog pre.export").text_content()
-        (tmp_path / f"test_exported_{record['id']}.py").write_text(text)
-        assert "assert answer.status == " in text
-        seen.page.keyboard.press("Escape")
+def test_exported_tests_pass_when_run(
+    browser: Any, as_apisix: Development, as_kong: Development, tmp_path: Path
+) -> None:
+    for development in (as_apisix, as_kong):
+        shown = Seen(browser, development)
+        for record in (
+            development.recorded("POST", "/exported?b=c", {"X-User": "ada"}, b"hi"),
+            development.recorded("GET", "/exported/stop", {"x-stop": "yes"}),
+            development.recorded("GET", "/exported/fails", {"x-break": "yes"}),
+        ):
+            shown.open(record["id"])
+            shown.page.keyboard.press("t")
+            text = shown.page.locator("dialog pre.export").text_content()
+            (tmp_path / f"test_{development.gateway}_{record['id']}.py").write_text(text)
+            assert "assert answer.status == " in text
+            shown.page.keyboard.press("Escape")
+        shown.context.close()
+        assert shown.complaints == []
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=100, cwd=tmp_path,
     )  # fmt: skip
-    assert "3 passed" in run.stdout, run.stdout
+    assert "6 passed" in run.stdout, run.stdout
 
 
 def test_a_copied_curl_command_sends_the_same_request(page_seen: Seen) -> None:
