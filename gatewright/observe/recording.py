@@ -17,7 +17,7 @@ import structlog
 
 from gatewright.runtime.recorded import CallRecord, current_record
 
-__all__ = ["Recorder"]
+__all__ = ["LogTap", "Recorder"]
 
 _MOST_WAITING: Final = 1 << 22
 """Bytes that may wait for the reader."""
@@ -40,15 +40,11 @@ class Recorder:
         self._left = float(_MOST_AT_ONCE)
         self._flushed = loop.time()
         self._encode = msgspec.msgpack.Encoder(enc_hook=str).encode
-        self._tap = _Tap()
+        self._tap = LogTap()
         self.lost = 0
         """Records that were dropped and that the reader hasn't been told of."""
         self._send({"pid": os.getpid()})
-        # Ours and plugins' own lead to the root no more, where `logs.keep_own` was called.
-        ours = logging.getLogger("gatewright")
-        self._tapped = [logging.getLogger(), *(() if ours.propagate else (ours,))]
-        for logger in self._tapped:
-            logger.addHandler(self._tap)
+        self._tap.attach()
 
     @classmethod
     async def connect(cls, path: str) -> Recorder | None:
@@ -91,8 +87,7 @@ class Recorder:
 
     def close(self) -> None:
         """Send what waits, and no more."""
-        for logger in self._tapped:
-            logger.removeHandler(self._tap)
+        self._tap.detach()
         self._flush()
         self._transport.close()
 
@@ -116,8 +111,21 @@ class Recorder:
         self._transport.write(self._encode(message))
 
 
-class _Tap(logging.Handler):
+class LogTap(logging.Handler):
     """Writes down what plugins log, besides where it goes."""
+
+    def attach(self) -> None:
+        """Begin to."""
+        # Ours and plugins' own lead to the root no more, where `logs.keep_own` was called.
+        ours = logging.getLogger("gatewright")
+        self._tapped = [logging.getLogger(), *(() if ours.propagate else (ours,))]
+        for logger in self._tapped:
+            logger.addHandler(self)
+
+    def detach(self) -> None:
+        """End it."""
+        for logger in self._tapped:
+            logger.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add a line to the record of the plugin that runs, if one does."""

@@ -18,6 +18,7 @@ from gatewright.dev.messages import Answer as GatewayAnswer
 from gatewright.dev.messages import ClientRequest, raw, text_of
 from gatewright.dev.nginx import parse_args, unescape
 from gatewright.dev.reader import RequestReader
+from gatewright.dev.trail import current_trail
 from gatewright.dev.upstream import UpstreamAnswer, UpstreamError
 from gatewright.errors import GatewayClosedError, GatewrightError
 from gatewright.http import Response, SyncResponse
@@ -198,12 +199,19 @@ def sender_for(upstream: Upstream | None) -> Any:
         visit = CURRENT.get()
         request = UpstreamRequest(method, target, Headers(headers), body)
         visit.upstream.append(request)
+        trail = current_trail()
+        noted = trail.send(f"{host}:{port}", method, target, headers, body) if trail is not None else None
         try:
             result = upstream(request) if callable(upstream) else upstream
             if inspect.isawaitable(result):
                 result = await result
-            return _answer_of(response_of(result), method)
+            answer = _answer_of(response_of(result), method)
+            if noted is not None:
+                noted.answered(answer.status, answer.reason, answer.headers, answer.body, complete=True)
+            return answer
         except (OSError, GatewrightError) as error:
+            if noted is not None:
+                noted.failed(str(error) or type(error).__name__)
             raise UpstreamError(str(error) or type(error).__name__, sent=True) from error
         except Exception as error:
             visit.failed = error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gatewright.dev.inspector.inspector import Inspector
-from gatewright.observe.recording import Recorder
+from gatewright.observe.recording import LogTap, Recorder
 from gatewright.runtime.recorded import CallRecord
 
 __all__ = ["HereRecorder"]
@@ -17,6 +17,8 @@ class HereRecorder(Recorder):
     def __init__(self, inspector: Inspector) -> None:
         self.inspector = inspector
         self.lost = 0
+        self._tap = LogTap()
+        self._tap.attach()
 
     @classmethod
     def to_file(cls, file: Path, gateway: str, version: str, *, server: str, charset: bool) -> HereRecorder:
@@ -46,4 +48,5 @@ class HereRecorder(Recorder):
 
     def close(self) -> None:
         """Write down what is left."""
+        self._tap.detach()
         self.inspector.close()

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from gatewright.dev.inspector.book import Book
 from gatewright.dev.inspector.exports import curl_of
@@ -11,6 +16,9 @@ from gatewright.dev.inspector.facts import Facts, plugins_view
 from gatewright.dev.inspector.records import redacted, summary_of
 from gatewright.dev.messages import ClientRequest
 from gatewright.dev.trail import Trail, body_form
+from gatewright.observe.recording import LogTap
+from gatewright.testing import TestClient
+from tests.dev.inspector.plugins import Greet
 
 
 def record(number: int, **more: Any) -> dict[str, Any]:
@@ -133,3 +141,17 @@ def test_why_a_plugin_is_not_called_is_told() -> None:
     assert told["needy"] == ["it is on no route, since it needs a configuration: config: key is missing"]
     assert "no handler" in told["bare"][0]
     assert told["fine"] == ["not called 1 time, the last time because: not reached: wrong failed"]
+
+
+@pytest.mark.parametrize("gateway", ["apisix", "kong"])
+def test_a_test_client_s_records_have_the_lines_that_handlers_log(tmp_path: Path, gateway: Any) -> None:
+    file = tmp_path / "record.jsonl"
+    with TestClient(Greet, gateway=gateway, record=file) as client:
+        client.get("/x", headers={"x-user": "ada"})
+    (line,) = file.read_text().splitlines()
+    record = json.loads(line)
+    greet = record["phases"][0]["plugins"][0]
+    assert greet["outcome"] == "went on"
+    assert [line["text"] for line in greet["log"]] == ["greeting ada"]
+    assert ["x-greeting", "hello"] in record["upstream"][0]["headers"]
+    assert not any(isinstance(handler, LogTap) for handler in logging.getLogger().handlers)
