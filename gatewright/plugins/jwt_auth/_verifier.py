@@ -8,7 +8,7 @@ from typing import Any
 
 from gatewright.plugins.jwt_auth._claims import ClaimRules
 from gatewright.plugins.jwt_auth._key_source import KeySource
-from gatewright.plugins.jwt_auth._token import InvalidTokenError, read_claims, read_token
+from gatewright.plugins.jwt_auth._token import InvalidTokenError, SignedToken, read_claims, read_token
 
 __all__ = ["Verifier"]
 
@@ -52,13 +52,14 @@ class Verifier:
             raise InvalidTokenError("the token's algorithm is not accepted")
         if self._types and token.typ not in self._types:
             raise InvalidTokenError("the token is of another type")
-        source = self.source
-        while True:
-            keys = await source.find(token.alg, token.kid)
-            if any(key.verifies(token.alg, token.signed, token.signature) for key in keys):
-                break
-            # A token that names no key may be from one that was added since.
-            if token.kid is not None or not await source.renew():
-                raise InvalidTokenError("the token's signature can't be verified")
+        # A token that names no key may be from one that was added since.
+        if not await self._is_signed(token) and not (
+            token.kid is None and await self.source.renew() and await self._is_signed(token)
+        ):
+            raise InvalidTokenError("the token's signature can't be verified")
         claims = read_claims(token)
         return claims, self._rules.check(claims, self._now())
+
+    async def _is_signed(self, token: SignedToken) -> bool:
+        keys = await self.source.find(token.alg, token.kid)
+        return any(key.verifies(token.alg, token.signed, token.signature) for key in keys)

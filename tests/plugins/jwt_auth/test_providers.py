@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from gatewright.plugins.jwt_auth._claims import ClaimRules
 from gatewright.plugins.jwt_auth._key_source import FetchedKeys, Freshness, KeysUnavailableError
+from gatewright.plugins.jwt_auth._token import InvalidTokenError
+from gatewright.plugins.jwt_auth._verifier import Verifier
 from tests.plugins.harness import Gateway, Outcome, Route
 from tests.plugins.jwt_auth.provider import IdentityProvider
 from tests.plugins.jwt_auth.tokens import claims, public_jwk, sign
@@ -206,6 +209,17 @@ async def test_unknown_names_share_one_question_in_a_while() -> None:
     fetching.document = {"keys": [public_jwk("RS256", kid="z")]}
     assert await fetching.find("z") == 1
     assert fetching.count == 3
+
+
+async def test_a_token_that_names_no_key_has_the_provider_asked_once_more_and_no_further() -> None:
+    fetching = Fetching(min_interval=0)
+    verifier = Verifier(fetching.keys, ["RS256"], ClaimRules(), [])
+    await fetching.find()
+    with pytest.raises(InvalidTokenError):
+        await verifier.verify(sign("RS256", 1))
+    assert fetching.count == 2
+    fetching.document = {"keys": [public_jwk("RS256", 1)]}
+    assert (await verifier.verify(sign("RS256", 1)))[0]["sub"] == "ada"
 
 
 async def test_the_generation_changes_when_a_key_goes_and_not_when_one_comes() -> None:
