@@ -445,7 +445,13 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> pytest.Monkey
     return monkeypatch
 
 
-@pytest.mark.parametrize("source", ["environment", "profile", "container", "instance", "configuration"])
+STS = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+<AssumeRoleWithWebIdentityResult><Credentials><SessionToken>t</SessionToken><SecretAccessKey>s</SecretAccessKey>
+<Expiration>{}</Expiration><AccessKeyId>AKidentity</AccessKeyId></Credentials></AssumeRoleWithWebIdentityResult>
+</AssumeRoleWithWebIdentityResponse>"""
+
+
+@pytest.mark.parametrize("source", ["environment", "profile", "container", "instance", "identity", "configuration"])
 def test_keys_come_from_the_usual_chain(
     source: str, environment: pytest.MonkeyPatch, server: LambdaServer, tmp_path: Any
 ) -> None:
@@ -470,6 +476,12 @@ def test_keys_come_from_the_usual_chain(
         }
         environment.setenv("AWS_EC2_METADATA_DISABLED", "false")
         environment.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{server.url}/")
+    elif source == "identity":
+        server.functions["/"] = lambda body: STS.format(document("")["Expiration"])
+        (tmp_path / "token").write_text("a token of the cluster's")
+        environment.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/gateway")
+        environment.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+        environment.setenv("AWS_ENDPOINT_URL_STS", server.url)
     else:
         (tmp_path / "secret").write_text("s\n")
         more |= {"access_key_id": Secret("AKconfiguration"), "secret_access_key": Secret(f"file:{tmp_path}/secret")}
@@ -478,6 +490,28 @@ def test_keys_come_from_the_usual_chain(
     assert key_of(signer) == f"AK{source}"
     expected = "eu-north-1" if source == "environment" else "eu-west-1"
     assert (signer.region, signer.endpoint) == (expected, f"https://lambda.{expected}.amazonaws.com")
+
+
+def test_keys_are_renewed_before_they_expire(environment: pytest.MonkeyPatch, server: LambdaServer) -> None:
+    import asyncio
+
+    given: list[str] = []
+
+    def credentials(_: Any) -> dict[str, str]:
+        given.append(f"AK{len(given)}")
+        expires = datetime.now(UTC) + (timedelta(minutes=3) if len(given) == 1 else timedelta(hours=1))
+        return {**document(given[-1]), "Expiration": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+    async def sign() -> list[str]:
+        await asyncio.to_thread(signer.find)
+        signed = [await signer.signed("POST", "https://lambda/x", {}, b"") for _ in range(3)]
+        return [headers["Authorization"].partition("Credential=")[2].partition("/")[0] for headers in signed]
+
+    server.functions["/creds"] = credentials
+    environment.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/creds")
+    signer = Signer(AwsLambdaConfig(function="f", region="eu-west-1"))
+    assert asyncio.run(sign()) == ["AK1", "AK1", "AK1"]
+    assert given == ["AK0", "AK1"]
 
 
 @pytest.mark.parametrize(
