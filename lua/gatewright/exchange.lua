@@ -37,7 +37,7 @@ function _M.take(call, kind, flags, argument, fields)
     end
     if call.parts then
         call.long = concat(call.parts)
-        call.parts = nil
+        call.parts = false
     end
     call.answer, call.flags, call.argument, call.fields = kind, flags, argument, fields
     return true

@@ -2,6 +2,7 @@
 --
 -- `ngx` below does it by nginx's own means; a gateway that knows better has a table of its own with this one behind it.
 
+local single = require("gatewright.headers")
 local wire = require("gatewright.wire")
 
 local concat = table.concat
@@ -13,36 +14,47 @@ local MOST_PLANS = 256
 
 local _M = {}
 
-local plans = {}
-local plan_count = 0
+local gatherers = setmetatable({}, { __mode = "k" })
+local gatherer_count = 0
 
---- The names of a plan, taken apart once.
-local function compile(plan)
-    local compiled = { plan = plan }
+--- A function that gathers what a plan names, written out: a loop over getters can't be compiled as one trace, and
+-- through the interpreter each of them costs several times as much.
+local function compile(host, plan)
+    local code, values = { "local plan = ... return function(host, ctx) return { plan" }, 0
     for name in plan:gmatch("[^,]+") do
-        local colon = find(name, ":", 1, true)
-        compiled[#compiled + 1] = colon and { sub(name, 1, colon - 1), sub(name, colon + 1) } or { name }
+        values = values + 1
+        local kind, rest = name:match("^(%l+):?(.*)$")
+        if kind and host[kind] then
+            code[#code + 1] = string.format(", host:%s(ctx, %q) or false", kind, rest)
+        else
+            code[#code + 1] = ", false"
+        end
     end
-    if plan_count >= MOST_PLANS then
-        plans, plan_count = {}, 0
+    code[#code + 1] = " }, " .. values + 1 .. " end"
+    return assert(loadstring(concat(code), "=plan"))(plan)
+end
+
+local function gatherer(host, plan)
+    if gatherer_count >= MOST_PLANS then
+        gatherers, gatherer_count = setmetatable({}, { __mode = "k" }), 0
     end
-    plans[plan] = compiled
-    plan_count = plan_count + 1
-    return compiled
+    local of = gatherers[host]
+    if not of then
+        of = {}
+        gatherers[host] = of
+    end
+    local gather = compile(host, plan)
+    of[plan] = gather
+    gatherer_count = gatherer_count + 1
+    return gather
 end
 
 --- The fields of a call.
 -- @return fields (`false` for what there is not) and how many
 function _M.gather(host, ctx, plan)
-    local compiled = plans[plan] or compile(plan)
-    local fields = { plan }
-    local n = #compiled
-    for number = 1, n do
-        local entry = compiled[number]
-        local get = host[entry[1]]
-        fields[number + 1] = get and get(host, ctx, entry[2]) or false
-    end
-    return fields, n + 1
+    local of = gatherers[host]
+    local gather = of and of[plan] or gatherer(host, plan)
+    return gather(host, ctx)
 end
 
 --- One thing that was asked for.
@@ -171,6 +183,12 @@ function host.headers(self, ctx)
 end
 
 function host.h(self, ctx, name)
+    if not ctx.headers then -- of few that are brought, each is looked for; many are brought as all
+        local value = single.named(name)
+        if value ~= nil then
+            return value
+        end
+    end
     return _M.header_of(self:request_headers(ctx), name)
 end
 

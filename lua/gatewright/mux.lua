@@ -271,6 +271,34 @@ function _M.post(client, pieces, count)
     return true
 end
 
+--- What a call does that is not answered at once: it answers questions, or gives up.
+-- @return why it has failed; nil if it has its answer
+local function go_on(conn, call, sema, ok, frames, deadline)
+    while not call.done do
+        if call.err then
+            return call.err
+        end
+        if not ok then
+            if conn.frames == frames then -- nor anything else: nobody may be there any more
+                fail(conn, "nothing came for as long as a call may take")
+            end
+            return "no answer in time"
+        end
+        local questions = call.questions or {}
+        call.questions = false
+        for at = 1, #questions, 2 do
+            local out, count = exchange.told(call, questions[at], questions[at + 1])
+            if not out then
+                fail(conn, count)
+                return count
+            end
+            send(conn, out, count)
+        end
+        local left = deadline - now()
+        ok = call.done or (left > 0 and sema:wait(left))
+    end
+end
+
 --- Carry a call; see `pool.carry`. The id in the first piece has been given by `next_id`.
 function _M.carry(client, call, deadline)
     local conn, err = pick(client)
@@ -290,36 +318,10 @@ function _M.carry(client, call, deadline)
     conn.waiting[count] = call
     send(conn, call.pieces, call.count)
     local frames = conn.frames
-    while not call.done do
-        local left = deadline - now()
-        local ok = left > 0 and sema:wait(left)
-        if call.err then
-            err = call.err
-            break
-        end
-        if not ok then
-            err = "no answer in time"
-            if conn.frames == frames then -- nor anything else: nobody may be there any more
-                fail(conn, "nothing came for as long as a call may take")
-            end
-            break
-        end
-        local questions = call.questions
-        if questions then
-            call.questions = nil
-            for at = 1, #questions, 2 do
-                local out, out_count = exchange.told(call, questions[at], questions[at + 1])
-                if not out then
-                    err = out_count
-                    fail(conn, err)
-                    break
-                end
-                send(conn, out, out_count)
-            end
-            if err then
-                break
-            end
-        end
+    local left = deadline - now()
+    local ok = left > 0 and sema:wait(left)
+    if not call.done then
+        err = go_on(conn, call, sema, ok, frames, deadline)
     end
     if conn.calls[id] == call then
         conn.calls[id] = nil
@@ -329,7 +331,7 @@ function _M.carry(client, call, deadline)
         conn.wake:post()
     end
     if err then
-        return nil, err, call.begun or false
+        return nil, err, call.begun
     end
     keep_semaphore(sema)
     return true

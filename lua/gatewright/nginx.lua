@@ -67,13 +67,27 @@ local function chain_of(self)
     return chain
 end
 
+local shared = false -- whether a request's table has been kept in this worker, for another phase or chain
+
+--- The request's own table. Until one is kept there is none to be found: `ngx.ctx` costs as much as a header set.
 local function own(self)
-    local ctx = ngx.ctx.gatewright
+    local ctx = shared and ngx.ctx.gatewright
     if not ctx then
-        ctx = { route = self.name }
-        ngx.ctx.gatewright = ctx
+        ctx = { route = self.name, headers = nil, status = nil, body = nil, kept = nil, consumer = nil }
+        if #self.phases > 1 then
+            shared = true
+            ngx.ctx.gatewright = ctx
+        end
     end
     return ctx
+end
+
+--- Keep the table for further chains, if there is something in it for them.
+local function keep(ctx)
+    if ctx.kept or ctx.consumer then
+        shared = true
+        ngx.ctx.gatewright = ctx
+    end
 end
 
 local function refuse(self, err, status)
@@ -110,6 +124,7 @@ function chain_mt.access(self)
         if got.flags == 1 then
             return answer(ctx)
         end
+        keep(ctx)
     end
     if chain.plans.response then
         return self:decide(chain, ctx)

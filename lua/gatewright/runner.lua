@@ -84,34 +84,53 @@ local function next_id(client)
     return id
 end
 
+local function carry_once(client, kind, argument, fields, n, deadline, host, ctx)
+    local id = next_id(client)
+    local pieces = {}
+    local count, err = wire.put(pieces, 0, kind, id, argument, fields, n)
+    if not count then
+        return nil, err, true
+    end
+    -- With room for what is to come: a table that grows on its way costs as much again.
+    local call = {
+        id = id,
+        kind = kind,
+        pieces = pieces,
+        count = count,
+        host = host,
+        ctx = ctx,
+        sema = false,
+        begun = false,
+        done = false,
+        err = false,
+        questions = false,
+        parts = false,
+        long = nil,
+        answer = 0,
+        flags = 0,
+        argument = 0,
+        fields = false,
+    }
+    local by = pool
+    if client.threshold and client.under_way >= client.threshold and not exiting() then
+        by = mux
+    end
+    client.under_way = client.under_way + 1
+    local ok, begun
+    ok, err, begun = by.carry(client, call, deadline)
+    client.under_way = client.under_way - 1
+    return ok and call, err, begun
+end
+
+--- Carry a call, twice if its connection was lost before anything of it was sent. (No loop: what yields in a loop is
+-- compiled badly, and this is where all calls come by.)
 local function carry(client, kind, argument, fields, n, seconds, host, ctx)
     local deadline = now() + seconds
-    local err
-    for _ = 1, 2 do
-        local id = next_id(client)
-        local pieces = {}
-        local count
-        count, err = wire.put(pieces, 0, kind, id, argument, fields, n)
-        if not count then
-            return nil, err
-        end
-        local call = { id = id, kind = kind, pieces = pieces, count = count, host = host, ctx = ctx }
-        local by = pool
-        if client.threshold and client.under_way >= client.threshold and not exiting() then
-            by = mux
-        end
-        client.under_way = client.under_way + 1
-        local ok, begun
-        ok, err, begun = by.carry(client, call, deadline)
-        client.under_way = client.under_way - 1
-        if ok then
-            return call
-        end
-        if begun or now() >= deadline then
-            break
-        end
+    local call, err, begun = carry_once(client, kind, argument, fields, n, deadline, host, ctx)
+    if not call and not begun and now() < deadline then
+        call, err = carry_once(client, kind, argument, fields, n, deadline, host, ctx)
     end
-    return nil, err
+    return call or nil, err
 end
 
 --- A chain of plugins.
@@ -195,6 +214,33 @@ local function follow_plan(chain, phase, call)
     end
 end
 
+local function call_once(chain, phase, kind, host, ctx)
+    local wanted, err = _M.wants(chain, phase)
+    if not wanted then
+        return wanted, err
+    end
+    local token = chain.token
+    local fields, n = facts.gather(host, ctx, chain.plans[phase])
+    local call
+    call, err = carry(chain.client, kind, token, fields, n, chain.seconds, host, ctx)
+    if not call then
+        return nil, err
+    end
+    if call.answer == kind then
+        if call.fields[1] then
+            follow_plan(chain, phase, call)
+        end
+        return call
+    end
+    if call.argument ~= wire.UNKNOWN_TOKEN then
+        return nil, call.fields[1] or "refused"
+    end
+    if chain.token == token then
+        chain.token = nil
+    end
+    return nil, "the runner doesn't know the configuration that it has just taken", true
+end
+
 --- Call a phase of a chain.
 -- @param chain see `chain`
 -- @param phase `request` or `response`
@@ -204,31 +250,11 @@ end
 -- the request has to be refused
 function _M.call(chain, phase, host, ctx)
     local kind = phase == "request" and wire.REQUEST or wire.RESPONSE
-    for attempt = 1, 2 do
-        local wanted, err = _M.wants(chain, phase)
-        if not wanted then
-            return wanted, err
-        end
-        local token = chain.token
-        local fields, n = facts.gather(host, ctx, chain.plans[phase])
-        local call
-        call, err = carry(chain.client, kind, token, fields, n, chain.seconds, host, ctx)
-        if not call then
-            return nil, err
-        end
-        if call.answer == kind then
-            if call.fields[1] then
-                follow_plan(chain, phase, call)
-            end
-            return call
-        end
-        if call.argument ~= wire.UNKNOWN_TOKEN or attempt == 2 then
-            return nil, call.fields[1] or "refused"
-        end
-        if chain.token == token then
-            chain.token = nil
-        end
+    local got, err, unknown = call_once(chain, phase, kind, host, ctx)
+    if unknown then
+        got, err = call_once(chain, phase, kind, host, ctx)
     end
+    return got, err
 end
 
 --- Tell the runner of a request that has its answer. Nobody waits for anything.
