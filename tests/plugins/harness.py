@@ -204,13 +204,21 @@ class Route:
             return self._apisix_response(facts, *answer)
         return self._kong(facts, "response", answer)
 
-    def answered(self, status: int, *, source: str = "service") -> None:
+    def answered(
+        self,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        *,
+        source: str = "service",
+        method: str = "GET",
+        path: str = "/",
+    ) -> None:
         """Tell of the upstream's answer those plugins that only note it: on Kong, in the log phase."""
         if self._gateway.kind == "apisix":
-            assert not self.response(status).failed
+            assert not self.response(status, headers, method=method, path=path).failed
             return
-        facts = _Facts("/", "GET", [], [], b"", "127.0.0.1", None, {"source": source}, self._pair)
-        self._kong(facts, "log", (status, {}, b""))
+        facts = _Facts(path, method, [], [], b"", "127.0.0.1", None, {"source": source}, self._pair)
+        self._kong(facts, "log", (status, dict(headers or {}), b""))
 
     # --- APISIX
 

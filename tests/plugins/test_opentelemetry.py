@@ -19,10 +19,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from gatewright import ConfigError
+from gatewright import ConfigError, Plugin, Response
+from gatewright import Request as AnyRequest
 from gatewright.gateways.apisix.replies import Rewrite
 from gatewright.plugins.opentelemetry import Opentelemetry
-from gatewright.testing import Request
+from gatewright.runtime.shipped import load_shipped, shipped_names
+from gatewright.testing import Request, TestClient
 from tests.conftest import StartRunner
 from tests.plugins.harness import Gateway, Outcome, Route
 
@@ -139,7 +141,7 @@ def test_a_request_is_a_span_with_the_conventions_attributes(gateway: Gateway, r
         client="192.0.2.7",
     )  # fmt: skip
     time.sleep(0.02)
-    route.response(503, {"content-type": "text/plain", "x-cache": "miss"}, method="POST", path="/users/7")
+    route.answered(503, {"content-type": "text/plain", "x-cache": "miss"}, method="POST", path="/users/7")
     span = span_of(receiver, outcome)
     assert (span.name, span.kind) == ("POST /users/{id}", 2)
     assert (span.trace_id.hex(), span.parent_span_id.hex(), span.trace_state) == (TRACE, PARENT, "vendor=1")
@@ -171,7 +173,7 @@ def test_a_request_is_a_span_with_the_conventions_attributes(gateway: Gateway, r
 
 def finished(route: Route, receiver: Receiver, status: int = 200, **request: Any) -> Any:
     outcome = route.request(**request)
-    route.response(status)
+    route.answered(status)
     return span_of(receiver, outcome)
 
 
@@ -251,7 +253,7 @@ def test_sampling(
     outcome = route.request(headers=incoming)
     flags = int((outcome.upstream["traceparent"] or "")[-2:], 16)  # the second bit: the trace's id is random
     assert bool(flags & 1) is recorded
-    route.response(200)
+    route.answered(200)
     if recorded:
         span_of(receiver, outcome)
 
@@ -271,6 +273,34 @@ def test_a_method_of_ones_own(gateway: Gateway, receiver: Receiver) -> None:
     assert attributes(span)["http.request.method_original"] == "BREW"
 
 
+def test_refused_requests_are_spans_too(receiver: Receiver) -> None:
+    """Where the gateway tells how requests end; and no request is two spans."""
+
+    class Refuses(Plugin):
+        async def on_request(self, request: AnyRequest) -> Response | None:
+            return Response(401) if request.path == "/refused" else None
+
+    traces = {path: f"{number:032x}" for number, path in enumerate(("/refused", "/", "/failed"), 0xA0)}
+    plugins: list[Any] = [(Opentelemetry, conf(receiver)[1]), Refuses]
+    with TestClient(
+        plugins, protocol="lean", upstream=lambda r: Response(502 if r.path == "/failed" else 200)
+    ) as client:
+        for path, trace in traces.items():
+            client.get(path, headers={"traceparent": f"00-{trace}-{PARENT}-01"})
+    ids = set(traces.values())
+    spans = until(lambda: len(found := [span for span in receiver.otlp if span.trace_id.hex() in ids]) >= 3 and found)
+    assert {(attributes(span)["url.path"], attributes(span)["http.response.status_code"]) for span in spans} == {
+        ("/refused", 401), ("/", 200), ("/failed", 502),
+    }  # fmt: skip
+    assert len(spans) == 3
+
+
+def test_kong_buffers_no_answers_for_it_and_tells_it_of_refusals() -> None:
+    assert Opentelemetry.kong_phases() == ("access", "log")
+    others = [load_shipped(name).priority for name in shipped_names() - {"opentelemetry"}]
+    assert Opentelemetry.priority > max(others)
+
+
 # --- exporters
 
 
@@ -283,7 +313,7 @@ def test_zipkin_and_headers(receiver: Receiver, tmp_path: Path) -> None:
     with Gateway("apisix") as gateway:
         route = gateway.route(("opentelemetry", {"exporters": exporters, "service": "z"}))
         outcome = route.request(headers=INCOMING)
-        route.response(200)
+        route.answered(200)
     span_of(receiver, outcome)  # closing has sent them
     (span,) = until(lambda: [span for span in receiver.zipkin if span["localEndpoint"]["serviceName"] == "z"])
     assert (span["traceId"], span["parentId"], span["kind"], span["name"]) == (TRACE, PARENT, "SERVER", "GET")
@@ -334,7 +364,7 @@ def test_otlp_over_grpc(receiver: Receiver) -> None:
         with Gateway("apisix") as gateway:
             route = gateway.route(("opentelemetry", {"exporters": [exporter]}))
             outcome = route.request()
-            route.response(200)
+            route.answered(200)
         span_of(receiver, outcome)
         assert seen["x-token"] == "t"
     finally:
@@ -347,7 +377,7 @@ def test_a_receiver_that_is_gone_holds_nobody_up() -> None:
         began = time.monotonic()
         for _ in range(20):
             assert route.request().upstream["traceparent"]
-            route.response(200)
+            route.answered(200)
         assert time.monotonic() - began < 5
         began = time.monotonic()
     assert time.monotonic() - began < 8

@@ -38,7 +38,7 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
 
     name = "opentelemetry"
     version = "1.0.0"
-    priority = 12
+    priority = 100_000  # on Kong: before those that refuse requests, which are spans, too
 
     pipelines: ClassVar[Pipelines] = Pipelines()
     """Those of this process, shared by all instances."""
@@ -50,6 +50,11 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
         self._spans = counter("opentelemetry_spans", "Spans, by whether they are recorded.", ["recorded"])
         self._key: object = None
         self._pipeline: Pipeline | None = None
+
+    @classmethod
+    def kong_phases(cls) -> tuple[str, ...]:
+        """On Kong, spans end in the log phase: it knows all answers, and need not have them buffered."""
+        return "access", "log"
 
     async def setup(self) -> None:
         """Get at the exporters."""
@@ -88,14 +93,20 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
         }
 
     async def on_response(self, request: Request, response: Response) -> None:
-        """End the span, and have it sent."""
+        """End the span with the upstream's answer (APISIX)."""
+        self._end(request, response)
+
+    async def on_log(self, request: Request, response: Response) -> None:
+        """End the span with the answer that the client got, whoever gave it (Kong, and the lean path)."""
+        self._end(request, response)
+
+    def _end(self, request: Request, response: Response) -> None:
         pipeline = self._pipeline
         assert pipeline is not None  # noqa: S101 - set up
-        if self.config.ends == "request":
-            return
-        left: Any = request.ctx.get(_LEFT)
-        if left is None:
-            return  # not recorded
+        left: Any = request.ctx.get(_LEFT) if self.config.ends == "response" else None
+        if not left:
+            return  # not recorded, or ended in the phase before
+        request.ctx[_LEFT] = None
         parent = _read(left["parent"]) if left["parent"] else None
         span = pipeline.whole(left["name"], _read(left["span"]), parent, left["started"], left["attributes"])
         status = response.status

@@ -53,8 +53,8 @@ class OpentelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     ends: Annotated[
         Literal["response", "request"],
         field(
-            "When a span ends: with the `response` phase, which must be configured, too, or with the `request` phase, "
-            "without a status and the upstream's time."
+            "When a span ends: with the `response`, for which APISIX's `ext-plugin-post-resp` must be configured, too, "
+            "or with the `request` phase, without a status and the upstream's time."
         ),
     ] = "response"
     sampler: Annotated[
