@@ -2,6 +2,7 @@
 
 A connection of the real driver is given the frames that `make bench` sends, without sockets: what is counted is all
 that the runner does with a call but for the event loop's reading and writing. Counting begins when the runner is warm.
+`lean-N` are calls over the lean path, N of them in each piece of input.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from typing import Any
 import uvloop
 
 from benchmarks import frames
-from benchmarks.plugins import bench
+from benchmarks.plugins import bench, lean
 from gatewright.gateways.apisix.frames import FrameType
 from gatewright.gateways.apisix.replies import decode_conf_token
 from gatewright.gateways.apisix.session import ApisixSession
+from gatewright.gateways.lean.frames import PREFACE, FrameBuffer, Kind, encode_frame
 from gatewright.plugin import Plugin
 from gatewright.server.drivers.apisix.connection import Connection
+from gatewright.server.drivers.lean.connection import LeanConnection
+from gatewright.server.drivers.lean.driver import driver as lean_driver
 from gatewright.server.worker.service import Service
 from gatewright.settings import load_settings
 from tests.gateways import oracle
@@ -38,6 +42,7 @@ CONTESTANTS: dict[str, type[Plugin]] = {
     "ask-sync": bench.AskSync,
     "ask-async": bench.AskAsync,
 }
+LEAN = {"lean-1": 1, "lean-20": 20}
 CALLS = 2000
 
 
@@ -88,6 +93,42 @@ async def serve(name: str, calls: int) -> None:
     await done
 
 
+async def serve_lean(batch: int, calls: int) -> None:
+    """Serve so many calls that bring one header, over the lean path."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    wire = Wire()
+
+    def begin() -> None:
+        settings = load_settings(flags={"hold_limit": 3600.0}, environ={}).settings
+        service = Service(loop, settings, {"lean-one-header": lean.OneHeader})
+        connection = lean_driver(service)()
+        connection.connection_made(wire)  # type: ignore[arg-type]
+        prepare = encode_frame(Kind.PREPARE, 1, (b"route", b"lean-one-header", b"{}"), argument=1)
+        connection.data_received(PREFACE + prepare)
+        loop.call_later(0.2, send, connection)
+
+    def send(connection: LeanConnection) -> None:
+        token = FrameBuffer().feed(wire.last)[0][3]
+        agent = b"Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+        data = b"".join(
+            encode_frame(Kind.REQUEST, id, (b"h:user-agent", agent), argument=token) for id in range(1, batch + 1)
+        )
+        for count in (calls // 10, calls):
+            if count == calls:
+                instrument("on")
+            for _ in range(count // batch):
+                connection.data_received(data)
+        instrument("off")
+        answers = FrameBuffer().feed(wire.last)
+        assert len(answers) == batch, answers
+        assert b"H" in (answers[-1][4][0] or b""), answers
+        done.set_result(None)
+
+    loop.call_soon(begin)
+    await done
+
+
 def instrument(whether: str) -> None:
     """Let valgrind, which this runs in, begin or end to count."""
     subprocess.run(["callgrind_control", "-i", whether, str(os.getpid())], check=True, capture_output=True)
@@ -110,15 +151,17 @@ def count(name: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *CONTESTANTS], metavar="NAME", help=", ".join(CONTESTANTS))
+    parser.add_argument("names", nargs="*", choices=[[], *CONTESTANTS, *LEAN], metavar="NAME",
+                        help=", ".join((*CONTESTANTS, *LEAN)))  # fmt: skip
     parser.add_argument("--serve", metavar="NAME", help="what is counted: serve, and end")
     arguments = parser.parse_args()
     if arguments.serve:
-        uvloop.run(serve(arguments.serve, CALLS))
+        name = arguments.serve
+        uvloop.run(serve_lean(LEAN[name], CALLS) if name in LEAN else serve(name, CALLS))
         return
     if shutil.which("valgrind") is None:
         raise SystemExit("valgrind is needed (Debian: apt install valgrind)")
-    for name in arguments.names or CONTESTANTS:
+    for name in arguments.names or (*CONTESTANTS, *LEAN):
         print(f"{name:18} {count(name):>9,.0f} instructions a call", flush=True)
 
 
