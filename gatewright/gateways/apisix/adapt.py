@@ -261,9 +261,9 @@ def _with_length(entries: list[Entry], call: Call) -> list[Entry]:
 # --- response phase
 
 
-def refusal_reply(call: Call) -> bytes:
-    """The frame that refuses a response phase: nothing of the upstream's answer reaches the client."""
-    return encode_resp_reply(call.source.id, _REFUSED)
+def refusal_reply(number: int) -> bytes:
+    """The frame that refuses a response phase, by its id: nothing of the upstream's answer reaches the client."""
+    return encode_resp_reply(number, _REFUSED)
 
 
 def response_reply(call: Call) -> bytes:

@@ -198,7 +198,7 @@ class ApisixSession:
         """An error frame, after which APISIX closes the connection; in the response phase, an answer to the client."""
         self._close()
         if type(call) is ResponseCall and self._answers_failures and refusal is not Refusal.UNKNOWN_CONF:
-            return adapt.refusal_reply(call)
+            return adapt.refusal_reply(call.source.id)
         return encode_error(_ERROR_CODES[refusal])
 
     def _open(self, state: State) -> None:

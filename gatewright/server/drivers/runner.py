@@ -8,6 +8,7 @@ from collections.abc import Callable
 from gatewright.gateways.lean.frames import PREFACE
 from gatewright.runtime.discovery import Discovery
 from gatewright.server.drivers.apisix import driver as apisix
+from gatewright.server.drivers.apisix.noted import begins_anew, last_words
 from gatewright.server.drivers.door import Door
 from gatewright.server.drivers.lean import driver as lean
 from gatewright.server.worker.process import WorkerPlan
@@ -30,4 +31,5 @@ def plan(settings: Settings, discover: Callable[[], Discovery]) -> WorkerPlan:
         settings: the effective settings.
         discover: finds the plugins; called in each worker.
     """
-    return WorkerPlan(settings, discover, driver)
+    answers = settings.response_failure == "refuse"
+    return WorkerPlan(settings, discover, driver, last_words=last_words if answers else None, begins_anew=begins_anew)

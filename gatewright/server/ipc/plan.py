@@ -57,6 +57,14 @@ class Plan(Protocol):
         """After its last words a connection can be used further."""
 
     @property
+    def begins_anew(self) -> Callable[[bytes], bool] | None:
+        """Whether the first bytes that a dead worker has not read begin a call, on a connection without a note.
+
+        `None`: every call is noted, so a connection without a note is idle, and one that is closed lets its request
+        pass.
+        """
+
+    @property
     def backlog(self) -> int:
         """Connections that may wait to be accepted."""
 

@@ -273,7 +273,7 @@ class Fleet:
             )
             self.give_up(EXIT_WORKERS_FAIL)
             return
-        waits = self.plan.last_words is not None  # a connection that is closed lets its request pass
+        waits = self.plan.last_words is not None and self.plan.begins_anew is None
         longest = _LONGEST_PAUSE_IN_WAITING if waits else _LONGEST_PAUSE
         pause = 0.0 if self._crashes < 2 else min(0.25 * 2 ** (self._crashes - 2), longest)
         self._log.error(

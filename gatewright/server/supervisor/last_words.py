@@ -14,6 +14,7 @@ from gatewright.server.supervisor.workers import Worker
 __all__ = ["LastWords"]
 
 _LINGER_SECONDS: Final = 1.0
+_READ: Final = 1 << 16
 
 
 class LastWords:
@@ -42,11 +43,15 @@ class LastWords:
             connection = worker.held.pop(slot)
             asked, whole = worker.guard.asked(slot)
             said = bool(asked) and self._say(worker, connection, asked)
-            usable = whole and (not asked or (said and worker.plan.goes_on))
-            if usable and (not stopping or self._dispatcher.to_keeper is not None):
+            if worker.plan.begins_anew is not None:
+                usable = not asked and whole and worker.plan.begins_anew(_unread(connection)) and not stopping
+            else:
+                usable = whole and (not asked or (said and worker.plan.goes_on))
+                usable = usable and (not stopping or self._dispatcher.to_keeper is not None)
+            if usable:
                 self._dispatcher.place(connection)
             else:
-                self._let_linger(connection)
+                self._let_linger(connection, at_once=worker.plan.begins_anew is not None)
         worker.guard.close()
 
     def closed_by(self, worker: Worker, slots: Iterable[int]) -> None:
@@ -65,12 +70,41 @@ class LastWords:
             return bool(words) and connection.send(words) == len(words)
         return False
 
-    def _let_linger(self, connection: socket.socket) -> None:
-        """Close a connection soon: the gateway may still want to send something, and has to read what it was sent."""
+    def _let_linger(self, connection: socket.socket, *, at_once: bool) -> None:
+        """Close a connection soon: the gateway may still want to send something, and has to read what it was sent.
+
+        Args:
+            connection: which.
+            at_once: let the gateway see now that nothing more will come.
+        """
+        if at_once:
+            with contextlib.suppress(OSError):  # it is gone
+                connection.shutdown(socket.SHUT_WR)
         self._lingering.add(connection)
 
         def close() -> None:
-            self._lingering.discard(connection)
-            connection.close()
+            if connection in self._lingering:
+                self._lingering.discard(connection)
+                self._loop.remove_reader(connection)
+                connection.close()
 
+        def read_away() -> None:
+            try:
+                over = not connection.recv(_READ)
+            except BlockingIOError:
+                return
+            except OSError:
+                over = True
+            if over:
+                close()
+
+        self._loop.add_reader(connection, read_away)
         self._loop.call_later(_LINGER_SECONDS, close)
+
+
+def _unread(connection: socket.socket) -> bytes:
+    """The first bytes that wait there."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:  # nothing does, or the gateway is gone
+        return b""

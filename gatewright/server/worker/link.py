@@ -163,6 +163,7 @@ class Link:
         slot = self._slots.pop(driver, -1)
         if slot >= 0:
             self._slots[successor] = slot
+            cast("Any", successor).slot = slot
 
     def connection_ended(self, driver: Driver) -> None:
         """A connection has gone; the supervisor is told soon, of all at once."""

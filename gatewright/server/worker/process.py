@@ -50,6 +50,7 @@ class WorkerPlan:
         hash_token: digest of a configuration and attempt to its token.
         last_words: what to say for a worker that died.
         goes_on: after its last words a connection can be used further.
+        begins_anew: whether unread bytes begin a call, where not all calls are noted for last words.
         use_gevent: handlers run in greenlets of gevent's.
         backlog: connections that may wait to be accepted.
         socket_of: gives the address of a plugin's own socket.
@@ -62,6 +63,7 @@ class WorkerPlan:
     hash_token: Callable[[bytes, int], int] = token_of
     last_words: Callable[[bytes], bytes] | None = None
     goes_on: bool = False
+    begins_anew: Callable[[bytes], bool] | None = None
     use_gevent: bool = False
     backlog: int = BACKLOG
     socket_of: Callable[[str], Address] | None = None

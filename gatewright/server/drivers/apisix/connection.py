@@ -23,8 +23,9 @@ from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
 from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.strands import Strand
-from gatewright.server.drivers.apisix.asking import AskingConnection, Waiter
+from gatewright.server.drivers.apisix.asking import Waiter
 from gatewright.server.drivers.apisix.ctx import ctx_kept, keep_ctx
+from gatewright.server.drivers.apisix.noted import NotedConnection
 from gatewright.server.worker.between import Uplink
 from gatewright.server.worker.inflow import Inflow
 from gatewright.server.worker.service import Service
@@ -32,11 +33,12 @@ from gatewright.server.worker.service import Service
 __all__ = ["Connection"]
 
 
-class Connection(AskingConnection):
+class Connection(NotedConnection):
     """The driver of one session."""
 
     def __init__(self, service: Service, session: Session) -> None:
         self._service = service
+        self._guard = service.guard
         self._confs = service.confs
         self._chains = service.confs.by_token
         self._bridge = service.bridge
@@ -71,8 +73,10 @@ class Connection(AskingConnection):
         try:
             for event in self._receive(data):
                 kind = type(event)
-                if kind is RequestCall or kind is ResponseCall:
+                if kind is RequestCall:
                     self._start(self._serve, event)
+                elif kind is ResponseCall:
+                    self._start(self._serve_response, event)
                 else:
                     self._other_event(event)
         except ProtocolError as error:
@@ -83,6 +87,7 @@ class Connection(AskingConnection):
         size = session.buffered
         self._service.buffered_input.set(self, size)
         self._inflow.sent_ahead(self._transport, size if session.busy else 0, wanted=session.wants_front)
+        self._note_part(size)
 
     def pause_writing(self) -> None:
         """The gateway doesn't take its answers: no more questions of its own until it does."""
@@ -323,4 +328,5 @@ class Connection(AskingConnection):
         call = self._call
         if type(call) is ResponseCall and not self._closed:
             self._transport.write(self._session.refuse(Refusal.UNAVAILABLE, call))
+            self._response_answered()
         self._transport.close()

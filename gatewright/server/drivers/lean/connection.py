@@ -30,7 +30,13 @@ _LONGEST_TEXT: Final = 500
 
 
 class LeanConnection(AskingConnection):
-    """The driver of one session."""
+    """The driver of one session.
+
+    Attributes:
+        slot: its place in the worker's guard; -1 where there is none.
+    """
+
+    slot = -1
 
     def __init__(self, service: Service, session: LeanSession, plans: Plans) -> None:
         self._service = service
@@ -56,6 +62,8 @@ class LeanConnection(AskingConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in, or turn it away if there are too many."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._service.guard is not None and self.slot >= 0:  # what comes on it later begins nothing
+            self._service.guard.mark(self.slot, b"", whole=False)
         if not self._service.take_in(self):
             self._closed = True
             transport.close()

@@ -1,0 +1,88 @@
+"""A response phase whose worker is killed is answered: APISIX would send the upstream's body with its own 503."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gatewright.gateways.apisix import calls, replies
+from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply
+from tests.conftest import RunnerProcess, StartRunner
+from tests.peer import Peer
+
+REFUSED = RespReply(503, [("content-type", "text/plain; charset=utf-8")], b"The service is unavailable.\n")
+WAITS = """
+import asyncio, logging, os, time
+from gatewright import Plugin
+
+class Waits(Plugin):
+    timeout = None
+    async def on_response(self, request, response):
+        match self.config.get("does"):
+            case "waits":
+                await asyncio.sleep(60)
+            case "blocks":
+                logging.warning("blocks now")
+                time.sleep(60)
+            case "reads":
+                await response.body()
+        response.headers["x-pid"] = str(os.getpid())
+"""
+SECRET = [("X-Secret", "1")]
+
+
+@pytest.fixture
+def runner(start_runner: StartRunner, plugin_dir: Callable[..., Path]) -> RunnerProcess:
+    runner = start_runner("-p", plugin_dir(waits=WAITS))
+    runner.wait_for_log("listening")
+    return runner
+
+
+def call(peer: Peer, does: str, number: int) -> None:
+    """Ask, and wait for nothing."""
+    token = peer.prepare(("waits", json.dumps({"does": does})))
+    peer.send(calls.encode_http_resp_call(id=number, conf_token=token, status=200, headers=SECRET))
+
+
+def kill(runner: RunnerProcess) -> None:
+    os.kill(runner.workers()[0]["pid"], signal.SIGKILL)
+
+
+def test_a_response_phase_under_way_is_refused(runner: RunnerProcess) -> None:
+    with runner.peer() as peer:
+        call(peer, "waits", 7)
+        runner.wait_for(lambda: runner.workers()[0]["calls_under_way"])
+        kill(runner)
+        assert replies.decode_resp_reply(peer.receive()) == (7, REFUSED)
+        with pytest.raises(EOFError):  # at once: the gateway must not put it back into its pool
+            peer.receive()
+
+
+def test_a_body_that_the_gateway_still_sends_is_taken(runner: RunnerProcess) -> None:
+    with runner.peer() as peer:
+        call(peer, "reads", 8)
+        assert replies.decode_info_request(peer.receive()) == InfoRequest(InfoType.RESP_BODY)
+        kill(runner)
+        peer.send(calls.encode_extra_info_result(b"x" * 5_000_000))
+        assert replies.decode_resp_reply(peer.receive()) == (8, REFUSED)
+
+
+def test_what_a_blocked_worker_has_not_read_is_served_by_the_next_one(runner: RunnerProcess) -> None:
+    pid = runner.workers()[0]["pid"]
+    with runner.peer() as blocking, runner.peer() as waiting:
+        token = waiting.prepare(("waits", "{}"))
+        call(blocking, "blocks", 9)
+        runner.wait_for_log("blocks now")
+        waiting.send(calls.encode_http_resp_call(id=10, conf_token=token, status=200, headers=SECRET))
+        os.kill(pid, signal.SIGKILL)
+        assert replies.decode_resp_reply(blocking.receive()) == (9, REFUSED)
+        assert replies.decode_info_request(waiting.receive()) == InfoRequest(InfoType.VAR, "request_method")
+        waiting.send(calls.encode_extra_info_result(b"GET"))
+        number, reply = replies.decode_resp_reply(waiting.receive())
+        assert number == 10
+        assert dict(reply.headers)["x-pid"] not in (None, str(pid))
