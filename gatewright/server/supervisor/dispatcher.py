@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import resource
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ class Dispatcher:
         self._homeless: deque[socket.socket] = deque()
         self._accepting = False
         self._closed = False
+        self._most_held = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self.hopeless = False
         self._have(listener)
 
@@ -138,7 +140,7 @@ class Dispatcher:
         """Give a connection to the worker that has the fewest."""
         worker = least_loaded(self._workers, monotonic())
         if worker is not None:
-            worker.hand_over(connection)
+            worker.hand_over(connection, roomy=sum(len(other.held) for other in self._workers) < self._most_held)
         elif self._closed and self._keeper is not None:
             self._keeper.adopt(connection)
         elif self._closed or self.hopeless:

@@ -88,18 +88,24 @@ class Worker:
     """Connections that it has, by slot, if there is a guard."""
     asked: dict[int, asyncio.Future[WorkerReport]] = field(default_factory=dict)
 
-    def hand_over(self, connection: socket.socket) -> None:
-        """Give it a connection."""
+    def hand_over(self, connection: socket.socket, *, roomy: bool = True) -> None:
+        """Give it a connection.
+
+        Args:
+            connection: which.
+            roomy: there are descriptors enough to keep one for last words where these are not all that counts.
+        """
         slot = -1
-        if self.guard is not None:
+        is_vital = self.plan.begins_anew is None
+        if self.guard is not None and (is_vital or roomy):
             free = self.guard.take_slot()
-            if free is None:
+            if free is None and is_vital:
                 structlog.get_logger("gatewright.server").error(
                     "worker has no room for a connection; closed", worker=self.number, cure="max_connections"
                 )
                 connection.close()
                 return
-            slot = free
+            slot = free if free is not None else -1
         self.connections += 1
         self.in_transit.append((slot, connection))
         if self.channel is not None:
