@@ -161,11 +161,8 @@ local function write(conn)
     while not conn.dead do
         local queue = conn.queue
         if conn.queued > 0 then
-            for number = 1, conn.waiting_count do
-                conn.waiting[number].begun = true
-            end
+            conn.written = conn.put -- whatever of it comes through, those may have begun
             conn.queue, conn.queued = {}, 0
-            conn.waiting, conn.waiting_count = {}, 0
             local ok, err = sock:send(queue)
             if not ok then
                 return fail(conn, "can't send: " .. err)
@@ -213,8 +210,8 @@ local function open(client)
         wake = semaphore.new(0),
         queue = {},
         queued = 0,
-        waiting = {},
-        waiting_count = 0,
+        put = 0, -- calls that have been put into the queue, and of these, that have been written
+        written = 0,
         calls = {},
         under_way = 0,
         frames = 0,
@@ -249,25 +246,27 @@ local function pick(client)
     return next.under_way > 2 * best.under_way + SLACK and best or next
 end
 
-local function send(conn, pieces, count)
-    local queue, queued = conn.queue, conn.queued
-    for number = 1, count do
-        queue[queued + number] = pieces[number]
-    end
-    conn.queued = queued + count
-    if queued == 0 then
+--- Let what has been put into the queue be written.
+local function queued(conn, count)
+    local before = conn.queued
+    conn.queued = count
+    if before == 0 then
         conn.wake:post()
     end
 end
 
---- Send without waiting for an answer.
--- @return true if it is on its way
-function _M.post(client, pieces, count)
+--- Send a frame without waiting for an answer.
+-- @return true if it is on its way; nil and perhaps why
+function _M.post(client, kind, id, argument, fields, n)
     local conn = pick(client)
     if not conn or conn.queued > 4096 then
-        return nil
+        return nil, "too much waits to be sent"
     end
-    send(conn, pieces, count)
+    local count, err = wire.put(conn.queue, conn.queued, kind, id, argument, fields, n)
+    if not count then
+        return nil, err
+    end
+    queued(conn, count)
     return true
 end
 
@@ -292,31 +291,36 @@ local function go_on(conn, call, sema, ok, frames, deadline)
                 fail(conn, count)
                 return count
             end
-            send(conn, out, count)
+            local queue, before = conn.queue, conn.queued
+            for number = 1, count do
+                queue[before + number] = out[number]
+            end
+            queued(conn, before + count)
         end
         local left = deadline - now()
         ok = call.done or (left > 0 and sema:wait(left))
     end
 end
 
---- Carry a call; see `pool.carry`. The id in the first piece has been given by `next_id`.
-function _M.carry(client, call, deadline)
+--- Carry a call; see `pool.carry`.
+function _M.carry(client, call, argument, fields, n, deadline)
     local conn, err = pick(client)
-    if not conn then
-        return nil, err, false
+    local sema = conn and take_semaphore()
+    if not sema then
+        return nil, err or "no semaphore", false
     end
     local id = call.id
-    local sema = take_semaphore()
-    if not sema then
-        return nil, "no semaphore", false
+    local count
+    count, err = wire.put(conn.queue, conn.queued, call.kind, id, argument, fields, n)
+    if not count then
+        return nil, err, true
     end
     call.sema = sema
     conn.calls[id] = call
     conn.under_way = conn.under_way + 1
-    local count = conn.waiting_count + 1
-    conn.waiting_count = count
-    conn.waiting[count] = call
-    send(conn, call.pieces, call.count)
+    local number = conn.put + 1
+    conn.put = number
+    queued(conn, count)
     local frames = conn.frames
     local left = deadline - now()
     local ok = left > 0 and sema:wait(left)
@@ -331,7 +335,7 @@ function _M.carry(client, call, deadline)
         conn.wake:post()
     end
     if err then
-        return nil, err, call.begun
+        return nil, err, number <= conn.written
     end
     keep_semaphore(sema)
     return true

@@ -12,10 +12,11 @@ local _M = {}
 
 --- Carry a call.
 -- @param client what `runner.new` gives
--- @param call see `exchange`; `pieces` (of which there are `count`) is what is to be sent
+-- @param call see `exchange`
+-- @param argument, fields, n the frame's, see `wire.put`
 -- @param deadline time by which the answer must have come
 -- @return true; otherwise nil, why, and whether the runner can have begun the call
-function _M.carry(client, call, deadline)
+function _M.carry(client, call, argument, fields, n, deadline)
     local sock, err = tcp()
     if not sock then
         return nil, err, false
@@ -27,9 +28,11 @@ function _M.carry(client, call, deadline)
     if not ok then
         return nil, "can't connect to " .. client.address .. ": " .. (err or ""), false
     end
-    local pieces = call.pieces
-    if sock:getreusedtimes() == 0 then
-        pieces[1] = wire.PREFACE .. pieces[1]
+    local pieces = { sock:getreusedtimes() == 0 and wire.PREFACE or "" }
+    ok, err = wire.put(pieces, 1, call.kind, call.id, argument, fields, n)
+    if not ok then
+        sock:close()
+        return nil, err, true
     end
     ok, err = sock:send(pieces)
     if not ok then
@@ -44,13 +47,13 @@ function _M.carry(client, call, deadline)
             return nil, "no answer in time", true
         end
         sock:settimeouts(client.connect_timeout, left * 1000, left * 1000)
-        local head, rest, fields, done, out
+        local head, rest, got, done, out
         head, err = sock:receive(wire.HEAD)
         if not head then
             sock:close()
             return nil, err == "timeout" and "no answer in time" or "connection lost: " .. err, true
         end
-        local size, kind, flags, n, id, argument = wire.head(head, 0)
+        local size, kind, flags, count, id, number = wire.head(head, 0)
         if not size then
             sock:close()
             return nil, kind, true
@@ -63,8 +66,8 @@ function _M.carry(client, call, deadline)
                 return nil, "connection lost: " .. err, true
             end
         end
-        fields, err = wire.fields(rest, 0, n, size)
-        if not fields then
+        got, err = wire.fields(rest, 0, count, size)
+        if not got then
             sock:close()
             return nil, err, true
         end
@@ -72,16 +75,16 @@ function _M.carry(client, call, deadline)
             leaving = true
         elseif id ~= call.id then
             sock:close()
-            return nil, "refused: " .. (fields[1] or "an answer to another call"), true
+            return nil, "refused: " .. (got[1] or "an answer to another call"), true
         else
             local asked
-            done, asked = exchange.take(call, kind, flags, argument, fields)
+            done, asked = exchange.take(call, kind, flags, number, got)
             if done == nil then
                 sock:close()
                 return nil, asked, true
             end
             if asked then
-                out, err = exchange.told(call, argument, fields[1])
+                out, err = exchange.told(call, number, got[1])
                 if not out then
                     sock:close()
                     return nil, err, true

@@ -85,22 +85,13 @@ local function next_id(client)
 end
 
 local function carry_once(client, kind, argument, fields, n, deadline, host, ctx)
-    local id = next_id(client)
-    local pieces = {}
-    local count, err = wire.put(pieces, 0, kind, id, argument, fields, n)
-    if not count then
-        return nil, err, true
-    end
     -- With room for what is to come: a table that grows on its way costs as much again.
     local call = {
-        id = id,
+        id = next_id(client),
         kind = kind,
-        pieces = pieces,
-        count = count,
         host = host,
         ctx = ctx,
         sema = false,
-        begun = false,
         done = false,
         err = false,
         questions = false,
@@ -116,8 +107,7 @@ local function carry_once(client, kind, argument, fields, n, deadline, host, ctx
         by = mux
     end
     client.under_way = client.under_way + 1
-    local ok, begun
-    ok, err, begun = by.carry(client, call, deadline)
+    local ok, err, begun = by.carry(client, call, argument, fields, n, deadline)
     client.under_way = client.under_way - 1
     return ok and call, err, begun
 end
@@ -264,12 +254,7 @@ function _M.log(chain, host, ctx)
         return true
     end
     local fields, n = facts.gather(host, ctx, chain.plans.log)
-    local pieces = {}
-    local count, err = wire.put(pieces, 0, wire.LOG, next_id(chain.client), chain.token, fields, n)
-    if not count then
-        return nil, err
-    end
-    return mux.post(chain.client, pieces, count)
+    return mux.post(chain.client, wire.LOG, next_id(chain.client), chain.token, fields, n)
 end
 
 return _M
