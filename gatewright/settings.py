@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from gatewright.errors import ConfigError
+from gatewright.yaml_faults import yaml_fault
 
 __all__ = [
     "DEFAULT_FILE", "LOG_LEVELS", "Address", "PluginSettings", "Settings", "control_address", "load_settings",
@@ -321,7 +322,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid YAML: {error}") from None
+        raise ConfigError(yaml_fault(file, error)) from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ import click
 from gatewright.cli._found import find, places_or_settings
 from gatewright.cli._options import fail
 from gatewright.cli._output import print_table, say
-from gatewright.config import config_schema, parse_config
-from gatewright.doctor.code import check_code, check_handlers
+from gatewright.config import config_schema
+from gatewright.doctor.code import check_code, check_handlers, place_of
 from gatewright.doctor.findings import Finding, good, note, problem
 from gatewright.doctor.routes import check_routes
 from gatewright.errors import ConfigError, GatewrightError
 from gatewright.plugin import Plugin
 from gatewright.runtime.discovery import Discovery, Found
-from gatewright.runtime.fitting import check_fields
+from gatewright.runtime.fitting import check_config
 from gatewright.runtime.kong_schema import faults
 from gatewright.runtime.shipped import load_shipped, shipped_names
 
@@ -113,13 +114,16 @@ def _tried(confs: tuple[str, ...], discovery: Discovery, findings: list[Finding]
             plugin = discovery.plugins[name] if name in discovery.plugins else load_shipped(name)
         except GatewrightError:
             known = ", ".join(sorted({*discovery.plugins, *shipped_names()}))
-            findings.append(problem(f"--conf {name}: there is no such plugin", f"there are: {known}"))
+            close = get_close_matches(name, sorted({*discovery.plugins, *shipped_names()}), 1)
+            cure = f"did you mean {close[0]}?" if close else f"there are: {known}"
+            findings.append(problem(f"--conf {name}: there is no such plugin", cure, name))
             continue
         why = _needs(plugin, text)
         if why is None:
             findings.append(good(f"--conf {name}: it fits"))
         else:
-            findings.append(problem(f"--conf {name}: it doesn't fit: {why}", f"gatewright schema {name}"))
+            cure = f"{place_of(plugin.Config)} says what does: gatewright schema {name}".strip()
+            findings.append(problem(f"--conf {name}: it doesn't fit: {why}", cure, name))
     return tried
 
 
@@ -131,7 +135,9 @@ def _entry(name: str, found: Found, schema: Any, conf: str) -> dict[str, Any]:
         "source": found.source,
         "version": found.version,
         "config": schema,
+        "conf": conf,
         "needs": _needs(found.plugin, conf),
+        "model": place_of(found.plugin.Config),
         "optional_phases": found.plugin.optional_phases,
     }
 
@@ -158,8 +164,7 @@ def _print(discovery: Discovery, errors: list[str], findings: list[Finding]) -> 
 def _needs(plugin: type[Plugin], conf: str) -> str | None:
     """Why a configuration won't do; `None` if it does."""
     try:
-        parse_config(plugin.Config, conf)
-        check_fields(plugin, conf)
+        check_config(plugin, conf)
     except ConfigError as error:
         return str(error)
     return None

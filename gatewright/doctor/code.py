@@ -13,7 +13,7 @@ from typing import Any, Final
 from gatewright.doctor.findings import Finding, problem, warning
 from gatewright.plugin import HANDLERS, Plugin
 
-__all__ = ["check_code", "check_handlers"]
+__all__ = ["check_code", "check_handlers", "place_of"]
 
 _AWAIT = "await asyncio.sleep(...)"
 _HTTPX = "use httpx.AsyncClient and await"
@@ -45,6 +45,14 @@ _BLOCKS: Final = {
 """Calls that hold the loop, with what to write instead."""
 _ALLOWED = re.compile(r"#\s*gatewright:\s*may-block")
 _PARAMETERS: Final = {"on_request": ("request",), "on_response": ("request", "response")}
+
+
+def place_of(thing: Any) -> str:
+    """Where a class is defined, as FILE:LINE; empty if nobody knows."""
+    try:
+        return f"{inspect.getsourcefile(thing)}:{inspect.getsourcelines(thing)[1]}"
+    except (OSError, TypeError):
+        return ""
 
 
 def check_handlers(plugin: type[Plugin], source: str) -> Iterator[Finding]:
@@ -79,7 +87,9 @@ def _check_parameters(handler: Any, name: str, wanted: tuple[str, ...], source: 
         return
     if not inspect.isfunction(handler):
         yield problem(
-            f"{source}: {name} is no method, so it is never called", f"def {name.partition('.')[2]}(self, ...)"
+            f"{source}: {name} is no method, so it is never called",
+            f"def {name.partition('.')[2]}(self, ...)",
+            name.partition(".")[0],
         )
         return
     if handler.__module__.startswith(("apisix.", "gatewright.", "kong_pdk.")):
@@ -93,11 +103,12 @@ def _check_parameters(handler: Any, name: str, wanted: tuple[str, ...], source: 
         yield problem(
             f"{handler.__code__.co_filename}:{line}: {name} can't be called: {error}",
             f"{kind} {short}(self, {', '.join(wanted)})",
+            name.partition(".")[0],
         )
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
         yield problem(
             f"{handler.__code__.co_filename}:{handler.__code__.co_firstlineno}: {name} is a generator: its body never "
-            "runs", "no `yield` in a handler",
+            "runs", "no `yield` in a handler", name.partition(".")[0],
         )  # fmt: skip
 
 

@@ -16,11 +16,13 @@ class Finding:
         level: `problem` keeps requests from being served, `warning` may do so, `note` couldn't be checked.
         text: what is so.
         cure: what to do.
+        about: the plugin that it is about, if it is one.
     """
 
     level: Literal["good", "note", "warning", "problem"]
     text: str
     cure: str = ""
+    about: str = ""
 
 
 def good(text: str) -> Finding:
@@ -33,11 +35,11 @@ def note(text: str, cure: str = "") -> Finding:
     return Finding("note", text, cure)
 
 
-def warning(text: str, cure: str) -> Finding:
+def warning(text: str, cure: str, about: str = "") -> Finding:
     """This may lead to trouble."""
-    return Finding("warning", text, cure)
+    return Finding("warning", text, cure, about)
 
 
-def problem(text: str, cure: str) -> Finding:
+def problem(text: str, cure: str, about: str = "") -> Finding:
     """This is why requests fail."""
-    return Finding("problem", text, cure)
+    return Finding("problem", text, cure, about)

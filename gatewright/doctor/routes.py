@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from gatewright.config import parse_config
+from gatewright.doctor.code import place_of
 from gatewright.doctor.findings import Finding, good, problem, warning
 from gatewright.doctor.lean import APISIX_PLUGINS
 from gatewright.errors import GatewrightError
 from gatewright.plugin import Plugin
-from gatewright.runtime.fitting import check_fields
+from gatewright.runtime.fitting import check_config
+from gatewright.yaml_faults import yaml_fault
 
 __all__ = ["EXT_PLUGINS", "check_routes"]
 
@@ -40,16 +41,25 @@ def check_routes(
     """
     try:
         text = file.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        yield problem(f"{file}: {error}", "name APISIX's route file (standalone mode)")
+        content = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        yield problem(f"{file}: {error.strerror}", "name APISIX's route file (standalone mode)")
+        return
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        yield problem(yaml_fault(file, error), "mend it, or name APISIX's route file (standalone mode)")
         return
     if needs_end and not text.rstrip().endswith("#END"):
         yield problem(f"{file}: its last line is not #END: APISIX takes no notice of it", "end the file with #END")
     entries = list(_entries(content, "?"))
     for where, phase, entry in entries:
         yield from _check_entry(file, where, phase, entry, plugins, others)
-    if not entries:
+    astray = list(_astray(content, plugins.keys() - others.keys()))
+    for line, name in astray:
+        yield problem(
+            f"{file}:{line}: {name} stands where APISIX looks for plugins of its own, and knows none of this name: "
+            "APISIX before 3.18 lets requests pass without it", _misplaced(name), name,
+        )  # fmt: skip
+    if not entries and not astray:
         yield warning(f"{file}: no route uses a plugin", "add ext-plugin-pre-req, or gatewright, to a route")
 
 
@@ -61,7 +71,8 @@ def _check_entry(
     plugins: Mapping[str, type[Plugin]],
     others: Mapping[str, Callable[[], type[Plugin]]],
 ) -> Iterator[Finding]:
-    place = f"{file}: {where}: {phase}"
+    line = entry.line if isinstance(entry, _Marked) else 0
+    place = f"{file}{f':{line}' if line else ''}: {where}: {phase}"
     if phase in APISIX_PLUGINS and isinstance(entry, Mapping):
         entry = {"value": "{}", **entry}  # which ext-plugins want to see
     if not isinstance(entry, Mapping) or not {"name", "value"} <= set(entry):
@@ -79,26 +90,74 @@ def _check_entry(
             f"{place} names plugin {name!r}, which was not found; found: {', '.join(sorted(plugins)) or 'none'} "
             "(and those that come along: `gatewright plugins`)",
             f"did you mean {close[0]}?" if close else "correct the name, or add its directory with --plugins",
+            name,
         )
         return
     except GatewrightError as error:
-        yield problem(f"{place}: plugin {name}: {error}", "requests on this route are refused")
+        yield problem(f"{place}: plugin {name}: {error}", "until then requests on this route are refused", name)
         return
     handler = _HANDLERS[phase]
     if handler not in plugin.phases() and not plugin.optional_phases:
         better = [other for other, wanted in _HANDLERS.items() if wanted in plugin.phases()]
         yield problem(
             f"{place}: plugin {name} has no {handler}: requests on this route are refused",
-            f"name it under {' or '.join(better)}" if better else f"define {handler}",
+            f"name it under {' or '.join(better)}{_whose(plugin)}" if better else f"define {handler}{_whose(plugin)}",
+            name,
         )
         return
     try:
-        parse_config(plugin.Config, value)
-        check_fields(plugin, value)
+        check_config(plugin, value)
     except GatewrightError as error:
-        yield problem(f"{place}: plugin {name}: its value doesn't fit: {error}", "requests on this route are refused")
+        yield problem(
+            f"{place}: plugin {name}: its value doesn't fit: {error}: requests on this route are refused",
+            f"{place_of(plugin.Config)} says what does: gatewright schema {name}", name,
+        )  # fmt: skip
         return
     yield good(f"{place}: plugin {name} is there, and its value fits")
+
+
+def _misplaced(name: str) -> str:
+    """Where a plugin of ours is named instead of among APISIX's own."""
+    return f"plugins: {{ext-plugin-pre-req: {{conf: [{{name: {name}, value: '{{...}}'}}]}}}}"
+
+
+def _whose(plugin: type[Plugin]) -> str:
+    """Where a plugin's class is, if that is somebody's own file."""
+    place = place_of(plugin)
+    return f" ({place})" if place else ""
+
+
+class _Marked(dict[str, Any]):
+    """A mapping that knows its line."""
+
+    line = 0
+
+
+class _Loader(yaml.SafeLoader):
+    """Gives mappings their lines."""
+
+    def marked(self, node: yaml.MappingNode) -> _Marked:
+        self.flatten_mapping(node)
+        made = _Marked()
+        made.update((str(key), value) for key, value in self.construct_mapping(node, deep=True).items())
+        made.line = node.start_mark.line + 1
+        return made
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.marked)
+
+
+def _astray(content: Any, names: Container[str]) -> Iterator[tuple[int, str]]:
+    """Lines at which one of some plugins is named like one of APISIX's own."""
+    if isinstance(content, list):
+        for item in content:
+            yield from _astray(item, names)
+    elif isinstance(content, _Marked):
+        for key, value in content.items():
+            if key == "plugins" and isinstance(value, _Marked):
+                yield from ((value.line, name) for name in value if name in names)
+            else:
+                yield from _astray(value, names)
 
 
 def _entries(content: Any, where: str) -> Iterator[tuple[str, str, Any]]:

@@ -25,7 +25,7 @@ from gatewright.plugin import Plugin, takes_answer
 from gatewright.runtime.apart import Apart, renew
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
-from gatewright.runtime.fitting import check_fields
+from gatewright.runtime.fitting import check_fields, with_misspelt
 from gatewright.runtime.shipped import is_shipped, load_shipped, shipped_names
 from gatewright.runtime.stats import Tallies
 from gatewright.runtime.steps import Around, Limit, Mode, PhaseHandler, Policy, State, Step, awaited, mode_of
@@ -144,7 +144,10 @@ class ChainBuilder:
         return plugin_class, None
 
     def _instance(self, plugin_class: type[Plugin], text: str) -> Plugin:
-        plugin = plugin_class(text)
+        try:
+            plugin = plugin_class(text)
+        except ConfigError as error:
+            raise (with_misspelt(plugin_class, text, error) if self.checks_fields else error) from error.__cause__
         if self.checks_fields:
             check_fields(plugin_class, text)
         return plugin

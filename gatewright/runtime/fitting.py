@@ -12,10 +12,39 @@ from typing import Any
 
 from msgspec import inspect as shapes
 
+from gatewright.config import parse_config
 from gatewright.errors import ConfigError
 from gatewright.plugin import Plugin
 
-__all__ = ["check_fields"]
+__all__ = ["check_config", "check_fields", "with_misspelt"]
+
+
+def check_config(plugin: type[Plugin], text: object) -> None:
+    """See that a configuration suits a plugin: its model takes it, and knows all of its fields.
+
+    Args:
+        plugin: the plugin's class.
+        text: the configuration as a gateway sends it: JSON.
+
+    Raises:
+        ConfigError: it doesn't; the message names the field.
+    """
+    try:
+        parse_config(plugin.Config, text)
+    except ConfigError as error:
+        raise with_misspelt(plugin, text, error) from error.__cause__
+    check_fields(plugin, text)
+
+
+def with_misspelt(plugin: type[Plugin], text: object, error: ConfigError) -> ConfigError:
+    """Why a configuration isn't taken, and first which field nobody knows: who writes `nme` lacks `name`."""
+    try:
+        check_fields(plugin, text)
+    except ConfigError as unknown:
+        return ConfigError(f"{unknown}; {error}")
+    except (ValueError, TypeError):  # no JSON, or no object: it says so itself
+        return error
+    return error
 
 
 def check_fields(plugin: type[Plugin], text: object) -> None:

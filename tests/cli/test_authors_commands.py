@@ -226,8 +226,11 @@ class TestDoctorOnRoutes:
             ("ext-plugin-pre-req", '{"name": "ada"}', "plugin greet is there, and its value fits"),
             ("ext-plugin-pre-req", "{}", "its value doesn't fit: Object missing required field `name`"),
             ("ext-plugin-pre-req", '{"name": "ada", "greetin": 1}', "did you mean 'greeting'?"),
+            ("ext-plugin-pre-req", '{"nam": "ada"}', "did you mean 'name'?; Object missing required field `name`"),
+            ("ext-plugin-pre-req", '{"nam": "ada"}', "greet.py:5 says what does: gatewright schema greet"),
             ("ext-plugin-pre-req", "{", "not valid JSON"),
             ("ext-plugin-post-resp", "{}", "greet has no on_response: requests on this route are refused"),
+            ("ext-plugin-post-resp", "{}", "-> name it under ext-plugin-pre-req or ext-plugin-post-req or gatewright"),
         ],
     )
     def test_values_and_phases_are_checked(
@@ -237,9 +240,24 @@ class TestDoctorOnRoutes:
         route = {"id": 7, "uri": "/*", "plugins": {phase: {"conf": [{"name": "greet", "value": value}]}}}
         file.write_text(yaml.safe_dump({"routes": [route]}) + "#END\n")
         output = gatewright("doctor", "-p", plugin_dir(greet=GREET), "--routes", file, code=1)
-        assert f"{file}: route 7: {phase}" in output
+        line = next(number for number, line in enumerate(file.read_text().splitlines(), 1) if "name: greet" in line)
+        assert f"{file}:{line}: route 7: {phase}" in output
         assert words in output
         assert "#END" not in output
+
+    def test_a_plugin_named_where_apisix_looks_for_its_own_is_told(
+        self, plugin_dir: WriteFiles, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "apisix.yaml"
+        file.write_text("routes:\n  - uri: /*\n    plugins:\n      greet: {name: ada}\n#END\n")
+        output = gatewright("doctor", "-p", plugin_dir(greet=GREET), "--routes", file, code=1)
+        assert f"{file}:4: greet stands where APISIX looks for plugins of its own" in output
+        assert "ext-plugin-pre-req: {conf: [{name: greet" in output
+
+    def test_what_is_no_yaml_is_told_with_its_line(self, tmp_path: Path) -> None:
+        file = tmp_path / "apisix.yaml"
+        file.write_text("routes:\n  - uri: /*\n   plugins: {}\n#END\n")
+        assert f"{file}:3:4: not valid YAML: expected <block end>" in gatewright("doctor", "--routes", file, code=1)
 
     def test_a_file_without_its_end_is_told(self, tmp_path: Path) -> None:
         file = tmp_path / "apisix.yaml"

@@ -444,3 +444,16 @@ def test_dev_reloads_by_itself_and_keeps_what_worked(tmp_path: Path) -> None:
 def test_plugins_named_where_apisix_does_not_look_are_refused(conf: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_routes({"routes": [{"uri": "/x", "plugins": {"ext-plugin-pre-req": conf}}]})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"routes": [{"uri": "/x", "plugins": {"guard": {}}}]},
+        {"routes": [], "global_rules": [{"id": 1, "plugins": {"guard": None}}]},
+        {"routes": [{"uri": "/x", "service_id": 1}], "services": [{"id": 1, "plugins": {"guard": {}}}]},
+    ],
+)
+def test_a_plugin_named_like_one_of_apisix_s_own_is_refused(content: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"guard stands where APISIX looks .*conf: \[\{name: guard"):
+        build_routes(content, ours=["guard"])

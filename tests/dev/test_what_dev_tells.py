@@ -145,7 +145,9 @@ def test_what_is_wrong_with_routes_and_configurations_is_told_at_the_start(
         assert status == 503
         assert "missing required field `name`" in text
         for words in (
-            "its value doesn't fit: Object missing required field `name`", "did you mean greet?",
+            "its value doesn't fit: unknown field 'nam'", "Object missing required field `name`: requests",
+            "did you mean greet?",
+            f"{file}:1: route 1: ext-plugin-pre-req", f"-> {tmp_path / 'plugins' / 'greet.py'}:5 says what does",
             "greet has no on_response: requests on this route are refused",
         ):  # fmt: skip
             assert words in running.output

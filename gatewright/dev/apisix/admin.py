@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
 
 from gatewright.dev.apisix.routes import Routes, build_routes
@@ -34,16 +34,20 @@ class _RefusedError(Exception):
 class AdminApi:
     """What was configured through it."""
 
-    def __init__(self, key: str, upstream: Upstream, content: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, key: str, upstream: Upstream, content: Mapping[str, Any] | None = None, *, ours: Container[str] = ()
+    ) -> None:
         """Begin with what a route file holds, or with nothing.
 
         Args:
             key: what X-API-KEY has to be.
             upstream: where requests go whose route doesn't say.
             content: of a route file.
+            ours: names of the runner's plugins, which are no plugins of APISIX's.
         """
         self._key = key
         self._upstream = upstream
+        self._ours = ours
         self._kept: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in _KINDS}
         self._version = 0
         self.on_change: Callable[[], None] = lambda: None
@@ -60,7 +64,7 @@ class AdminApi:
         """
         content = {kind: list(items.values()) for kind, items in self._kept.items()}
         return build_routes(
-            content, source="Admin API", version=str(self._version), default_upstream=self._upstream
+            content, source="Admin API", version=str(self._version), default_upstream=self._upstream, ours=self._ours
         )  # fmt: skip
 
     def before(self, handler: Handler) -> Handler:

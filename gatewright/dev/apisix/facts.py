@@ -14,6 +14,15 @@ def _entries(where: str, conf: PluginConf) -> list[tuple[str, str]]:
     return conf.entries or [] if where in ASKING_PLUGINS else []
 
 
+def _faults(found: Survey, name: str) -> list[str]:
+    """What reading a plugin's code and its routes' values found wrong."""
+    return [
+        f"{each['text']}; {each['cure']}" if each["cure"] else each["text"]
+        for each in found.findings
+        if each["about"] == name and each["level"] == "problem"
+    ]
+
+
 def facts_of(found: Survey, gateway: DevGateway, host: str) -> Facts:
     """The facts.
 
@@ -46,7 +55,10 @@ def facts_of(found: Survey, gateway: DevGateway, host: str) -> Facts:
         url=f"http://{f'[{host}]' if ':' in host else host}:{gateway.port}",
         host=host,
         port=gateway.port,
-        plugins=[{**plugin, "schema": plugin.get("config")} for plugin in found.plugins],
+        plugins=[
+            {**plugin, "schema": plugin.get("config"), "faults": _faults(found, plugin["name"])}
+            for plugin in found.plugins
+        ],
         routes=[*routes, *rules],
         errors=found.errors,
     )

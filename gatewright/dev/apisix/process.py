@@ -119,7 +119,7 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
             _runner(options, directory, behaviour, inspection) as runner,
         ):
             found = await runner.survey(options, routes)
-            admin = await asyncio.to_thread(_admin_api, options, routes, target) if options.admin else None
+            admin = await asyncio.to_thread(_admin_api, options, found, routes, target) if options.admin else None
             state = _State(options, routes, target, runner, found, admin, lean)
             gateway = DevGateway(
                 state.table(), runner.address, behaviour=behaviour,
@@ -230,11 +230,12 @@ def _control_of(path: str) -> str:
     return f"{path}.control" if path and Path(f"{path}.control").exists() else ""
 
 
-def _admin_api(options: DevOptions, routes: Path | None, target: Upstream) -> AdminApi:
+def _admin_api(options: DevOptions, found: Survey, routes: Path | None, target: Upstream) -> AdminApi:
+    ours = {plugin["name"] for plugin in found.plugins}
     if routes is None:
-        return AdminApi(options.admin_key, target)
-    read_routes(routes, target)  # which says what is wrong with it
-    return AdminApi(options.admin_key, target, yaml.safe_load(routes.read_text(encoding="utf-8")))
+        return AdminApi(options.admin_key, target, ours=ours)
+    read_routes(found, routes, target)  # which says what is wrong with it
+    return AdminApi(options.admin_key, target, yaml.safe_load(routes.read_text(encoding="utf-8")), ours=ours)
 
 
 def _reload_of(here: RunnerHere) -> Callable[[], Awaitable[None]]:
@@ -265,7 +266,7 @@ class _State:
         if self.admin is not None:
             return self.admin.routes()
         if self.routes is not None:
-            return read_routes(self.routes, self.upstream)
+            return read_routes(self.found, self.routes, self.upstream)
         return made_up_routes(self.found, self.options.confs, self.upstream, lean=self.lean)
 
     def why_blocked(self) -> list[str]:

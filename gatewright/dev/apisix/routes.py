@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import yaml
 from gatewright.dev.messages import raw
 from gatewright.dev.target import Upstream
 from gatewright.errors import ConfigError
+from gatewright.yaml_faults import yaml_fault
 
 __all__ = ["ASKING_PLUGINS", "LEAN_PLUGINS", "PLUGINS", "PluginConf", "Route", "Routes", "load_routes"]
 
@@ -127,8 +128,13 @@ def _uri_score(pattern: str, path: str) -> int:
     return 1 << 20 if path == pattern else -1
 
 
-def load_routes(file: Path, default_upstream: Upstream | None = None) -> Routes:
+def load_routes(file: Path, default_upstream: Upstream | None = None, *, ours: Container[str] = ()) -> Routes:
     """Read a route file.
+
+    Args:
+        file: of APISIX's standalone form.
+        default_upstream: for routes that name none.
+        ours: names of the runner's plugins: where APISIX looks for its own, it would let requests pass without them.
 
     Raises:
         ConfigError: it can't be read, isn't YAML, or holds something that this gateway can't do; names the place.
@@ -140,19 +146,24 @@ def load_routes(file: Path, default_upstream: Upstream | None = None) -> Routes:
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid YAML: {error}") from None
-    return build_routes(content, source=str(file), version=version, default_upstream=default_upstream)
+        raise ConfigError(yaml_fault(file, error)) from None
+    return build_routes(content, source=str(file), version=version, default_upstream=default_upstream, ours=ours)
 
 
 def build_routes(
-    content: object, *, source: str = "routes", version: str = "", default_upstream: Upstream | None = None
+    content: object,
+    *,
+    source: str = "routes",
+    version: str = "",
+    default_upstream: Upstream | None = None,
+    ours: Container[str] = (),
 ) -> Routes:
     """Routes of an already parsed file.
 
     Raises:
         ConfigError: as `load_routes`.
     """
-    builder = _Builder(content, source, version or str(int(time.time())), default_upstream)
+    builder = _Builder(content, source, version or str(int(time.time())), default_upstream, ours)
     try:
         return builder.build()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -160,13 +171,16 @@ def build_routes(
 
 
 class _Builder:
-    def __init__(self, content: object, source: str, version: str, default_upstream: Upstream | None) -> None:
+    def __init__(
+        self, content: object, source: str, version: str, default_upstream: Upstream | None, ours: Container[str]
+    ) -> None:
         if not isinstance(content, dict) or not isinstance(content.get("routes"), list):
             raise ConfigError(f"{source}: expected a list under `routes:`, as in APISIX's standalone apisix.yaml")
         self._content = content
         self._source = source
         self._version = version
         self._default = default_upstream
+        self._ours = ours
 
     def _fail(self, place: str, problem: str) -> ConfigError:
         return ConfigError(f"{self._source}: {place}: {problem}")
@@ -254,6 +268,12 @@ class _Builder:
         found = {}
         for name, conf in plugins.items():
             if name not in PLUGINS:
+                if name in self._ours:
+                    raise self._fail(
+                        place,
+                        f"{name} stands where APISIX looks for plugins of its own; a plugin of the runner is named in "
+                        f"plugins: {{ext-plugin-pre-req: {{conf: [{{name: {name}, value: '{{...}}'}}]}}}}",
+                    )
                 logging.getLogger("gatewright.dev").warning(
                     "%s: plugin %s is ignored: the development gateway has only %s", place, name, ", ".join(PLUGINS)
                 )

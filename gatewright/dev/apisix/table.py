@@ -12,13 +12,13 @@ from gatewright.dev.target import Upstream
 __all__ = ["made_up_routes", "read_routes"]
 
 
-def read_routes(file: Path, upstream: Upstream) -> Routes:
+def read_routes(found: Survey, file: Path, upstream: Upstream) -> Routes:
     """The routes of a file.
 
     Raises:
         ConfigError: it is not of APISIX's form.
     """
-    return load_routes(file, upstream)
+    return load_routes(file, upstream, ours=[plugin["name"] for plugin in found.plugins])
 
 
 def made_up_routes(found: Survey, confs: Mapping[str, str], upstream: Upstream, *, lean: bool = False) -> Routes:

@@ -17,8 +17,8 @@ class Facts:
         url: the gateway's, without a path.
         host: where it can be reached.
         port: its port.
-        plugins: each with `name`, `phases`, `source`, `schema` (JSON Schema, or `None`) and `needs`: why an empty
-            configuration won't do.
+        plugins: each with `name`, `phases`, `source`, `schema` (JSON Schema, or `None`), `needs` (why `conf`, or
+            else an empty configuration, won't do), and perhaps `faults`: what is wrong with its code or on its routes.
         routes: each with `id`, `name`, `paths`, and `plugins`: (where it's named, its name, its configuration).
         errors: plugins that can't be loaded.
         filled: what the gateway makes of a plugin's configuration before it hands it over; raises `ConfigError`.
@@ -85,7 +85,8 @@ def _why_not(
     plugin: Mapping[str, Any], routes: Sequence[Mapping[str, Any]], seen: Mapping[str, tuple[int, str]]
 ) -> list[str]:
     """Reasons why a plugin isn't called, the nearest cause first; empty where it is."""
-    reasons = []
+    faults = list(plugin.get("faults", ()))
+    reasons = faults[:]
     if plugin["source"] is None:
         reasons.append("a route names it, but no plugin of this name was found")
     elif not plugin["phases"]:
@@ -95,11 +96,14 @@ def _why_not(
         reasons.append(f"it is on no route, since it needs a configuration: {needs}" if needs else "it is on no route")
     for route in routes:
         handler = _HANDLERS.get(route["where"])
-        if handler is not None and plugin["phases"] and handler not in plugin["phases"]:
+        told = any(f"has no {handler}" in fault for fault in faults)
+        if handler is not None and plugin["phases"] and handler not in plugin["phases"] and not told:
             reasons.append(
                 f"route {route['id']} names it under {route['where']}, for which it has no {handler}: it has "
                 f"{', '.join(plugin['phases'])}"
             )
+        if plugin.get("needs") and route["config"] == plugin.get("conf", "{}") and not faults:
+            reasons.append(f"route {route['id']} refuses requests: its configuration doesn't fit: {plugin['needs']}")
     for outcome in ("not called", "skipped"):
         if outcome in seen:
             count, why = seen[outcome]

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gatewright.errors import ConfigError
 from gatewright.runtime.discovery import discover
-from gatewright.runtime.fitting import check_fields
+from gatewright.runtime.fitting import check_config
 from gatewright.runtime.kong_modules import load_directory
 from gatewright.runtime.shipped import load_shipped, shipped_names
 
@@ -61,9 +61,9 @@ def _tried(kind: str, source: str, name: str, config: str) -> dict[str, Any]:
             return {"error": str(found.errors[0]) if found.errors else f"{source} has no plugin {name!r} any more"}
         plugin = found.plugins[name]
     try:
+        if kind == "apisix":  # Kong checks its fields itself
+            check_config(plugin, config)
         plugin(config)
-        if kind == "apisix":  # Kong checks them itself
-            check_fields(plugin, config)
     except ConfigError as error:
         return {"error": str(error)}
     except Exception as error:  # the plugin's own code: what it raises is what its author wants to see

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from gatewright.errors import ConfigError
+from gatewright.yaml_faults import yaml_fault
 
 __all__ = ["Declared", "Entity", "PluginEntry", "load_content", "load_declarative", "parse_declarative"]
 
@@ -107,7 +108,7 @@ def load_content(file: Path) -> Any:
     except OSError as error:
         raise ConfigError(error.strerror or str(error)) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not YAML: {error}") from None
+        raise ConfigError(yaml_fault("", error)) from None
 
 
 def parse_declarative(content: Any) -> Declared:

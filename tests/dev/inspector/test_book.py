@@ -125,12 +125,14 @@ def test_why_a_plugin_is_not_called_is_told() -> None:
     facts = Facts(
         plugins=[
             plugin("wrong", "on_response"), plugin("needy", "on_request", needs="config: key is missing"),
-            plugin("bare"), plugin("fine", "on_request"),
+            plugin("bare"), plugin("fine", "on_request"), plugin("unfit", "on_request", needs="config: key is missing"),
+            plugin("astray", "on_request", faults=["a.yaml:3: astray has no on_response: ...; define it"]),
         ],
         routes=[
             {
                 "id": "1", "name": "", "paths": ["/*"],
-                "plugins": [("ext-plugin-pre-req", name, "{}") for name in ("wrong", "gone", "fine", "bare")],
+                "plugins": [("ext-plugin-pre-req", name, "{}") for name in ("wrong", "gone", "fine", "bare", "unfit")]
+                + [("ext-plugin-post-resp", "astray", "{}")],
             }
         ],
     )  # fmt: skip
@@ -140,6 +142,8 @@ def test_why_a_plugin_is_not_called_is_told() -> None:
     assert told["gone"] == ["a route names it, but no plugin of this name was found"]
     assert told["needy"] == ["it is on no route, since it needs a configuration: config: key is missing"]
     assert "no handler" in told["bare"][0]
+    assert told["unfit"] == ["route 1 refuses requests: its configuration doesn't fit: config: key is missing"]
+    assert told["astray"] == ["a.yaml:3: astray has no on_response: ...; define it"]
     assert told["fine"] == ["not called 1 time, the last time because: not reached: wrong failed"]
 
 
