@@ -135,10 +135,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def measure(loadgen: Path, contestant: Contestant, files: dict[str, Path], connections: int, args: Any) -> None:
-    """One turn of one contestant."""
+def measure(
+    loadgen: Path, contestant: Contestant, files: dict[str, Path], connections: int, args: Any, *, pause: float = 0.0
+) -> None:
+    """One turn of one contestant, with `pause` microseconds between an answer and the next call of a connection."""
     command = [loadgen, "-s", contestant.socket, "-r", files["request"], "-a", files["answer"], "-c", connections]
-    command += ["-t", args.seconds, "-w", 0.2, "-i", args.pause / 1e6]
+    command += ["-t", args.seconds, "-w", 0.2, "-i", pause / 1e6]
     if contestant.pids:
         command += ["-P", ",".join(map(str, contestant.pids))]
     command += ["-n"] if contestant.prepare is None else ["-p", contestant.prepare]
@@ -342,7 +344,7 @@ def run(args: argparse.Namespace) -> None:
         for connections in args.connections:
             for _ in range(args.rounds):
                 for contestant in contestants:
-                    measure(loadgen, contestant, files, connections, args)
+                    measure(loadgen, contestant, files, connections, args, pause=args.pause)
                     done += 1
                     if sys.stderr.isatty():
                         print(f"\r{done}/{turns}", end="", file=sys.stderr, flush=True)
