@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from gatewright.errors import DiscoveryError, GatewrightError
@@ -68,5 +69,10 @@ def plugin_named(name: str, places: Sequence[str]) -> Found:
         return Found(load_shipped(name), "comes along")
     if discovery.errors:
         raise GatewrightError(f"no plugin is called {name!r}, and some can't be loaded: {discovery.errors[0]}")
+    close = get_close_matches(name, sorted({*discovery.found, *shipped_names()}), 1)
+    if close:
+        raise GatewrightError(
+            f"no plugin is called {name!r}: did you mean {close[0]}? (`gatewright plugins` lists all)"
+        )
     known = ", ".join(sorted({*discovery.found, *shipped_names()})) or "none"
     raise GatewrightError(f"no plugin is called {name!r}; there are: {known} (name more places with -p)")

@@ -33,7 +33,8 @@ __all__ = ["call"]
 @click.option("--answer", metavar="BODY", help="what the upstream answers; @FILE reads it from a file")
 @click.option("--answer-status", type=click.IntRange(200, 999), default=200, show_default=True, help="its status")
 @click.option("--answer-header", "answer_headers", multiple=True, metavar="NAME: VALUE", help="a header of it")
-@click.option("--gateway", type=click.Choice(["apisix", "kong"]), default="apisix", show_default=True, help="as whom")
+@click.option("--gateway", type=click.Choice(["auto", "apisix", "kong"]), default="auto", show_default=True,
+              help="as whom; auto: Kong for a plugin in kong-pdk's form, otherwise APISIX")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def call(
     plugin: str,
@@ -64,10 +65,13 @@ def call(
         logging.getLogger(f"gatewright.{name}").setLevel(logging.CRITICAL)
     try:
         found = plugin_named(plugin, places)
+        for_kong = hasattr(found.plugin, "kong_schema")  # kong-pdk's form
+        if gateway == "auto":
+            gateway = "kong" if for_kong else "apisix"
         body = None if data is None else _content(data)
         upstream = Response(answer_status, _pairs(answer_headers), b"" if answer is None else _content(answer))
         client = TestClient(
-            found.plugin, _content(config).decode(), gateway=gateway, raise_errors=False,
+            found.plugin, _content(config).decode(), gateway=gateway, raise_errors=False, lua_style=for_kong,
             upstream=upstream if answer is not None or answer_status != 200 or answer_headers else None,
         )  # fmt: skip
         with client:

@@ -29,7 +29,9 @@ def new(name: str, kong: bool, directory: Path) -> None:
     """
     route = kebab_case(name.replace(" ", "-"))
     module = route.replace("-", "_")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", route) or keyword.iskeyword(module):
+    if keyword.iskeyword(module):
+        fail(f"{name!r} is a word of Python's own, which no module can be called: {name}-plugin, say")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", route):
         fail(f"a plugin's name has letters, digits and dashes and begins with a letter, not {name!r}: rate-limit, say")
     words = {
         "NAME": route,
@@ -54,7 +56,7 @@ def new(name: str, kong: bool, directory: Path) -> None:
     where = "" if directory == Path() else f"cd {directory} && "
     gateway = " --gateway kong" if kong else ""
     say("")
-    run = f"{where}gatewright dev plugins{gateway}"
+    run = f"{where}gatewright dev{gateway}"
     say(f"  {run}   runs it; edit plugins/{words['MODULE']}.py, and it is reloaded")
     say(f"  {f'{where}pytest':<{len(run)}}   runs its test (pip install 'gatewright[testing]')")
 

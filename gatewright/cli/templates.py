@@ -79,7 +79,7 @@ plugin_settings:
 
 _README: Final = """# @NAME@
 
-    gatewright dev plugins         # runs it behind a development gateway, and reloads what you edit
+    gatewright dev                 # runs it behind a development gateway, and reloads what you edit
     gatewright check               # does it load, are its handlers right, does anything block?
     gatewright call @NAME@ /x -H 'x-user: ada'      # one request through it, and what it changed
     pytest                         # its tests
@@ -142,12 +142,18 @@ def test_strangers_are_turned_away():
     assert not answer.upstream_requests
 '''
 
+_KONG_SETTINGS: Final = """# Where `gatewright dev`, `check` and the like look; Kong's plugin server is told with -d.
+plugins:
+  - plugins
+"""
+
 _KONG_README: Final = """# @NAME@
 
-    gatewright dev plugins --gateway kong   # runs it behind a development gateway, and reloads what you edit
-    gatewright check plugins                # does it load, would Kong start with its Schema?
-    pytest                                  # its tests
-    gatewright kong conf -d plugins         # the lines for kong.conf
+    gatewright dev --gateway kong    # runs it behind a development gateway, and reloads what you edit
+    gatewright check                 # does it load, would Kong start with its Schema?
+    gatewright call @NAME@ /x -H 'x-user: ada'      # one request through it, and what it changed
+    pytest                           # its tests
+    gatewright kong conf -d plugins  # the lines for kong.conf
 """
 
 NATIVE_FILES: Final = {
@@ -159,5 +165,6 @@ NATIVE_FILES: Final = {
 KONG_FILES: Final = {
     "plugins/@MODULE@.py": _KONG_PLUGIN,
     "tests/test_@NAME@.py": _KONG_TEST,
+    "gatewright.yaml": _KONG_SETTINGS,
     "README.md": _KONG_README,
 }

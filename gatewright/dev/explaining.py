@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from gatewright.dev.answers import with_page
@@ -20,16 +21,23 @@ __all__ = ["explaining"]
 _WAIT_SECONDS: Final = 0.3
 _LOOK_SECONDS: Final = 0.005
 _FAILED: Final = ("failed", "timed out", "not called")
+_OURS: Final = str(Path(__file__).resolve().parents[1])
 _ONLY_HERE: Final = "This page is the development gateway's: a real one tells nobody."
 
 
-def explaining(handler: Handler, inspector: Inspector | None, why_blocked: Callable[[], list[str]]) -> Handler:
+def explaining(
+    handler: Handler,
+    inspector: Inspector | None,
+    why_blocked: Callable[[], list[str]],
+    hints: Callable[[str], list[str]] = lambda _: [],
+) -> Handler:
     """A gateway's handler whose answers to failed calls tell the cause.
 
     Args:
         handler: the gateway's, followed by the inspector.
         inspector: who follows; without one, answers stay as they are.
         why_blocked: why no request may pass just now; nothing if they may.
+        hints: what was found out about a plugin beforehand: what is wrong, where, and how it's mended.
     """
 
     async def explained(request: ClientRequest) -> Answer:
@@ -41,7 +49,7 @@ def explaining(handler: Handler, inspector: Inspector | None, why_blocked: Calla
         if inspector is None or trail is None or answer.status < 500:
             return answer
         await _until_told(trail)
-        causes = list(_causes(record_of(trail, inspector.gateway)))
+        causes = list(_causes(record_of(trail, inspector.gateway), hints))
         return _told(request, answer, causes) if causes else answer
 
     return explained
@@ -72,10 +80,11 @@ class _Cause:
     def own_frames(self) -> list[dict[str, Any]]:
         """Frames of the author's own code, where it happened first."""
         own = [frame for frame in self.frames if frame.get("own")]
-        return list(reversed(own or self.frames[-1:]))
+        others = [frame for frame in self.frames[-1:] if not frame["file"].startswith(_OURS)]
+        return list(reversed(own or others))
 
 
-def _causes(record: dict[str, Any]) -> Iterator[_Cause]:
+def _causes(record: dict[str, Any], hints: Callable[[str], list[str]]) -> Iterator[_Cause]:
     for phase in record["phases"]:
         told = False
         for plugin in phase["plugins"]:
@@ -87,7 +96,10 @@ def _causes(record: dict[str, Any]) -> Iterator[_Cause]:
             error = plugin["error"] or {}
             where = f"{plugin['name']}, on_{phase['name']}" if phase.get("stage") != phase["name"] else plugin["name"]
             title = f"{where}: {error['type']}: {error['text']}" if error.get("type") else f"{where}: {plugin['why']}"
-            yield _Cause(title, lines=[] if error.get("type") else [plugin["outcome"]], frames=error.get("frames", ()))
+            cause = _Cause(title, frames=error.get("frames", ()))
+            if not any(frame.get("own") for frame in cause.frames):
+                cause.lines = [redact(line) for line in hints(plugin["name"])]
+            yield cause
         if not told and (phase.get("refused") or phase.get("error")):
             why = phase.get("refused") or phase["error"]
             yield _Cause(f"{phase.get('stage') or phase['name']}: {why}", lines=[n["text"] for n in phase["notes"]])

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from gatewright.dev.http1 import Http1Connection
 from gatewright.dev.http2 import PREFACE, Http2Connection
 from gatewright.dev.messages import Answer, ClientRequest
+from gatewright.errors import ListenError
 
-__all__ = ["Front", "Handler"]
+__all__ = ["Front", "Handler", "listening"]
 
 Handler = Callable[[ClientRequest], Awaitable[Answer]]
 
 _CLOSING_SECONDS = 1.0
+
+
+@contextmanager
+def listening(address: str, flag: str) -> Iterator[None]:
+    """Say what to do where an address can't be had.
+
+    Args:
+        address: for the message.
+        flag: the option with which another one is chosen.
+
+    Raises:
+        ListenError: it can't be had.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ListenError(f"{address}: {reason}; choose another one with {flag}") from None
 
 
 class Front:

@@ -194,6 +194,8 @@ def configure_logs(
     root.setLevel(level.upper())
     # Of the runner's own affairs only what is wrong: what is told of plugins is looked for.
     logging.getLogger(f"{_OURS}.server").setLevel("WARNING" if format == "short" else logging.NOTSET)
+    # What can't be loaded is told by whoever asked for it: `gatewright dev`.
+    logging.getLogger(f"{_OURS}.server.loaded").setLevel("CRITICAL" if format == "short" else logging.NOTSET)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

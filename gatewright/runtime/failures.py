@@ -41,7 +41,7 @@ class FailureLog:
         """Names of plugins that there are: each is counted by name."""
         self._unknown: set[str] = set()
         self._seen: dict[tuple[str, ...], list[float]] = {}  # -> [burst left, next time, suppressed]
-        self._last_told: dict[tuple[str, ...], object] = {}
+        self._last_told: dict[tuple[str, ...], tuple[object, int]] = {}
         self._lines: dict[str, list[float]] = {}  # by kind -> [lines left, of when, left out]
 
     def report(
@@ -78,7 +78,9 @@ class FailureLog:
             if len(self._seen) >= _MAX_KINDS:
                 del self._seen[next(iter(self._seen))]
             state = self._seen[key] = [_BURST, 0.0, 0]
-        told_before = traceback and self._told(key, error)
+        times = self._told(key, error) if traceback else 1
+        if times > 1:
+            more["times"] = times
         now = self._clock()
         if state[0] > 0:
             state[0] -= 1
@@ -100,18 +102,20 @@ class FailureLog:
             more["plugin"] = plugin
         if route:
             more["route"] = route
-        self._log.error(event, exc_info=error if traceback and not told_before else None, **more)
+        self._log.error(event, exc_info=error if traceback and times == 1 else None, **more)
 
-    def _told(self, key: tuple[str, ...], error: BaseException | None) -> bool:
-        """Whether the very same was told the last time: same words, same place."""
+    def _told(self, key: tuple[str, ...], error: BaseException | None) -> int:
+        """How often the very same has happened, one after the other: same words, same place."""
         place = error.__traceback__ if error is not None else None
         while place is not None and place.tb_next is not None:
             place = place.tb_next
         told = str(error), place and (place.tb_frame.f_code.co_filename, place.tb_lineno)
-        before, self._last_told[key] = self._last_told.get(key), told
+        before, times = self._last_told.get(key, (None, 0))
+        times = times + 1 if before == told else 1
+        self._last_told[key] = told, times
         if len(self._last_told) > _MAX_KINDS:
             del self._last_told[next(iter(self._last_told))]
-        return before == told
+        return times
 
     def _label(self, plugin: str) -> str:
         if not plugin or plugin in self.known or plugin in self._unknown:

@@ -64,7 +64,7 @@ class TestNew:
     @pytest.mark.parametrize("flags", [(), pytest.param(("--kong",), marks=pytest.mark.long)])
     def test_what_it_makes_checks_and_passes(self, tmp_path: Path, flags: tuple[str, ...]) -> None:
         output = gatewright("new", "rate-watch", *flags, "-C", tmp_path)
-        assert "gatewright dev plugins" in output
+        assert f"gatewright dev{' --gateway kong' if flags else ''}   runs it" in output
         checked = gatewright("check", "plugins", "--strict", cwd=tmp_path)
         assert "rate-watch" in checked
         assert "problem" not in checked

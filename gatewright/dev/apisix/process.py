@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from gatewright.dev.apisix.survey import Survey, survey
 from gatewright.dev.apisix.table import made_up_routes, read_routes
 from gatewright.dev.echo import EchoUpstream
 from gatewright.dev.explaining import explaining
-from gatewright.dev.front import Front
+from gatewright.dev.front import Front, listening
 from gatewright.dev.here import RunnerHere, leave_at_once, runner_here, settings_for_debugging
 from gatewright.dev.inspector.session import Inspection, inspecting
 from gatewright.dev.messages import Answer
@@ -32,7 +32,7 @@ from gatewright.dev.options import DevOptions
 from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
 from gatewright.dev.target import Upstream, upstream_of
-from gatewright.errors import GatewrightError, ListenError
+from gatewright.errors import GatewrightError
 from gatewright.observe.control import ask_json
 from gatewright.runtime.discovery import discover
 from gatewright.server.drivers.runner import plan
@@ -117,6 +117,7 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
         async with (
             inspecting(options.inspect, directory, facts, server_header=SERVER_HEADER, charset=True) as inspection,
             _runner(options, directory, behaviour, inspection) as runner,
+            AsyncExitStack() as stack,
         ):
             found = await runner.survey(options, routes)
             admin = await asyncio.to_thread(_admin_api, options, found, routes, target) if options.admin else None
@@ -125,36 +126,30 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
                 state.table(), runner.address, behaviour=behaviour,
                 watch=lambda handler: explaining(
                     inspection.watch(handler) if admin is None else admin.before(inspection.watch(handler)),
-                    inspection.inspector, state.why_blocked,
+                    inspection.inspector, state.why_blocked, state.hints,
                 ),
                 timeouts=Timeouts(read=_FOREVER) if options.debug else None, workers=workers,
             )  # fmt: skip
             state.gateway = gateway
-            try:
+            with listening(f"{options.host}:{options.port}", "--port"):
                 await gateway.start(options.host, options.port)
-            except OSError as error:
-                reason = os.strerror(error.errno) if error.errno else str(error)
-                raise ListenError(f"{options.host}:{options.port}: {reason}; choose another one with --port") from None
+            stack.push_async_callback(gateway.stop)
             state.changed = lambda: inspection.changed(facts_of(state.found, gateway, options.host))
             page = await inspection.show(facts_of(found, gateway, options.host))
-            front = None
             if admin is not None:
                 admin.on_change = lambda: gateway.replace_routes(admin.routes())
                 front = Front(
                     admin.handle, server_header=SERVER_HEADER, refusal=lambda status: Answer(status, page=True)
                 )
-                await front.start_near(options.host, _ADMIN_PORT, options.admin_port)
+                with listening(f"{options.host}:{options.admin_port}", "--admin-port"):
+                    await front.start_near(options.host, _ADMIN_PORT, options.admin_port)
+                stack.push_async_callback(front.stop)
                 state.admin_port = front.port
             watched = [*options.paths, *options.watched, *([routes] if routes is not None else [])]
             watching = asyncio.create_task(watch(watched, state.reload))
-            try:
-                state.tell(page)
-                return await runner.ended()
-            finally:
-                watching.cancel()
-                if front is not None:
-                    await front.stop()
-                await gateway.stop()
+            stack.callback(watching.cancel)
+            state.tell(page)
+            return await runner.ended()
     finally:
         await echo.stop()
         shutil.rmtree(directory, ignore_errors=True)
@@ -275,8 +270,18 @@ class _State:
             return []
         if self.found.errors:
             return [f"plugin not loaded: {error}" for error in self.found.errors]
+        if self.found.kongs and not self.found.plugins:
+            return [f"{', '.join(self.found.kongs)}: in kong-pdk's form, for Kong alone: gatewright dev --gateway kong"]
         places = ", ".join(map(str, self.options.paths)) or self.options.connect
         return [] if self.found.plugins else [f"no plugins yet in {places}: save one, and it is loaded"]
+
+    def hints(self, plugin: str) -> list[str]:
+        """What was found out about a plugin that refuses requests, and how that's mended."""
+        hints = self.found.hints(plugin)
+        found = next((each for each in self.found.plugins if each["name"] == plugin), None)
+        if hints or found is None or self.routes is not None or self.admin is not None or not found["needs"]:
+            return hints
+        return [f"-> give one: --conf {plugin}='{{...}}'; {found.get('model') or 'its model'} says what fits"]
 
     async def reload(self) -> str:
         """Reload; gives what to tell.
@@ -326,9 +331,9 @@ class _State:
         for plugin in found.plugins:
             name, phases = plugin["name"], ", ".join(plugin["phases"])
             why = plugin["needs"] if self.routes is None else None
-            note = (
-                f"refused, its configuration doesn't fit: {why}; give one: --conf {name}='{{...}}'" if why else phases
-            )
+            note = phases or "no handler: define on_request or on_response"
+            if why:
+                note = f"refused, its configuration doesn't fit: {why}; give one: --conf {name}='{{...}}'"
             lines.append(f"  plugin    {name:<{width}}  {note}")
         if not found.plugins:
             lines.append(f"  plugin    {(self.why_blocked() or ['none but those that come along'])[0]}")

@@ -22,12 +22,23 @@ class Survey:
     Attributes:
         plugins: `name`, `phases`, `source`, and under `needs` why its configuration won't do, or `None`.
         errors: what could not be loaded.
-        findings: what else is wrong: `level`, `text`, `cure`.
+        findings: what else is wrong: `level`, `text`, `cure`, and `about`: the plugin.
+        kongs: plugins in kong-pdk's form, which APISIX has no use for.
     """
 
     plugins: list[dict[str, Any]]
     errors: list[str]
     findings: list[dict[str, Any]] = field(default_factory=list)
+    kongs: list[str] = field(default_factory=list)
+
+    def hints(self, plugin: str) -> list[str]:
+        """What was found about a plugin: what is wrong, and after an arrow how it's mended."""
+        return [
+            line
+            for found in self.findings
+            if found["about"] == plugin
+            for line in (found["text"], *([f"-> {found['cure']}"] if found["cure"] else []))
+        ]
 
 
 async def survey(paths: Sequence[Path], confs: Mapping[str, str] | None = None, routes: Path | None = None) -> Survey:
@@ -56,4 +67,5 @@ async def survey(paths: Sequence[Path], confs: Mapping[str, str] | None = None, 
         raise GatewrightError(f"plugins can't be looked at: {errors.decode(errors='replace').strip()}") from None
     ours = [plugin for plugin in content["plugins"] if plugin["form"] == "native"]  # not modules in kong-pdk's form
     wrong = [found for found in content["findings"] if found["level"] in ("problem", "warning")]
-    return Survey(ours, content["errors"], wrong)
+    kongs = [plugin["name"] for plugin in content["plugins"] if plugin["form"] != "native"]
+    return Survey(ours, content["errors"], wrong, kongs)

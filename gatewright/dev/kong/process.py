@@ -17,7 +17,7 @@ from typing import Any
 
 from gatewright.dev.echo import EchoUpstream
 from gatewright.dev.explaining import explaining
-from gatewright.dev.front import Front
+from gatewright.dev.front import Front, listening
 from gatewright.dev.here import RunnerHere, leave_at_once, runner_here, settings_for_debugging
 from gatewright.dev.inspector.facts import Facts
 from gatewright.dev.inspector.session import inspecting
@@ -26,13 +26,13 @@ from gatewright.dev.kong.declarative import Declared, load_content, load_declara
 from gatewright.dev.kong.facts import facts_of
 from gatewright.dev.kong.gateway import NAME, KongGateway
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins, known_plugins, query
-from gatewright.dev.kong.survey import sources_of
+from gatewright.dev.kong.survey import findings_of, sources_of
 from gatewright.dev.messages import Answer
 from gatewright.dev.options import DevOptions
 from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
 from gatewright.dev.target import upstream_of
-from gatewright.errors import ConfigError, GatewrightError, ListenError
+from gatewright.errors import ConfigError, GatewrightError
 from gatewright.gateways.kong.conf import PluginServer, read_conf
 from gatewright.gateways.kong.dump import dump
 from gatewright.observe.control import ask_json
@@ -135,15 +135,16 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
         def why_blocked() -> list[str]:
             return blocked
 
+        findings = _Findings()
+        await findings.look(servers.places)
         gateway = KongGateway(
             declared, plugins, default_upstream=target,
-            watch=lambda handler: explaining(inspection.watch(handler), inspection.inspector, why_blocked),
+            watch=lambda handler: explaining(
+                inspection.watch(handler), inspection.inspector, why_blocked, findings.hints
+            ),
         )  # fmt: skip
-        try:
+        with listening(f"{host}:{port}", "--port"):
             await gateway.start(host, port)
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise ListenError(f"{host}:{port}: {reason}; choose another one with --port") from None
         stack.push_async_callback(gateway.stop)
 
         def facts(known: Sequence[KnownPlugin]) -> Facts:
@@ -166,7 +167,8 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
                 KongAdmin(content, apply).handle, server_header=NAME, charset=False,
                 refusal=lambda status: Answer(status, page=True),
             )  # fmt: skip
-            await admin.start_near(host, _ADMIN_PORT, options.admin_port)
+            with listening(f"{host}:{options.admin_port}", "--admin-port"):
+                await admin.start_near(host, _ADMIN_PORT, options.admin_port)
             stack.push_async_callback(admin.stop)
             admin_port = admin.port
 
@@ -188,6 +190,7 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
             else:
                 gateway.replace(*_configuration(declarative, known, options.confs))
             blocked = []
+            await findings.look(servers.places)
             if inspection.options.page:
                 sources.update(await sources_of(servers.places))
                 inspection.changed(facts(known))
@@ -209,6 +212,26 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
         await asyncio.wait([asyncio.create_task(p.wait()) for p in processes], return_when=asyncio.FIRST_COMPLETED)
         print("a plugin server ended; its log above says why", file=sys.stderr)
         return 1
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What is wrong with the plugins' code: each told once."""
+
+    found: list[dict[str, Any]] = field(default_factory=list)
+
+    async def look(self, places: Sequence[Path]) -> None:
+        """Look at the code as it is now, and tell what is new."""
+        before, self.found = [each["text"] for each in self.found], await findings_of(places) if places else []
+        for each in self.found:
+            if each["text"] not in before:
+                cure = f"\n  -> {each['cure']}" if each["cure"] else ""
+                print(f"{each['level']}: {each['text']}{cure}", file=sys.stderr, flush=True)
+
+    def hints(self, plugin: str) -> list[str]:
+        """What was found about a plugin, and how it's mended."""
+        own = [each for each in self.found if each["about"] == plugin]
+        return [line for each in own for line in (each["text"], f"-> {each['cure']}")]
 
 
 Start = Callable[[], Awaitable[asyncio.subprocess.Process]]
@@ -407,7 +430,12 @@ def _configuration(
     except ConfigError as error:
         if file is not None:
             raise
-        raise ConfigError(f"{error}; give its configuration: --conf NAME='{{...}}', or a kong.yml: --routes") from None
+        names = {f"plugins[{number}]": plugin.name for number, plugin in enumerate(known)}
+        place, rest = str(error).partition(".")[::2]
+        name = names.get(place, "NAME")
+        raise ConfigError(
+            f"{names.get(place, place)}.{rest}; give it: --conf {name}='{{...}}', or a kong.yml with --routes"
+        ) from None
     for name in plugins.left_out:
         log.warning("the plugin %s is left out: no plugin server has it (Kong's own plugins are not here)", name)
     return declared, plugins

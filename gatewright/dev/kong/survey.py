@@ -13,7 +13,7 @@ from typing import Any
 
 from gatewright.runtime.kong_modules import load_directory
 
-__all__ = ["sources_of"]
+__all__ = ["findings_of", "sources_of"]
 
 
 async def sources_of(places: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -29,6 +29,21 @@ async def sources_of(places: Sequence[Path]) -> dict[str, dict[str, Any]]:
     except ValueError:
         return {}
     return found
+
+
+async def findings_of(places: Sequence[Path]) -> list[dict[str, Any]]:
+    """What is wrong with the plugins' code, as `gatewright check --json` says: `level`, `text`, `cure`, `about`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gatewright", "check", "--json", *map(str, places)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,  # whoever serves them says what can't be loaded
+    )
+    output, _ = await process.communicate()
+    try:
+        content = json.loads(output)
+    except ValueError:
+        return []
+    return [found for found in content["findings"] if found["level"] in ("problem", "warning")]
 
 
 def _look(places: Sequence[str]) -> dict[str, dict[str, Any]]:

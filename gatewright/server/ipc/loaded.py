@@ -30,7 +30,7 @@ def log_plugins(plugins: Sequence[PluginInfo], errors: Sequence[str], settled: C
         errors: what could not be loaded.
         settled: names of plugins that there are settings for.
     """
-    log = structlog.get_logger("gatewright.server")
+    log = structlog.get_logger("gatewright.server.loaded")
     for error in errors:
         log.error("plugin not loaded; routes that use it are refused", error=error)
     for plugin in plugins:
@@ -49,4 +49,4 @@ def log_plugins(plugins: Sequence[PluginInfo], errors: Sequence[str], settled: C
             )  # fmt: skip
     if not plugins:
         log.warning("no plugins of your own: routes can name only those that come along", cure="--plugins DIRECTORY",
-                    shipped=sorted(shipped_names()))  # fmt: skip
+                    shipped=", ".join(sorted(shipped_names())))  # fmt: skip

@@ -79,6 +79,7 @@ class Reloads:
         self._load = load
         self._notifier = notifier
         self._log = structlog.get_logger("gatewright.server")
+        self._told = structlog.get_logger("gatewright.server.loaded")  # who asked for it is told, too
         self._plan: Plan | None = None
         self._new: list[Worker] = []
         self._again = False
@@ -128,7 +129,7 @@ class Reloads:
         before = next((w for w in self._fleet.workers if w.stage is Stage.READY), None)
         new = [error for error in worker.errors if before is None or error not in before.errors]
         for error in new:
-            self._log.error("plugin can't be loaded", error=error)
+            self._told.error("plugin can't be loaded", error=error)
         if new:
             self.abort(new[0])
         return not new
@@ -155,7 +156,7 @@ class Reloads:
         self._failed(reason)
 
     def _failed(self, reason: str) -> None:
-        self._log.error("reload failed: the workers of before go on", reason=reason)
+        self._told.error("reload failed: the workers of before go on", reason=reason)
         self._count("failed", reason)
         self._notifier.ready(f"the last reload failed: {reason}")
         self._next()
