@@ -57,9 +57,19 @@ test: for-tests ## Run the tests side by side, then those that want the machine 
 coverage: for-tests ## Run the tests and measure what they cover, in the processes that they start, too
 	COVERAGE=1 $(TESTS) $(ARGS)
 
+# Models' own frameworks, half a gigabyte, of which only tests that take minutes know: PyTorch from its own index, whose
+# builds are for processors alone, and MLServer in an environment of its own. Where they can't be had, that is told.
+CPU_BUILDS := --extra-index-url https://download.pytorch.org/whl/cpu
+.PHONY: frameworks
+frameworks: $(VENV)/.tests
+	@test -e $(VENV)/.frameworks || { $(BIN)/pip install --quiet $(CPU_BUILDS) --group frameworks && touch $(VENV)/.frameworks; } || \
+		echo "PyTorch and TensorFlow can't be installed: their models are not tested"
+	@test -e $(VENV)-mlserver/bin/mlserver || { $(PYTHON) -m venv $(VENV)-mlserver && \
+		$(VENV)-mlserver/bin/pip install --quiet 'mlserver>=1.6' || echo "MLServer can't be installed: it is not tested against"; }
+
 .PHONY: test-all
-test-all: for-tests ## Run also the tests that take minutes
-	SELECT="long or not long" $(TESTS) $(ARGS)
+test-all: for-tests frameworks ## Run also the tests that take minutes
+	SELECT="long or not long" GATEWRIGHT_MLSERVER=$(abspath $(VENV)-mlserver/bin/mlserver) $(TESTS) $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.lint ## Check style, types and layers, of Python and Lua
@@ -88,5 +98,5 @@ docs: $(VENV)/.tests ## Run every command and snippet of the documentation
 
 .PHONY: clean
 clean: ## Remove what was made
-	rm -rf $(VENV) $(VENV)-kong build dist benchmarks/build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-kong $(VENV)-mlserver build dist benchmarks/build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

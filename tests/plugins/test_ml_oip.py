@@ -105,7 +105,7 @@ class Double(MLModel):
 
 @pytest.fixture(scope="module")
 def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
-    command = os.environ.get("GATEWRIGHT_MLSERVER") or shutil.which("mlserver")
+    command = shutil.which(os.environ.get("GATEWRIGHT_MLSERVER") or "mlserver")
     if command is None:
         pytest.skip("MLServer is not installed here: GATEWRIGHT_MLSERVER may name its command")
     home = tmp_path_factory.mktemp("mlserver")

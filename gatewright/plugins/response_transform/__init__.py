@@ -153,6 +153,7 @@ class ResponseTransform(Plugin[ResponseTransformConfig]):
         body = await response.body()
         if not body:  # of a HEAD or a 304: it stands for one that would be edited
             self._weaken_etag(response)
+            headers.discard("content-length")  # of the body that isn't sent as it is
             return
         codings = codings_of(headers.get_all("content-encoding"))
         try:

@@ -48,5 +48,8 @@ def log_plugins(plugins: Sequence[PluginInfo], errors: Sequence[str], settled: C
                 cure=f"did you mean {close[0]}?" if close else f"found: {', '.join(names) or 'none'}",
             )  # fmt: skip
     if not plugins:
-        log.warning("no plugins of your own: routes can name only those that come along", cure="--plugins DIRECTORY",
-                    shipped=", ".join(sorted(shipped_names())))  # fmt: skip
+        shipped = " ".join(sorted(shipped_names()))  # not with commas: what follows "api-key," would be blacked out
+        log.warning(
+            "no plugins of your own: routes can name only those that come along",
+            cure="--plugins DIRECTORY", shipped=shipped,
+        )  # fmt: skip
