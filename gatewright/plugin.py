@@ -117,6 +117,7 @@ class Plugin(Generic[C]):
       replace it. `def` handlers get a `SyncRequest` and a `SyncResponse`.
 
     - `on_log(self, request, response)`: after the client has its answer, over the lean path; nothing can be changed.
+      On APISIX's `ext-plugin-*` only of requests that a plugin of the same chain answered.
 
     On Kong `on_request` runs in the phase access and `on_response` in response. `on_certificate`, `on_rewrite`,
     `on_preread` and `on_log(self, kong)` are for its other phases: they are given the `kong` object, and never called

@@ -23,6 +23,7 @@ from gatewright.gateways.events import Answer, Event, Prepare, Refusal, Session
 from gatewright.http import Call, Question, Recipe, RequestCall, ResponseCall
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.strands import Strand
+from gatewright.server.drivers.apisix.afterwards import tell_of_answer
 from gatewright.server.drivers.apisix.asking import Waiter
 from gatewright.server.drivers.apisix.ctx import ctx_kept, keep_ctx
 from gatewright.server.drivers.apisix.noted import NotedConnection
@@ -155,6 +156,8 @@ class Connection(NotedConnection):
                 response = chain.run_request(call, strand)
                 if response is not None:
                     service.answered += 1
+                    if chain.tells:
+                        tell_of_answer(service, chain, call, response)
                 elif call.asks:
                     self._follow(call, session.before_reply(call))
                     if call.kept_ctx:
