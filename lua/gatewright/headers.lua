@@ -47,8 +47,8 @@ if ok and pcall(require, "resty.core.request") then
                 return nil
             end
             local n = C.ngx_http_lua_ffi_req_get_headers_count(r, 0, truncated)
-            if n <= 0 then
-                return n == 0 and false or nil
+            if n <= 0 then -- none at all, or not in this phase
+                return nil
             end
             local buffer = ffi_cast(elements, get_string_buf(n * size))
             if C.ngx_http_lua_ffi_req_get_headers(r, buffer, n, 0) ~= 0 then
