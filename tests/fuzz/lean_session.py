@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gatewright.errors import GatewrightError, ProtocolError
@@ -57,14 +58,14 @@ class Silent:
         return None
 
 
-def spoiled(chance: random.Random) -> bytes:
+def spoiled(chance: random.Random, conversation: Sequence[bytes] = CONVERSATION) -> bytes:
     """One input."""
-    data = bytearray(chance.choice(CONVERSATION))
+    data = bytearray(chance.choice(conversation))
     what = chance.random()
     if what < 0.05:
         return chance.randbytes(chance.randint(0, 60))
     if what < 0.15:
-        data += chance.choice(CONVERSATION)
+        data += chance.choice(conversation)
     for _ in range(chance.choice((0, 0, 1, 1, 2, 4))):
         data[chance.randrange(len(data))] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
     if what > 0.9:

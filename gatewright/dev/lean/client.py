@@ -92,7 +92,7 @@ class _Connection(asyncio.Protocol):
         try:
             for event in self._session.receive_data(data):
                 self._take(event)
-        except (ProtocolError, ValueError) as error:
+        except ProtocolError as error:
             self._fail(f"the runner broke the protocol: {error}")
 
     def _take(self, event: Event) -> None:

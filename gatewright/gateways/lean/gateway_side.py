@@ -102,7 +102,7 @@ class GatewaySession:
                 if len(fields) != 4:
                     raise ProtocolError(f"a token with {len(fields)} fields")
                 request, response, log, milliseconds = fields
-                seconds = int(milliseconds or b"60000") / 1000
+                seconds = _number(milliseconds or b"60000") / 1000
                 events.append(Token(id, argument, (request, response, log), seconds))
             elif kind == Kind.ERROR:
                 self._parts.pop(id, None)
@@ -112,7 +112,7 @@ class GatewaySession:
             elif kind == Kind.HELLO:
                 if argument != VERSION:
                     raise ProtocolError(f"the runner speaks version {argument}, this side version {VERSION}")
-                events.append(Greeted(int(_there(fields, 0, "the runner's greeting"))))
+                events.append(Greeted(_number(_there(fields, 0, "the runner's greeting"))))
             else:
                 raise ProtocolError(f"unknown kind of frame: {kind}")
         return events
@@ -168,6 +168,12 @@ def _there(fields: Sequence[bytes | None], at: int, what: str) -> bytes:
     if value is None:
         raise ProtocolError(f"{what} says nothing")
     return value
+
+
+def _number(field: bytes) -> int:
+    if not field.isdigit() or len(field) > 12:
+        raise ProtocolError(f"{field[:20]!r} is no number")
+    return int(field)
 
 
 def _text(field: bytes | None) -> str:
