@@ -157,8 +157,7 @@ class GeventBridge(Bridge):
     def run_blocking(self, function: Callable[[], T]) -> T:
         """Run a function right here: what blocks gives way. Past its deadline it gets the error wherever it waits."""
         strand = self.current()
-        if strand.work is not None:
-            strand.deadline = self.loop.time() + strand.work.timeout
+        strand.deadline = self.loop.time() + strand.work.timeout if strand.work is not None else 0.0
         self._turns[strand] = next(self._turn)
         self._running.add(strand)
         if self._sweep is None:

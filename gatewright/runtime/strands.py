@@ -189,7 +189,9 @@ class Strands:
             DeadlineExceededError: the deadline passed first.
         """
         strand = self.current()
-        if not strand.deadline and strand.work is not None:
+        if strand.work is None:
+            strand.deadline = 0.0  # what there is, an earlier call has left
+        elif not strand.deadline:
             strand.deadline = self.loop.time() + strand.work.timeout
         held = perf_counter() - strand.began
         if held > self.hold_limit and strand.work is not None:
