@@ -72,15 +72,15 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
         started = time.time_ns()
         context = self._incoming(request)
         parent = trace.get_current_span(context).get_span_context()
-        name, attributes = self._described(request)
-        span = pipeline.begin(name, context, attributes)
-        self._propagate(request, trace.set_span_in_context(span, context))
-        its = span.get_span_context()
+        its = pipeline.begin(context, parent)
+        described = self._described(request) if its.trace_flags.sampled else None  # as it came
+        self._propagate(request, trace.set_span_in_context(trace.NonRecordingSpan(its), context))
         if own.trace_header:
             request.response_headers[own.trace_header] = f"{its.trace_id:032x}"
-        self._spans.add("yes" if span.is_recording() else "no")
-        if not span.is_recording():
+        self._spans.add("no" if described is None else "yes")
+        if described is None:
             return
+        name, attributes = described
         if own.ends == "request":
             pipeline.whole(name, its, parent if parent.is_valid else None, started, attributes).end()
             return
@@ -125,7 +125,7 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
         context = Context()
         if self.config.trust_incoming:
             headers = request.headers
-            carrier = {name: ",".join(headers.get_all(name)) for name in self._fields if name in headers}
+            carrier = {name: ",".join(values) for name in self._fields if (values := headers.get_all(name))}
             context = self._propagator.extract(carrier, context)
         runners = trace.get_current_span()
         return trace.set_span_in_context(runners, context) if runners.get_span_context().is_valid else context

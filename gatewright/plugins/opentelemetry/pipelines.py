@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from opentelemetry import trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from gatewright.plugins._shared.extras import extra
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "Pipelines", "propagator_of"]
 
 _LONGEST_TEXT: Final = 4096
+_RANDOM_TRACE_ID: Final = 2
+"""The flag of traces whose ids are random (W3C Trace Context, level 2)."""
 _MOST_WAITING: Final = 4096
 _CLOSING_SECONDS: Final = 3.0
 
@@ -120,17 +123,14 @@ class _GivenIds(IdGenerator):
 class Pipeline:
     """Makes spans and sends them, in batches, from threads of its own.
 
-    A span may begin in one process and end in another. So what begins is never sent: `begin` decides on ids and
-    sampling, and whoever ends the span makes it anew, whole, with `whole`.
+    A span may begin in one process and end in another. So `begin` only decides on ids and sampling, and whoever ends
+    the span makes it, whole, with `whole`.
     """
 
     def __init__(self, config: OpentelemetryConfig) -> None:
         resource = Resource.create({"service.name": config.service, **config.resource})
         limits = SpanLimits(max_attribute_length=_LONGEST_TEXT)
-        self._ids = _GivenIds()
-        beginning = TracerProvider(
-            _sampler(config), resource, shutdown_on_exit=False, span_limits=limits, id_generator=RandomIdGenerator()
-        )
+        self._sampler, self._random, self._ids = _sampler(config), RandomIdGenerator(), _GivenIds()
         self._provider = TracerProvider(
             ALWAYS_ON, resource, shutdown_on_exit=False, span_limits=limits, id_generator=self._ids
         )
@@ -139,12 +139,24 @@ class Pipeline:
                 _exporter(each), max_queue_size=_MOST_WAITING, schedule_delay_millis=config.delay * 1000
             )
             self._provider.add_span_processor(processor)
-        self._beginner = beginning.get_tracer("gatewright.plugins.opentelemetry")
-        self._finisher = self._provider.get_tracer("gatewright.plugins.opentelemetry")
+        self._tracer = self._provider.get_tracer("gatewright.plugins.opentelemetry")
 
-    def begin(self, name: str, context: Any, attributes: dict[str, Any]) -> trace.Span:
-        """A span whose ids and sampling are decided; it is not to be ended."""
-        return self._beginner.start_span(name, context, trace.SpanKind.SERVER, attributes)
+    def begin(self, context: Context, parent: trace.SpanContext) -> trace.SpanContext:
+        """Decide on a span's ids, and whether it is recorded (`trace_flags.sampled`).
+
+        Args:
+            context: the request's.
+            parent: whose child it is; one that isn't valid: nobody's.
+        """
+        if parent.is_valid:
+            trace_id, flags = parent.trace_id, parent.trace_flags & _RANDOM_TRACE_ID
+        else:
+            trace_id, flags = self._random.generate_trace_id(), _RANDOM_TRACE_ID
+        sampling = self._sampler.should_sample(context, trace_id, "")
+        if sampling.decision is Decision.RECORD_AND_SAMPLE:
+            flags |= trace.TraceFlags.SAMPLED
+        span_id = self._random.generate_span_id()
+        return trace.SpanContext(trace_id, span_id, False, trace.TraceFlags(flags), sampling.trace_state)
 
     def whole(
         self,
@@ -163,13 +175,11 @@ class Pipeline:
             started: nanoseconds since 1970.
             attributes: known since then.
         """
-        from opentelemetry.context import Context
-
         context = Context()
         if parent is not None:
             context = trace.set_span_in_context(trace.NonRecordingSpan(parent), context)
         self._ids.trace_id, self._ids.span_id = span.trace_id, span.span_id
-        return self._finisher.start_span(name, context, trace.SpanKind.SERVER, attributes, start_time=started)
+        return self._tracer.start_span(name, context, trace.SpanKind.SERVER, attributes, start_time=started)
 
     def close(self) -> None:
         """Send what is left, for some seconds."""
