@@ -26,11 +26,22 @@ class StandIn(Protocol):
     What it gives is made so that the gateway does not use the connection again.
     """
 
+    @property
+    def patience(self) -> float:
+        """Seconds that the gateway may be kept waiting for the next runner, before it's told no."""
+
+    @property
+    def relays(self) -> bool:
+        """The next runner may ask something before it answers: what both say is passed on as it comes."""
+
     def refusal(self, data: bytes) -> bytes:
         """What to say to the request that these bytes belong to; empty if it goes on. Raises if it's none."""
 
     def passed_on(self, reply: bytes, new: bytes) -> bytes:
-        """What to say if the next runner answers so (its last part is `new`); empty if the answer goes on."""
+        """What to say if the next runner answers so (its last part is `new`); empty if the answer goes on.
+
+        What is relayed was said already, and this comes after it.
+        """
 
 
 class Plan(Protocol):

@@ -23,6 +23,8 @@ _LOOK_SECONDS: Final = 0.1
 _LONGEST_SECONDS: Final = 120.0
 """For connections of before; the gateway closes those that it has not used for a minute."""
 _READ: Final = 1 << 16
+_SEND_SECONDS: Final = 5.0
+_MOST_WAITING: Final = 1024
 
 
 class Held(msgspec.Struct):
@@ -75,6 +77,8 @@ class _Keeping:
         self._stand_in = stand_in
         self._handover = handover
         self._connections: set[_Connection] = set()
+        self._waiting: set[_Connection] = set()
+        self._began = time.monotonic()
         self._left_since = 0.0
         self._gateway_is_gone = False
         self._selector = selectors.DefaultSelector()
@@ -149,8 +153,21 @@ class _Keeping:
             self._end(connection)
         elif connection.refusal:
             self._leave_replaced()  # a new runner may have come since the last time
-            if self._held or not self._pass_on(connection):
-                self._say(connection, connection.refusal)
+            self._decide(connection)
+
+    def _decide(self, connection: _Connection) -> None:
+        """Pass on what was asked, have it wait, or say no."""
+        if self._held and time.monotonic() - self._began < connection.stand_in.patience:
+            if connection not in self._waiting and len(self._waiting) < _MOST_WAITING:
+                self._waiting.add(connection)
+                self._selector.unregister(connection.sock)
+            if connection in self._waiting:
+                return
+        if connection in self._waiting:
+            self._waiting.discard(connection)
+            self._selector.register(connection.sock, selectors.EVENT_READ, lambda: self._read(connection))
+        if self._held or not self._pass_on(connection):
+            self._say(connection, connection.refusal)
 
     def _pass_on(self, connection: _Connection) -> bool:
         """Ask the new runner; tells whether it can be asked."""
@@ -164,16 +181,35 @@ class _Keeping:
             connection.there = None
             return False
         there.setblocking(False)
-        self._selector.unregister(connection.sock)
+        if connection.stand_in.relays:
+            self._selector.modify(connection.sock, selectors.EVENT_READ, lambda: self._relay(connection, there))
+        else:
+            self._selector.unregister(connection.sock)
         self._selector.register(there, selectors.EVENT_READ, lambda: self._read_reply(connection, there))
         return True
+
+    def _relay(self, connection: _Connection, there: socket.socket) -> None:
+        """What the gateway says in answer to the new runner's questions."""
+        try:
+            data = connection.sock.recv(_READ)
+            if data:
+                _send(there, data)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end(connection)
 
     def _read_reply(self, connection: _Connection, there: socket.socket) -> None:
         answer = connection.refusal
         try:
             data = there.recv(_READ)
             if data:
-                connection.reply += data
+                if connection.stand_in.relays:
+                    _send(connection.sock, data)
+                else:
+                    connection.reply += data
                 answer = connection.stand_in.passed_on(connection.reply, data)
         except BlockingIOError:
             return
@@ -195,10 +231,13 @@ class _Keeping:
                     self._selector.unregister(sock)
                 sock.close()
         self._connections.discard(connection)
+        self._waiting.discard(connection)
 
     def _look(self) -> None:
         """Leave sockets that nobody can dial any more, and in the end what is left on them."""
         self._leave_replaced()
+        for connection in list(self._waiting):
+            self._decide(connection)
         if self._held:
             return
         self._left_since = self._left_since or time.monotonic()
@@ -213,6 +252,15 @@ class _Keeping:
             self._accept(sock)  # what has dialled before
             self._selector.unregister(sock)
             sock.close()
+
+
+def _send(sock: socket.socket, data: bytes) -> None:
+    """Send all, to somebody who may be slow to read."""
+    sock.settimeout(_SEND_SECONDS)
+    try:
+        sock.sendall(data)
+    finally:
+        sock.setblocking(False)
 
 
 def _is_ours(kept: Held) -> bool:

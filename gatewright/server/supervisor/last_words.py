@@ -44,11 +44,10 @@ class LastWords:
             asked, whole = worker.guard.asked(slot)
             said = bool(asked) and self._say(worker, connection, asked)
             if worker.plan.begins_anew is not None:
-                usable = not asked and whole and worker.plan.begins_anew(_unread(connection)) and not stopping
+                usable = not asked and whole and worker.plan.begins_anew(_unread(connection))
             else:
                 usable = whole and (not asked or (said and worker.plan.goes_on))
-                usable = usable and (not stopping or self._dispatcher.to_keeper is not None)
-            if usable:
+            if usable and (not stopping or self._dispatcher.to_keeper is not None):
                 self._dispatcher.place(connection)
             else:
                 self._let_linger(connection, at_once=worker.plan.begins_anew is not None)

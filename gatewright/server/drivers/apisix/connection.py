@@ -306,8 +306,11 @@ class Connection(NotedConnection):
             self._transport.close()
 
     def close_if_idle(self) -> None:
-        """Close the connection unless a call is under way; then it's closed after its answer."""
-        if not self._session.busy:
+        """Close the connection unless a call is under way; then it's closed after its answer.
+
+        One on which the gateway may ask something in that moment is the keeper's, if there is one.
+        """
+        if not self._session.busy and (self._service.keeper is None or not self.give_back()):
             self._transport.close()
 
     def give_back(self) -> bool:

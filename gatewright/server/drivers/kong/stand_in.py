@@ -23,6 +23,9 @@ the connection out of its pool, where a request might find it in the moment in w
 class StandIn:
     """Answers on one connection (see `gatewright.server.ipc.plan.StandIn`)."""
 
+    patience = 0.0
+    relays = False
+
     def __init__(self) -> None:
         self._session = MsgPackSession()
         self._reply = msgpack.Unpacker(raw=True, strict_map_key=False)
