@@ -37,7 +37,8 @@ class Door(asyncio.Protocol):
         """Take the connection in, or turn it away if there are too many."""
         self._transport = cast("asyncio.Transport", transport)
         if not self._service.take_in(self):
-            transport.close()
+            if not (self._service.draining and self._service.leave_to_keeper(self._transport)):
+                transport.close()
         elif self._service.leaving:
             self._service.loop.call_soon(self.give_back)
 
@@ -58,8 +59,9 @@ class Door(asyncio.Protocol):
         """Nothing has been begun."""
 
     def close_if_idle(self) -> None:
-        """Close the connection."""
-        self._transport.close()
+        """Close the connection, or let the keeper have it: the gateway may ask something there just now."""
+        if self._service.keeper is None or not self.give_back():
+            self._transport.close()
 
     def give_back(self) -> bool:
         """Let another worker have the connection."""

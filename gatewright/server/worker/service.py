@@ -303,6 +303,12 @@ class Service:
         """
         if self.link is None:
             return False
+        if self.draining and self.keeper is not None:  # the supervisor ends, too, or is gone
+            if not self.leave_to_keeper(transport):
+                return False
+            self.connections.discard(connection)
+            self._tell_ended(connection)
+            return True
         try:
             fd = os.dup(transport.get_extra_info("socket").fileno())
         except OSError:  # no descriptor is free: some time later
@@ -310,12 +316,20 @@ class Service:
         if transport.is_reading():
             transport.pause_reading()
         self.connections.discard(connection)
-        if self.draining and self.keeper is not None:  # the supervisor ends, too, or is gone
-            with contextlib.suppress(OSError), socket.socket(fileno=fd) as kept:
-                socket.send_fds(self.keeper, [b"kept"], [kept.fileno()])
-            self._tell_ended(connection)
-        else:
-            self.link.give_back(connection, socket.socket(fileno=fd))
+        self.link.give_back(connection, socket.socket(fileno=fd))
+        transport.abort()  # closes only our descriptor
+        return True
+
+    def leave_to_keeper(self, transport: asyncio.Transport) -> bool:
+        """Let the keeper have a connection on which nothing is under way, if there is one."""
+        if self.keeper is None:
+            return False
+        if transport.is_reading():
+            transport.pause_reading()
+        try:
+            socket.send_fds(self.keeper, [b"kept"], [transport.get_extra_info("socket").fileno()])
+        except OSError:  # it was killed
+            return False
         transport.abort()  # closes only our descriptor
         return True
 

@@ -242,8 +242,10 @@ class Connection(NotedConnection):
     def _after_write(self) -> None:
         if self._session.buffered:
             self._service.loop.call_soon(self._look_again)
-        elif self._half_closed or self._service.draining:
+        elif self._half_closed:
             self._transport.close()
+        elif self._service.draining:
+            self.close_if_idle()
         elif self._service.leaving and not self._closed:
             if self._transport.is_reading():
                 self._transport.pause_reading()  # the next call is another worker's

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix.frames import FrameBuffer, FrameType
 from gatewright.gateways.apisix.session import ApisixSession
 from gatewright.gateways.events import Answer, Prepare, Refusal
+from gatewright.gateways.lean.frames import PREFACE
 from gatewright.settings import Settings
 
 __all__ = ["StandIn"]
@@ -41,6 +43,8 @@ class StandIn:
         Raises:
             ProtocolError: it's none.
         """
+        if data[0] == PREFACE[0] and not self._session.busy and not self._session.buffered:
+            raise ProtocolError("the lean path, whose Lua says no by itself")
         session = self._session
         for event in session.receive_data(data):
             if isinstance(event, Prepare):
