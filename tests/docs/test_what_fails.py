@@ -48,7 +48,11 @@ SHOWN_BY = {
         "server/test_workers.py::test_a_blocked_loop_is_named_with_its_stack_and_its_worker_replaced",
         "runtime/test_moving.py::test_the_successors_of_a_worker_that_was_killed_for_it_know",
     ),
-    "A worker is killed": ("server/test_workers.py::test_a_worker_that_dies_costs_only_its_own_call",),
+    "A worker is killed": (
+        "server/test_workers.py::test_a_worker_that_dies_costs_only_its_own_call",
+        "server/test_last_words.py::test_a_response_phase_under_way_is_refused",
+        "server/test_last_words.py::test_what_a_blocked_worker_has_not_read_is_served_by_the_next_one",
+    ),
     "The runner is reloaded": (
         "server/test_workers.py::test_reload_brings_new_code_over_the_same_connections",
         "server/test_workers.py::test_a_plugin_that_no_longer_imports_leaves_the_old_workers_in_place",
@@ -56,6 +60,7 @@ SHOWN_BY = {
     ),
     "The supervisor is killed": (
         "server/test_outages.py::test_workers_end_with_their_supervisor_whatever_a_plugin_does",
+        "server/test_keeper.py::test_calls_wait_for_the_next_runner_and_are_refused_if_none_comes",
     ),
     "Nobody reads the log, or its disk is full": (
         "observe/test_outlet.py::test_requests_and_signals_go_on_while_nobody_reads_the_log",
