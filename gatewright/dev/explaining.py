@@ -30,6 +30,7 @@ def explaining(
     inspector: Inspector | None,
     why_blocked: Callable[[], list[str]],
     hints: Callable[[str], list[str]] = lambda _: [],
+    url_of: Callable[[int], str] = lambda _: "",
 ) -> Handler:
     """A gateway's handler whose answers to failed calls tell the cause.
 
@@ -37,7 +38,9 @@ def explaining(
         handler: the gateway's, followed by the inspector.
         inspector: who follows; without one, answers stay as they are.
         why_blocked: why no request may pass just now; nothing if they may.
-        hints: what was found out about a plugin beforehand: what is wrong, where, and how it's mended.
+        hints: what was found out about a plugin beforehand: what is wrong, where, and how it's mended; for no name,
+            what else is known of a failure that nobody told of. It may take its time.
+        url_of: gives the inspector's page of a call, by the number of its record; nothing if there is none.
     """
 
     async def explained(request: ClientRequest) -> Answer:
@@ -49,8 +52,9 @@ def explaining(
         if inspector is None or trail is None or answer.status < 500:
             return answer
         await _until_told(trail)
-        causes = list(_causes(record_of(trail, inspector.gateway), hints))
-        return _told(request, answer, causes) if causes else answer
+        record = record_of(trail, inspector.gateway)
+        causes = await asyncio.to_thread(lambda: list(_causes(record, hints)))
+        return _told(request, answer, causes, url_of(record["id"])) if causes else answer
 
     return explained
 
@@ -102,15 +106,18 @@ def _causes(record: dict[str, Any], hints: Callable[[str], list[str]]) -> Iterat
             yield cause
         if not told and (phase.get("refused") or phase.get("error")):
             why = phase.get("refused") or phase["error"]
-            yield _Cause(f"{phase.get('stage') or phase['name']}: {why}", lines=[n["text"] for n in phase["notes"]])
+            yield _Cause(
+                f"{phase.get('stage') or phase['name']}: {why}",
+                lines=[*(n["text"] for n in phase["notes"]), *hints("")],
+            )
 
 
-def _told(request: ClientRequest, answer: Answer, causes: Sequence[_Cause]) -> Answer:
+def _told(request: ClientRequest, answer: Answer, causes: Sequence[_Cause], url: str = "") -> Answer:
     """The page instead of an answer, with the same status and headers."""
     accept = next((value for name, value in request.headers if name.lower() == "accept"), "")
     as_html = "text/html" in accept
     would = with_page(answer)
-    text = _html(would, causes) if as_html else _text(would, causes)
+    text = _html(would, causes, url) if as_html else _text(would, causes, url)
     kept = [
         (n, v) for n, v in answer.headers if n.lower() not in ("content-type", "content-length", "content-encoding")
     ]
@@ -130,13 +137,14 @@ def _production(would: Answer) -> str:
     return f"{would.status}" + (f"\n{body}" if body else ", without a body")
 
 
-def _text(would: Answer, causes: Sequence[_Cause]) -> str:
+def _text(would: Answer, causes: Sequence[_Cause], url: str) -> str:
     out = []
     for cause in causes:
         out += [cause.title, *(f"  {line}" for line in cause.lines)]
         for frame in cause.own_frames():
             out += [f"  {frame['file']}:{frame['line']}, in {frame['function']}", *_source(frame)]
         out.append("")
+    out += [f"All of this call: {url}", ""] if url else []
     out += [
         f"(development only: a real gateway would have sent {would.status} and its own page, and told nobody why)",
         "",
@@ -152,21 +160,30 @@ def _source(frame: dict[str, Any]) -> list[str]:
     ]
 
 
-def _html(would: Answer, causes: Sequence[_Cause]) -> str:
+def _marked_source(frame: dict[str, Any]) -> str:
+    """The source as HTML, the line in question marked."""
+    lines = (html.escape(line) for line in _source(frame))
+    return "\n".join(f"<mark>{line}</mark>" if line.startswith("  &gt;") else line for line in lines)
+
+
+def _html(would: Answer, causes: Sequence[_Cause], url: str) -> str:
     parts = []
     for cause in causes:
         parts.append(f"<h1>{html.escape(cause.title)}</h1>")
         parts += [f"<p>{html.escape(line)}</p>" for line in cause.lines]
         for frame in cause.own_frames():
             place = f"{frame['file']}:{frame['line']}, in {frame['function']}"
-            parts.append(f"<h2>{html.escape(place)}</h2><pre>{html.escape(chr(10).join(_source(frame)))}</pre>")
+            parts.append(f"<h2>{html.escape(place)}</h2><pre>{_marked_source(frame)}</pre>")
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>A plugin failed</title><style>'
-        "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;"
-        "color-scheme:light dark}"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>A plugin failed</title>'
+        '<meta name="viewport" content="width=device-width"><style>'
+        ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;"
+        "padding:0 1rem}"
         "h1{font-size:1.2rem;color:#c33}h2{font-size:.9rem;font-weight:600}pre{overflow:auto;padding:.8rem;"
-        "background:color-mix(in srgb,currentColor 8%,transparent);border-radius:6px}</style></head><body>"
+        "background:color-mix(in srgb,currentColor 8%,transparent);border-radius:6px}"
+        "mark{background:color-mix(in srgb,#c33 25%,transparent);color:inherit}</style></head><body>"
         + "".join(parts)
+        + (f'<p><a href="{html.escape(url)}">All of this call, in the inspector</a></p>' if url else "")
         + f"<p>{html.escape(_ONLY_HERE)}</p><details><summary>What a real gateway would have sent</summary>"
         + f"<pre>{html.escape(_production(would))}</pre></details></body></html>\n"
     )

@@ -21,7 +21,7 @@ import structlog
 from gatewright.errors import ConfigError
 from gatewright.http import RequestCall
 from gatewright.observe.outlet import Outlet, Stream
-from gatewright.observe.short_traceback import short_traceback
+from gatewright.observe.short_traceback import short_stack, short_traceback
 from gatewright.redaction import redact, redact_fields
 from gatewright.runtime.strands import current_work
 
@@ -175,6 +175,8 @@ def configure_logs(
     else:
         formatter = _ConsoleFormatter
         colors = not file and os.isatty(_STDERR)
+        if format == "short":
+            final.append(_shorten_stack)
         final.append(
             structlog.dev.ConsoleRenderer(
                 colors=colors,
@@ -299,6 +301,12 @@ def _add_call(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
             request_id = call.headers.get("x-request-id")
             if request_id:
                 event.setdefault("request_id", request_id[:_LONGEST_ID])
+    return event
+
+
+def _shorten_stack(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if isinstance(event.get("stack"), str):
+        event["stack"] = short_stack(event["stack"])
     return event
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sysconfig
 import traceback
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TextIO
 
-__all__ = ["own_frames", "short_traceback"]
+__all__ = ["own_frames", "short_stack", "short_traceback"]
 
 _OURS: Final = str(Path(__file__).resolve().parents[1])
 _LIBRARIES: Final = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _MOST: Final = 8
+_FRAME: Final = re.compile(r'^  File "([^"]+)"', re.MULTILINE)
 
 ExcInfo = tuple[type[BaseException], BaseException, "TracebackType | None"]
 
@@ -24,6 +26,17 @@ def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 def _is_own(filename: str) -> bool:
     return not filename.startswith((_OURS, *_LIBRARIES, "<"))
+
+
+def short_stack(text: str) -> str:
+    """The frames of a stack that are one's own, where it stands first; all of it, if none is.
+
+    Args:
+        text: as `traceback.format_stack` gives it.
+    """
+    frames = _FRAME.split(text)[1:]
+    own = [(name, rest) for name, rest in zip(frames[::2], frames[1::2], strict=True) if _is_own(name)]
+    return "".join(f'  File "{name}"{rest}' for name, rest in reversed(own)) or text
 
 
 def short_traceback(out: TextIO, exc_info: ExcInfo) -> None:

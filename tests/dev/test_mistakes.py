@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from click.testing import CliRunner
 from structlog.testing import capture_logs
 
 from gatewright.cli import main
+from gatewright.observe.short_traceback import short_stack
 from gatewright.runtime.failures import FailureLog
 from tests.dev.test_what_dev_tells import GREET, dev  # noqa: F401 - a fixture
 
@@ -48,11 +52,14 @@ def test_a_port_that_is_taken_is_told_with_the_flag_for_another(plugin_dir: Writ
         taken.listen()
         port = taken.getsockname()[1]
         directory = plugin_dir(a="from gatewright import Plugin\nclass A(Plugin):\n    def on_request(self, r): ...\n")
-        ran = CliRunner().invoke(
-            main, ["dev", str(directory), "--port", "0", "--gateway", gateway, "--admin", "--admin-port", str(port)]
-        )
-    assert isinstance(ran.exception, SystemExit), ran.exc_info
-    assert f"127.0.0.1:{port}: Address already in use; choose another one with --admin-port" in ran.output
+        ran = subprocess.run(
+            [sys.executable, "-m", "gatewright", "dev", directory, "--port", "0", "--gateway", gateway,
+             "--inspect-port", "0", "--admin", "--admin-port", str(port)],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert ran.returncode == 2
+    assert f"127.0.0.1:{port}: Address already in use; choose another one with --admin-port" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_repeats_of_a_failure_are_counted() -> None:
@@ -62,6 +69,25 @@ def test_repeats_of_a_failure_are_counted() -> None:
             failures.report("plugin failed", plugin="greet", error=ValueError(words), traceback=True)
     assert [line.get("times") for line in lines] == [None, 2, 3, None]
     assert [line["exc_info"] is not None for line in lines] == [True, False, False, True]
+
+
+def test_of_a_stack_that_holds_the_loop_the_own_frames_are_shown() -> None:
+    outer, inner = (
+        f'  File "{__file__}", line {line}, in {name}\n    {name}()\n' for line, name in ((1, "a"), (2, "b"))
+    )
+    library = f'  File "{json.__file__}", line 3, in loads\n    return 1\n'
+    assert short_stack(library + outer + library + inner + library) == inner + outer
+    assert short_stack(library) == library, "there is nothing else to show"
+
+
+@pytest.mark.parametrize("address", ["unix:/nowhere/x.sock", "tcp:127.0.0.1:1"])
+def test_nobody_to_connect_to_is_told(address: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "gatewright", "dev", "--port", "0", "--inspect-port", "0", "--connect", address],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert "nobody listens at /nowhere/x.sock" in ran.stderr or "--connect tcp:127.0.0.1:1: Connection" in ran.stderr
 
 
 class TestKongsForm:

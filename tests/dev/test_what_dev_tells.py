@@ -126,6 +126,8 @@ def test_it_waits_for_plugins_and_explains_what_keeps_requests_from_passing(
         status, page, headers = running.get({"x-boom": "1", "accept": "text/html,*/*"})
         assert headers["content-type"].startswith("text/html")
         assert "<h1>greet" in page
+        assert "/_gatewright/#/calls/" in page
+        assert "<mark>  &gt;" in page
         assert "What a real gateway would have sent" in page
         log = running.output
         assert log.count("plugin failed: request refused") == 2
@@ -173,6 +175,9 @@ def test_a_runner_that_runs_already_can_be_asked(
     with dev("--connect", f"unix:{runner.socket}", "--conf", 'greet={"name": "ada"}') as running:
         assert '"ada"' in running.get()[1]
         assert "which ran already" in running.output
+        status, text, _ = running.get({"x-boom": "1"})
+        assert (status, "greet: plugin failed: request refused: RuntimeError: boom" in text) == (503, True), text
+        assert f"the log of the runner at unix:{runner.socket} has more" in text
     assert runner.process.poll() is None
 
 

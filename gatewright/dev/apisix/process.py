@@ -126,7 +126,7 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
                 state.table(), runner.address, behaviour=behaviour,
                 watch=lambda handler: explaining(
                     inspection.watch(handler) if admin is None else admin.before(inspection.watch(handler)),
-                    inspection.inspector, state.why_blocked, state.hints,
+                    inspection.inspector, state.why_blocked, state.hints, inspection.url_of,
                 ),
                 timeouts=Timeouts(read=_FOREVER) if options.debug else None, workers=workers,
             )  # fmt: skip
@@ -164,6 +164,15 @@ class _Runner:
     reload: Callable[[], Awaitable[None]]
     control: str = ""
 
+    def says(self) -> list[str]:
+        """Why a runner that isn't ours has refused a request: its last error, if it can be asked."""
+        try:
+            failed = ask_json(self.control, "/status")[1]["last_errors"][-1:] if self.control else []
+        except GatewrightError as error:
+            return [str(error)]
+        shown = [f"{each['plugin']}: {each['event']}: {each.get('error', '')}" for each in failed]
+        return [*shown, f"the log of the runner at {self.address} has more"]
+
     async def survey(self, options: DevOptions, routes: Path | None) -> Survey:
         """What plugins it has."""
         if options.paths or not self.control:
@@ -187,6 +196,10 @@ async def _runner(
         address = parse_address(options.connect, "--connect")
         if address.path:
             await until_listening(None, address.path, seconds=1.0)
+        else:
+            with listening(f"--connect {options.connect}", "--connect"):
+                _, writer = await asyncio.open_connection(address.host, address.port)
+                writer.close()
         control = await asyncio.to_thread(_control_of, address.path)
 
         async def not_ours() -> None:
@@ -272,11 +285,17 @@ class _State:
             return [f"plugin not loaded: {error}" for error in self.found.errors]
         if self.found.kongs and not self.found.plugins:
             return [f"{', '.join(self.found.kongs)}: in kong-pdk's form, for Kong alone: gatewright dev --gateway kong"]
-        places = ", ".join(map(str, self.options.paths)) or self.options.connect
+        if self.options.connect and not self.options.paths:
+            named = self.options.confs or self.found.plugins
+            how = "name some: --conf NAME='{...}', or --routes"
+            return [] if named else [f"which plugins {self.options.connect} has can't be asked; {how}"]
+        places = ", ".join(map(str, self.options.paths))
         return [] if self.found.plugins else [f"no plugins yet in {places}: save one, and it is loaded"]
 
     def hints(self, plugin: str) -> list[str]:
-        """What was found out about a plugin that refuses requests, and how that's mended."""
+        """What was found out about a plugin that refuses requests, and how that's mended; for "", of no plugin."""
+        if not plugin:
+            return self.runner.says() if self.options.connect else []
         hints = self.found.hints(plugin)
         found = next((each for each in self.found.plugins if each["name"] == plugin), None)
         if hints or found is None or self.routes is not None or self.admin is not None or not found["needs"]:

@@ -54,6 +54,10 @@ class Inspection:
     options: InspectOptions = NO_INSPECTION
     page: Page | None = None
 
+    def url_of(self, number: int) -> str:
+        """The page of one call, by its record's number; nothing without a page."""
+        return f"{self.page.url}#/calls/{number}" if self.page is not None else ""
+
     async def show(self, facts: Facts) -> str:
         """Serve the page, if one is wanted; gives its address, or nothing.
 

@@ -140,7 +140,7 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
         gateway = KongGateway(
             declared, plugins, default_upstream=target,
             watch=lambda handler: explaining(
-                inspection.watch(handler), inspection.inspector, why_blocked, findings.hints
+                inspection.watch(handler), inspection.inspector, why_blocked, findings.hints, inspection.url_of,
             ),
         )  # fmt: skip
         with listening(f"{host}:{port}", "--port"):
@@ -230,7 +230,7 @@ class _Findings:
 
     def hints(self, plugin: str) -> list[str]:
         """What was found about a plugin, and how it's mended."""
-        own = [each for each in self.found if each["about"] == plugin]
+        own = [each for each in self.found if plugin and each["about"] == plugin]
         return [line for each in own for line in (each["text"], f"-> {each['cure']}")]
 
 
