@@ -59,11 +59,12 @@ coverage: for-tests ## Run the tests and measure what they cover, in the process
 
 # Models' own frameworks, half a gigabyte, of which only tests that take minutes know: PyTorch from its own index, whose
 # builds are for processors alone, and MLServer in an environment of its own. Where they can't be had, that is told.
-CPU_BUILDS := --extra-index-url https://download.pytorch.org/whl/cpu
+CPU_BUILDS := --retries 0 --index-url https://download.pytorch.org/whl/cpu
 .PHONY: frameworks
 frameworks: $(VENV)/.tests
-	@test -e $(VENV)/.frameworks || { $(BIN)/pip install --quiet $(CPU_BUILDS) --group frameworks && touch $(VENV)/.frameworks; } || \
-		echo "PyTorch and TensorFlow can't be installed: their models are not tested"
+	@test -e $(VENV)/.frameworks || { $(BIN)/pip install --quiet --group frameworks && \
+		$(BIN)/pip install --quiet $(CPU_BUILDS) 'torch>=2.5' && touch $(VENV)/.frameworks; } || \
+		echo "PyTorch or TensorFlow can't be installed: their models are not tested"
 	@test -e $(VENV)-mlserver/bin/mlserver || { $(PYTHON) -m venv $(VENV)-mlserver && \
 		$(VENV)-mlserver/bin/pip install --quiet 'mlserver>=1.6' || echo "MLServer can't be installed: it is not tested against"; }
 
