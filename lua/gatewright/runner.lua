@@ -15,6 +15,7 @@ local now = ngx.now
 
 local PREPARE_SECONDS = 10
 local MARGIN_SECONDS = 1
+local SHARED_SECONDS = 1
 local LONGEST_PATH = 107
 local PHASES = { request = 1, response = 2, log = 4 }
 
@@ -70,6 +71,7 @@ function _M.new(options)
         connections = {},
         workers = 1,
         under_way = 0,
+        shared_until = 0,
         turn = 0,
         last_id = 0,
         doubts = 0, -- how often a token that nobody waits for turned out to be unknown
@@ -82,6 +84,21 @@ local function next_id(client)
     local id = client.last_id % 4294967295 + 1
     client.last_id = id
     return id
+end
+
+--- What carries the next call. Where many were under way, all share connections for a while, be there few for a moment:
+-- those are cheaper, and the runner's workers share them evenly, while a kept connection belongs to one of them.
+local function carrier(client)
+    local threshold = client.threshold
+    if not threshold then
+        return pool
+    end
+    if client.under_way >= threshold then
+        client.shared_until = now() + SHARED_SECONDS
+    elseif now() >= client.shared_until then
+        return pool
+    end
+    return exiting() and pool or mux
 end
 
 local function carry_once(client, kind, argument, fields, n, deadline, host, ctx)
@@ -102,10 +119,7 @@ local function carry_once(client, kind, argument, fields, n, deadline, host, ctx
         argument = 0,
         fields = false,
     }
-    local by = pool
-    if client.threshold and client.under_way >= client.threshold and not exiting() then
-        by = mux
-    end
+    local by = carrier(client)
     client.under_way = client.under_way + 1
     local ok, err, begun = by.carry(client, call, argument, fields, n, deadline)
     client.under_way = client.under_way - 1
