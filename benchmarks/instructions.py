@@ -42,7 +42,12 @@ CONTESTANTS: dict[str, type[Plugin]] = {
     "ask-sync": bench.AskSync,
     "ask-async": bench.AskAsync,
 }
-LEAN = {"lean-1": 1, "lean-20": 20}
+AGENT = b"Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+LEAN: dict[str, tuple[type[Plugin], Kind, tuple[bytes, ...], int]] = {
+    "lean-1": (lean.OneHeader, Kind.REQUEST, (b"h:user-agent", AGENT), 1),
+    "lean-20": (lean.OneHeader, Kind.REQUEST, (b"h:user-agent", AGENT), 20),
+    "lean-early-20": (lean.Early, Kind.RESPONSE, (b"early", b""), 20),
+}
 CALLS = 2000
 
 
@@ -93,27 +98,25 @@ async def serve(name: str, calls: int) -> None:
     await done
 
 
-async def serve_lean(batch: int, calls: int) -> None:
-    """Serve so many calls that bring one header, over the lean path."""
+async def serve_lean(name: str, calls: int) -> None:
+    """Serve so many calls over the lean path."""
+    plugin, kind, fields, batch = LEAN[name]
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     wire = Wire()
 
     def begin() -> None:
         settings = load_settings(flags={"hold_limit": 3600.0}, environ={}).settings
-        service = Service(loop, settings, {"lean-one-header": lean.OneHeader})
+        service = Service(loop, settings, {"it": plugin})
         connection = lean_driver(service)()
         connection.connection_made(wire)  # type: ignore[arg-type]
-        prepare = encode_frame(Kind.PREPARE, 1, (b"route", b"lean-one-header", b"{}"), argument=1)
+        prepare = encode_frame(Kind.PREPARE, 1, (b"route", b"it", b"{}"), argument=3)
         connection.data_received(PREFACE + prepare)
         loop.call_later(0.2, send, connection)
 
     def send(connection: LeanConnection) -> None:
         token = FrameBuffer().feed(wire.last)[0][3]
-        agent = b"Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
-        data = b"".join(
-            encode_frame(Kind.REQUEST, id, (b"h:user-agent", agent), argument=token) for id in range(1, batch + 1)
-        )
+        data = b"".join(encode_frame(kind, id, fields, argument=token) for id in range(1, batch + 1))
         for count in (calls // 10, calls):
             if count == calls:
                 instrument("on")
@@ -122,7 +125,7 @@ async def serve_lean(batch: int, calls: int) -> None:
         instrument("off")
         answers = FrameBuffer().feed(wire.last)
         assert len(answers) == batch, answers
-        assert b"H" in (answers[-1][4][0] or b""), answers
+        assert answers[-1][4][-1] == b"python", answers
         done.set_result(None)
 
     loop.call_soon(begin)
@@ -157,7 +160,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.serve:
         name = arguments.serve
-        uvloop.run(serve_lean(LEAN[name], CALLS) if name in LEAN else serve(name, CALLS))
+        uvloop.run(serve_lean(name, CALLS) if name in LEAN else serve(name, CALLS))
         return
     if shutil.which("valgrind") is None:
         raise SystemExit("valgrind is needed (Debian: apt install valgrind)")

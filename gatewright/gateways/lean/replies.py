@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
+from gatewright.datastructures import Headers
 from gatewright.errors import PluginError
 from gatewright.gateways.lean.calls import LeanSource, UnseenHeaders
 from gatewright.gateways.lean.frames import CHUNK, Flag, Kind, encode_frame
@@ -25,6 +26,7 @@ _HOP_BY_HOP: Final = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
 Changes = Mapping[str, tuple[str, ...] | None]
+Appended = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class Op(Enum):
@@ -97,6 +99,13 @@ class _Answer:
                 self.fields.append(key)
                 self.fields.append(_raw(value))
 
+    def put_response_headers(self, changes: Changes, appended: Appended) -> None:
+        own = {name: values for name, values in changes.items() if name not in _HOP_BY_HOP}
+        self.put_headers(own, _RESPONSE_OPS)
+        for name, values in appended:
+            for value in values if name not in changes else ():
+                self.put(Op.APPEND_RESPONSE_HEADER, _raw(name), _raw(value))
+
     def encode(self, kind: int, id: int, *, flags: int = 0) -> bytes:
         ahead = b"".join(encode_frame(Kind.PART, id, (part,)) for part in self.parts)
         fields = (b"".join(self.ops), *self.fields) if self.ops else ()
@@ -158,24 +167,41 @@ def _header_answer(changes: tuple[tuple[str, tuple[str, ...] | None], ...]) -> t
     return frame[:8], frame[12:]
 
 
+@lru_cache(maxsize=256)
+def _response_header_answer(
+    changes: tuple[tuple[str, tuple[str, ...] | None], ...], appended: Appended
+) -> tuple[bytes, bytes]:
+    """The same for a response."""
+    answer = _Answer()
+    answer.put_response_headers(dict(changes), appended)
+    frame = answer.encode(Kind.RESPONSE, 0)
+    return frame[:8], frame[12:]
+
+
+def _appended(headers: UnseenHeaders | Headers | None) -> Appended:
+    appended = headers.appended if isinstance(headers, UnseenHeaders) else {}
+    return tuple((name, tuple(values)) for name, values in appended.items()) if appended else ()
+
+
 def response_answer(call: Call, plan: bytes | None) -> bytes:
     """The answer to an upstream's response; see `request_answer`."""
+    headers = call.seen_response_headers
+    is_unseen = type(headers) is UnseenHeaders
+    has_status = call.status_change > 0 and call.status_change != call.response_status
+    if plan is None and not has_status and call.response_body is None and not call.kept_ctx:
+        changes = tuple(headers.changes.items()) if headers is not None and headers.changes else ()
+        appended = _appended(headers) if is_unseen else ()
+        head, tail = _response_header_answer(changes, appended)
+        return head + call.source.id.to_bytes(4, "little") + tail
     answer = _Answer()
     if plan is not None:
         answer.put(Op.PLAN, plan)
     if call.kept_ctx:
         answer.put(Op.CTX, pack(call.kept_ctx))
-    if call.status_change > 0 and call.status_change != call.response_status:
+    if has_status:
         answer.put(Op.STATUS, str(call.status_change).encode())
-    if call.seen_response_headers is not None:
-        answer.put_headers(
-            {name: values for name, values in call.seen_response_headers.changes.items() if name not in _HOP_BY_HOP},
-            _RESPONSE_OPS,
-        )
-    if isinstance(call.seen_response_headers, UnseenHeaders):
-        for name, values in call.seen_response_headers.appended.items():
-            for value in values if name not in call.seen_response_headers.changes else ():
-                answer.put(Op.APPEND_RESPONSE_HEADER, _raw(name), _raw(value))
+    if headers is not None:
+        answer.put_response_headers(headers.changes, _appended(headers) if is_unseen else ())
     if call.response_body is not None:
         if call.response_unseen:
             raise PluginError("with `early_response = True` there is no other body to be set")

@@ -177,7 +177,7 @@ class LeanConnection(AskingConnection):
                 self._service.answered += 1
             return request_answer(call, response, learner.after_call(source.plan))
         self._service.responses += 1
-        learner = self._plans.response(chain)
+        learner = chain.learnt.get("response") or self._plans.response(chain)
         source.note = learner.note
         chain.run_response(call, strand)
         return response_answer(call, learner.after_call(source.plan))
