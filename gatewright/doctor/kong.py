@@ -71,7 +71,7 @@ def check_kong(file: Path, gateway_user: str, version: str = "") -> Iterator[Fin
         kong = None
     started = next((server.name for server in servers if server.start_command), "")
     for server in servers:
-        yield from _start_command(server, kong)
+        yield from _start_command(server, kong, _along_with(server, servers))
         try:
             plugins = asyncio.run(query_all(server))
         except GatewrightError as error:
@@ -152,7 +152,20 @@ def _more_than_one(server: PluginServer, plugins: Sequence[KnownPlugin], kong: V
         )
 
 
-def _start_command(server: PluginServer, kong: Version | None) -> Iterator[Finding]:
+def _along_with(server: PluginServer, servers: Sequence[PluginServer]) -> str:
+    """Which other one's start command makes this one's socket, too."""
+    folder = Path(server.socket).parent
+    along = (
+        other.name
+        for other in servers
+        if other is not server
+        and "--socket-per-plugin" in shlex.split(other.start_command)
+        and Path(other.socket).parent == folder
+    )
+    return next(along, "")
+
+
+def _start_command(server: PluginServer, kong: Version | None, along_with: str) -> Iterator[Finding]:
     first, last = NEEDS_START_COMMAND
     if not server.start_command:
         if kong is not None and first <= kong <= last:
@@ -161,11 +174,14 @@ def _start_command(server: PluginServer, kong: Version | None) -> Iterator[Findi
                 "requests pass without its plugins",
                 f"gatewright kong conf --kong-version {kong[0]}.{kong[1]}",
             )
-        elif kong is not None:
-            yield note(f"{server.name}: Kong does not start it; somebody else has to")
+            return
+        starts = f"Kong starts it along with {along_with}" if along_with else "Kong does not start it"
+        if kong is not None:
+            yield note(f"{server.name}: {starts}{'' if along_with else '; somebody else has to'}")
         else:
             yield warning(
-                f"{server.name}: Kong does not start it; somebody else has to, and Kong 3.1 to 3.4 would never call it",
+                f"{server.name}: {starts}; {'' if along_with else 'somebody else has to, and '}"
+                "Kong 3.1 to 3.4 would never call it",
                 "tell Kong's version with --gateway-version; gatewright kong conf --kong-version suits older ones",
             )
         return

@@ -103,10 +103,14 @@ def test_plugin_servers_of_a_kong_conf(tmp_path: Path, protocol: str) -> None:
     assert "one.socket is not there" in found.of("problem")
     assert "kong restart; Kong's error log" in found.of("problem")
     assert "ext-plugin" not in found.of("problem"), "that is APISIX's"
+    assert "two: Kong starts it along with one; Kong 3.1 to 3.4 would never call it" in found.of("warning")
+    found = doctor("--kong-conf", tmp_path / "kong.conf", "--gateway-version", "3.9")
+    assert "two: Kong starts it along with one" in found.of("note")
     external = "".join(line for line in conf.splitlines(keepends=True) if "start_cmd" not in line)
     (tmp_path / "external.conf").write_text(external)
     found = doctor("--kong-conf", tmp_path / "external.conf")
     assert "or let Kong: pluginserver_one_start_cmd" in found.of("problem")
+    assert "two: Kong does not start it; somebody else has to, and" in found.of("warning")
     assert ("speaks MessagePack" in found.of("warning")) == (protocol == "msgpack")
     command = [sys.executable, "-m", "kong_pdk.cli", "-d", tmp_path / "plugins", "-p", tmp_path]
     server = subprocess.Popen(
