@@ -123,6 +123,9 @@ def dev(
         for path in paths:
             if not path.exists():
                 raise ConfigError(f"{path} does not exist")
+        for path in watched:
+            if not path.exists():
+                raise ConfigError(f"--watch {path}: there is no such file or directory")
         options = DevOptions(
             paths=list(paths) if paths or connect else _places(), upstream=upstream, host=host, port=port,
             inspect=InspectOptions(page=not no_inspect, port=inspect_port, record=record, follow=explain),

@@ -102,6 +102,7 @@ async def runner_here(plan: WorkerPlan, listen: str, paths: Sequence[Path]) -> A
         paths: where the plugins are, whose modules a reload imports anew.
     """
     allow_own_loops()
+    sys.dont_write_bytecode = True  # old code is known by second and size only, and files change faster
     discovery = plan.discover()
     service = await make_service(replace(plan, discover=lambda: discovery), discovery)
     service.start()

@@ -42,6 +42,7 @@ class TestPorts:
             (["dev", "--conf", "greet={"], "--conf greet: not valid JSON"),
             (["dev", "--connect", "unix:/x.sock", "--gateway", "kong"], "--connect is for APISIX"),
             (["dev", "/nonexistent"], "/nonexistent does not exist"),
+            (["dev", "--watch", "/nonexistent"], "--watch /nonexistent: there is no such file"),
             (["run", "--metrics", "127.0.0.1:99999"], "metrics is unix:/path or tcp://host:port, with a port"),
             (["run", "--listen", "127.0.0.1:99999"], "listen is unix:/path or tcp://host:port, with a port"),
         ],

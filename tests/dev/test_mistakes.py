@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -88,6 +89,35 @@ def test_nobody_to_connect_to_is_told(address: str) -> None:
     )  # fmt: skip
     assert ran.returncode == 2
     assert "nobody listens at /nowhere/x.sock" in ran.stderr or "--connect tcp:127.0.0.1:1: Connection" in ran.stderr
+
+
+@pytest.mark.parametrize("flags", [(), pytest.param(("--debug",), marks=pytest.mark.long)])
+def test_whatever_changes_is_taken_however_soon(
+    dev: Callable[..., Any],  # noqa: F811
+    plugin_dir: WriteFiles,
+    tmp_path: Path,
+    flags: tuple[str, ...],
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "words.txt").write_text("one")
+    directory = plugin_dir(
+        late=f"from gatewright import Plugin\nWORDS = open({str(data / 'words.txt')!r}).read()\n"
+        "class Late(Plugin):\n    async def on_request(self, request):\n        import _lazy\n"
+        "        request.headers['x-said'] = WORDS + _lazy.MORE\n",
+        _lazy="MORE = '-1'\n",
+    )
+    with dev(directory, "--watch", data, *flags) as running:
+        assert '"one-1"' in running.get()[1]
+        lazy = directory / "_lazy.py"
+        before = lazy.stat()
+        lazy.write_text("MORE = '-2'\n")
+        os.utime(lazy, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if within the same second
+        running.wait_for("reloaded: late")
+        assert '"one-2"' in running.get()[1]
+        (data / "words.txt").write_text("two")
+        running.wait_for("changed: words.txt\nreloaded: late")
+        assert '"two-2"' in running.get()[1]
 
 
 class TestKongsForm:

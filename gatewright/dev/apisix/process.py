@@ -71,6 +71,7 @@ async def runner_process(
         *("--log-format", "short", "--socket-owner", str(os.getuid()), "--die-with-parent", "yes"),
         env={
             "GATEWRIGHT_APISIX_VERSION": version,
+            "PYTHONDONTWRITEBYTECODE": "1",  # old code is known by second and size only, and files change faster
             **os.environ,
             **(environ or {}),
         },  # 3.16 can't be told from what it does
@@ -145,8 +146,8 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
                     await front.start_near(options.host, _ADMIN_PORT, options.admin_port)
                 stack.push_async_callback(front.stop)
                 state.admin_port = front.port
-            watched = [*options.paths, *options.watched, *([routes] if routes is not None else [])]
-            watching = asyncio.create_task(watch(watched, state.reload))
+            watched = [*options.paths, *([routes] if routes is not None else [])]
+            watching = asyncio.create_task(watch(watched, state.reload, whole=options.watched))
             stack.callback(watching.cancel)
             state.tell(page)
             return await runner.ended()
@@ -212,7 +213,7 @@ async def _runner(
             **({"record": inspection.environ["GATEWRIGHT_RECORD"]} if inspection.environ else {}),
         )  # fmt: skip
         made = plan(settings, lambda: discover(settings.plugins, installed=settings.installed_plugins))
-        async with runner_here(made, listen.removeprefix("unix:"), options.paths) as here:
+        async with runner_here(made, listen.removeprefix("unix:"), [*options.paths, *options.watched]) as here:
             yield _Runner(listen, until_cancelled, _reload_of(here))
     else:
         async with runner_process(

@@ -109,7 +109,7 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
         if conf is not None:
             servers = _Configured(conf, environ)
         elif options.debug:
-            servers = await stack.enter_async_context(_here(options.paths, prefix, protocol, shipped, environ))
+            servers = await stack.enter_async_context(_here(options, prefix, protocol, shipped, environ))
         else:
             servers = _Own(options.paths, prefix, protocol, shipped, environ, options.log_level)
         known = await servers.known()
@@ -197,7 +197,7 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
             return f"reloaded: {', '.join(plugin.name for plugin in known)}"
 
         watching = asyncio.create_task(
-            watch([*servers.watched, *options.watched, *([declarative] if declarative else [])], reload)
+            watch([*servers.watched, *([declarative] if declarative else [])], reload, whole=options.watched)
         )
         stack.callback(watching.cancel)
         _print_banner(known, plugins, gateway, host, declarative, upstream, protocol if conf is None else "", page)
@@ -292,7 +292,7 @@ class _Own:
     def starts(self) -> list[Start]:
         own = {
             "GATEWRIGHT_DIE_WITH_PARENT": "yes", "GATEWRIGHT_SOCKET_OWNER": str(os.getuid()),
-            "GATEWRIGHT_LOG_FORMAT": "short",
+            "GATEWRIGHT_LOG_FORMAT": "short", "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
         environ = {**os.environ, **own, **self.environ}
 
@@ -392,8 +392,9 @@ class _Here:
 
 @asynccontextmanager
 async def _here(
-    paths: Sequence[Path], prefix: str, protocol: str, shipped: Sequence[str], environ: Mapping[str, str]
+    options: DevOptions, prefix: str, protocol: str, shipped: Sequence[str], environ: Mapping[str, str]
 ) -> AsyncIterator[_Here]:
+    paths = options.paths
     socket = f"{prefix}/here.sock"
     record = {"record": environ["GATEWRIGHT_RECORD"]} if environ else {}
     settings = settings_for_debugging(f"unix:{socket}", conf_expire=1e9, **record)
@@ -408,7 +409,7 @@ async def _here(
         return discovery
 
     made = plan(settings, discover, protocol=protocol, lua_style=True)
-    async with runner_here(made, socket, paths) as here:
+    async with runner_here(made, socket, [*paths, *options.watched]) as here:
         yield _Here(here, discover(), protocol, socket, paths)
 
 
