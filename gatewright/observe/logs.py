@@ -34,6 +34,12 @@ _streams: list[Outlet] = []  # of this process; there is one of each
 
 _LONGEST_ID = 256
 """Characters of a client's request id; an honest one has 36."""
+_OF_PRODUCTION: Final = ("worker", "call")
+_SAID_AGAIN: Final = frozenset((
+    "plugin configuration is invalid",
+    "configuration names an unknown plugin", "configuration names an unusable plugin",
+))  # fmt: skip
+"""What a chain that is being prepared says, and a request that it refuses."""
 _OWN = frozenset(("event", "exc_info", "stack_info", "_record", "_from_structlog"))
 
 
@@ -159,7 +165,7 @@ def configure_logs(
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(*(("%H:%M:%S", False) if format == "short" else ("iso", True))),
         _add_call,
         add_fields,
         _redact_fields,
@@ -176,7 +182,7 @@ def configure_logs(
         formatter = _ConsoleFormatter
         colors = not file and os.isatty(_STDERR)
         if format == "short":
-            final.append(_shorten_stack)
+            final.append(_calm)
         final.append(
             structlog.dev.ConsoleRenderer(
                 colors=colors,
@@ -202,6 +208,7 @@ def configure_logs(
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            *([_only_once] if format == "short" else []),
             *cast("Any", shared),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -304,7 +311,17 @@ def _add_call(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
     return event
 
 
-def _shorten_stack(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _only_once(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out what the refusal of the request says once more, in the next line."""
+    if event.get("event") in _SAID_AGAIN and not event.get("exc_info"):
+        raise structlog.DropEvent
+    return event
+
+
+def _calm(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out what means nothing to an author before a development gateway."""
+    for name in _OF_PRODUCTION:
+        event.pop(name, None)
     if isinstance(event.get("stack"), str):
         event["stack"] = short_stack(event["stack"])
     return event

@@ -46,9 +46,9 @@ class Dev:
     def output(self) -> str:
         return self._file.read_text(errors="replace")
 
-    def wait_for(self, text: str, seconds: float = 30.0) -> None:
+    def wait_for(self, text: str, seconds: float = 30.0, *, times: int = 1) -> None:
         deadline = time.monotonic() + seconds
-        while text not in self.output:
+        while self.output.count(text) < times:
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, f"no {text!r}:\n{self.output}"
             time.sleep(0.02)
