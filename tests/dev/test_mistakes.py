@@ -44,7 +44,7 @@ def test_the_answer_says_where_and_how_to_mend_it(
         text = running.get()[1]
         assert "Expected `int`, got `str`" in text
         assert f"-> {directory / 'greet.py'}:5 says what does: gatewright schema greet" in text
-        running.wait_for("GET / -> 503", times=2)
+        running.wait_for(" -> 503", times=2)
         assert running.output.count("plugin configuration is invalid") == 1
         assert "worker=" not in running.output
 
