@@ -79,7 +79,7 @@ lint: $(VENV)/.lint ## Check style, types and layers, of Python and Lua
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@command -v luacheck >/dev/null || sh scripts/apt-install lua-check
-	luacheck -q lua
+	luacheck -q lua tests/lean/lua
 
 .PHONY: bench
 bench: $(VENV)/.tests ## Measure the runner against the C floor

