@@ -16,11 +16,11 @@ import click
 from gatewright.cli._found import find, places_or_settings
 from gatewright.cli._options import fail
 from gatewright.cli._output import print_table, say
-from gatewright.config import config_schema
 from gatewright.doctor.code import check_code, check_handlers, place_of
 from gatewright.doctor.findings import Finding, good, note, problem
 from gatewright.doctor.routes import check_routes
 from gatewright.errors import ConfigError, GatewrightError
+from gatewright.field_docs import described_schema
 from gatewright.plugin import Plugin
 from gatewright.runtime.discovery import Discovery, Found
 from gatewright.runtime.fitting import check_config
@@ -81,7 +81,7 @@ def check(
 def _errors_of(name: str, found: Found, schemas: dict[str, Any]) -> Iterator[str]:
     own = getattr(found.plugin, "kong_schema", None)
     try:
-        schemas[name] = config_schema(found.plugin.Config) if own is None else list(own)
+        schemas[name] = described_schema(found.plugin.Config) if own is None else list(own)
     except (ConfigError, TypeError) as error:
         yield f"{found.source}: {name}: its Config can't be used: {error}"
     if own is not None:

@@ -11,8 +11,8 @@ import click
 from gatewright.cli._found import find, places_or_settings, plugin_named
 from gatewright.cli._options import fail
 from gatewright.cli._output import print_table
-from gatewright.config import config_schema
 from gatewright.errors import GatewrightError
+from gatewright.field_docs import described_schema
 from gatewright.plugin import Plugin
 from gatewright.runtime.shipped import load_shipped, shipped_names
 
@@ -40,7 +40,7 @@ def plugins(name: str | None, markdown: bool, places: tuple[str, ...], as_json: 
         plugin = plugin_named(name, places).plugin
     except GatewrightError as error:
         fail(error)
-    schema = config_schema(plugin.Config)
+    schema = described_schema(plugin.Config)
     if as_json:
         click.echo(json.dumps(schema, indent=2))
     elif markdown:

@@ -10,8 +10,8 @@ import yaml
 
 from gatewright.cli._found import plugin_named
 from gatewright.cli._options import fail
-from gatewright.config import config_schema
 from gatewright.errors import GatewrightError
+from gatewright.field_docs import described_schema
 from gatewright.gateways.kong.dump import plugin_info
 from gatewright.plugin import Plugin
 from gatewright.runtime.kong_schema import example
@@ -46,7 +46,7 @@ def _text(plugin: type[Plugin], form: str) -> str:
     own: Any = getattr(plugin, "kong_schema", None)
     if own is not None:
         raise GatewrightError(f"{plugin.name} says its schema in Kong's form: --as kong")
-    described = config_schema(plugin.Config)
+    described = described_schema(plugin.Config)
     return json.dumps({"title": plugin.name, **described}, indent=2, ensure_ascii=False)
 
 

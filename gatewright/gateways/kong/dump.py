@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from gatewright.config import config_schema
 from gatewright.errors import ConfigError
+from gatewright.field_docs import described_schema
 from gatewright.plugin import Plugin
 from gatewright.runtime.kong_schema import faults
 
@@ -30,7 +30,7 @@ _LIMITS = {"minLength": "len_min", "maxLength": "len_max", "minItems": "len_min"
 def plugin_info(plugin: type[Plugin]) -> dict[str, Any]:
     """One plugin's entry in a dump (Kong's process.lua, `query_external_plugin_info`)."""
     own = getattr(plugin, "kong_schema", None)
-    fields = list(own) if own is not None else kong_fields(config_schema(plugin.Config))
+    fields = list(own) if own is not None else kong_fields(described_schema(plugin.Config))
     return {
         "Name": plugin.name,
         "Phases": list(plugin.kong_phases()),
