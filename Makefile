@@ -57,13 +57,12 @@ test: for-tests ## Run the tests side by side, then those that want the machine 
 coverage: for-tests ## Run the tests and measure what they cover, in the processes that they start, too
 	COVERAGE=1 $(TESTS) $(ARGS)
 
-# Models' own frameworks, half a gigabyte, of which only tests that take minutes know: PyTorch from its own index, whose
-# builds are for processors alone, and MLServer in an environment of its own. Where they can't be had, that is told.
-CPU_BUILDS := --retries 0 --index-url https://download.pytorch.org/whl/cpu
+# Models' own frameworks, half a gigabyte, of which only tests that take minutes know, and MLServer in an environment of its
+# own. Where they can't be had, that is told. TORCH_FROM='--index-url …' has PyTorch come from where its builds need no CUDA.
 .PHONY: frameworks
 frameworks: $(VENV)/.tests
 	@test -e $(VENV)/.frameworks || { $(BIN)/pip install --quiet --group frameworks && \
-		$(BIN)/pip install --quiet $(CPU_BUILDS) 'torch>=2.5' && touch $(VENV)/.frameworks; } || \
+		$(BIN)/pip install --quiet $(TORCH_FROM) 'torch>=2.5' && touch $(VENV)/.frameworks; } || \
 		echo "PyTorch or TensorFlow can't be installed: their models are not tested"
 	@test -e $(VENV)-mlserver/bin/mlserver || { $(PYTHON) -m venv $(VENV)-mlserver && \
 		$(VENV)-mlserver/bin/pip install --quiet 'mlserver>=1.6' || echo "MLServer can't be installed: it is not tested against"; }
