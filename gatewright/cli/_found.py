@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
 
 from gatewright.errors import DiscoveryError, GatewrightError
+from gatewright.gateways.kong.dump import own_stdout
 from gatewright.runtime.discovery import Discovery, Found, discover
 from gatewright.runtime.kong_modules import load_directory
 from gatewright.runtime.shipped import load_shipped, shipped_names
@@ -26,7 +29,15 @@ def places_or_settings(places: Sequence[str]) -> tuple[str, ...]:
 
 
 def find(places: Sequence[str], *, installed: bool = False) -> Discovery:
-    """All plugins in some places; modules in kong-pdk's form where there is nothing else in a file."""
+    """All plugins in some places; modules in kong-pdk's form where there is nothing else in a file.
+
+    What they print while they are loaded goes to standard error: the other output may be a machine's to read.
+    """
+    with own_stdout(), redirect_stdout(sys.stderr):
+        return _find(places, installed=installed)
+
+
+def _find(places: Sequence[str], *, installed: bool) -> Discovery:
     discovery = discover(places, installed=installed)
     read = {_whole(found.source) for found in discovery.found.values()}
     broken = " ".join(str(error) for error in discovery.errors)

@@ -101,6 +101,17 @@ class TestCheck:
         assert "name the directories" in gatewright("check", code=2, cwd=tmp_path)
         gatewright("check", "--installed", code=1, cwd=tmp_path)  # there are none
 
+    def test_what_plugins_print_is_not_in_what_machines_read(self, tmp_path: Path) -> None:
+        noisy = "import os, sys\nprint('printed')\nos.write(1, b'written')\n"
+        path = tmp_path / "greet.py"
+        path.write_text(noisy + GREET)
+        for command in (["check", "--json", path], ["schema", path], ["schema", "greet", "-p", path.parent]):
+            run = subprocess.run(
+                [sys.executable, "-m", "gatewright", *map(str, command)], capture_output=True, text=True, check=True
+            )
+            assert json.loads(run.stdout), command
+            assert "printed" in run.stderr and "written" in run.stderr
+
     @pytest.mark.parametrize(
         ("body", "words"),
         [

@@ -64,7 +64,8 @@ async def survey(paths: Sequence[Path], confs: Mapping[str, str] | None = None, 
     try:
         content = json.loads(output)
     except ValueError:
-        raise GatewrightError(f"plugins can't be looked at: {errors.decode(errors='replace').strip()}") from None
+        said = (errors or output).decode(errors="replace").strip() or f"exit code {process.returncode}"
+        raise GatewrightError(f"plugins can't be looked at: {said}") from None
     ours = [plugin for plugin in content["plugins"] if plugin["form"] == "native"]  # not modules in kong-pdk's form
     wrong = [found for found in content["findings"] if found["level"] in ("problem", "warning")]
     kongs = [plugin["name"] for plugin in content["plugins"] if plugin["form"] != "native"]
