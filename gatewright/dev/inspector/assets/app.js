@@ -132,7 +132,7 @@ function App() {
   const states = { live: "live", gone: "gatewright dev is gone", file: "a file", connecting: "connecting…" };
   return html`
     <header class="top">
-      <a class="brand" href="#/calls" aria-label="Gatewright inspector"><img src="assets/icon.svg" alt="" width="22" height="22" /><span>Gatewright</span></a>
+      <h1><a class="brand" href="#/calls" aria-label="Gatewright inspector"><img src="assets/icon.svg" alt="" width="22" height="22" /><span>Gatewright</span></a></h1>
       <nav aria-label="Views"><a href="#/calls" aria-current=${view === "calls" ? "page" : undefined}>Calls</a>
         <a href="#/plugins" aria-current=${view === "plugins" ? "page" : undefined}>Plugins</a></nav>
       <span class="grow"></span>
