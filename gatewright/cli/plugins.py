@@ -46,9 +46,12 @@ def plugins(name: str | None, markdown: bool, places: tuple[str, ...], as_json: 
     elif markdown:
         click.echo("\n".join(_table(schema)))
     else:
-        click.echo(_summary(plugin))
-        for place, kind, default, meaning in _fields(schema):
-            click.echo(f"\n  {place}  ({kind}; {f'default {default}' if default else 'required'})\n      {meaning}")
+        fields = [
+            f"  {place}  ({kind}; {f'default {default}' if default else 'required'})"
+            + (f"\n      {meaning}" if meaning else "")
+            for place, kind, default, meaning in _fields(schema)
+        ]
+        click.echo("\n\n".join([_summary(plugin) or plugin.name, *fields]))
 
 
 def _list(places: tuple[str, ...], *, as_json: bool) -> None:

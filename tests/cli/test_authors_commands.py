@@ -229,6 +229,10 @@ class TestPlugins:
         told = json.loads(gatewright("plugins", "-p", directory, "--json"))
         assert told["plugins"][0]["name"] == "greet"
 
+    def test_one_with_its_fields(self, plugin_dir: WriteFiles) -> None:
+        output = gatewright("plugins", "greet", "-p", plugin_dir(greet=GREET))
+        assert output == 'greet\n\n  name  (string; required)\n\n  greeting  (string; default "hello")\n'
+
 
 class TestDoctorOnRoutes:
     @pytest.mark.parametrize(
