@@ -88,7 +88,8 @@ class Connection(NotedConnection):
         size = session.buffered
         self._service.buffered_input.set(self, size)
         self._inflow.sent_ahead(self._transport, size if session.busy else 0, wanted=session.wants_front)
-        self._note_part(size)
+        if size or self._noted:
+            self._note_part(size)
 
     def pause_writing(self) -> None:
         """The gateway doesn't take its answers: no more questions of its own until it does."""
