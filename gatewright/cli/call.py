@@ -13,8 +13,12 @@ import click
 from gatewright.cli._found import plugin_named
 from gatewright.cli._options import fail
 from gatewright.cli._output import say
-from gatewright.errors import GatewrightError
+from gatewright.doctor.code import what_fits
+from gatewright.errors import ConfigError, GatewrightError
 from gatewright.observe.logs import configure_logs
+from gatewright.observe.short_traceback import own_frames
+from gatewright.plugin import Plugin
+from gatewright.runtime.fitting import check_config
 
 if TYPE_CHECKING:
     from gatewright.testing import Answer, Changes
@@ -60,7 +64,7 @@ def call(
         from gatewright.testing import Response, TestClient
     except ImportError as error:
         fail(f"this needs {error.name}: pip install 'gatewright[dev-gateway]'")
-    configure_logs()
+    configure_logs(format="short")
     for name in ("runtime", "dev"):  # what they say is shown below
         logging.getLogger(f"gatewright.{name}").setLevel(logging.CRITICAL)
     try:
@@ -70,8 +74,9 @@ def call(
             gateway = "kong" if for_kong else "apisix"
         body = None if data is None else _content(data)
         upstream = Response(answer_status, _pairs(answer_headers), b"" if answer is None else _content(answer))
+        given = _content(config).decode()
         client = TestClient(
-            found.plugin, _content(config).decode(), gateway=gateway, raise_errors=False, lua_style=for_kong,
+            found.plugin, given, gateway=gateway, raise_errors=False, lua_style=for_kong,
             upstream=upstream if answer is not None or answer_status != 200 or answer_headers else None,
         )  # fmt: skip
         with client:
@@ -80,7 +85,7 @@ def call(
             )
     except (GatewrightError, ValueError, OSError) as error:
         fail(error)
-    click.echo(json.dumps(_plain(got), indent=2)) if as_json else _print(got)
+    click.echo(json.dumps(_plain(got), indent=2)) if as_json else _print(got, found.plugin, given)
     sys.exit(1 if got.refused is not None else 0)
 
 
@@ -118,7 +123,7 @@ def _plain(got: Answer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(got: Answer) -> None:
+def _print(got: Answer, plugin: type[Plugin], config: str) -> None:
     for run in got.runs:
         say(f"{run.plugin}, {run.phase}", "head")
         for line in _changes(run.changes):
@@ -126,12 +131,16 @@ def _print(got: Answer) -> None:
         if run.answer is not None:
             say(f"  answered with {run.answer.status}", "note")
         if run.error is not None:
-            say(f"  failed: {type(run.error).__name__}: {run.error}{_place(run.error)}", "problem")
+            say(f"  failed: {type(run.error).__name__}: {run.error}", "problem")
+            for frame in reversed(own_frames(run.error)):  # where it happened comes first
+                say(f"    {frame.filename}:{frame.lineno}, in {frame.name}\n        {frame.line}")
         if not run.changes and run.answer is None and run.error is None:
             say("  changed nothing")
     if got.refused is not None:
         cause = got.refused.__cause__
         say(f"refused: {got.refused}{f': {cause}' if cause is not None else ''}", "problem")
+        if not _fits(plugin, config):
+            say(f"  -> -c '{{...}}'; {what_fits(plugin)}")
     for sent in got.upstream_requests:
         say("to the upstream", "head")
         say(f"  {sent.method} {sent.target}")
@@ -145,6 +154,14 @@ def _print(got: Answer) -> None:
     _body(got.body)
 
 
+def _fits(plugin: type[Plugin], config: str) -> bool:
+    try:
+        check_config(plugin, config)
+    except ConfigError:
+        return False
+    return True
+
+
 def _changes(changes: Changes) -> list[str]:
     lines = []
     for place, change in changes.as_dict().items():
@@ -155,13 +172,6 @@ def _changes(changes: Changes) -> list[str]:
         else:
             lines.append(f"{what} = {change!r}")
     return lines
-
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
 
 
 def _body(body: bytes) -> None:

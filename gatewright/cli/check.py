@@ -16,7 +16,7 @@ import click
 from gatewright.cli._found import find, places_or_settings
 from gatewright.cli._options import fail
 from gatewright.cli._output import print_table, say
-from gatewright.doctor.code import check_code, check_handlers, place_of
+from gatewright.doctor.code import check_code, check_handlers, place_of, what_fits
 from gatewright.doctor.findings import Finding, good, note, problem
 from gatewright.doctor.routes import check_routes
 from gatewright.errors import ConfigError, GatewrightError
@@ -122,8 +122,7 @@ def _tried(confs: tuple[str, ...], discovery: Discovery, findings: list[Finding]
         if why is None:
             findings.append(good(f"--conf {name}: it fits"))
         else:
-            cure = f"{place_of(plugin.Config)} says what does: gatewright schema {name}".strip()
-            findings.append(problem(f"--conf {name}: it doesn't fit: {why}", cure, name))
+            findings.append(problem(f"--conf {name}: it doesn't fit: {why}", what_fits(plugin), name))
     return tried
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from gatewright.doctor.findings import Finding, problem, warning
 from gatewright.plugin import HANDLERS, Plugin
 
-__all__ = ["check_code", "check_handlers", "place_of"]
+__all__ = ["check_code", "check_handlers", "place_of", "what_fits"]
 
 _AWAIT = "await asyncio.sleep(...)"
 _HTTPX = "use httpx.AsyncClient and await"
@@ -53,6 +53,12 @@ def place_of(thing: Any) -> str:
         return f"{inspect.getsourcefile(thing)}:{inspect.getsourcelines(thing)[1]}"
     except (OSError, TypeError):
         return ""
+
+
+def what_fits(plugin: type[Plugin]) -> str:
+    """Where it is said what a plugin's configuration may hold."""
+    place, command = place_of(plugin.Config), f"gatewright schema {plugin.name}"
+    return f"{place} says what does: {command}" if place else command
 
 
 def check_handlers(plugin: type[Plugin], source: str) -> Iterator[Finding]:

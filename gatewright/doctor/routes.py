@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from gatewright.doctor.code import place_of
+from gatewright.doctor.code import place_of, what_fits
 from gatewright.doctor.findings import Finding, good, problem, warning
 from gatewright.doctor.lean import APISIX_PLUGINS
 from gatewright.errors import GatewrightError
@@ -110,7 +110,7 @@ def _check_entry(
     except GatewrightError as error:
         yield problem(
             f"{place}: plugin {name}: its value doesn't fit: {error}: requests on this route are refused",
-            f"{place_of(plugin.Config)} says what does: gatewright schema {name}", name,
+            what_fits(plugin), name,
         )  # fmt: skip
         return
     yield good(f"{place}: plugin {name} is there, and its value fits")

@@ -188,9 +188,12 @@ class TestCall:
     def test_and_what_went_wrong_with_file_and_line(self, plugin_dir: WriteFiles) -> None:
         file = plugin_dir(greet=GREET) / "greet.py"
         how: tuple[Any, ...] = ("call", file, "-c", '{"name": "ada"}')
-        assert f"failed: RuntimeError: boom ({file}:12)" in gatewright(*how, "-H", "x-boom: 1", code=1)
+        told = gatewright(*how, "-H", "x-boom: 1", code=1)
+        assert f"failed: RuntimeError: boom\n    {file}:12, in on_request\n        raise" in told
         assert "answered with 403" in gatewright(*how, "-H", "x-no: 1")
-        assert "refused: plugin configuration is invalid" in gatewright("call", file, code=1)
+        told = gatewright("call", file, code=1)
+        assert "refused: plugin configuration is invalid" in told
+        assert f"-> -c '{{...}}'; {file}:" in told
         assert "a header is NAME: VALUE" in gatewright(*how, "-H", "x", code=2)
 
     def test_machines_read_json(self, plugin_dir: WriteFiles) -> None:
