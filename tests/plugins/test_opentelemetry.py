@@ -195,10 +195,23 @@ def test_a_clients_mistake_is_no_error_of_the_servers(gateway: Gateway, receiver
     assert "error.type" not in attributes(span)
 
 
+@pytest.mark.parametrize(
+    ("said", "trusted", "scheme"),
+    [("http", True, "http"), (None, True, "https"), ("gopher", True, "https"), ("http", False, "https")],
+)
+def test_the_gateway_is_asked_for_a_scheme_that_no_proxy_tells(
+    gateway: Gateway, receiver: Receiver, said: str | None, trusted: bool, scheme: str
+) -> None:
+    headers = {} if said is None else {"x-forwarded-proto": said}
+    route = gateway.route(conf(receiver, trust_incoming=trusted))
+    span = finished(route, receiver, headers=headers, variables={"scheme": "https"})
+    assert attributes(span)["url.scheme"] == scheme
+
+
 def test_what_no_exporter_could_send_costs_no_batch(gateway: Gateway, receiver: Receiver) -> None:
     span = finished(gateway.route(conf(receiver)), receiver, headers={"user-agent": "x" * 9000})
     assert len(attributes(span)["user_agent.original"]) == 4096
-    _, described = Opentelemetry({"query": True})._described(Request(path="/a\udcff", query={"b\udcff": "c"}))
+    _, described = Opentelemetry({"query": True})._described(Request(path="/a\udcff", query={"b\udcff": "c"}), "http")
     assert (described["url.path"], described["url.query"]) == ("/a?", "b?=c")
 
 

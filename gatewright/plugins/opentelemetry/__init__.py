@@ -73,7 +73,9 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
         context = self._incoming(request)
         parent = trace.get_current_span(context).get_span_context()
         its = pipeline.begin(context, parent)
-        described = self._described(request) if its.trace_flags.sampled else None  # as it came
+        described = None
+        if its.trace_flags.sampled:
+            described = self._described(request, await self._scheme(request))  # before its headers are changed
         self._propagate(request, trace.set_span_in_context(trace.NonRecordingSpan(its), context))
         if own.trace_header:
             request.response_headers[own.trace_header] = f"{its.trace_id:032x}"
@@ -141,7 +143,12 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
         for name, value in carrier.items():
             request.headers[name] = value
 
-    def _described(self, request: Request) -> tuple[str, dict[str, Any]]:
+    async def _scheme(self, request: Request) -> str:
+        """How the client asks. Gateways are asked themselves only where no proxy before them says so."""
+        said = request.headers.get("x-forwarded-proto", "") if self.config.trust_incoming else ""
+        return said if said in ("http", "https") else await request.var("scheme") or "http"
+
+    def _described(self, request: Request, scheme: str) -> tuple[str, dict[str, Any]]:
         """A span's name and attributes."""
         own, headers, method = self.config, request.headers, request.method
         known = method if method in _METHODS else "_OTHER"
@@ -150,7 +157,7 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
             **own.attributes,
             "http.request.method": known,
             "url.path": request.path,
-            "url.scheme": headers.get("x-forwarded-proto", "http"),
+            "url.scheme": scheme,
             "client.address": request.client_ip,
             "gatewright.route": request.route,
         }
