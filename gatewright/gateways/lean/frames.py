@@ -119,26 +119,25 @@ class FrameBuffer:
             self.buffered = 0
         frames: list[Frame] = []
         at, end = 0, len(data)
-        while end - at >= HEAD_SIZE:
+        while at + HEAD_SIZE <= end:
             size, kind, flags, count, id, argument = _unpack_head(data, at)
             if size > self._max_size:
                 raise ProtocolError(f"a frame of {size} bytes; the limit is {self._max_size} (max_frame)")
-            start = at + HEAD_SIZE + 4 * count
+            here = at + HEAD_SIZE
+            start = here + 4 * count
             stop = at + 4 + size
             if start > stop:
                 raise ProtocolError(f"a frame of {size} bytes can't hold the lengths of {count} fields")
             if stop > end:
                 break
-            lengths = (
-                _few[count](data, at + HEAD_SIZE) if count < 32 else _lengths(count).unpack_from(data, at + HEAD_SIZE)
-            )
             fields: list[bytes | None] = []
-            for length in lengths:
-                if length == _ABSENT:
-                    fields.append(None)
+            for length in _few[count](data, here) if count < 32 else _lengths(count).unpack_from(data, here):
+                if length != _ABSENT:
+                    after = start + length
+                    fields.append(data[start:after])
+                    start = after
                 else:
-                    fields.append(data[start : start + length])
-                    start += length
+                    fields.append(None)
             if start != stop:
                 raise ProtocolError("the lengths of a frame's fields and its size contradict each other")
             at = stop

@@ -128,7 +128,7 @@ class LeanConnection(AskingConnection):
     def _serve(self, strand: Strand, call: Call) -> None:
         """Answer one call. Runs in a strand."""
         service = self._service
-        source = cast("LeanSource", call.source)
+        source: LeanSource = call.source  # type: ignore[assignment]  # `cast` would be a call for each call
         id = source.id
         under_way = self._under_way
         if id in under_way:
