@@ -11,6 +11,7 @@ from gatewright.plugin import Plugin
 from gatewright.runtime.own_loops import allow_own_loops
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
+from gatewright.testing.logs import log_in_short
 from gatewright.testing.runs import CURRENT, Visit, Watch
 
 __all__ = ["InProcessRunner"]
@@ -44,6 +45,7 @@ class InProcessRunner:
             connection: makes, for a service, what makes the drivers of connections.
             more: for `Service`.
         """
+        log_in_short()
         allow_own_loops()  # as in a real one
         loop = asyncio.get_running_loop()
         made: asyncio.Future[Service] = loop.create_future()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from gatewright import Plugin, Request, Response
 from gatewright.errors import ConfigError, GatewayClosedError, PluginError
@@ -69,6 +70,18 @@ def test_what_a_handler_raises_is_raised_in_the_test(gateway: str) -> None:
     client = TestClient(Boom, gateway=gateway)
     with pytest.raises(RuntimeError, match="boom"):
         client.get("/")
+
+
+def test_a_failure_is_logged_in_a_few_lines_that_pytest_captures(caplog: pytest.LogCaptureFixture) -> None:
+    structlog.reset_defaults()  # as in an author's tests, where nobody has set it up
+    with TestClient(Boom, raise_errors=False) as client:
+        client.get("/")
+    structlog.reset_defaults()
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "gatewright.runtime"]
+    assert told.startswith("plugin failed: request refused")
+    assert "tests/testing/plugins.py:" in told
+    assert "self =" not in told
+    assert len(told.splitlines()) < 8
 
 
 @pytest.mark.parametrize(("gateway", "status"), [("apisix", 503), ("kong", 500)])
