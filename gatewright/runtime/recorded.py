@@ -11,7 +11,8 @@ Records are packed as plain tuples (`packed`); `gatewright.dev` reads them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from time import perf_counter, time
 from typing import Any, Final
 
@@ -180,6 +181,19 @@ class CallRecord:
         asked = Asked(question.kind, question.name, self.now(), room)
         of.asked.append(asked)
         return asked
+
+    @contextmanager
+    def noting(self, question: Question) -> Iterator[Callable[[bytes | None], None]]:
+        """Somebody asks within this; gives what is to be told the answer."""
+        asked = self.asks(question)
+        if asked is None:
+            yield lambda _: None
+            return
+        try:
+            yield lambda answer: asked.answered(answer, self.now())
+        except BaseException as error:
+            asked.failed(error, self.now())
+            raise
 
     def log(self, level: str, text: str, fields: Mapping[str, str]) -> None:
         """The plugin that runs has logged a line."""

@@ -7,11 +7,11 @@ checked here. The payload is not read before the signature is verified.
 
 from __future__ import annotations
 
-import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, Final
+
+from gatewright.plugins._shared.strict_json import STRICT_JSON
 
 __all__ = ["InvalidTokenError", "SignedToken", "read_claims", "read_token"]
 
@@ -108,30 +108,9 @@ def _decoded(part: str) -> bytes:
 
 def _json_object(raw: bytes, what: str) -> dict[str, Any]:
     try:
-        value = _JSON.decode(raw.decode("utf-8"))
+        value = STRICT_JSON.decode(raw.decode("utf-8"))
     except (ValueError, RecursionError):
         raise InvalidTokenError(f"the {what} is not a JSON object") from None
     if not isinstance(value, dict):
         raise InvalidTokenError(f"the {what} is not a JSON object")
     return value
-
-
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name is there twice")
-    return value
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError("a number is too large")
-    return value
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
-_JSON: Final = json.JSONDecoder(object_pairs_hook=_each_name_once, parse_float=_finite, parse_constant=_no_number)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
+from gatewright.plugins._shared.strict_json import STRICT_JSON
 from gatewright.plugins.request_validator._faults import Fault, InvalidRequestError
 from gatewright.plugins.request_validator._shapes import Shape
 
@@ -52,7 +52,7 @@ def read_json(body: bytes, max_depth: int, title: str = "The body is not valid J
     except UnicodeDecodeError as error:
         raise _malformed(title, f"it is not UTF-8, at byte {error.start}") from None
     try:
-        value = _DECODER.decode(text)
+        value = STRICT_JSON.decode(text)
     except json.JSONDecodeError as error:
         raise _malformed(title, f"{error.msg}, at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
@@ -97,29 +97,6 @@ def _is_deeper(value: Any, depth: int) -> bool:
             return True
         level, depth = inner, depth - 1
     return False
-
-
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the name {json.dumps(twice)[:100]} is there twice")
-    return value
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError("a number is too large")
-    return value
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON value")
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_each_name_once, parse_float=_number, parse_constant=_no_number)
 
 
 # --- forms

@@ -43,29 +43,21 @@ class RecordedConnection(Connection):
     async def ask(self, call: Call, question: Question) -> bytes | None:
         """See `AskingConnection.ask`."""
         record: CallRecord | None = call.record
-        asked = record.asks(question) if record is not None else None
-        if record is None or asked is None:
+        if record is None:
             return await super().ask(call, question)
-        try:
+        with record.noting(question) as note:
             answer = await super().ask(call, question)
-        except BaseException as error:
-            asked.failed(error, record.now())
-            raise
-        asked.answered(answer, record.now())
+            note(answer)
         return answer
 
     def ask_sync(self, call: Call, question: Question) -> bytes | None:
         """See `AskingConnection.ask_sync`."""
         record: CallRecord | None = call.record
-        asked = record.asks(question) if record is not None else None
-        if record is None or asked is None:
+        if record is None:
             return super().ask_sync(call, question)
-        try:
+        with record.noting(question) as note:
             answer = super().ask_sync(call, question)
-        except BaseException as error:
-            asked.failed(error, record.now())
-            raise
-        asked.answered(answer, record.now())
+            note(answer)
         return answer
 
     def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:

@@ -50,41 +50,29 @@ class RecordedLeanConnection(LeanConnection):
     async def ask(self, call: Call, question: Question) -> bytes | None:
         """See `AskingConnection.ask`."""
         record: CallRecord | None = call.record
-        asked = record.asks(question) if record is not None else None
-        if record is None or asked is None:
+        if record is None:
             return await super().ask(call, question)
-        try:
+        with record.noting(question) as note:
             answer = await super().ask(call, question)
-        except BaseException as error:
-            asked.failed(error, record.now())
-            raise
-        asked.answered(answer, record.now())
+            note(answer)
         return answer
 
     def ask_sync(self, call: Call, question: Question) -> bytes | None:
         """See `AskingConnection.ask_sync`."""
         record: CallRecord | None = call.record
-        asked = record.asks(question) if record is not None else None
-        if record is None or asked is None:
+        if record is None:
             return super().ask_sync(call, question)
-        try:
+        with record.noting(question) as note:
             answer = super().ask_sync(call, question)
-        except BaseException as error:
-            asked.failed(error, record.now())
-            raise
-        asked.answered(answer, record.now())
+            note(answer)
         return answer
 
     def tell(self, id: int, name: str) -> bytes | None:
         """See `AskingConnection.tell`."""
         record = current_record()
-        asked = record.asks(Question(*question_of(name))) if record is not None else None
-        if record is None or asked is None:
+        if record is None:
             return super().tell(id, name)
-        try:
+        with record.noting(Question(*question_of(name))) as note:
             answer = super().tell(id, name)
-        except BaseException as error:
-            asked.failed(error, record.now())
-            raise
-        asked.answered(answer, record.now())
+            note(answer)
         return answer
