@@ -117,6 +117,29 @@ def holds(event: Any, wanted: Any) -> bool:
     return bool(event == wanted)
 
 
+@pytest.mark.parametrize("payload", ["v2", "v1"])
+@pytest.mark.parametrize(
+    ("headers", "scheme", "forwarded"),
+    [
+        ({}, "http", ("192.0.2.1", "http", "80")),
+        ({}, "https", ("192.0.2.1", "https", "443")),
+        ({"host": "shop.example:8443"}, "https", ("192.0.2.1", "https", "8443")),
+        (
+            {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https", "x-forwarded-port": "443"},
+            "http",
+            ("203.0.113.9, 192.0.2.1", "https", "443"),
+        ),
+        ({"x-forwarded-proto": "gopher"}, "http", ("192.0.2.1", "http", "80")),
+    ],
+)
+def test_functions_learn_who_asks_and_how(
+    gateway: Gateway, server: LambdaServer, payload: str, headers: Any, scheme: str, forwarded: tuple[str, ...]
+) -> None:
+    route = gateway.route(conf(server, payload=payload))
+    event = route.request(headers=headers, client="192.0.2.1", variables={"scheme": scheme}).json
+    assert tuple(event["headers"][f"x-forwarded-{name}"] for name in ("for", "proto", "port")) == forwarded
+
+
 @pytest.mark.parametrize(("payload", "wanted"), [("v2", V2), ("v1", V1)])
 def test_events_are_those_that_amazon_documents(
     gateway: Gateway, server: LambdaServer, payload: str, wanted: Any

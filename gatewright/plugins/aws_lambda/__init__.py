@@ -90,7 +90,7 @@ class AwsLambda(Plugin[AwsLambdaConfig]):
             "x-amz-invocation-type": "Event" if is_event else "RequestResponse",
             "x-amz-log-type": "None",
         }
-        answer = await self._ask("POST", path, headers, self._event(request, body))
+        answer = await self._ask("POST", path, headers, await self._event(request, body))
         if answer.status not in (200, 202, 204):
             # What is wrong is wrong here (name, rights, form), and of no use to the client.
             return self._refused(413 if answer.status == 413 else 502, "Bad Gateway", "refused", answer.why)
@@ -100,12 +100,14 @@ class AwsLambda(Plugin[AwsLambdaConfig]):
         self._calls.add("taken" if is_event else "answered")
         return Response(202) if is_event else answer_of(answer.body, own.payload)
 
-    def _event(self, request: Request, body: bytes) -> bytes:
+    async def _event(self, request: Request, body: bytes) -> bytes:
         if self.config.payload == "body":
             return body
+        said = request.headers.get("x-forwarded-proto", "")
+        scheme = said if said in ("http", "https") else await request.var("scheme") or "http"
         request_id = request.headers.get("x-request-id") or secrets.token_hex(16)
         make = event_v2 if self.config.payload == "v2" else event_v1
-        return make(request, body, request_id=request_id, stage=self.config.stage, api=request.route)
+        return make(request, body, scheme=scheme, request_id=request_id, stage=self.config.stage, api=request.route)
 
     async def _pass_on(self, request: Request, body: bytes) -> Response:
         query = raw_query(request.query.multi_items())

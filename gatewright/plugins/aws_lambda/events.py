@@ -71,13 +71,22 @@ def _grouped(items: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     return groups
 
 
+def _forwarded(headers: dict[str, list[str]], request: Request, scheme: str) -> None:
+    """Say who asks, and how, as Amazon's gateway and the one that this runs in do for what is behind them."""
+    _, _, port = headers.get("host", [""])[0].rpartition(":")
+    headers["x-forwarded-for"] = [", ".join([*headers.get("x-forwarded-for", ()), request.client_ip])]
+    headers["x-forwarded-proto"] = [scheme]
+    headers.setdefault("x-forwarded-port", [port if port.isdecimal() else "443" if scheme == "https" else "80"])
+
+
 def _encoded(event: Mapping[str, Any]) -> bytes:
     return msgspec.json.encode(event)
 
 
-def event_v2(request: Request, body: bytes, *, request_id: str, stage: str, api: str) -> bytes:
+def event_v2(request: Request, body: bytes, *, scheme: str, request_id: str, stage: str, api: str) -> bytes:
     """The event of payload format 2.0."""
     headers, query = _grouped(request.headers.multi_items()), _grouped(request.query.multi_items())
+    _forwarded(headers, request, scheme)
     cookies = [cookie.strip() for line in headers.pop("cookie", ()) for cookie in line.split(";") if cookie.strip()]
     content, is_base64 = _body(request, body)
     now, path, domain = time.time(), raw_path(request.path), headers.get("host", [""])[0]
@@ -116,9 +125,10 @@ def event_v2(request: Request, body: bytes, *, request_id: str, stage: str, api:
     return _encoded(event)
 
 
-def event_v1(request: Request, body: bytes, *, request_id: str, stage: str, api: str) -> bytes:
+def event_v1(request: Request, body: bytes, *, scheme: str, request_id: str, stage: str, api: str) -> bytes:
     """The event of payload format 1.0."""
     headers, query = _grouped(request.headers.multi_items()), _grouped(request.query.multi_items())
+    _forwarded(headers, request, scheme)
     content, is_base64 = _body(request, body)
     now, path, domain = time.time(), as_text(request.path), headers.get("host", [""])[0]
     identity = dict.fromkeys(
