@@ -57,8 +57,8 @@ test: for-tests ## Run the tests side by side, then those that want the machine 
 coverage: for-tests ## Run the tests and measure what they cover, in the processes that they start, too
 	COVERAGE=1 $(TESTS) $(ARGS)
 
-# Models' own frameworks, half a gigabyte, of which only tests that take minutes know, and MLServer in an environment of its
-# own. Where they can't be had, that is told. TORCH_FROM='--index-url …' has PyTorch come from where its builds need no CUDA.
+# Models' own frameworks, half a gigabyte, of which only tests that take minutes know, MLServer in an environment of its own,
+# and pyright. Where they can't be had, that is told. TORCH_FROM='--index-url …' has PyTorch come from where its builds need no CUDA.
 .PHONY: frameworks
 frameworks: $(VENV)/.tests
 	@test -e $(VENV)/.frameworks || { $(BIN)/pip install --quiet --group frameworks && \
@@ -66,6 +66,8 @@ frameworks: $(VENV)/.tests
 		echo "PyTorch or TensorFlow can't be installed: their models are not tested"
 	@test -e $(VENV)-mlserver/bin/mlserver || { $(PYTHON) -m venv $(VENV)-mlserver && \
 		$(VENV)-mlserver/bin/pip install --quiet 'mlserver>=1.6' || echo "MLServer can't be installed: it is not tested against"; }
+	@$(BIN)/python -c 'import pyright' 2>/dev/null || $(BIN)/pip install --quiet 'pyright[nodejs]>=1.1.390' || \
+		echo "pyright can't be installed: what it says to authors is not tested"
 
 .PHONY: test-all
 test-all: for-tests frameworks ## Run also the tests that take minutes
