@@ -56,6 +56,8 @@ class Book:
             del self._summaries[oldest]
             self._bytes -= len(gone)
             self.dropped += 1
+            for listener in self._listeners:
+                listener.forget(oldest)
         for listener in self._listeners:
             listener.tell(summary)
 
@@ -100,6 +102,7 @@ class Listener:
 
     def __init__(self) -> None:
         self._untold: dict[int, dict[str, Any]] = {}
+        self._gone: list[int] = []
         self._anew = False
         self._wake = asyncio.Event()
 
@@ -110,9 +113,17 @@ class Listener:
             self.begin_anew()
         self._wake.set()
 
+    def forget(self, number: int) -> None:
+        """A record is no longer kept."""
+        self._untold.pop(number, None)
+        self._gone.append(number)
+        if len(self._gone) > _MOST_UNTOLD:
+            self.begin_anew()
+
     def begin_anew(self) -> None:
         """What it knows is no longer so."""
         self._untold.clear()
+        self._gone.clear()
         self._anew = True
         self._wake.set()
 
@@ -120,14 +131,18 @@ class Listener:
         """Something else is new."""
         self._wake.set()
 
-    async def next(self, timeout: float) -> tuple[bool, list[dict[str, Any]]]:
-        """What is new: whether to begin anew, and the summaries; nothing of either after `timeout` seconds without."""
+    async def next(self, timeout: float) -> tuple[bool, list[dict[str, Any]], list[int]]:
+        """What is new: whether to begin anew, the summaries, and numbers of what is no longer kept.
+
+        Nothing of these after `timeout` seconds without.
+        """
         try:
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
         except TimeoutError:
-            return False, []
+            return False, [], []
         self._wake.clear()
         untold, self._untold = list(self._untold.values()), {}
+        gone, self._gone = self._gone, []
         anew, self._anew = self._anew, False
-        return anew, untold
+        return anew, untold, gone

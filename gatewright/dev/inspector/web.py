@@ -139,13 +139,13 @@ class Page:
         with self._inspector.book.listening() as listener:
             await response.write(b": here\n\n")
             while True:
-                anew, calls = await listener.next(_PING_SECONDS)
+                anew, calls, gone = await listener.next(_PING_SECONDS)
                 told = b""
                 if facts != self._facts_number:
                     facts = self._facts_number
                     told += b"event: facts\ndata: %d\n\n" % facts
                 if anew or calls:
-                    content = json.dumps({"anew": anew, "calls": calls}, separators=(",", ":"))
+                    content = json.dumps({"anew": anew, "calls": calls, "gone": gone}, separators=(",", ":"))
                     told += f"event: calls\ndata: {content}\n\n".encode()
                 try:
                     await response.write(told or b": still here\n\n")

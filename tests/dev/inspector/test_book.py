@@ -54,14 +54,25 @@ async def test_listeners_are_told_and_one_that_is_far_behind_begins_anew() -> No
     book = Book()
     with book.listening() as listener:
         book.put(record(1))
-        anew, told = await listener.next(1)
-        assert (anew, [summary["id"] for summary in told]) == (False, [1])
+        anew, told, gone = await listener.next(1)
+        assert (anew, [summary["id"] for summary in told], gone) == (False, [1], [])
         for number in range(2, 2100):
             book.put(record(number))
-        anew, told = await listener.next(1)
+        anew, told, gone = await listener.next(1)
         assert anew
         asyncio.get_running_loop().call_later(0.01, book.wake)
-        assert await listener.next(5) == (False, [])
+        assert await listener.next(5) == (False, [], [])
+
+
+async def test_listeners_are_told_what_is_no_longer_kept() -> None:
+    book = Book(most_bytes=3000)
+    with book.listening() as listener:
+        for number in range(1, 40):
+            book.put(record(number))
+        anew, told, gone = await listener.next(1)
+    assert not anew
+    assert gone == list(range(1, gone[-1] + 1))
+    assert [summary["id"] for summary in told] == [summary["id"] for summary in book.summaries()]
 
 
 def test_summaries_have_the_worst_outcome_of_each_plugin() -> None:

@@ -7,8 +7,6 @@ import { filtered } from "./filter.js";
 import { CallList } from "./list.js";
 import { Plugins } from "./plugins.js";
 
-const KEPT = 10_000;
-
 function useHash() {
   const read = () => {
     const [, view = "calls", item = ""] = location.hash.slice(1).split("/");
@@ -49,14 +47,13 @@ function useCalls(live, onFacts) {
         if (open && seen) load().catch(() => {}); // calls went by meanwhile, or `gatewright dev` began anew
         seen = true;
       },
-      onCalls({ anew, calls: told }) {
+      onCalls({ anew, calls: told, gone }) {
         if (anew) {
           load().catch(() => {});
           return;
         }
         for (const call of told) table.current.set(call.id, call);
-        if (table.current.size > KEPT)
-          for (const id of [...table.current.keys()].sort((one, other) => one - other).slice(0, table.current.size - KEPT)) table.current.delete(id);
+        for (const id of gone) table.current.delete(id);
         show();
       },
     });
