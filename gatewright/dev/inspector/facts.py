@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 __all__ = ["Facts", "plugins_view"]
@@ -76,19 +77,24 @@ def _view(plugin: dict[str, Any], facts: Facts, seen: Mapping[str, tuple[int, st
         **plugin,
         "called": any(outcome not in ("not called", "unknown") for outcome in seen),
         "routes": routes,
-        "why_not": _why_not(plugin, routes, seen),
+        "why_not": _why_not(plugin, routes, seen, list(facts.sources)),
         "seen": {k: n for k, (n, _) in seen.items()},
     }
 
 
 def _why_not(
-    plugin: Mapping[str, Any], routes: Sequence[Mapping[str, Any]], seen: Mapping[str, tuple[int, str]]
+    plugin: Mapping[str, Any],
+    routes: Sequence[Mapping[str, Any]],
+    seen: Mapping[str, tuple[int, str]],
+    names: Sequence[str],
 ) -> list[str]:
     """Reasons why a plugin isn't called, the nearest cause first; empty where it is."""
     faults = list(plugin.get("faults", ()))
     reasons = faults[:]
     if plugin["source"] is None:
-        reasons.append("a route names it, but no plugin of this name was found")
+        near = get_close_matches(plugin["name"], names, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        reasons.append(f"a route names it, but no plugin of this name was found{meant}")
     elif not plugin["phases"]:
         reasons.append("it has no handler: define on_request or on_response (or one of Kong's phases)")
     if not routes:

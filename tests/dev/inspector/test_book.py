@@ -142,7 +142,8 @@ def test_why_a_plugin_is_not_called_is_told() -> None:
         routes=[
             {
                 "id": "1", "name": "", "paths": ["/*"],
-                "plugins": [("ext-plugin-pre-req", name, "{}") for name in ("wrong", "gone", "fine", "bare", "unfit")]
+                "plugins": [("ext-plugin-pre-req", name, "{}") for name in ("wrong", "gone", "fin", "fine")]
+                + [("ext-plugin-pre-req", name, "{}") for name in ("bare", "unfit")]
                 + [("ext-plugin-post-resp", "astray", "{}")],
             }
         ],
@@ -151,6 +152,7 @@ def test_why_a_plugin_is_not_called_is_told() -> None:
     told = {plugin["name"]: plugin["why_not"] for plugin in plugins_view(facts, seen)}
     assert "for which it has no on_request" in told["wrong"][0]
     assert told["gone"] == ["a route names it, but no plugin of this name was found"]
+    assert told["fin"] == ["a route names it, but no plugin of this name was found; did you mean fine?"]
     assert told["needy"] == ["it is on no route, since it needs a configuration: config: key is missing"]
     assert "no handler" in told["bare"][0]
     assert told["unfit"] == ["route 1 refuses requests: its configuration doesn't fit: config: key is missing"]
