@@ -113,7 +113,7 @@ def response_head(
         length = str(len(body))
     elif answer.page and answer.status == 304:
         types, length = [], "0"
-    if answer.page and body:
+    if answer.page:  # nginx takes these away, even where it has no text for the status
         headers = [(n, v) for n, v in headers if n.lower() not in _NOT_OF_PAGES]
     out: list[tuple[str, str]] = []
     if types:
@@ -143,8 +143,6 @@ def response_head(
     if request.version != "2":
         stays = "keep-alive" if keep else "close"
         out.append(("Connection", "upgrade" if answer.status == 101 else stays))
-    if answer.status == 304:
-        headers = [(n, v) for n, v in headers if not (n.lower() == "etag" and framing == "stop" and answer.page)]
     out += [(n, v) for n, v in headers if v or n.lower() != "date"]
     has_date = any(name.lower() == "date" for name, _ in headers)
     if not has_date and (framing != "proxied" or answer.page):  # what's proxied has the upstream's or none
