@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 from gatewright.dev.apisix.gateway import DevGateway
 from gatewright.dev.apisix.routes import Upstream, build_routes
 from gatewright.dev.apisix.rpc import Timeouts
+from gatewright.dev.front import Handler
+from gatewright.dev.messages import Answer, ClientRequest
 from tests.dev.recorded import (
     HASTE,
     ScriptedRunner,
@@ -34,26 +37,18 @@ TIMEOUTS = Timeouts(read=60 / HASTE, lock=5 / HASTE, lock_expiry=30 / HASTE)
 if not CASES:
     pytest.skip("the recorded exchanges are not here (GATEWRIGHT_WIRE names their file)", allow_module_level=True)
 
-# What needs two gateway workers.
-DEVIATIONS = {
-    "workers-two-workers-not-found": "the development gateway is one worker: it prepares once, not once a worker",
-}
+# Client ports whose connections are two different workers' of a gateway with two.
+PORTS = (40000, 40002)
 
 
 def exchanges(case: dict[str, Any]) -> list[dict[str, Any]]:
     return [case, *case.get("then", [])]
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c["case"] not in DEVIATIONS], ids=lambda c: c["case"])
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c["case"])
 async def test_recorded_case(case: dict[str, Any], tmp_path: Path) -> None:
     differences = await (play_parallel if "requests" in case else play)(case, tmp_path)
     assert not differences, "\n".join(differences)
-
-
-async def test_one_worker_prepares_a_forgotten_token_once(tmp_path: Path) -> None:
-    case = next(c for c in CASES if c["case"] == "workers-two-workers-not-found")
-    differences = await play(case, tmp_path)
-    assert not [line for line in differences if "client" in line or "upstream" in line]
 
 
 async def play_parallel(case: dict[str, Any], tmp_path: Path) -> list[str]:
@@ -96,6 +91,16 @@ async def play(case: dict[str, Any], tmp_path: Path) -> list[str]:
     before = str(case.get("before", ""))
     if "not listening" not in before and "nobody listening" not in before:
         await runner.start(str(socket))
+    client_port: int | None = None
+
+    def as_recorded(handler: Handler) -> Handler:
+        """Connections are the workers' whose they were."""
+
+        async def handle(request: ClientRequest) -> Answer:
+            return await handler(request if client_port is None else replace(request, client_port=client_port))
+
+        return handle
+
     for number, exchange in enumerate(exchanges(case)):
         seen = Seen()
         runner.load(exchange["frames"], exchange["conns"], seen)
@@ -113,12 +118,15 @@ async def play(case: dict[str, Any], tmp_path: Path) -> list[str]:
         routes = build_routes(content, default_upstream=Upstream("127.0.0.1", port), version=f"1000{reloads}")
         if gateway is None:
             gateway = DevGateway(
-                routes, f"unix:{socket}", timeouts=TIMEOUTS, upstream_timeout=2.0, server_header="APISIX/3.9.1"
-            )
+                routes, f"unix:{socket}", timeouts=TIMEOUTS, upstream_timeout=2.0, server_header="APISIX/3.9.1",
+                workers=case.get("workers", 1), watch=as_recorded,
+            )  # fmt: skip
             await gateway.start("127.0.0.1" if not exchange["request"].get("connect_to") else "::1")
         gateway.replace_routes(routes)
         for key, token in (case.get("preset_tokens") or {}).items():
             gateway.know_token(re.sub(r"\d{5,}", f"1000{reloads}", key), token)
+        if "workers" in case:
+            client_port = PORTS[worker_of(exchange)]
         request = exchange["request"]
         send = send_http2 if "sent_by" in request else send_http1
         # Some recorded clients waited in vain: here they don't wait as long as those that are answered may.
@@ -132,6 +140,11 @@ async def play(case: dict[str, Any], tmp_path: Path) -> list[str]:
         await gateway.stop()
     await runner.stop()
     return differences
+
+
+def worker_of(exchange: dict[str, Any]) -> int:
+    """The worker that made an exchange's calls: it counts them from its own number on."""
+    return int(next(f["decoded"]["id"] for f in exchange["frames"] if f["decoded"].get("id")) >> 22)
 
 
 def with_ports(content: dict[str, Any], port: int) -> dict[str, Any]:
