@@ -125,7 +125,7 @@ async def play(case: dict[str, Any], tmp_path: Path) -> list[str]:
         gateway.replace_routes(routes)
         for key, token in (case.get("preset_tokens") or {}).items():
             gateway.know_token(re.sub(r"\d{5,}", f"1000{reloads}", key), token)
-        if "workers" in case:
+        if case.get("workers", 1) > 1:
             client_port = PORTS[worker_of(exchange)]
         request = exchange["request"]
         send = send_http2 if "sent_by" in request else send_http1

@@ -6,25 +6,25 @@ match a route -> rewrite phase: gatewright, pre-req, key-auth, proxy-rewrite -> 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gatewright.dev.answers import with_page
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.exchange import ClientGoneError, Exchange, LuaError
 from gatewright.dev.apisix.ext_plugin import ExtPlugin
+from gatewright.dev.apisix.key_auth import authenticate, printed
 from gatewright.dev.apisix.lean import LeanPlugins
 from gatewright.dev.apisix.noting import note_route
 from gatewright.dev.apisix.proxying import InternalRedirect, proxy
 from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
-from gatewright.dev.apisix.routes import ASKING_PLUGINS, PluginConf, Route, Routes
+from gatewright.dev.apisix.routes import ASKING_PLUGINS, REWRITING_PLUGINS, PluginConf, Route, Routes
 from gatewright.dev.apisix.rpc import Dial, RunnerClient, SharedTokens, Timeouts
 from gatewright.dev.front import Front, Handler
 from gatewright.dev.lean.client import LeanClient
-from gatewright.dev.messages import Answer, ClientRequest, raw
+from gatewright.dev.messages import Answer, ClientRequest
 from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import Sender, send_request
 from gatewright.settings import parse_address
@@ -90,6 +90,7 @@ class DevGateway:
         self._lean_clients = [LeanClient(dial, patient=patient) for _ in range(workers)]
         self._lean_plugins = [LeanPlugins(client, upstream_timeout, send) for client in self._lean_clients]
         self._upstream_timeout = upstream_timeout
+        self._ended: set[tuple[str, int]] = set()
         self._front = Front(watch(self.handle), server_header=server_header, refusal=_refusal, reads_late=True)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -172,10 +173,9 @@ class DevGateway:
             if route is None:
                 answer = await self._global_rules(exchange)
                 if answer is None:
-                    exchange.tell_to_go_on()
-                    answer = _json(404, "404 Route Not Found")
-                    before = [(n, v) for n, v in exchange.response_headers if n.lower() != "content-type"]
-                    answer.headers = [*before, *answer.headers]  # of an internal redirect
+                    answer = printed(exchange, 404, "404 Route Not Found")
+                    # What an internal redirect leaves has no type.
+                    answer.headers = [(n, v) for n, v in answer.headers if n.lower() != "content-type"]
                 return answer
             answer = await self._phases(exchange, route)
             if "response-rewrite" in route.plugins and answer.status:
@@ -202,16 +202,24 @@ class DevGateway:
             consumer = self._with_consumer(exchange.consumer_name, route)
             added = {name: conf for name, conf in consumer.items() if name not in plugins}
             plugins.update(consumer)
+        known = False
         if "key-auth" in plugins:
-            answer, consumer = self._authenticate(exchange, plugins["key-auth"].conf, route)
+            answer = authenticate(exchange, plugins["key-auth"].conf, self.routes.consumers)
             if answer is not None:
                 return answer
-            added = {name: conf for name, conf in consumer.items() if name not in plugins}
-            plugins.update(consumer)
+            known = True
         if "proxy-rewrite" in plugins:
             proxy_rewrite(exchange, plugins["proxy-rewrite"].conf)
+        if known:
+            consumer = self._with_consumer(str(exchange.consumer_name), route)
+            added = {name: conf for name, conf in consumer.items() if name not in plugins}
+            plugins.update(consumer)
+            # APISIX runs what the consumer adds, and what has run before once more.
+            added |= {name: plugins[name] for name in ("ext-plugin-pre-req", "proxy-rewrite") if name in plugins}
         if (answer := await self._ask(exchange, added, "ext-plugin-pre-req")) is not None:
             return answer
+        if "proxy-rewrite" in added:
+            proxy_rewrite(exchange, added["proxy-rewrite"].conf)
         if (answer := await self._ask(exchange, plugins, "ext-plugin-post-req")) is not None:
             return answer
         upstream = route.upstream
@@ -232,7 +240,7 @@ class DevGateway:
                 )
                 if answer is not None:
                     return lean.finish(exchange, answer)
-        return lean.finish(exchange, await proxy(exchange, upstream, self._upstream_timeout, self._send))
+        return lean.finish(exchange, await proxy(exchange, upstream, self._upstream_timeout, self._send, self._ended))
 
     async def _global_rules(self, exchange: Exchange) -> Answer | None:
         """Both request phases of each rule, before anything of the route; also where no route is found."""
@@ -264,30 +272,15 @@ class DevGateway:
         spread = exchange.request.client_port * _SPREAD >> 16
         return plugins[spread % len(plugins)]
 
-    def _authenticate(
-        self, exchange: Exchange, conf: Mapping[str, Any], route: Route
-    ) -> tuple[Answer | None, dict[str, PluginConf]]:
-        header = str(conf.get("header", "apikey")).lower()
-        key = next(iter(exchange.table.get(header, ())), None) or next(
-            iter(exchange.args().get(str(conf.get("query", "apikey")), ())), None
-        )
-        if key is None:
-            return _json(401, "Missing API key found in request", key="message"), {}
-        if key not in self.routes.consumers:
-            return _json(401, "Invalid API key in request", key="message"), {}
-        name, _ = self.routes.consumers[key]
-        exchange.consumer_name = name
-        return None, self._with_consumer(name, route)
-
     def _with_consumer(self, name: str, route: Route) -> dict[str, PluginConf]:
-        """The route's plugins that ask the runner, and its consumer's in their place."""
+        """The route's plugins, and its consumer's in their place, under the key that they have for both."""
         plugins, version = self.routes.known_consumers[name], self.routes.version
         return {
             plugin: PluginConf(
                 conf, f"{route.conf_type}&consumer#{route.conf_id}&{name}#{plugin}#{route.version}&{version}"
             )
             for plugin, conf in {**{n: c.conf for n, c in route.plugins.items()}, **plugins}.items()
-            if plugin in ASKING_PLUGINS
+            if plugin in ASKING_PLUGINS or (plugin in REWRITING_PLUGINS and plugin in plugins)
         }
 
     def _pin_host(self, exchange: Exchange, upstream: Upstream) -> None:
@@ -296,8 +289,3 @@ class DevGateway:
             exchange.upstream_host = upstream.authority
         elif upstream.pass_host == "rewrite":
             exchange.upstream_host = upstream.upstream_host
-
-
-def _json(status: int, message: str, *, key: str = "error_msg") -> Answer:
-    # Lua prints it without a type of its own.
-    return Answer(status, body=raw(json.dumps({key: message}, separators=(",", ":")) + "\n"))

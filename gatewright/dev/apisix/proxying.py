@@ -136,8 +136,18 @@ def forwarded_headers(exchange: Exchange) -> Headers:
     return headers + [(n, v) for n, v in exchange.headers if n.lower() not in _NOT_FORWARDED]
 
 
-async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Sender = send_request) -> Answer:
-    """Nginx's `proxy_pass`."""
+async def proxy(
+    exchange: Exchange, upstream: Upstream, timeout: float, send: Sender, ended: set[tuple[str, int]]
+) -> Answer:
+    """Nginx's `proxy_pass`.
+
+    Args:
+        exchange: the request.
+        upstream: where it goes.
+        timeout: seconds for the whole answer.
+        send: sends it.
+        ended: the nodes whose last connection has ended; to others nginx has one from earlier requests; updated.
+    """
     await exchange.read_body()
     request = exchange.request
     if request.body_is_broken and not exchange.body_changed:
@@ -171,10 +181,13 @@ async def proxy(exchange: Exchange, upstream: Upstream, timeout: float, send: Se
             tries.append("502")
             if error.invalid or (error.sent and exchange.method in _NOT_REPEATED):
                 break
-            if error.sent and len(tries) == 1:
-                left += 1  # APISIX keeps connections open; one that ends without an answer is worth another one
+            if error.sent and (upstream.host, upstream.port) not in ended:
+                left += 1  # a connection that was kept, and ends without an answer, is worth another one
+            ended.add((upstream.host, upstream.port))
             continue
         exchange.upstream_facts["upstream_status"] = str(got.status)
+        if got.complete and not got.garbled and got.framing not in ("close", "raw"):
+            ended.discard((upstream.host, upstream.port))
         if got.garbled:
             log.error("upstream sent invalid chunked response while reading upstream")
             return Answer(0)

@@ -22,7 +22,16 @@ from gatewright.dev.target import Upstream
 from gatewright.errors import ConfigError
 from gatewright.yaml_faults import yaml_fault
 
-__all__ = ["ASKING_PLUGINS", "LEAN_PLUGINS", "PLUGINS", "PluginConf", "Route", "Routes", "load_routes"]
+__all__ = [
+    "ASKING_PLUGINS",
+    "LEAN_PLUGINS",
+    "PLUGINS",
+    "REWRITING_PLUGINS",
+    "PluginConf",
+    "Route",
+    "Routes",
+    "load_routes",
+]
 
 PLUGINS = (
     "ext-plugin-pre-req", "ext-plugin-post-req", "ext-plugin-post-resp",
@@ -32,9 +41,13 @@ _EXT_PLUGINS = frozenset(PLUGINS[:3])
 LEAN_PLUGINS = frozenset(PLUGINS[3:6])
 ASKING_PLUGINS = _EXT_PLUGINS | LEAN_PLUGINS
 """Those that ask a runner."""
+REWRITING_PLUGINS = frozenset(PLUGINS[6:8])
+"""APISIX's own that change requests or answers."""
 _LONGEST_REST = 6398
 """Bytes that `*` after a slash takes: APISIX's router makes it a group of single characters, for each of which the
 matching of regular expressions needs some of its stack."""
+_EXACT = 1 << 20
+"""The score of what matches whole, above that of any pattern with a wildcard."""
 _EXT_PLUGIN_FIELDS = frozenset(("conf", "allow_degradation", "_meta"))
 _ROUTE_FIELDS = frozenset(
     (
@@ -87,14 +100,15 @@ class Route:
     facts: dict[str, str] = field(default_factory=dict)
     """`route_id`, and where there are such, `route_name`, `service_id`, `service_name`."""
 
-    def matches(self, method: str, host: str, path: str) -> tuple[bool, int, int] | None:
+    def matches(self, method: str, host: str, path: str) -> tuple[int, int, int] | None:
         """How well a request matches, higher is better; `None` if it doesn't."""
         if self.methods and method not in self.methods:
             return None
-        if self.hosts and not any(_host_matches(pattern, host) for pattern in self.hosts):
+        where = max((_host_score(pattern, host) for pattern in self.hosts), default=-1)
+        if self.hosts and where < 0:
             return None
         best = max((_uri_score(pattern, path) for pattern in self.uris), default=-1)
-        return None if best < 0 else (bool(self.hosts), best, self.priority)
+        return None if best < 0 else (where, best, self.priority)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +124,16 @@ class Routes:
     """All of them, by name: their plugins."""
 
     def find(self, method: str, host: str, path: str) -> Route | None:
-        """The route for a request: by hosts, then exact uris before prefixes, longer before shorter, then priority."""
+        """The route for a request: by hosts, then by uris, of both the exact before the longer, then by priority."""
         scored = [(score, route) for route in self.routes if (score := route.matches(method, host, path)) is not None]
         return max(scored, key=lambda item: item[0])[1] if scored else None
 
 
-def _host_matches(pattern: str, host: str) -> bool:
-    host = host.rsplit(":", 1)[0].lower()
-    return host.endswith(pattern[1:].lower()) if pattern.startswith("*.") else host == pattern.lower()
+def _host_score(pattern: str, host: str) -> int:
+    host, pattern = host.rsplit(":", 1)[0].lower(), pattern.lower()
+    if pattern.startswith("*"):
+        return len(pattern) - 1 if host.endswith(pattern[1:]) else -1
+    return _EXACT if host == pattern else -1
 
 
 def _uri_score(pattern: str, path: str) -> int:
@@ -125,7 +141,7 @@ def _uri_score(pattern: str, path: str) -> int:
         return -1
     if pattern.endswith("*"):
         return len(pattern) - 1 if path.startswith(pattern[:-1]) else -1
-    return 1 << 20 if path == pattern else -1
+    return _EXACT if path == pattern else -1
 
 
 def load_routes(file: Path, default_upstream: Upstream | None = None, *, ours: Container[str] = ()) -> Routes:
@@ -227,7 +243,14 @@ class _Builder:
         if not uris:
             raise self._fail(place, "needs `uri` or `uris`")
         plugins = dict(item.get("plugins") or {})
+        hosts = item.get("hosts") or ([item["host"]] if item.get("host") else None)
         conf_type, conf_id, version = "route", id, self._version
+        if "plugin_config_id" in item:  # joined first, so that it wins over the service
+            config = configs.get(str(item["plugin_config_id"]))
+            if config is None:
+                raise self._fail(place, f"there is no plugin config {item['plugin_config_id']!r}")
+            plugins = {**(config.get("plugins") or {}), **plugins}
+            version = f"{version}#{self._version}"
         upstream = self._upstream_of(item, place)
         facts = {"route_id": id} | ({"route_name": str(item["name"])} if item.get("name") else {})
         if "service_id" in item:
@@ -240,13 +263,9 @@ class _Builder:
                 facts["service_name"] = str(service["name"])
             upstream = upstream or self._upstream_of(service, place)
             conf_type, conf_id = "route&service", f"{id}&{item['service_id']}"
-            version = f"{self._version}&{self._version}"
-        if "plugin_config_id" in item:
-            config = configs.get(str(item["plugin_config_id"]))
-            if config is None:
-                raise self._fail(place, f"there is no plugin config {item['plugin_config_id']!r}")
-            plugins = {**(config.get("plugins") or {}), **plugins}
-            version = f"{version}#{self._version}"
+            version = f"{version}&{self._version}"
+            if hosts is None:
+                hosts = service.get("hosts")
         methods = item.get("methods") or item.get("method") or ()
         return Route(
             id=id,
@@ -254,7 +273,7 @@ class _Builder:
             upstream=upstream or self._default,
             plugins=self._plugins(plugins, conf_type, conf_id, place, version),
             methods=(methods,) if isinstance(methods, str) else tuple(methods),
-            hosts=tuple(item.get("hosts") or ([item["host"]] if item.get("host") else [])),
+            hosts=tuple(hosts or ()),
             priority=int(item.get("priority", 0)),
             conf_type=conf_type,
             conf_id=conf_id,
