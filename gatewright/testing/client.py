@@ -371,10 +371,9 @@ def _loop_runs() -> bool:
 
 
 def _end(runner: asyncio.Runner, client: AsyncTestClient) -> None:
-    if not client.is_started:
-        runner.close()
-    elif not _loop_runs():  # collected while another loop runs: it can't be run any more, only closed
-        runner.run(client.close())
-        runner.close()
-    else:
+    if _loop_runs():  # collected while another loop runs: it can't be run any more, only closed
         runner.get_loop().close()
+        return
+    if client.is_started:
+        runner.run(client.close())
+    runner.close()

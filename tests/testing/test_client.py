@@ -123,6 +123,13 @@ def test_a_client_that_is_left_alone_leaves_nothing_open() -> None:
     assert Counter.ended == before + 1
 
 
+async def test_a_client_that_could_not_start_is_collected_while_another_loop_runs() -> None:
+    client = TestClient(Counter)
+    client._runner.get_loop()  # as after a start that failed
+    del client
+    gc.collect()  # what can't be raised there is an error of this test
+
+
 @pytest.mark.parametrize("gateway", GATEWAYS)
 async def test_calls_at_once_are_told_apart(gateway: Any) -> None:
     class Waits(Plugin):
