@@ -138,7 +138,9 @@ def _write_request(call: Call, event: Event) -> None:
 
 def _write_headers(event: Event, where: str, changes: Mapping[str, Sequence[str] | None]) -> None:
     kept = {name: list(values) for name, values in changes.items() if values}
-    if kept:
+    if len(kept) == 1 and len(entry := next(iter(kept.items()))[1]) == 1:  # costs both less than a table of them
+        event.call(f"{where}.set_header", (next(iter(kept)), entry[0]))
+    elif kept:
         event.call(f"{where}.set_headers", (kept,))
     for name, values in changes.items():
         if not values:
