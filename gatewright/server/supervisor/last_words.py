@@ -49,8 +49,10 @@ class LastWords:
                 usable = whole and (not asked or (said and worker.plan.goes_on))
             if usable and (not stopping or self._dispatcher.to_keeper is not None):
                 self._dispatcher.place(connection)
-            else:
+            elif said or worker.plan.begins_anew is None:
                 self._let_linger(connection, at_once=worker.plan.begins_anew is not None)
+            else:  # no more than that: it may be the keeper's already
+                connection.close()
         worker.guard.close()
 
     def closed_by(self, worker: Worker, slots: Iterable[int]) -> None:
