@@ -375,6 +375,23 @@ async def test_a_stop_does_not_wait_for_the_body(tmp_path: Path) -> None:
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 Forbidden\r\n")
 
 
+@pytest.mark.parametrize("status", [200, 403])
+async def test_before_lua_prints_a_client_is_told_to_go_on_but_for_head(tmp_path: Path, status: int) -> None:
+    answers = [stop(status, body=b"" if status == 200 else b"no")] * 2
+    async with gateway(tmp_path, *answers) as seen:
+        told = await seen.send(request("Expect: 100-continue"))
+        silent = await seen.send(request("Expect: 100-continue", method="HEAD"))
+    assert told.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 %d " % status)
+    assert silent.startswith(b"HTTP/1.1 %d " % status)
+
+
+async def test_the_body_of_a_head_is_taken_for_a_request_where_lua_prints(tmp_path: Path) -> None:
+    head = b"HEAD /r/x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
+    async with gateway(tmp_path, stop(403, body=b"no")) as seen:
+        answer = await seen.send_for(head)
+    assert [line[9:12] for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")] == [b"403", b"400"]
+
+
 async def test_a_page_is_sent_without_a_go_on(tmp_path: Path) -> None:
     async with gateway(tmp_path, stop(403)) as seen:
         answer = await seen.send_for(request("Content-Length: 5", "Expect: 100-continue", method="POST"))

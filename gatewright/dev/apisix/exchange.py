@@ -161,6 +161,16 @@ class Exchange:
         if self.request.version == "1.1" and expect.lower() == "100-continue":
             self.request.go_on()
 
+    def make_way(self) -> None:
+        """What nginx does with a body that nobody has read before Lua prints an answer: away with it.
+
+        A client that waits is told to go on for that. For HEAD nginx forgets it, and takes the body for a request.
+        """
+        if self.method != "HEAD":
+            self.tell_to_go_on()
+        elif self.request.upload is None and not self.body_read:
+            self.request.give_back(self.request.body)
+
     # --- what the runner is told
 
     def args(self) -> Args:

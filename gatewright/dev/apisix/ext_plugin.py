@@ -98,12 +98,13 @@ class ExtPlugin:
         if action is None:
             return None
         if isinstance(action, Stop):
-            if action.body:
-                exchange.tell_to_go_on()  # nginx does away with a body before it prints
             answer = exchange.stop_answer(action)
             answer.framing = "stop"
+            if not answer.page:
+                exchange.make_way()
             request = exchange.request
-            if action.body and answer.status in (204, 304) and request.upload is None and not exchange.body_read:
+            left = request.upload is None and not exchange.body_read and exchange.method != "HEAD"
+            if action.body and answer.status in (204, 304) and left:
                 request.give_back(request.body)  # nginx forgets to do away with it
             return Answer(0) if answer.status in _CLOSES else answer
         if action.body or any(name.lower() == "content-length" for name, _ in action.headers):

@@ -15,7 +15,7 @@ __all__ = ["authenticate", "printed"]
 
 def printed(exchange: Exchange, status: int, message: str, *, key: str = "error_msg") -> Answer:
     """An answer of APISIX's own: JSON that Lua prints without a type of its own, beside headers that are set."""
-    exchange.tell_to_go_on()  # nginx does away with a body before it prints
+    exchange.make_way()
     return Answer(status, [*exchange.response_headers], raw(json.dumps({key: message}, separators=(",", ":")) + "\n"))
 
 
