@@ -102,6 +102,10 @@ def _check_schema(schema: Any) -> None:
         raise ConfigError(f"Kong would not start with this Schema: {'; '.join(found)}")
 
 
+_OF_PLUGINS = ("Plugin", "Schema", "version", "priority")
+"""What a module of kong-pdk's form has; one with any of it means to be a plugin."""
+
+
 def load_directory(directory: Path) -> Discovery:
     """All plugins of a directory, named after their files; one that can't be loaded does not keep others from it.
 
@@ -117,7 +121,7 @@ def load_directory(directory: Path) -> Discovery:
             with loading(str(file)):
                 module = load_file(file.resolve())
                 try:
-                    _take(module, file, discovery)
+                    _take(module, file, discovery, alone=file == directory)
                 except ConfigError as error:
                     raise DiscoveryError(f"{file}: {error}") from None
         except DiscoveryError as error:
@@ -144,7 +148,8 @@ def load_plugins(directory: Path | None, shipped: Sequence[str] = ()) -> Discove
     return discovery
 
 
-def _take(module: ModuleType, file: Path, discovery: Discovery) -> None:
+def _take(module: ModuleType, file: Path, discovery: Discovery, *, alone: bool) -> None:
+    """Add what a file has of plugins; a file that has none, in a directory, is there for others to import."""
     plugin = getattr(module, "Plugin", None)
     if isinstance(plugin, type) and plugin is not NativePlugin:
         adapted = adapt(
@@ -159,5 +164,5 @@ def _take(module: ModuleType, file: Path, discovery: Discovery) -> None:
     native = plugins_of_module(module)
     for each in native:
         discovery.add(each, str(file))
-    if not native:
+    if not native and (alone or any(hasattr(module, name) for name in _OF_PLUGINS)):
         discovery.errors.append(DiscoveryError(f"{file}: neither a class Plugin nor one that is derived from Plugin"))
