@@ -113,7 +113,8 @@ def response_head(
         length = str(len(body))
     elif answer.page and answer.status == 304:
         types, length = [], "0"
-    if answer.page:  # nginx takes these away, even where it has no text for the status
+    if answer.page or (answer.status == 204 and answer.framing == "stop" and not answer.body):
+        # nginx takes these away, even where it has no text for the status
         headers = [(n, v) for n, v in headers if n.lower() not in _NOT_OF_PAGES]
     out: list[tuple[str, str]] = []
     if types:
@@ -124,7 +125,7 @@ def response_head(
         out.append(("Content-Type", _with_charset(kind, answer.status) if charset and answer.names_charset else kind))
     keep = request.keep_alive and not answer.close and not (answer.page and answer.status in _ENDS_CONNECTION)
     if bodiless:
-        if length is not None and framing == "chunked" and not answer.page:
+        if length is not None and (framing == "chunked" or (framing == "stop" and body)) and not answer.page:
             out.append((next(n for n, _ in answer.headers if n.lower() == "content-length"), length))
         elif length is not None and (framing == "proxied" or (answer.page and answer.status == 304)):
             out.append(("Content-Length", length))

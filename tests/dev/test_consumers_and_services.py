@@ -58,6 +58,7 @@ def test_a_plugin_config_is_joined_before_the_service() -> None:
     [
         ((), "", b"Missing API key found in request"),
         (("apikey:",), "?apikey=k", b"Invalid API key in request"),
+        (("apikey: k", "apikey: k"), "", b"Invalid API key in request"),
         ((), "?apikey", b"Invalid API key in request"),
         ((), "?apikey=k&apikey=k", b"Invalid API key in request"),
     ],
@@ -106,6 +107,14 @@ async def test_a_consumers_own_rewriting_is_the_requests(tmp_path: Path) -> None
     async with gateway(tmp_path, plugins={"key-auth": {}}, consumers=[ann]) as seen:
         await seen.send(request("apikey: k"))
     assert seen.upstream[0].startswith(b"GET /anns HTTP/1.1\r\n")
+
+
+async def test_a_consumers_response_rewrite_is_the_answers(tmp_path: Path) -> None:
+    changes = {"response-rewrite": {"headers": {"set": {"X-Ann": "1"}}}}
+    ann = {"username": "ann", "plugins": {**ANN["plugins"], **changes}}  # type: ignore[dict-item]
+    async with gateway(tmp_path, plugins={"key-auth": {}}, consumers=[ann]) as seen:
+        assert b"X-Ann: 1\r\n" in await seen.send(request("apikey: k"))
+        assert b"X-Ann" not in await seen.send(request())
 
 
 async def test_a_connection_that_ended_is_worth_another_one_only_if_it_was_kept(tmp_path: Path) -> None:

@@ -654,3 +654,20 @@ async def test_a_very_long_path_has_no_route(tmp_path: Path, size: int, line: by
     async with gateway(tmp_path) as seen:
         got = await seen.send(request(path="/r/" + "a" * size))
     assert got.startswith(b"HTTP/1.1 " + line)
+
+
+async def test_a_stop_without_content_has_no_validators(tmp_path: Path) -> None:
+    headers = (("ETag", "v"), ("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT"), ("X-Own", "1"))
+    async with gateway(tmp_path, [replies.encode_stop(0, Stop(204, headers))]) as seen:
+        answer = (await seen.send_for(b"GET /r/x HTTP/1.1\r\nHost: h\r\n\r\n")).lower()
+    assert b"x-own: 1\r\n" in answer
+    assert b"etag" not in answer
+    assert b"last-modified" not in answer
+
+
+async def test_a_stop_with_304_keeps_the_length_that_it_was_given(tmp_path: Path) -> None:
+    stop = replies.encode_stop(0, Stop(304, (("Content-Length", "4"),), b"body"))
+    async with gateway(tmp_path, [stop]) as seen:
+        answer = await seen.send_for(b"GET /r/x HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert b"\r\ncontent-length: 4\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")

@@ -178,14 +178,14 @@ class DevGateway:
                     answer.headers = [(n, v) for n, v in answer.headers if n.lower() != "content-type"]
                 return answer
             answer = await self._phases(exchange, route)
-            if "response-rewrite" in route.plugins and answer.status:
-                answer = response_rewrite(exchange, with_page(answer), route.plugins["response-rewrite"].conf)
+            if "response-rewrite" in exchange.plugins and answer.status:  # the route's, or the consumer's
+                answer = response_rewrite(exchange, with_page(answer), exchange.plugins["response-rewrite"].conf)
             return answer
         except LuaError as error:
             log.warning("fault: APISIX aborts with a 500 page: %s", error)
             answer = Answer(500, exchange.response_headers, page=True, close=True)
-            if route is not None and "response-rewrite" in route.plugins:
-                answer = response_rewrite(exchange, with_page(answer), route.plugins["response-rewrite"].conf)
+            if "response-rewrite" in exchange.plugins:
+                answer = response_rewrite(exchange, with_page(answer), exchange.plugins["response-rewrite"].conf)
             return answer
 
     async def _phases(self, exchange: Exchange, route: Route) -> Answer:

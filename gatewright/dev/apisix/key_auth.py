@@ -31,12 +31,12 @@ def authenticate(
     """
     header, argument = str(conf.get("header", "apikey")), str(conf.get("query", "apikey"))
     sent = exchange.table.get(header.lower())
-    values: list[Any] = list(sent[:1]) if sent else list(exchange.args().get(argument, ()))
+    values: list[Any] = list(sent) if sent else list(exchange.args().get(argument, ()))
     if not values:
         return printed(exchange, 401, "Missing API key found in request", key="message")
     if not consumers:
         return printed(exchange, 401, "Missing related consumer", key="message")
-    # An empty header is a key, too; an argument that comes twice, or without a value, is none that anybody has.
+    # An empty header is a key, too; one that comes twice, or an argument without a value, is none that anybody has.
     found = consumers.get(values[0]) if len(values) == 1 and isinstance(values[0], str) else None
     if found is None:
         return printed(exchange, 401, "Invalid API key in request", key="message")
