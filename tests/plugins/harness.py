@@ -353,6 +353,10 @@ class _Facts:
                 changed = _joined(_pairs(headers))
                 outcome.upstream |= changed
                 self.headers = [(n, v) for n, v in self.headers if n not in changed] + list(_pairs(headers))
+            case "kong.service.request.set_header", [name, value]:
+                self.carry_out(outcome, "kong.service.request.set_headers", [{name: value}])
+            case "kong.response.set_header", [name, value]:
+                self.carry_out(outcome, "kong.response.set_headers", [{name: value}])
             case "kong.service.request.clear_header", [name]:
                 outcome.upstream[name] = None
                 self.headers = [(n, v) for n, v in self.headers if n != name]
