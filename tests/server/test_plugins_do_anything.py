@@ -190,6 +190,7 @@ def test_children_of_a_plugin_are_no_part_of_the_worker(runner: RunnerProcess) -
         child = int(squares["x-child"] or 0)
         assert pid_of(runner) == pid, "a SIGTERM to a child is not its worker's"
         peer.begin(token)
+        runner.wait_for(lambda: runner.workers()[0]["calls_under_way"])  # what it has not read is the next one's
         os.kill(pid, signal.SIGKILL)
         started = time.monotonic()
         with pytest.raises((EOFError, ConnectionResetError)):
