@@ -108,7 +108,8 @@ def dev(
     try:
         from gatewright.dev.apisix.process import run_dev
         from gatewright.dev.inspector.session import InspectOptions
-        from gatewright.dev.kong.process import is_declarative, run_kong_dev
+        from gatewright.dev.kong.configuring import is_declarative
+        from gatewright.dev.kong.process import run_kong_dev
         from gatewright.dev.options import DevOptions
     except ImportError as error:
         fail(f"the development gateway needs {error.name}: pip install 'gatewright[dev-gateway]'")
