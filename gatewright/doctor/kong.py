@@ -21,6 +21,7 @@ from gatewright.errors import GatewrightError
 from gatewright.gateways.kong.conf import (
     NEEDS_START_COMMAND,
     ONE_PLUGIN_SINCE,
+    PROTOBUF_REFUSES_SINCE,
     PluginServer,
     Version,
     read_conf,
@@ -79,7 +80,7 @@ def check_kong(file: Path, gateway_user: str, version: str = "") -> Iterator[Fin
             continue
         for plugin in plugins:
             yield good(f"{server.name}: {plugin.name} {plugin.version}, {', '.join(plugin.phases) or 'no phase'}")
-            yield from _plugin(server, plugin, enabled, is_started=bool(started))
+            yield from _plugin(server, plugin, enabled, kong, is_started=bool(started))
         yield from _more_than_one(server, plugins, kong)
         protocol = plugins[0].protocol
         probe = _PROBES.get(protocol)
@@ -116,7 +117,7 @@ def _cures(server: PluginServer, started: str) -> Cures:
 
 
 def _plugin(
-    server: PluginServer, plugin: KnownPlugin, enabled: set[str] | None, *, is_started: bool
+    server: PluginServer, plugin: KnownPlugin, enabled: set[str] | None, kong: Version | None, *, is_started: bool
 ) -> Iterator[Finding]:
     if enabled is None or plugin.name not in enabled:
         yield problem(
@@ -130,6 +131,11 @@ def _plugin(
             f"{plugin.name} speaks MessagePack: Kong lets requests pass while its plugin server can't be reached"
             + (" (where Kong starts it, a keeper refuses them)" if is_started else ""),
             "--protocol protobuf for server and dump, if its methods do",
+        )
+    elif kong is not None and kong < PROTOBUF_REFUSES_SINCE and not is_started:
+        yield warning(
+            f"{plugin.name}: Kong {kong[0]}.{kong[1]} lets requests pass while its plugin server can't be reached",
+            "let Kong start it (a keeper refuses them then), or take Kong 3.8 or later",
         )
 
 

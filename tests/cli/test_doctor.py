@@ -112,6 +112,8 @@ def test_plugin_servers_of_a_kong_conf(tmp_path: Path, protocol: str) -> None:
     assert "or let Kong: pluginserver_one_start_cmd" in found.of("problem")
     assert "two: Kong does not start it; somebody else has to, and" in found.of("warning")
     assert ("speaks MessagePack" in found.of("warning")) == (protocol == "msgpack")
+    found = doctor("--kong-conf", tmp_path / "external.conf", "--gateway-version", "3.7")
+    assert ("Kong 3.7 lets requests pass while" in found.of("warning")) == (protocol == "protobuf")
     command = [sys.executable, "-m", "kong_pdk.cli", "-d", tmp_path / "plugins", "-p", tmp_path]
     server = subprocess.Popen(
         [*command, "--socket-per-plugin", "--protocol", protocol, "-v"], stderr=subprocess.PIPE, env=MEASURING

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import pytest
 
 from gatewright.errors import PluginError
@@ -137,6 +138,18 @@ def test_a_list_that_kong_would_not_keep_is_refused_over_protobuf(value: object)
 
 def exit_over_protobuf(*args: Any) -> list[Any]:
     return asked(ProtoBufSession().call(0, 0, "kong.response.exit", args))[1]
+
+
+def test_over_messagepack_lua_gets_as_text_what_it_would_lose() -> None:
+    def sent(*args: Any) -> list[Any]:
+        data = MsgPackSession().call(0, 0, "kong.response.exit", args)
+        return list(msgpack.unpackb(data)[3]["Data"]["Args"])
+
+    as_json = {"Content-Type": "application/json; charset=utf-8"}
+    assert sent(403, {"a": [1, {"b": None}]}) == [403, b'{"a":[1,{"b":null}]}', as_json]
+    assert sent(403, [], {"x": "y"}) == [403, b"[]", {"x": "y", **as_json}]
+    assert sent(403, {"a": []}, {"content_type": "x"}) == [403, b'{"a":[]}', {"content_type": "x"}]
+    assert sent(403, {"a": [1, {}]}, {"x": "y"}) == [403, {"a": [1, {}]}, {"x": "y"}]
 
 
 def test_an_exit_takes_what_lua_takes() -> None:

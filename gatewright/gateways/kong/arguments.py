@@ -23,7 +23,7 @@ from gatewright.gateways.kong.messages import (
 )  # fmt: skip
 from gatewright.gateways.kong.protobuf import Message
 
-__all__ = ["INPUTS", "exit_headers"]
+__all__ = ["INPUTS", "as_json", "exit_headers", "is_whole_in_lua"]
 
 _SHORT = 0x80  # lengths below are one byte
 _MOST_BY_DEFAULT = 100  # arguments or headers: nginx's `lua_max_req_headers` and the like
@@ -41,6 +41,32 @@ def exit_headers(status: Any, body: Any, headers: Any) -> Any:
     if any(_folded(name) == "content-length" for name in headers or ()):
         return headers
     return {**(headers or {}), "content-length": []}
+
+
+def as_json(body: Any, headers: Any) -> tuple[bytes, Any]:
+    """A table as a body of `kong.response.exit`, as Kong would write it, and the headers with its type.
+
+    Raises:
+        PluginError: it can't be JSON.
+    """
+    try:
+        data = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape")
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"the body can't be JSON: {error}") from None
+    if (headers is None or isinstance(headers, dict)) and not any(
+        _folded(name) == "content-type" for name in headers or ()
+    ):
+        headers = {**(headers or {}), "Content-Type": _JSON}
+    return data, headers
+
+
+def is_whole_in_lua(body: Any) -> bool:
+    """Whether a table is still the same as one of Lua's, which has no null in a table and one kind of empty table."""
+    if isinstance(body, dict):
+        return all(item is not None and is_whole_in_lua(item) for item in body.values())
+    if isinstance(body, list | tuple):
+        return bool(body) and all(item is not None and is_whole_in_lua(item) for item in body)
+    return True
 
 
 def _folded(name: Any) -> str:
@@ -74,13 +100,8 @@ def _encode_most(args: Sequence[Any]) -> bytes:
 
 def _encode_exit(args: Sequence[Any]) -> bytes:
     status, body, headers = (*args, None, None)[:3] if len(args) < 3 else args[:3]
-    if isinstance(body, dict | list | tuple):  # Kong's own encoding of tables, which have no place in the message
-        try:
-            body = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape")
-        except (TypeError, ValueError) as error:
-            raise PluginError(f"the body can't be JSON: {error}") from None
-        if not any(_folded(name) == "content-type" for name in headers or ()):
-            headers = {**(headers or {}), "Content-Type": _JSON}
+    if isinstance(body, dict | list | tuple):  # tables have no place in the message
+        body, headers = as_json(body, headers)
     return _exit_args((status, body, exit_headers(status, body, headers), *args[3:]))
 
 

@@ -15,14 +15,17 @@ from pathlib import Path
 from gatewright.errors import ConfigError
 
 __all__ = [
-    "DEFAULT_PREFIX", "NEEDS_START_COMMAND", "ONE_PLUGIN_SINCE", "PluginServer", "Version", "conf_lines", "read_conf",
-    "read_version",
+    "DEFAULT_PREFIX", "NEEDS_START_COMMAND", "ONE_PLUGIN_SINCE", "PROTOBUF_REFUSES_SINCE", "PluginServer", "Version",
+    "conf_lines", "read_conf", "read_version",
 ]  # fmt: skip
 
 Version = tuple[int, int]
 """Of Kong: `(3, 4)`."""
 ONE_PLUGIN_SINCE: Version = (3, 9)
 """From here on Kong takes the first plugin of a server's dump only (process.lua, `query_external_plugin_info`)."""
+PROTOBUF_REFUSES_SINCE: Version = (3, 8)
+"""From here on Kong answers 500 if it can't reach a plugin server over Protobuf; before, it lets the request pass, as
+it does over MessagePack (pb_rpc.lua, `Rpc:handle_event`)."""
 NEEDS_START_COMMAND: tuple[Version, Version] = (3, 1), (3, 4)
 """Between these two, Kong never calls a server that it does not start itself: it takes it for one that is not ready,
 and lets the request pass without the plugin (plugin_servers/init.lua, `start` and `get_instance_id`)."""

@@ -15,7 +15,7 @@ import msgpack
 import msgspec
 
 from gatewright.errors import PluginError, ProtocolError
-from gatewright.gateways.kong.arguments import exit_headers
+from gatewright.gateways.kong.arguments import as_json, exit_headers, is_whole_in_lua
 from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, Query, StartInstance
 
 __all__ = ["MsgPackSession"]
@@ -125,7 +125,10 @@ class MsgPackSession:
         """A PDK call."""
         if method == "kong.response.exit" and len(args) > 1:
             status, body, *more = args
-            headers = exit_headers(status, body, more[0] if more else None)
+            headers = more[0] if more else None
+            if isinstance(body, dict | list | tuple) and not is_whole_in_lua(body):
+                body, headers = as_json(body, headers)
+            headers = exit_headers(status, body, headers)
             if headers is not None:  # Lua's `unpack` may stop at a nil, and lose the headers after it
                 args = (status, "" if body is None else body, headers, *more[1:])
         try:

@@ -34,6 +34,10 @@ class StandIn(Protocol):
     def relays(self) -> bool:
         """The next runner may ask something before it answers: what both say is passed on as it comes."""
 
+    @property
+    def asks_anew(self) -> bool:
+        """A gateway whose connection closes asks again on another one: once the next runner is there, that's enough."""
+
     def refusal(self, data: bytes) -> bytes:
         """What to say to the request that these bytes belong to; empty if it goes on. Raises if it's none."""
 

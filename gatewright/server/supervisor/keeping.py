@@ -166,7 +166,9 @@ class _Keeping:
         if connection in self._waiting:
             self._waiting.discard(connection)
             self._selector.register(connection.sock, selectors.EVENT_READ, lambda: self._read(connection))
-        if self._held or not self._pass_on(connection):
+        if not self._held and connection.stand_in.asks_anew:
+            self._end(connection)
+        elif self._held or not self._pass_on(connection):
             self._say(connection, connection.refusal)
 
     def _pass_on(self, connection: _Connection) -> bool:

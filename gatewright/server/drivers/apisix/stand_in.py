@@ -30,6 +30,7 @@ class StandIn:
 
     patience = 8.0  # APISIX starts a runner 3 s after the last one's end
     relays = True
+    asks_anew = False
 
     def __init__(self, settings: Settings) -> None:
         self._session = ApisixSession(

@@ -159,5 +159,5 @@ def plan(
         use_gevent=use_gevent,
         backlog=backlog,
         socket_of=socket_of,
-        stand_in=StandIn if session.moves else None,  # over the other protocol Kong itself refuses then
+        stand_in=partial(StandIn, session),
     )

@@ -1,14 +1,18 @@
-"""What is said to Kong over MessagePack while there is no plugin server, so that it lets no request pass."""
+"""What is said to Kong while there is no plugin server, so that it lets no request pass.
+
+Over MessagePack every Kong would, over Protobuf those before 3.8 (pb_rpc.lua, `Rpc:handle_event`).
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import msgpack
 
-from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, StartInstance
-from gatewright.gateways.kong.msgpack_session import MsgPackSession
+from gatewright.errors import ProtocolError
+from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, KongSession, StartInstance
 from gatewright.server.drivers.kong.event import MAY_EXIT, REFUSAL
 
 __all__ = ["StandIn"]
@@ -26,8 +30,14 @@ class StandIn:
     patience = 0.0
     relays = False
 
-    def __init__(self) -> None:
-        self._session = MsgPackSession()
+    def __init__(self, new_session: Callable[[], KongSession]) -> None:
+        """Begin.
+
+        Args:
+            new_session: makes the protocol's state.
+        """
+        self._session = new_session()
+        self.asks_anew = not self._session.moves  # over Protobuf: "closed" (pb_rpc.lua)
         self._reply = msgpack.Unpacker(raw=True, strict_map_key=False)
 
     def refusal(self, data: bytes) -> bytes:
@@ -62,4 +72,7 @@ class StandIn:
                 return session.started(ticket, name, _NO_INSTANCE, None, time.time())
             case CloseInstance(ticket, number):
                 return session.closed(ticket, "", number, None, time.time())
-        return session.failed(event.ticket, "the plugin server is not there") or b""
+        data = session.failed(event.ticket, "the plugin server is not there")
+        if data is None:
+            raise ProtocolError("there is nothing to say to this question but to close")
+        return data
