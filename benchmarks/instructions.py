@@ -2,7 +2,8 @@
 
 A connection of the real driver is given the frames that `make bench` sends, without sockets: what is counted is all
 that the runner does with a call but for the event loop's reading and writing. Counting begins when the runner is warm.
-`lean-N` are calls over the lean path, N of them in each piece of input.
+`lean-N` are calls over the lean path, N of them in each piece of input. `--recorded` counts each once more with every
+call recorded, packing included, and shows how many times as much that is.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from benchmarks import frames
 from benchmarks.plugins import bench, lean
 from gatewright.gateways.apisix.frames import FrameType
 from gatewright.gateways.apisix.replies import decode_conf_token
-from gatewright.gateways.apisix.session import ApisixSession
 from gatewright.gateways.lean.frames import PREFACE, FrameBuffer, Kind, encode_frame
+from gatewright.observe.recording import Recorder
 from gatewright.plugin import Plugin
 from gatewright.server.drivers.apisix.connection import Connection
+from gatewright.server.drivers.apisix.driver import driver
 from gatewright.server.drivers.lean.connection import LeanConnection
 from gatewright.server.drivers.lean.driver import driver as lean_driver
 from gatewright.server.worker.service import Service
@@ -66,7 +68,7 @@ class Wire:
         return lambda *_: None
 
 
-async def serve(name: str, calls: int) -> None:
+async def serve(name: str, calls: int, *, recorded: bool) -> None:
     """Serve so many calls."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -75,8 +77,8 @@ async def serve(name: str, calls: int) -> None:
 
     def begin() -> None:  # in a callback, as the worker does it: calls come in callbacks, too
         settings = load_settings(flags={"hold_limit": 3600.0}, environ={}).settings  # valgrind takes its time
-        service = Service(loop, settings, {name: CONTESTANTS[name]})
-        connection = Connection(service, ApisixSession())
+        service = Service(loop, settings, {name: CONTESTANTS[name]}, recorder=recorder(loop) if recorded else None)
+        connection = driver(service)()
         connection.connection_made(wire)  # type: ignore[arg-type]
         connection.data_received(oracle.prepare_conf("route#1#ext-plugin-pre-req#1", [(name, "{}")]))
         loop.call_later(0.2, send, connection)
@@ -98,7 +100,7 @@ async def serve(name: str, calls: int) -> None:
     await done
 
 
-async def serve_lean(name: str, calls: int) -> None:
+async def serve_lean(name: str, calls: int, *, recorded: bool) -> None:
     """Serve so many calls over the lean path."""
     plugin, kind, fields, batch = LEAN[name]
     loop = asyncio.get_running_loop()
@@ -107,7 +109,7 @@ async def serve_lean(name: str, calls: int) -> None:
 
     def begin() -> None:
         settings = load_settings(flags={"hold_limit": 3600.0}, environ={}).settings
-        service = Service(loop, settings, {"it": plugin})
+        service = Service(loop, settings, {"it": plugin}, recorder=recorder(loop) if recorded else None)
         connection = lean_driver(service)()
         connection.connection_made(wire)  # type: ignore[arg-type]
         prepare = encode_frame(Kind.PREPARE, 1, (b"route", b"it", b"{}"), argument=3)
@@ -132,17 +134,23 @@ async def serve_lean(name: str, calls: int) -> None:
     await done
 
 
+def recorder(loop: asyncio.AbstractEventLoop) -> Recorder:
+    """One that has nobody to tell: what it would send is made all the same."""
+    return Recorder(Wire(), loop)  # type: ignore[arg-type]
+
+
 def instrument(whether: str) -> None:
     """Let valgrind, which this runs in, begin or end to count."""
     subprocess.run(["callgrind_control", "-i", whether, str(os.getpid())], check=True, capture_output=True)
 
 
-def count(name: str) -> float:
+def count(name: str, *, recorded: bool = False) -> float:
     """Instructions of a call."""
     with tempfile.TemporaryDirectory() as directory:
         run = subprocess.run(
             ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={directory}/out",
-             sys.executable, "-m", "benchmarks.instructions", "--serve", name],
+             sys.executable, "-m", "benchmarks.instructions", "--serve", name,
+             *(["--recorded"] if recorded else [])],
             capture_output=True, text=True, check=False, env={**os.environ, "PYTHONHASHSEED": "0"},
         )  # fmt: skip
         if run.returncode:
@@ -157,15 +165,20 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[[], *CONTESTANTS, *LEAN], metavar="NAME",
                         help=", ".join((*CONTESTANTS, *LEAN)))  # fmt: skip
     parser.add_argument("--serve", metavar="NAME", help="what is counted: serve, and end")
+    parser.add_argument("--recorded", action="store_true", help="also with every call recorded")
     arguments = parser.parse_args()
     if arguments.serve:
         name = arguments.serve
-        uvloop.run(serve_lean(name, CALLS) if name in LEAN else serve(name, CALLS))
+        uvloop.run((serve_lean if name in LEAN else serve)(name, CALLS, recorded=arguments.recorded))
         return
     if shutil.which("valgrind") is None:
         raise SystemExit("valgrind is needed (Debian: apt install valgrind)")
     for name in arguments.names or (*CONTESTANTS, *LEAN):
-        print(f"{name:18} {count(name):>9,.0f} instructions a call", flush=True)
+        plain = count(name)
+        print(f"{name:18} {plain:>9,.0f} instructions a call", end="" if arguments.recorded else "\n", flush=True)
+        if arguments.recorded:
+            recorded = count(name, recorded=True)
+            print(f", recorded {recorded:>9,.0f}, {recorded / plain:.3f} times as many", flush=True)
 
 
 if __name__ == "__main__":

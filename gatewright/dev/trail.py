@@ -13,6 +13,7 @@ from time import perf_counter, time
 from typing import Any, Final
 
 from gatewright.dev.messages import ClientRequest
+from gatewright.runtime.records import CallRecord
 
 __all__ = ["Phase", "Sent", "Trail", "body_form", "changes_between", "current_phase", "current_trail"]
 
@@ -154,7 +155,7 @@ class Phase:
         self.reply: dict[str, Any] | None = None
         self.made: list[dict[str, Any]] = []
         self.notes: list[dict[str, Any]] = []
-        self.record: Any = None
+        self.record: CallRecord | None = None
         self.error = ""
 
     def __enter__(self) -> Phase:

@@ -1,7 +1,10 @@
-"""Telling a development gateway of every call: records (see `runtime.recorded`) go over a unix socket as MessagePack.
+"""Telling a development gateway of every call: records (see `runtime.records`) go over a unix socket as MessagePack.
 
-Nobody waits for whoever reads: while much waits for him, calls are not recorded, only counted. A record is an array
-(see `CallRecord.packed`). A map is about the records: `{"pid": ...}` says who speaks, `{"lost": n}` how many are lost.
+Messages are maps: `{"pid": ...}` says who speaks, `{"clock": ..., "calls": [...]}` has records, and what is to be added
+to their moments to have `time.time`'s; `{"lost": n}` tells how many are lost.
+
+Nobody waits for whoever reads: while much waits for him, calls are not recorded, only counted. Records are packed some
+at once, since that costs half as much, and sent together, since each write costs as much as several records.
 """
 
 from __future__ import annotations
@@ -9,40 +12,48 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from time import perf_counter, time
 from typing import Any, Final
 
 import msgpack
 import msgspec
 import structlog
 
-from gatewright.runtime.recorded import CallRecord, current_record
+from gatewright.runtime.recorded import current_record
+from gatewright.runtime.records import CallRecord
 
 __all__ = ["LogTap", "Recorder"]
 
 _MOST_WAITING: Final = 1 << 22
 """Bytes that may wait for the reader."""
-_MOST_A_SECOND: Final = 1000
-"""Calls that are recorded; a development gateway carries no more, and nobody could read them."""
-_MOST_AT_ONCE: Final = 2000
+_MOST_PACKED: Final = 1 << 20
+"""Bytes that are sent at once, however short the time."""
+_MOST_TOGETHER: Final = 64
+"""Records that wait to be packed: more would keep the garbage collector busy."""
 _FLUSH_SECONDS: Final = 0.01
-"""How long a record may wait for others to be sent with: each write costs as much as several records."""
+"""How long a record may wait for others to be sent with."""
 
 
 class Recorder:
-    """Records calls, and sends the records."""
+    """Packs the records of calls, and sends them.
+
+    Attributes:
+        is_full: calls are to be left out, and that to be told (`leave_out`).
+        lost: calls that were left out, and that the reader hasn't been told of.
+    """
 
     def __init__(self, transport: asyncio.WriteTransport, loop: asyncio.AbstractEventLoop) -> None:
         """See `connect`."""
         self._transport = transport
         self._loop = loop
-        self._queue: list[bytes] = []
+        self._queue: list[CallRecord] = []
+        self._packed: list[bytes] = []
+        self._size = 0
         self._scheduled = False
-        self._left = float(_MOST_AT_ONCE)
-        self._flushed = loop.time()
         self._encode = msgspec.msgpack.Encoder(enc_hook=str).encode
         self._tap = LogTap()
+        self.is_full = False
         self.lost = 0
-        """Records that were dropped and that the reader hasn't been told of."""
         self._send({"pid": os.getpid()})
         self._tap.attach()
 
@@ -59,31 +70,19 @@ class Recorder:
             return None
         return cls(transport, loop)
 
-    def begin(self, key: int, phase: str) -> CallRecord | None:
-        """Begin the record of a call; `None` if it's left out, because there are too many or the reader is behind."""
-        if self._left < 1:
-            self.lost += 1
-            self._flush_soon()
-            return None
-        self._left -= 1
-        return CallRecord(key, phase)
-
-    def end(self, record: CallRecord) -> None:
-        """A call has ended."""
-        record.seconds = record.now()
-        # Packed at once, since so many objects that wait would keep the garbage collector busy.
-        packed = record.packed()
-        try:
-            data = self._encode(packed)
-        except UnicodeEncodeError:  # bytes that are no UTF-8; msgspec is three times as fast, but doesn't know how
-            data = msgpack.packb(packed, unicode_errors="surrogateescape", default=str)
-        self._queue.append(data)
+    def leave_out(self) -> None:
+        """A call is not recorded, since the reader is behind."""
+        self.lost += 1
         self._flush_soon()
 
-    def _flush_soon(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_later(_FLUSH_SECONDS, self._flush)
+    def end(self, record: CallRecord) -> None:
+        """A call has ended; nothing more is written down about it."""
+        queue = self._queue
+        queue.append(record)
+        if len(queue) >= _MOST_TOGETHER:
+            self._pack()
+        elif not self._scheduled:
+            self._flush_soon()
 
     def close(self) -> None:
         """Send what waits, and no more."""
@@ -91,21 +90,43 @@ class Recorder:
         self._flush()
         self._transport.close()
 
+    def _pack(self) -> None:
+        queue, self._queue = self._queue, []
+        message = {"clock": time() - perf_counter(), "calls": queue}
+        try:
+            data = self._encode(message)
+        except UnicodeEncodeError:  # bytes that are no UTF-8; msgspec is three times as fast, but doesn't know how
+            plain = msgspec.to_builtins(message, builtin_types=(bytes,), enc_hook=str)
+            data = msgpack.packb(plain, unicode_errors="surrogateescape")
+        self._packed.append(data)
+        self._size += len(data)
+        if self._size > _MOST_PACKED:
+            self._flush()
+
+    def _flush_soon(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_later(_FLUSH_SECONDS, self._flush_scheduled)
+
+    def _flush_scheduled(self) -> None:
+        self._scheduled = False
+        self._flush()
+
     def _flush(self) -> None:
-        queue, self._queue, self._scheduled = self._queue, [], False
-        now, before = self._loop.time(), self._flushed
-        self._flushed, self._left = now, min(self._left + (now - before) * _MOST_A_SECOND, _MOST_AT_ONCE)
+        if self._queue:
+            self._pack()
+        packed, self._packed, self._size = self._packed, [], 0
         if self._transport.is_closing():
-            self._left = -float("inf")  # nobody listens any more
+            self.is_full = True  # nobody listens any more
             return
         if self.lost:
             lost, self.lost = self.lost, 0
             self._send({"lost": lost})
-        if queue:
-            self._transport.write(b"".join(queue))
-        if self._transport.get_write_buffer_size() > _MOST_WAITING:
-            self._left = 0.0  # as long as so much waits, what comes is only counted
-            self._flush_soon()
+        if packed:
+            self._transport.write(b"".join(packed))
+        self.is_full = self._transport.get_write_buffer_size() > _MOST_WAITING
+        if self.is_full:
+            self._flush_soon()  # to see whether it still is
 
     def _send(self, message: dict[str, Any]) -> None:
         self._transport.write(self._encode(message))

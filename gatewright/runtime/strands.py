@@ -49,7 +49,7 @@ class Strand(greenlet):
         work: what runs now, which may wait for `work.timeout` seconds; the clock starts with its first wait.
         bridge: whose it is.
         call: the call that is served, for whoever wants to know it (logs).
-        record: what is written down about it, where that is done (see `recorded`).
+        record: what is written down about it, where that is done and the call is yet to be made (see `recorded`).
         dies: nobody will let it go on; greenlet ends it.
         lingering: done when what this strand no longer waits for, and could not end, has ended.
         deadline: loop time at which waiting ends with `DeadlineExceededError`; 0 until the first wait.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import perf_counter, time
 
 from gatewright.dev.inspector.inspector import Inspector
 from gatewright.observe.recording import LogTap, Recorder
-from gatewright.runtime.recorded import CallRecord
+from gatewright.runtime.records import CallRecord
 
 __all__ = ["HereRecorder"]
 
@@ -16,7 +17,7 @@ class HereRecorder(Recorder):
 
     def __init__(self, inspector: Inspector) -> None:
         self.inspector = inspector
-        self.lost = 0
+        self.is_full = False
         self._tap = LogTap()
         self._tap.attach()
 
@@ -37,14 +38,10 @@ class HereRecorder(Recorder):
         facts = {"name": gateway, "version": version}
         return cls(Inspector(facts, server_header=server, charset=charset, file=file))
 
-    def begin(self, key: int, phase: str) -> CallRecord | None:
-        """Begin the record of a call."""
-        return CallRecord(key, phase)
-
     def end(self, record: CallRecord) -> None:
         """A call has ended."""
-        record.seconds = record.now()
-        self.inspector.receiver.on_record(list(record.packed()))
+        record.move(time() - perf_counter())
+        self.inspector.receiver.on_record(record)
 
     def close(self) -> None:
         """Write down what is left."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import structlog.testing
+from msgspec import convert
 
 from gatewright.gateways.apisix.calls import encode_http_req_call, encode_prepare_conf
 from gatewright.observe.recording import Recorder
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.discovery import discover
 from gatewright.runtime.recorded import RecordedChain
+from gatewright.runtime.records import CallRecord
 from gatewright.server.drivers.apisix.connection import Connection
 from gatewright.server.drivers.apisix.driver import driver
 from gatewright.server.drivers.runner import plan
@@ -33,13 +36,26 @@ class Count(Plugin):
 class Listener(asyncio.Protocol):
     """Whoever is told."""
 
+    transport: asyncio.Transport | None = None
+
     def __init__(self) -> None:
         self.unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape")
         self.messages: list[Any] = []
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
     def data_received(self, data: bytes) -> None:
         self.unpacker.feed(data)
         self.messages.extend(self.unpacker)
+
+    @property
+    def told(self) -> int:
+        return sum(len(message.get("calls", ())) for message in self.messages)
+
+    @property
+    def lost(self) -> int:
+        return sum(message.get("lost", 0) for message in self.messages)
 
 
 class Wire(asyncio.Transport):
@@ -112,30 +128,75 @@ async def test_every_call_is_told_with_bytes_that_are_no_utf8(tmp_path: Path) ->
     assert [type(chain) for chain in service.confs] == [RecordedChain]
     await calls(connection, frame, 1)
     await asyncio.sleep(0.1)
-    hello, (key, phase, route, _, _, refused, (step,), _) = listener.messages
+    hello, told = listener.messages
     assert "pid" in hello
-    assert (key, phase, route, refused) == (7, "request", "route#1", "")
-    assert step[0] == "count"
-    assert step[5][1] == {"x-raw": ["\udcff"]}
+    (record,) = convert(told["calls"], list[CallRecord])
+    record.move(told["clock"])
+    (step,) = record.steps
+    assert (record.key, record.phase, record.route, record.refused) == (7, "request", "route#1", "")
+    assert (step.name, step.place, step.outcome) == ("count", 0, "went on")
+    assert time.time() - 10 < record.at <= step.at <= record.ended <= time.time()
+    assert step.changes == (None, {"x-raw": ("\udcff",)}, None, None, None, 0, None)
     await service.close(1)
     server.close()
 
 
-async def test_more_calls_than_anybody_could_read_are_only_counted(tmp_path: Path) -> None:
+async def test_every_call_is_told_however_many_come_at_once(tmp_path: Path) -> None:
     listener = Listener()
     server = await asyncio.get_running_loop().create_unix_server(lambda: listener, str(tmp_path / "r.sock"))
     service, connection, frame = await service_of(tmp_path, f"unix:{tmp_path / 'r.sock'}")
-    await calls(connection, frame, 2500)
-    await asyncio.sleep(0.3)
-    told = [message for message in listener.messages if isinstance(message, list)]
-    lost = sum(message.get("lost", 0) for message in listener.messages if isinstance(message, dict))
-    assert len(told) == 2000
-    assert lost == 500
-    await calls(connection, frame, 10)  # some time has passed since
-    await asyncio.sleep(0.1)
-    assert len([message for message in listener.messages if isinstance(message, list)]) == 2010
+    await calls(connection, frame, 3000)
+    async with asyncio.timeout(30):
+        while listener.told < 3000:
+            await asyncio.sleep(0.02)
+    assert listener.lost == 0
     await service.close(1)
     server.close()
+
+
+async def test_while_the_reader_is_behind_calls_are_only_counted(tmp_path: Path) -> None:
+    listener = Listener()
+    server = await asyncio.get_running_loop().create_unix_server(lambda: listener, str(tmp_path / "r.sock"))
+    service, connection, frame = await service_of(tmp_path, f"unix:{tmp_path / 'r.sock'}")
+    await asyncio.sleep(0.05)
+    assert listener.transport is not None
+    listener.transport.pause_reading()
+    rounds = 0
+    while not service.recorder.is_full:  # type: ignore[union-attr]
+        await calls(connection, frame, 2000)
+        await asyncio.sleep(0.02)
+        rounds += 1
+        assert rounds < 200, "what waits has no bound"
+    await calls(connection, frame, 10)
+    listener.transport.resume_reading()
+    async with asyncio.timeout(30):
+        while service.recorder.is_full:  # type: ignore[union-attr]
+            await asyncio.sleep(0.02)
+        await calls(connection, frame, 5)
+        while listener.told + listener.lost < rounds * 2000 + 15:
+            await asyncio.sleep(0.02)
+    assert listener.lost == 10
+    assert listener.told == rounds * 2000 + 5
+    await service.close(1)
+    server.close()
+
+
+async def test_once_the_reader_is_gone_nothing_is_kept_for_him(tmp_path: Path) -> None:
+    listener = Listener()
+    server = await asyncio.get_running_loop().create_unix_server(lambda: listener, str(tmp_path / "r.sock"))
+    service, connection, frame = await service_of(tmp_path, f"unix:{tmp_path / 'r.sock'}")
+    await asyncio.sleep(0.05)
+    assert listener.transport is not None
+    listener.transport.abort()
+    server.close()
+    async with asyncio.timeout(10):
+        while not service.recorder.is_full:  # type: ignore[union-attr]
+            await calls(connection, frame, 10)
+            await asyncio.sleep(0.02)
+    made = service.recorder._queue, service.recorder._packed  # type: ignore[union-attr]
+    await calls(connection, frame, 10)
+    assert made == ([], [])
+    await service.close(1)
 
 
 async def test_where_nobody_listens_the_log_says_so_and_calls_are_served(tmp_path: Path) -> None:

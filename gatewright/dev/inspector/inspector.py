@@ -19,6 +19,7 @@ from gatewright.dev.messages import Answer, ClientRequest
 from gatewright.dev.trail import TRAIL, Phase, Trail, body_form
 from gatewright.errors import ConfigError
 from gatewright.redaction import redact
+from gatewright.runtime.records import CallRecord
 
 __all__ = ["Inspector"]
 
@@ -125,10 +126,9 @@ class Inspector:
         if phase.ticket is not None:
             self._waiting[phase.ticket] = trail, phase
 
-    def _on_record(self, record: list[Any]) -> None:
-        key, _, route = record[:3]
-        name = route.partition("#")[0] if self.gateway["name"] == "kong" else ""
-        found = self._waiting.pop((name, key), None)
+    def _on_record(self, record: CallRecord) -> None:
+        name = record.route.partition("#")[0] if self.gateway["name"] == "kong" else ""
+        found = self._waiting.pop((name, record.key), None)
         if found is not None:
             trail, phase = found
             phase.record = record

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgpack
+from msgspec import convert
+
+from gatewright.runtime.records import CallRecord
 
 __all__ = ["Receiver"]
 
@@ -20,11 +23,11 @@ class Receiver:
         lost: records that runners left out, because there were too many.
     """
 
-    def __init__(self, on_record: Callable[[list[Any]], None]) -> None:
+    def __init__(self, on_record: Callable[[CallRecord], None]) -> None:
         """Make one.
 
         Args:
-            on_record: told of each call; see `CallRecord.packed`.
+            on_record: told of each call; moments are as `time.time` has them.
         """
         self.on_record = on_record
         self.lost = 0
@@ -60,11 +63,17 @@ class _Runner(asyncio.Protocol):
         try:
             self._unpacker.feed(data)
             for message in self._unpacker:
-                if isinstance(message, list):
-                    self._receiver.on_record(message)
-                elif "lost" in message:
-                    self._receiver.lost += message["lost"]
-        except (ValueError, TypeError, msgpack.exceptions.BufferFull):  # it's no runner of ours
+                self._receiver.lost += message.get("lost", 0)
+                for record in convert(message.get("calls", ()), list[CallRecord]):
+                    record.move(message["clock"])
+                    self._receiver.on_record(record)
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            msgpack.exceptions.BufferFull,
+        ):  # it's no runner of ours
             self._transport.close()
 
     def connection_lost(self, _: Exception | None) -> None:

@@ -81,7 +81,7 @@ def _phase(phase: Phase, began: float, body: Any) -> dict[str, Any]:
         "asked": asked,
         "reply": phase.reply,
         "made": phase.made,
-        "refused": phase.record[5] if phase.record is not None else "",
+        "refused": phase.record.refused if phase.record is not None else "",
         "error": phase.error,
         "notes": phase.notes,
     }

@@ -1,4 +1,4 @@
-"""What a runner tells of a call (`runtime.recorded`, packed), read into the form that records have.
+"""What a runner tells of a call (`runtime.records`), read into the form that records have.
 
 The runner tells which names were changed and to what; what they were before, the gateway knows: it sent the call.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gatewright.dev.trail import Phase, body_form
+from gatewright.runtime.records import Asked, Changes, StepRecord
 
 __all__ = ["plugins_of"]
 
@@ -25,15 +26,16 @@ def plugins_of(phase: Phase, began: float, body: Any = None) -> tuple[list[dict[
     """
     if phase.record is None:
         return [_untold(name, config) for name, config in phase.plugins], phase.asked
-    _, _, _, at, _, _, steps, asked = phase.record
-    offset = at - began
-    state = _State(phase, body)
-    plugins = [_plugin(step, offset, state) for step in steps]
+    told, state = phase.record, _State(phase, body)
+    plugins = [
+        _plugin(step, ended, began, state)
+        for step, ended in zip(told.steps, (*(step.at for step in told.steps[1:]), told.ended), strict=False)
+    ]
     if phase.carries_out:  # one plugin at a time
         for plugin in plugins:
             plugin["changes"], plugin["asked"] = phase.made, phase.asked
     plugins += _unreached(phase.plugins, plugins)
-    return plugins, [_asked(each, offset) for each in asked or ()]
+    return plugins, [_asked(each, began) for each in told.asked or ()]
 
 
 def _untold(name: str, config: str) -> dict[str, Any]:
@@ -68,32 +70,37 @@ _WORDS: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def _plugin(step: Sequence[Any], offset: float, state: _State) -> dict[str, Any]:
-    name, at, seconds, outcome, why, changes, asked, lines, failure, answer = step
+def _plugin(step: StepRecord, ended: float, began: float, state: _State) -> dict[str, Any]:
+    ended = step.ended or ended
+    answer = step.answer
     return {
-        "name": name,
+        "name": step.name,
         "config": "{}",
-        "outcome": outcome,
-        "why": why,
-        "at": offset + at,
-        "seconds": seconds,
-        "changes": state.take(changes) if changes is not None else [],
-        "asked": [_asked(each, offset) for each in asked or ()],
+        "outcome": step.outcome,
+        "why": step.why,
+        "at": step.at - began,
+        "seconds": ended - step.at if ended else -1.0,
+        "changes": state.take(step.changes) if step.changes is not None else [],
+        "asked": [_asked(each, began) for each in step.asked or ()],
         "log": [
-            {"at": offset + when, "level": level, "text": text, "fields": fields}
-            for when, level, text, fields in lines or ()
+            {"at": at - began, "level": level, "text": text, "fields": fields}
+            for at, level, text, fields in step.lines or ()
         ],
-        "error": failure,
+        "error": step.failure,
         "answer": None if answer is None else {
-            "status": answer[0], "headers": [list(pair) for pair in answer[1]], "body": body_form(*answer[2]),
+            "status": answer[0], "headers": [list(pair) for pair in answer[1]], "body": body_form(*answer[2] or (b"",)),
         },
     }  # fmt: skip
 
 
-def _asked(asked: Sequence[Any], offset: float) -> dict[str, Any]:
-    what, name, at, seconds, answer, size, error = asked
-    shown = body_form(answer, size) if what != "var" or answer is None else answer.decode("utf-8", "surrogateescape")
-    return {"at": offset + at, "seconds": seconds, "what": what, "name": name, "answer": shown, "error": error}
+def _asked(asked: Asked, began: float) -> dict[str, Any]:
+    answer: Any = asked.answer
+    is_text = asked.what == "var" and answer is not None
+    shown = answer.decode("utf-8", "surrogateescape") if is_text else body_form(answer, asked.size)
+    return {
+        "at": asked.at - began, "seconds": asked.seconds, "what": asked.what, "name": asked.name, "answer": shown,
+        "error": asked.error,
+    }  # fmt: skip
 
 
 class _State:
@@ -116,7 +123,7 @@ class _State:
         }
         self._original = {of: dict(table) for of, table in self._tables.items()}
 
-    def take(self, changes: Sequence[Any]) -> list[dict[str, Any]]:
+    def take(self, changes: Changes) -> list[dict[str, Any]]:
         """All changes in force now; gives what they add to those of before."""
         path, headers, query, response_headers, body, status, response_body = changes
         out: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ from gatewright.errors import GatewrightError
 from gatewright.gateways.events import Session
 from gatewright.http import Call, Question, RequestCall
 from gatewright.observe.recording import Recorder
-from gatewright.runtime.recorded import CallRecord
+from gatewright.runtime.records import CallRecord
 from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.apisix.connection import Connection
 from gatewright.server.worker.service import Service
@@ -25,15 +25,19 @@ class RecordedConnection(Connection):
         self._recorder = cast("Recorder", service.recorder)
 
     def _serve(self, strand: Strand, call: Call) -> None:
+        recorder = self._recorder
+        if recorder.is_full:
+            recorder.leave_out()
+            super()._serve(strand, call)
+            return
         phase = "request" if type(call) is RequestCall else "response"
-        record = call.record = strand.record = self._recorder.begin(call.source.id, phase)
+        record = call.record = CallRecord(call.source.id, phase, strand.began)
         try:
             super()._serve(strand, call)
         finally:
-            strand.record = None
-            if record is not None:
-                record.route = call.route
-                self._recorder.end(record)
+            call.record = None
+            record.route = call.route
+            recorder.end(record)
 
     def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
         if call.record is not None:
@@ -71,9 +75,9 @@ class RecordedConnection(Connection):
         except BaseException as error:
             for asked in noted:
                 if asked is not None:
-                    asked.failed(error, record.now())
+                    asked.failed(error)
             raise
         for asked, answer in zip(noted, answers, strict=True):
             if asked is not None:
-                asked.answered(answer, record.now())
+                asked.answered(answer)
         return answers

@@ -15,6 +15,7 @@ from gatewright.observe.tracing import Tracing
 from gatewright.runtime.confs import instance_id_of
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.pdk import PdkError
+from gatewright.runtime.records import CallRecord
 from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.connection import PluginServerConnection
 from gatewright.server.drivers.kong.event import REFUSAL, Event
@@ -79,18 +80,21 @@ class RecordedPluginServerConnection(PluginServerConnection):
 
     def _run(self, event: Event, strand: Strand) -> None:
         number = self.session.number_of(event.ticket)
-        record = event.record = strand.record = self._recorder.begin(number, event.phase)
+        recorder = self._recorder
+        if recorder.is_full:
+            recorder.leave_out()
+            event.record = None
+            super()._run(event, strand)
+            return
+        record = event.record = strand.record = CallRecord(number, event.phase, strand.began, event.chain.key)
         try:
             super()._run(event, strand)
         except CallRefusedError as error:
-            if record is not None:
-                record.refused = str(error)
+            record.refused = str(error)
             raise
         finally:
-            strand.record = None
-            if record is not None:
-                record.route = event.chain.key
-                self._recorder.end(record)
+            event.record = strand.record = None
+            recorder.end(record)
 
 
 class _RecordedTracedConnection(RecordedPluginServerConnection, TracedPluginServerConnection):

@@ -10,8 +10,8 @@ from gatewright.gateways.lean.needs import question_of
 from gatewright.gateways.lean.session import LeanSession
 from gatewright.http import Call, Question
 from gatewright.observe.recording import Recorder
-from gatewright.runtime.chain import Chain
-from gatewright.runtime.recorded import CallRecord, current_record
+from gatewright.runtime.recorded import current_record
+from gatewright.runtime.records import CallRecord
 from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.lean.connection import LeanConnection
 from gatewright.server.drivers.lean.plans import Plans
@@ -28,19 +28,19 @@ class RecordedLeanConnection(LeanConnection):
         self._recorder = cast("Recorder", service.recorder)
 
     def _serve(self, strand: Strand, call: Call) -> None:
+        recorder = self._recorder
+        if recorder.is_full:
+            recorder.leave_out()
+            super()._serve(strand, call)
+            return
         phase = "request" if type(call) is LeanRequestCall else "response"
-        record = call.record = strand.record = self._recorder.begin(call.source.id, phase)
+        record = call.record = CallRecord(call.source.id, phase, strand.began)
         try:
             super()._serve(strand, call)
         finally:
-            strand.record = None
-            if record is not None:
-                record.route = call.route
-                self._recorder.end(record)
-
-    def _log_phase(self, chain: Chain, call: Call, strand: Strand) -> None:
-        strand.record = call.record = None  # nobody waits for it, and nothing comes of it
-        super()._log_phase(chain, call, strand)
+            call.record = None
+            record.route = call.route
+            recorder.end(record)
 
     def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
         if call.record is not None:
