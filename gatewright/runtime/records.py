@@ -9,8 +9,7 @@ Moments are `perf_counter`'s; 0 is never. `CallRecord.move` makes `time.time`'s 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Final
 
@@ -129,30 +128,16 @@ class CallRecord(Struct, array_like=True, gc=False):
         step = self.steps[-1] if self.steps else None
         return None if step is None or step.ended or self.ended else step
 
-    def asks(self, question: Question) -> Asked | None:
-        """Somebody asks the gateway; `None` if so much was asked already that this is left out."""
+    def asks(self, question: Question) -> Asked:
+        """Somebody asks the gateway. If so much was asked already, this is left out."""
         of: StepRecord | CallRecord = self._running or self
         if of.asked is None:
             of.asked = []
-        if len(of.asked) >= _MOST_ASKED:
-            return None
         room = LONGEST_BODY if len(of.asked) < _MOST_LONG else _SHORT
         asked = Asked(question.kind, question.name, perf_counter(), room)
-        of.asked.append(asked)
+        if len(of.asked) < _MOST_ASKED:
+            of.asked.append(asked)
         return asked
-
-    @contextmanager
-    def noting(self, question: Question) -> Iterator[Callable[[bytes | None], None]]:
-        """Somebody asks within this; gives what is to be told the answer."""
-        asked = self.asks(question)
-        if asked is None:
-            yield lambda _: None
-            return
-        try:
-            yield asked.answered
-        except BaseException as error:
-            asked.failed(error)
-            raise
 
     def log(self, level: str, text: str, fields: dict[str, str]) -> None:
         """The plugin that runs has logged a line."""

@@ -16,6 +16,9 @@ __all__ = ["MOST_CALLS", "Book"]
 
 MOST_CALLS: Final = 10_000
 _MOST_BYTES: Final = 1 << 26
+_MOST_LEAVING: Final = 1_000
+_MOST_LEAVING_BYTES: Final = 1 << 22
+"""Those that were dropped last can still be looked at: where calls come fast, the oldest is gone once it was chosen."""
 _MOST_UNTOLD: Final = 2_000
 """Summaries that may wait for one reader; one that is further behind begins anew."""
 
@@ -38,6 +41,8 @@ class Book:
         self._packed: OrderedDict[int, bytes] = OrderedDict()
         self._summaries: dict[int, dict[str, Any]] = {}
         self._bytes = 0
+        self._leaving: OrderedDict[int, bytes] = OrderedDict()
+        self._leaving_bytes = 0
         self._listeners: set[Listener] = set()
         self.dropped = 0
 
@@ -48,6 +53,9 @@ class Book:
         """Keep a record, or a newer state of one."""
         number = record["id"]
         packed = zlib.compress(as_line(record).encode(), 1)
+        if number in self._leaving:  # told late
+            self._leave(number, packed)
+            return
         self._bytes += len(packed) - len(self._packed.get(number, b""))
         self._packed[number] = packed
         summary = self._summaries[number] = summary_of(record)
@@ -55,15 +63,24 @@ class Book:
             oldest, gone = self._packed.popitem(last=False)
             del self._summaries[oldest]
             self._bytes -= len(gone)
+            self._leave(oldest, gone)
             self.dropped += 1
             for listener in self._listeners:
                 listener.forget(oldest)
         for listener in self._listeners:
             listener.tell(summary)
 
+    def _leave(self, number: int, packed: bytes) -> None:
+        """Keep a record for a while, though it's in no list any more."""
+        self._leaving_bytes += len(packed) - len(self._leaving.get(number, b""))
+        self._leaving[number] = packed
+        while len(self._leaving) > _MOST_LEAVING or self._leaving_bytes > _MOST_LEAVING_BYTES:
+            _, gone = self._leaving.popitem(last=False)
+            self._leaving_bytes -= len(gone)
+
     def get(self, number: int) -> dict[str, Any] | None:
         """A record with its secrets; `None` if it isn't kept."""
-        packed = self._packed.get(number)
+        packed = self._packed.get(number) or self._leaving.get(number)
         if packed is None:
             return None
         record: dict[str, Any] = json.loads(zlib.decompress(packed))
@@ -73,7 +90,8 @@ class Book:
         """Forget all."""
         self._packed.clear()
         self._summaries.clear()
-        self._bytes = 0
+        self._leaving.clear()
+        self._bytes = self._leaving_bytes = 0
         for listener in self._listeners:
             listener.begin_anew()
 

@@ -134,9 +134,9 @@ class Page:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-        await response.prepare(request)
         facts = self._facts_number
-        with self._inspector.book.listening() as listener:
+        with self._inspector.book.listening() as listener:  # before the page knows that it is told of all
+            await response.prepare(request)
             await response.write(b": here\n\n")
             while True:
                 anew, calls, gone = await listener.next(_PING_SECONDS)

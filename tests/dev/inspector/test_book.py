@@ -35,11 +35,26 @@ def test_the_oldest_go_when_there_are_too_many_or_they_are_too_large() -> None:
         book.put(record(number))
     assert [summary["id"] for summary in book.summaries()] == [3, 4, 5]
     assert book.dropped == 2
-    assert book.get(1) is None
     small = Book(most_bytes=600)
     for number in range(1, 20):
         small.put(record(number))
     assert 1 <= len(small) < 5
+
+
+def test_one_that_was_dropped_can_still_be_read_for_a_while() -> None:
+    book = Book(most=3)
+    for number in range(1, 6):
+        book.put(record(number))
+    assert (book.get(1) or {})["id"] == 1
+    book.put(record(1, seconds=0.5))  # told late: it's not a new one
+    assert [summary["id"] for summary in book.summaries()] == [3, 4, 5]
+    assert (book.get(1) or {})["seconds"] == 0.5
+    for number in range(6, 1100):
+        book.put(record(number))
+    assert book.get(1) is None
+    book.clear()
+    assert book.get(1096) is None
+    assert book.get(1099) is None
 
 
 def test_a_newer_state_of_a_record_takes_the_place_of_the_older() -> None:

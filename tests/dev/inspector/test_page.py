@@ -246,6 +246,42 @@ def test_axe_finds_no_serious_fault(browser: Any, as_apisix: Development, scheme
     assert shown.complaints == []
 
 
+def test_the_oldest_call_can_be_read_though_each_new_one_takes_the_place_of_one(
+    browser: Any, tmp_path: Path, as_apisix: Development
+) -> None:
+    file = tmp_path / "one.json"
+    file.write_text(json.dumps(as_apisix.recorded("GET", "/endless")))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.dev.inspector.endless", str(file), "2000", "100"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        page = browser.new_page(viewport={"width": 1300, "height": 850})
+        page.goto(process.stdout.readline().strip())
+        page.wait_for_selector('.count:has-text("2000 calls")')
+        page.locator(".list").focus()
+        for _ in range(5):
+            page.keyboard.press("End")
+            page.keyboard.press("Enter")
+            number = int(page.evaluate("location.hash").rpartition("/")[2])
+            page.wait_for_selector(f'article[aria-label="Call {number}"]')
+        page.wait_for_selector('.row[aria-selected="true"]', state="detached")  # its place was taken
+        page.wait_for_timeout(200)
+        assert page.locator(f'article[aria-label="Call {number}"]').count() == 1  # what is read stays
+        page.keyboard.press("ArrowUp")  # from where it was
+        page.wait_for_selector(f'article[aria-label="Call {number}"]', state="detached")
+        chosen = int(page.evaluate("location.hash").rpartition("/")[2])
+        assert number < chosen < number + 1000
+        page.close()
+    finally:
+        process.terminate()
+        process.wait(10)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
 @pytest.mark.long
 def test_ten_thousand_calls_are_as_quick_as_ten(browser: Any, tmp_path: Path, as_apisix: Development) -> None:
     record = as_apisix.recorded("GET", "/many")

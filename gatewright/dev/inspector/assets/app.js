@@ -4,7 +4,7 @@ import { follow, get, post } from "./api.js";
 import { Actions, Dialog } from "./actions.js";
 import { Call } from "./call.js";
 import { filtered } from "./filter.js";
-import { CallList } from "./list.js";
+import { beside, CallList } from "./list.js";
 import { Plugins } from "./plugins.js";
 
 function useHash() {
@@ -26,34 +26,43 @@ function useCalls(live, onFacts) {
   const [calls, setCalls] = useState([]);
   const [state, setState] = useState("connecting");
   const table = useRef(new Map());
+  const meanwhile = useRef(null); // what is told while all calls are asked for: the answer may be older
   const show = () => setCalls([...table.current.values()].sort((one, other) => other.id - one.id));
+  const take = ({ calls: told, gone }) => {
+    for (const call of told) table.current.set(call.id, call);
+    for (const id of gone) table.current.delete(id);
+  };
   const load = async () => {
-    const answer = await get("calls");
-    table.current = new Map(answer.calls.map((call) => [call.id, call]));
-    show();
+    const told = (meanwhile.current = []);
+    try {
+      const answer = await get("calls");
+      if (meanwhile.current !== told) return; // they have been asked for again
+      table.current = new Map(answer.calls.map((call) => [call.id, call]));
+      told.forEach(take);
+      show();
+    } finally {
+      if (meanwhile.current === told) meanwhile.current = null;
+    }
   };
   useEffect(() => {
     if (live === undefined) return undefined;
-    load().catch(() => setState("gone"));
     if (!live) {
-      setState("file");
+      load().then(() => setState("file"), () => setState("gone"));
       return undefined;
     }
-    let seen = false;
     return follow({
       onFacts,
       onState(open) {
         setState(open ? "live" : "gone");
-        if (open && seen) load().catch(() => {}); // calls went by meanwhile, or `gatewright dev` began anew
-        seen = true;
+        if (open) load().catch(() => {}); // from now on all is told; `gatewright dev` may have begun anew
       },
-      onCalls({ anew, calls: told, gone }) {
-        if (anew) {
+      onCalls(news) {
+        if (news.anew) {
           load().catch(() => {});
           return;
         }
-        for (const call of told) table.current.set(call.id, call);
-        for (const id of gone) table.current.delete(id);
+        meanwhile.current?.push(news);
+        take(news);
         show();
       },
     });
@@ -118,8 +127,7 @@ function App() {
       }
     };
     const step = (by) => {
-      const at = shown.findIndex((call) => call.id === selected);
-      const next = shown[at < 0 ? 0 : Math.max(0, Math.min(shown.length - 1, at + by))];
+      const next = beside(shown, selected, by);
       if (next) choose(next.id);
     };
     addEventListener("keydown", keys);
@@ -183,13 +191,12 @@ function Chosen({ id, live, summary, onError, onChoose }) {
     ask.then((answer) => wanted && (setRecord(answer), setGone("")), (error) => wanted && setGone(error.message));
     return () => { wanted = false; };
   }, [id, revealed, summary]);
-  if (gone) return html`<p class="empty">${gone}</p>`;
-  if (!record) return html`<p class="empty">Looking…</p>`;
+  if (!record) return html`<p class="empty">${gone || "Looking…"}</p>`;
   const actions = html`
     <a class="back" href="#/calls">← all calls</a>
     <${Actions} record=${record} live=${live} revealed=${revealed} onReveal=${() => setRevealed(!revealed)} dialog=${dialog} setDialog=${setDialog}
       onReplayed=${onChoose} onError=${onError} />`;
-  return html`<${Call} record=${record} actions=${actions} />`;
+  return html`${gone && html`<p class="leaving" role="status">${gone}: this is what was seen of it.</p>`}<${Call} record=${record} actions=${actions} />`;
 }
 
 function Help({ onClose }) {

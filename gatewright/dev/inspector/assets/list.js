@@ -4,6 +4,15 @@ import { html, useEffect, useLayoutEffect, useRef, useState, duration, statusCla
 const ROW = 54; // pixels; style.css has it, too
 const SPARE = 6; // rows beyond what is in sight
 
+/** The call that is so many rows below another one, which need not be in the list any more: then from where it would be. */
+export function beside(calls, selected, by) {
+  if (selected == null) return calls[0];
+  const at = calls.findIndex((call) => call.id <= selected);
+  const place = at < 0 ? calls.length : at;
+  const missing = calls[place]?.id !== selected;
+  return calls[Math.max(0, Math.min(calls.length - 1, place + by - (missing && by > 0 ? 1 : 0)))];
+}
+
 export function CallList({ calls, selected, onSelect, onOpen, listRef }) {
   const [view, setView] = useState({ top: 0, height: 600 });
   const box = listRef;
@@ -26,7 +35,7 @@ export function CallList({ calls, selected, onSelect, onOpen, listRef }) {
     const top = index * ROW;
     if (top < element.scrollTop) element.scrollTop = top;
     else if (top + ROW > element.scrollTop + element.clientHeight) element.scrollTop = top + ROW - element.clientHeight;
-  }, [selected]);
+  }, [selected, index >= 0]); // one that is chosen may come into the list later
 
   // New calls come in at the top: what is being read must not move away.
   const before = useRef({ first: null, length: 0 });
@@ -34,24 +43,21 @@ export function CallList({ calls, selected, onSelect, onOpen, listRef }) {
     const element = box.current;
     const was = before.current;
     if (was.first != null && calls.length && calls[0].id !== was.first && element.scrollTop > ROW / 2) {
-      const moved = calls.findIndex((call) => call.id === was.first);
+      const moved = calls.findIndex((call) => call.id <= was.first);
       if (moved > 0) element.scrollTop += moved * ROW;
     }
     before.current = { first: calls.length ? calls[0].id : null, length: calls.length };
   }, [calls]);
 
-  const move = (to) => {
-    if (!calls.length) return;
-    onSelect(calls[Math.max(0, Math.min(calls.length - 1, to))].id);
-  };
+  const move = (call) => call && onSelect(call.id);
   const keys = (event) => {
     const page = Math.max(1, Math.floor(view.height / ROW) - 1);
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, j: 1, k: -1 };
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key in steps) move(index < 0 ? 0 : index + steps[event.key]);
-    else if (event.key === "Home") move(0);
-    else if (event.key === "End") move(calls.length - 1);
-    else if (event.key === "Enter" && index >= 0) onOpen();
+    if (event.key in steps) move(beside(calls, selected, steps[event.key]));
+    else if (event.key === "Home") move(calls[0]);
+    else if (event.key === "End") move(calls[calls.length - 1]);
+    else if (event.key === "Enter" && selected != null) onOpen();
     else return;
     event.preventDefault();
     event.stopPropagation();

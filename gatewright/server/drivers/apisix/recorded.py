@@ -49,9 +49,13 @@ class RecordedConnection(Connection):
         record: CallRecord | None = call.record
         if record is None:
             return await super().ask(call, question)
-        with record.noting(question) as note:
+        asked = record.asks(question)
+        try:
             answer = await super().ask(call, question)
-            note(answer)
+        except BaseException as error:
+            asked.failed(error)
+            raise
+        asked.answered(answer)
         return answer
 
     def ask_sync(self, call: Call, question: Question) -> bytes | None:
@@ -59,9 +63,13 @@ class RecordedConnection(Connection):
         record: CallRecord | None = call.record
         if record is None:
             return super().ask_sync(call, question)
-        with record.noting(question) as note:
+        asked = record.asks(question)
+        try:
             answer = super().ask_sync(call, question)
-            note(answer)
+        except BaseException as error:
+            asked.failed(error)
+            raise
+        asked.answered(answer)
         return answer
 
     def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:
@@ -74,10 +82,8 @@ class RecordedConnection(Connection):
             answers = super().ask_here(call, questions)
         except BaseException as error:
             for asked in noted:
-                if asked is not None:
-                    asked.failed(error)
+                asked.failed(error)
             raise
         for asked, answer in zip(noted, answers, strict=True):
-            if asked is not None:
-                asked.answered(answer)
+            asked.answered(answer)
         return answers

@@ -52,9 +52,13 @@ class RecordedLeanConnection(LeanConnection):
         record: CallRecord | None = call.record
         if record is None:
             return await super().ask(call, question)
-        with record.noting(question) as note:
+        asked = record.asks(question)
+        try:
             answer = await super().ask(call, question)
-            note(answer)
+        except BaseException as error:
+            asked.failed(error)
+            raise
+        asked.answered(answer)
         return answer
 
     def ask_sync(self, call: Call, question: Question) -> bytes | None:
@@ -62,9 +66,13 @@ class RecordedLeanConnection(LeanConnection):
         record: CallRecord | None = call.record
         if record is None:
             return super().ask_sync(call, question)
-        with record.noting(question) as note:
+        asked = record.asks(question)
+        try:
             answer = super().ask_sync(call, question)
-            note(answer)
+        except BaseException as error:
+            asked.failed(error)
+            raise
+        asked.answered(answer)
         return answer
 
     def tell(self, id: int, name: str) -> bytes | None:
@@ -72,7 +80,11 @@ class RecordedLeanConnection(LeanConnection):
         record = current_record()
         if record is None:
             return super().tell(id, name)
-        with record.noting(Question(*question_of(name))) as note:
+        asked = record.asks(Question(*question_of(name)))
+        try:
             answer = super().tell(id, name)
-            note(answer)
+        except BaseException as error:
+            asked.failed(error)
+            raise
+        asked.answered(answer)
         return answer
