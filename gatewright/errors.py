@@ -22,6 +22,8 @@ __all__ = [
     "PluginError",
     "ProtocolError",
     "UnknownPluginError",
+    "text_of",
+    "words_of",
 ]
 
 
@@ -83,3 +85,17 @@ class OverloadedError(GatewrightError):
 
 class GatewayClosedError(GatewrightError):
     """The gateway closed the connection while the plugin was waiting for its answer."""
+
+
+def text_of(error: BaseException) -> str:
+    """An exception's text, whatever its class does when it's asked for it."""
+    try:
+        return f"{error}"
+    except BaseException:  # a plugin's own class may do anything here
+        return "(its text can't be had)"
+
+
+def words_of(error: BaseException) -> str:
+    """An exception's type and text."""
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gatewright.errors import words_of
+
 __all__ = ["REDACTED", "redact", "redact_error", "redact_fields"]
 
 REDACTED: Final = "[redacted]"
@@ -71,12 +73,7 @@ def redact(text: str) -> str:
 
 def redact_error(error: BaseException) -> str:
     """An exception's type and text, without secrets."""
-    try:
-        text = str(error)
-    except Exception:  # a plugin's own class may do anything here
-        text = "(its text can't be had)"
-    name = type(error).__name__
-    return redact(f"{name}: {text}" if text else name)
+    return redact(words_of(error))
 
 
 def redact_fields(value: Any, name: str = "", depth: int = 0) -> Any:

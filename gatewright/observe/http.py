@@ -11,7 +11,8 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import h11
-import structlog
+
+from gatewright.loggers import get_logger
 
 __all__ = ["Answer", "Ask", "Handler", "HttpServer", "json_answer"]
 
@@ -149,7 +150,7 @@ class HttpServer:
         try:
             return await handler(ask)
         except Exception as error:
-            structlog.get_logger("gatewright.http").error("request failed", path=ask.path, exc_info=error)
+            get_logger("gatewright.http").error("request failed", path=ask.path, exc_info=error)
             return Answer(500, b"failed; the log says why\n")
 
 

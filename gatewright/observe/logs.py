@@ -20,14 +20,15 @@ import structlog
 
 from gatewright.errors import ConfigError
 from gatewright.http import RequestCall
+from gatewright.loggers import get_logger
 from gatewright.observe.outlet import Outlet, Stream
+from gatewright.observe.own_loggers import OURS, OwnLogger, keep_loggers
 from gatewright.observe.short_traceback import short_stack, short_traceback
 from gatewright.redaction import redact, redact_fields
 from gatewright.runtime.strands import current_work
 
 __all__ = ["configure_logs", "finish", "flush", "keep_own", "level", "never_wait_for_output", "reopen", "set_level"]
 
-_OURS: Final = "gatewright"
 _STDERR: Final = 2
 _LAST_SECONDS: Final = 0.1
 _streams: list[Outlet] = []  # of this process; there is one of each
@@ -52,6 +53,15 @@ class _Handler(logging.Handler):
         self.outlet = _open(file) if file else Outlet(_STDERR)
         super().__init__()
 
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802 - its name
+        """Set the form of the lines, once: it's what blacks secrets out, and not for plugins to change."""
+        if self.formatter is None:
+            super().setFormatter(fmt)
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        """Whether a record is written; the runner's own are."""
+        return record.name.partition(".")[0] == OURS or super().filter(record)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, and before it, if there is room again, how many were lost."""
         try:
@@ -70,7 +80,7 @@ class _Handler(logging.Handler):
         if lost:
             self._telling = True
             try:
-                structlog.get_logger("gatewright.logs").warning("log lines were lost", lines=lost, because=why)
+                get_logger("gatewright.logs").warning("log lines were lost", lines=lost, because=why)
             finally:
                 self._telling = False
 
@@ -94,31 +104,6 @@ class _Handler(logging.Handler):
                 old.close()
             finally:
                 self.release()
-
-
-class _Kept(logging.Logger):
-    """A logger that a plugin's `dictConfig`, `logging.disable` and the like don't silence: the runner's own."""
-
-    @property
-    def disabled(self) -> bool:
-        return False
-
-    @disabled.setter
-    def disabled(self, value: bool) -> None:
-        pass
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - its name
-        """Whether a line of this level is written."""
-        return level >= self.getEffectiveLevel()
-
-
-class _ByName(logging.Logger):
-    """Any logger; the runner's own are of the kind that is kept."""
-
-    def __init__(self, name: str, level: int = logging.NOTSET) -> None:
-        super().__init__(name, level)
-        if name.partition(".")[0] == _OURS:
-            self.__class__ = _Kept  # type: ignore[assignment]
 
 
 class _ConsoleFormatter(structlog.stdlib.ProcessorFormatter):
@@ -201,9 +186,9 @@ def configure_logs(
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # Of the runner's own affairs only what is wrong: what is told of plugins is looked for.
-    logging.getLogger(f"{_OURS}.server").setLevel("WARNING" if format == "short" else logging.NOTSET)
+    logging.getLogger(f"{OURS}.server").setLevel("WARNING" if format == "short" else logging.NOTSET)
     # What can't be loaded is told by whoever asked for it: `gatewright dev`.
-    logging.getLogger(f"{_OURS}.server.loaded").setLevel("CRITICAL" if format == "short" else logging.NOTSET)
+    logging.getLogger(f"{OURS}.server.loaded").setLevel("CRITICAL" if format == "short" else logging.NOTSET)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[
@@ -216,7 +201,7 @@ def configure_logs(
         cache_logger_on_first_use=False,
     )
     if failed is not None:
-        structlog.get_logger("gatewright.logs").error("the log goes to stderr", error=str(failed))
+        get_logger("gatewright.logs").error("the log goes to stderr", error=str(failed))
 
 
 def keep_own() -> None:
@@ -225,17 +210,12 @@ def keep_own() -> None:
     Plugins' own lines (`Plugin.log`) are among them. Those of other loggers go where the plugin that sets logging up
     wants to have them.
     """
-    logging.setLoggerClass(_ByName)
-    root, ours = logging.getLogger(), logging.getLogger(_OURS)
-    for name in [name for name in root.manager.loggerDict if name.partition(".")[0] == _OURS]:
-        logging.getLogger(name).__class__ = _Kept
-    ours.handlers[:] = [handler for handler in root.handlers if isinstance(handler, _Handler)]
-    ours.propagate = False
-    ours.setLevel(root.level)
+    root = logging.getLogger()
+    keep_loggers((handler for handler in root.handlers if isinstance(handler, _Handler)), root.level)
 
 
 def _own_handlers() -> set[_Handler]:
-    both = (*logging.getLogger().handlers, *logging.getLogger(_OURS).handlers)
+    both = (*OwnLogger.handlers_of_ours, *logging.getLogger().handlers)
     return {handler for handler in both if isinstance(handler, _Handler)}
 
 
@@ -271,10 +251,10 @@ def level() -> str:
 
 def set_level(level: str) -> None:
     """Log at another level from now on."""
-    ours = logging.getLogger(_OURS)
+    ours = logging.getLogger(OURS)
     for logger in (logging.getLogger(), ours) if ours.handlers else (logging.getLogger(),):
         logger.setLevel(level.upper())
-    structlog.get_logger("gatewright.logs").info("log level set", level=level)
+    get_logger("gatewright.logs").info("log level set", level=level)
 
 
 def reopen() -> None:
@@ -283,7 +263,7 @@ def reopen() -> None:
         try:
             handler.reopen()
         except ConfigError as error:
-            structlog.get_logger("gatewright.logs").error("the log file stays as it is", error=str(error))
+            get_logger("gatewright.logs").error("the log file stays as it is", error=str(error))
 
 
 def _open(file: str) -> Outlet:

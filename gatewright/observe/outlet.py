@@ -11,6 +11,7 @@ a description of our own; a socket has a flag for each write; on a file no write
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import select
@@ -26,6 +27,8 @@ __all__ = ["Outlet", "Stream"]
 _MOST_WAITING: Final = 1 << 20
 _SURE: Final = select.PIPE_BUF
 """Bytes that a pipe takes without waiting, where `poll` says that it takes any."""
+_STANDARD: Final = 3
+"""Descriptors below are input, output and errors."""
 _LATER: Final = frozenset((errno.EAGAIN, errno.EINTR, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOBUFS))
 
 
@@ -75,22 +78,25 @@ class Outlet:
             raise
 
     def _second(self, fd: int) -> int:
-        """Another descriptor for the same thing, on which writing doesn't wait."""
+        """Another descriptor for the same thing, on which writing doesn't wait.
+
+        In any case one of our own: what gets the number of a descriptor that a plugin closes is not the log.
+        """
         try:
             kind = os.fstat(fd).st_mode
         except OSError:
             return fd  # closed: each write will say so
         if stat.S_ISSOCK(kind):
-            self._socket = socket.socket(fileno=os.dup(fd))
+            self._socket = socket.socket(fileno=_duplicate(fd))
             return self._socket.fileno()
+        self._own = True
         if stat.S_ISREG(kind):
-            return fd
+            return _duplicate(fd)
         try:
             again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:  # somebody else's pipe, no /proc: then only as much as is sure not to wait
             self._careful = True
-            return fd
-        self._own = True
+            return _duplicate(fd)
         return again
 
     def write(self, line: bytes) -> None:
@@ -161,6 +167,10 @@ class Outlet:
         elif self._own:
             os.close(self._fd)
         self._own, self._socket, self._fd = False, None, -1
+
+
+def _duplicate(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STANDARD)
 
 
 def _others_may_write(directory: Path) -> bool:

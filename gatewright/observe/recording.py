@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import msgpack
 import msgspec
-import structlog
 
+from gatewright.loggers import get_logger
 from gatewright.runtime.recorded import current_record
 from gatewright.runtime.records import CallRecord
 
@@ -64,7 +64,7 @@ class Recorder:
         try:
             transport, _ = await loop.create_unix_connection(asyncio.Protocol, path)
         except OSError as error:
-            structlog.get_logger("gatewright.observe").warning(
+            get_logger("gatewright.observe").warning(
                 "calls are not recorded: nobody listens", record=path, error=error.strerror or str(error)
             )
             return None

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, TextIO
 
+from gatewright.errors import text_of
+
 __all__ = ["own_frames", "short_stack", "short_traceback"]
 
 _OURS: Final = str(Path(__file__).resolve().parents[1])
@@ -53,7 +55,7 @@ def short_traceback(out: TextIO, exc_info: ExcInfo) -> None:
         seen.add(id(error))
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if _is_own(frame.filename)]
-        out.write(f"{how}{type(error).__qualname__}: {error}\n")
+        out.write(f"{how}{type(error).__qualname__}: {text_of(error)}\n")
         for frame in reversed(own[-_MOST:]):  # where it happened comes first
             out.write(f"  {frame.filename}:{frame.lineno}, in {frame.name}\n")
             if frame.line:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gatewright._version import __version__
-from gatewright.errors import ConfigError
+from gatewright.errors import ConfigError, text_of
 from gatewright.http import Call, RequestCall
 from gatewright.redaction import redact, redact_error
 
@@ -116,7 +116,7 @@ class Tracing:
 
     def refused(self, call: Traced, error: BaseException) -> None:
         """Tell that a call is refused."""
-        self._record(call.trace[0], error, f"refused: {redact(str(error))}")
+        self._record(call.trace[0], error, f"refused: {redact(text_of(error))}")
 
     def end(self, call: Traced) -> None:
         """End the span of a call."""

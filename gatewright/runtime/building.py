@@ -9,8 +9,6 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Final, cast
 
-from greenlet import GreenletExit
-
 from gatewright.errors import (
     ConfigError,
     DeadlineExceededError,
@@ -20,6 +18,7 @@ from gatewright.errors import (
     OverloadedError,
     PluginError,
     UnknownPluginError,
+    words_of,
 )
 from gatewright.plugin import Plugin, takes_answer
 from gatewright.runtime.apart import Apart, renew
@@ -160,13 +159,14 @@ class ChainBuilder:
             step.home = Home(partial(self._thread_lost, step))
         try:
             plugin = self.bridge.run_blocking(make) if step.apart else make()
+            handlers = _Handlers(plugin)
         except BaseException as error:
-            if step.apart and isinstance(
-                error, GatewayClosedError | DeadlineExceededError | OverloadedError | GreenletExit
+            if self.bridge.current().dies or (
+                step.apart and isinstance(error, GatewayClosedError | DeadlineExceededError | OverloadedError)
             ):
                 raise  # it says nothing about the configuration
             step.state, step.make = State.BROKEN, None
-            step.error = error if isinstance(error, ConfigError) else ConfigError(f"{type(error).__name__}: {error}")
+            step.error = error if isinstance(error, ConfigError) else ConfigError(words_of(error))
             step.error.__cause__ = None if isinstance(error, ConfigError) else error
             self.failures.report(
                 "plugin configuration is invalid",
@@ -180,19 +180,18 @@ class ChainBuilder:
         if step.plugin is not None:
             self._release_tallies(step)
         step.plugin, step.make, step.made_apart = plugin, None, step.apart
-        step.on_request = getattr(plugin, "on_request", None)
-        step.on_response = getattr(plugin, "on_response", None)
+        step.on_request, step.on_response = handlers.on_request, handlers.on_response
         step.request_mode = mode_of(step.on_request, step.apart)
         step.response_mode = mode_of(step.on_response, step.apart)
         step.request_tally = self.tallies.of(step.name, "request", step.route)
         step.response_tally = self.tallies.of(step.name, "response", step.route)
         step.phases = {
             phase: PhaseHandler(handler, mode_of(handler, step.apart), self.tallies.of(step.name, phase, step.route))
-            for phase, handler in plugin.phase_handlers().items()
+            for phase, handler in handlers.phases.items()
         }
-        if takes_answer(on_log := getattr(plugin, "on_log", None)):
+        if handlers.on_log is not None:
             tally = self.tallies.of(step.name, "log", step.route)
-            step.phases["log"] = PhaseHandler(cast("Any", on_log), mode_of(on_log, step.apart), tally, True)
+            step.phases["log"] = PhaseHandler(handlers.on_log, mode_of(handlers.on_log, step.apart), tally, True)
         policy = self._policies.get(step.name, Policy())
         self._guard(step, policy.max_concurrent or type(plugin).max_concurrent)
         if type(plugin).setup is Plugin.setup:
@@ -249,17 +248,17 @@ class ChainBuilder:
                 step.state, step.error = State.READY, None
             if step.made_apart:
                 step.home.bound = step.home.bound or holds_what_is_thread_bound(step.plugin)
-        except GatewayClosedError:  # of the call that happened to try: it says nothing about the set-up
-            step.next_setup = loop.time()
-            raise
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+        except BaseException as error:
+            if strand.dies or (isinstance(error, GatewayClosedError) and error is strand.thrown):
+                step.next_setup = loop.time()
+                raise  # of the call that happened to try: it says nothing about the set-up
             pause = _SETUP_RETRY[min(step.setup_tries, len(_SETUP_RETRY) - 1)]
             step.setup_tries += 1
             step.next_setup = loop.time() + pause
             step.state = State.SETUP_FAILED
             if perf_counter() - strand.began > self.hold_limit and not step.apart:
                 self.apart.learn(step.name)  # the next try is to hold nobody up
-            step.error = PluginError(f"setup() failed: {type(error).__name__}: {error}")
+            step.error = PluginError(f"setup() failed: {words_of(error)}")
             step.error.__cause__ = error
             self.failures.report(
                 f"plugin set-up failed, next try in {pause:g} s at the earliest",
@@ -337,6 +336,19 @@ class ChainBuilder:
         result = self.bridge.run_blocking(hook) if apart and not inspect.iscoroutinefunction(hook) else hook()
         if inspect.isawaitable(result):
             self.bridge.run_coroutine(awaited(result))
+
+
+class _Handlers:
+    """The handlers of an instance. To look at them may fail: they may be properties."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        if not isinstance(plugin, Plugin):
+            raise ConfigError(f"its class makes no instance of itself, but {type(plugin).__name__}")
+        self.on_request: Any = getattr(plugin, "on_request", None)
+        self.on_response: Any = getattr(plugin, "on_response", None)
+        self.phases = dict(plugin.phase_handlers())
+        on_log = getattr(plugin, "on_log", None)
+        self.on_log: Callable[..., Any] | None = cast("Any", on_log) if takes_answer(on_log) else None
 
 
 def _short(name: str) -> str:

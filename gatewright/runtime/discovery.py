@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from gatewright.errors import DiscoveryError
+from gatewright.errors import DiscoveryError, text_of
 from gatewright.plugin import Plugin
 
 __all__ = [
@@ -284,7 +284,7 @@ def import_failure(source: str, error: BaseException) -> DiscoveryError:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_authors(frame.filename, source)]
         if frames:
             place = f"{frames[-1].filename}:{frames[-1].lineno}"
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    message = error.msg if isinstance(error, SyntaxError) else text_of(error)
     return DiscoveryError(f"{place}: {type(error).__name__}: {message}")
 
 

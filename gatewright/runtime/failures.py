@@ -10,8 +10,8 @@ from collections.abc import Callable, Container
 from time import monotonic, time
 from typing import Any
 
-import structlog
-
+from gatewright.errors import text_of
+from gatewright.loggers import get_logger
 from gatewright.redaction import redact_error, redact_fields
 
 __all__ = ["FailureLog"]
@@ -22,6 +22,8 @@ _LAST = 20
 _LINES_AT_ONCE = 200
 _LINES_A_SECOND = 50.0
 """Of one kind, whatever they are about: a thousand routes that fail at once are not a thousand lines a second."""
+_UNTOLD = ("log", "")
+"""Under which lines are counted that could not be logged."""
 _MOST_UNKNOWN = 64
 _OTHERS = "(others)"
 """Stands for names that no plugin has, beyond some: anybody who speaks to the socket can make them up."""
@@ -32,7 +34,7 @@ class FailureLog:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._log = structlog.get_logger("gatewright.runtime")
+        self._log = get_logger("gatewright.runtime")
         self.counts: dict[tuple[str, str], int] = {}
         """How many, by kind and plugin."""
         self.last: deque[dict[str, Any]] = deque(maxlen=_LAST)
@@ -55,7 +57,7 @@ class FailureLog:
         traceback: bool = False,
         **more: Any,
     ) -> None:
-        """Log a failure.
+        """Log a failure. Never raises.
 
         Args:
             event: what happened and what it meant for the request.
@@ -102,14 +104,18 @@ class FailureLog:
             more["plugin"] = plugin
         if route:
             more["route"] = route
-        self._log.error(event, exc_info=error if traceback and times == 1 else None, **more)
+        try:
+            self._log.error(event, exc_info=error if traceback and times == 1 else None, **more)
+        except BaseException:  # of what a plugin has put into logging: somebody waits for an answer all the same
+            self.counts[_UNTOLD] = self.counts.get(_UNTOLD, 0) + 1
 
     def _told(self, key: tuple[str, ...], error: BaseException | None) -> int:
         """How often the very same has happened, one after the other: same words, same place."""
         place = error.__traceback__ if error is not None else None
         while place is not None and place.tb_next is not None:
             place = place.tb_next
-        told = str(error), place and (place.tb_frame.f_code.co_filename, place.tb_lineno)
+        words = text_of(error) if error is not None else ""
+        told = hash(words), place and (place.tb_frame.f_code.co_filename, place.tb_lineno)
         before, times = self._last_told.get(key, (None, 0))
         times = times + 1 if before == told else 1
         self._last_told[key] = told, times

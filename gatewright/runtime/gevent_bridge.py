@@ -13,6 +13,7 @@ import contextvars
 import itertools
 import warnings
 from collections.abc import Callable, Coroutine
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -105,7 +106,7 @@ class GeventBridge(Bridge):
 
     def throw(self, strand: Strand, error: BaseException) -> None:
         """Let a strand that waits, for us or for anything of gevent's, go on with an exception, soon."""
-        self._soon(self._go_on, strand, self._turns.get(strand), strand.throw, error)
+        self._soon(self._go_on, strand, self._turns.get(strand), partial(self._throw, strand), error)
 
     def _go_on(self, strand: Strand, turn: int | None, action: Callable[[Any], Any], argument: object) -> None:
         # Meanwhile somebody else may have let it go on.

@@ -23,6 +23,7 @@ from gatewright.errors import (
     OverloadedError,
     PluginError,
     UnknownPluginError,
+    text_of,
 )
 from gatewright.http import Call, Response
 from gatewright.runtime.chain import Chain
@@ -131,7 +132,7 @@ class RecordedChain(Chain):
             entry.outcome = "answered"
             raise
         except BaseException:
-            entry.outcome, entry.why = "abandoned", str(error)
+            entry.outcome, entry.why = "abandoned", text_of(error)
             raise
         _note(entry, error, "skipped")
         return now
@@ -173,7 +174,7 @@ def _noting_response(name: str, place: int, handler: Callable[[Any, Any], Any]) 
 
 def _note(entry: StepRecord, error: BaseException, outcome: str) -> None:
     """Note how a step failed."""
-    entry.why = str(error) or type(error).__name__
+    entry.why = text_of(error) or type(error).__name__
     if outcome == "skipped" or entry.outcome != "not called":
         late = outcome == "failed" and isinstance(error, DeadlineExceededError)
         entry.outcome = "timed out" if late else outcome

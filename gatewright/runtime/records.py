@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from gatewright.errors import text_of
 from gatewright.http import Call, Question, Response
 
 __all__ = ["LONGEST_BODY", "Asked", "CallRecord", "Changes", "StepRecord", "request_changes", "response_changes"]
@@ -65,7 +66,7 @@ class Asked(Struct, array_like=True, gc=False):
     def failed(self, error: BaseException) -> None:
         """It can't be answered."""
         self.seconds = perf_counter() - self.at
-        self.error = str(error) or type(error).__name__
+        self.error = text_of(error) or type(error).__name__
 
 
 class StepRecord(Struct, array_like=True, gc=False):

@@ -51,11 +51,13 @@ class Strand(greenlet):
         call: the call that is served, for whoever wants to know it (logs).
         record: what is written down about it, where that is done and the call is yet to be made (see `recorded`).
         dies: nobody will let it go on; greenlet ends it.
+        thrown: what it is let go on with, where that's an exception: it's not of the code that it comes out of.
         lingering: done when what this strand no longer waits for, and could not end, has ended.
         deadline: loop time at which waiting ends with `DeadlineExceededError`; 0 until the first wait.
     """
 
     record: Any = None
+    thrown: BaseException | None = None
 
     def __init__(self, bridge: Strands, *, pooled: bool = True) -> None:
         super().__init__(parent=bridge.hub)
@@ -138,7 +140,15 @@ class Strands:
     def throw(self, strand: Strand, error: BaseException) -> None:
         """Let a strand that waits go on with an exception; whatever it was waiting for no longer matters."""
         strand.began = perf_counter()
-        strand.throw(error)
+        self._throw(strand, error)
+
+    @staticmethod
+    def _throw(strand: Strand, error: BaseException) -> None:
+        strand.thrown = error
+        try:
+            strand.throw(error)
+        finally:
+            strand.thrown = None
 
     def waits(self, strand: Strand, on_expiry: Callable[[Strand], object]) -> bool:
         """Whether a strand waits for what this function would make forget it."""

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from greenlet import greenlet
 
+from gatewright.errors import words_of
+
 __all__ = ["holds_what_is_thread_bound", "speaks_of_threads"]
 
 _DEEPEST: Final = 4
@@ -28,7 +30,7 @@ def holds_what_is_thread_bound(plugin: object) -> bool:
 
 def speaks_of_threads(error: BaseException) -> bool:
     """Whether an error may come of being in another thread than the one before."""
-    return "thread" in f"{type(error).__name__}: {error}".lower()
+    return "thread" in words_of(error).lower()
 
 
 def _is_bound_connection(thing: object) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from gatewright.errors import text_of
+
 __all__ = ["describe"]
 
 _PACKAGE: Final = str(Path(__file__).resolve().parents[1])
@@ -75,7 +77,4 @@ def _name_of(kind: type[BaseException]) -> str:
 
 
 def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)[:_LONGEST_TEXT]
-    except Exception:  # a plugin's own class may do anything here
-        return "(its text can't be had)"
+    return text_of(error)[:_LONGEST_TEXT]

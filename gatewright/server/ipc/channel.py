@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import structlog
 
+from gatewright.loggers import get_logger
 from gatewright.server.ipc.messages import Return, Take
 
 __all__ = ["Channel"]
@@ -151,7 +151,7 @@ class Channel(Generic[M]):
             try:
                 messages.append(self._decoder.decode(raw))
             except msgspec.MsgspecError as error:  # something of a plugin's in it, say: it must not cost the others
-                structlog.get_logger("gatewright.server").error(
+                get_logger("gatewright.server").error(
                     "a message between supervisor and worker can't be read", error=str(error), bytes=len(raw)
                 )
         del received[:start]
@@ -167,7 +167,7 @@ class Channel(Generic[M]):
             try:
                 self._on_message(message, connection)
             except Exception as error:  # one message's trouble must not cost the others
-                structlog.get_logger("gatewright.server").error(
+                get_logger("gatewright.server").error(
                     "a message between supervisor and worker failed", message=type(message).__name__, exc_info=error
                 )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
-import structlog
-
+from gatewright.loggers import get_logger
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.shipped import shipped_names
 from gatewright.server.ipc.messages import PluginInfo
@@ -30,7 +29,7 @@ def log_plugins(plugins: Sequence[PluginInfo], errors: Sequence[str], settled: C
         errors: what could not be loaded.
         settled: names of plugins that there are settings for.
     """
-    log = structlog.get_logger("gatewright.server.loaded")
+    log = get_logger("gatewright.server.loaded")
     for error in errors:
         log.error("plugin not loaded; routes that use it are refused", error=error)
     for plugin in plugins:

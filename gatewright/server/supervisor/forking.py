@@ -12,8 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
-import structlog
-
+from gatewright.loggers import get_logger
 from gatewright.observe import logs
 from gatewright.server.host.orphans import end_with_parent
 from gatewright.server.ipc.keep import Keep
@@ -83,9 +82,9 @@ def _become(worker: Worker, sock: socket.socket, descriptors: set[int], keep: Ke
         )
         code = worker.plan.work(sock, worker.guard, keep.region(worker.region), worker.last_seen, worker.keeper)
     except BaseException as error:
-        structlog.get_logger("gatewright.server").critical("worker failed", exc_info=error)
+        get_logger("gatewright.server").critical("worker failed", exc_info=error)
     finally:
         logs.finish()
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(Exception):  # plugins may have put anything in its place
             sys.stdout.flush()
         os._exit(code)

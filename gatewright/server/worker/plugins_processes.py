@@ -18,9 +18,12 @@ from typing import Final
 
 from gatewright.runtime.failures import FailureLog
 
-__all__ = ["SignalKeeper", "forget_in_children"]
+__all__ = ["SignalKeeper", "forget_in_children", "keep_standard_descriptors"]
 
 _IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_STANDARD: Final = range(3)
+_KEPT: Final = (*_IGNORED, signal.SIGPIPE)
+"""SIGPIPE would end the worker whenever a gateway goes that waits for an answer."""
 
 
 def forget_in_children(sockets: Callable[[], Iterable[socket.socket]]) -> None:
@@ -41,6 +44,18 @@ def forget_in_children(sockets: Callable[[], Iterable[socket.socket]]) -> None:
         os.close(nothing)
 
     os.register_at_fork(after_in_child=forget)
+
+
+def keep_standard_descriptors() -> None:
+    """Put nothing in the place of standard input, output and errors, where a plugin has closed them.
+
+    Otherwise a connection would get their numbers, and what is printed.
+    """
+    for fd in _STANDARD:
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), fd)  # opened, it has the lowest number that is free: this one
 
 
 class SignalKeeper:
@@ -64,12 +79,12 @@ class SignalKeeper:
 
     def _take(self) -> None:
         self._loop.add_signal_handler(signal.SIGTERM, self._on_term)
-        for number in _IGNORED:
+        for number in _KEPT:
             signal.signal(number, signal.SIG_IGN)
 
     def look(self) -> None:
         """See whether they are still ours; to be called every `INTERVAL` seconds."""
-        expected = {signal.SIGTERM: self._handler, **dict.fromkeys(_IGNORED, signal.SIG_IGN)}
+        expected = {signal.SIGTERM: self._handler, **dict.fromkeys(_KEPT, signal.SIG_IGN)}
         taken = [number.name for number, handler in expected.items() if signal.getsignal(number) != handler]
         self._take()  # also what a plugin has told the loop itself
         if taken:

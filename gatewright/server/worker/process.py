@@ -16,6 +16,7 @@ from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import token_of
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.own_loops import allow_own_loops
+from gatewright.runtime.strands import Strand
 from gatewright.server.host.limits import raise_file_limit
 from gatewright.server.host.listener import BACKLOG
 from gatewright.server.ipc import messages
@@ -26,7 +27,7 @@ from gatewright.server.ipc.loaded import plugins_told
 from gatewright.server.ipc.plan import RETIRE_MARGIN_SECONDS, TEARDOWN_SECONDS, StandIn
 from gatewright.server.worker.farewell import begin_anew, say_farewell
 from gatewright.server.worker.link import Link
-from gatewright.server.worker.plugins_processes import SignalKeeper, forget_in_children
+from gatewright.server.worker.plugins_processes import SignalKeeper, forget_in_children, keep_standard_descriptors
 from gatewright.server.worker.reporting import resident_memory
 from gatewright.server.worker.service import Service
 from gatewright.server.worker.watchdog import Watchdog
@@ -116,6 +117,7 @@ def work(
     begin_anew()
     new_loop = prepare_process(plan)
     discovery = plan.discover()
+    keep_standard_descriptors()
     with asyncio.Runner(loop_factory=new_loop) as runner:
         code, until = runner.run(_work(plan, discovery, sock, guard, region, last_seen, keeper))
     say_farewell(until - monotonic(), code)
@@ -202,12 +204,10 @@ async def build_all(service: Service, chains: list[Chain]) -> None:
     most = max(settings.threads, (settings.threads + settings.thread_queue) // 2)
 
     def build(chain: Chain, done: asyncio.Future[None]) -> None:
-        def run(*_: object) -> None:
-            try:
-                chain.build()
-            finally:
-                if not done.done():
-                    done.set_result(None)
+        def run(strand: Strand, _: object) -> None:
+            service.see_to(strand, chain.build)
+            if not done.done():
+                done.set_result(None)
 
         service.bridge.start_apart(run, None)
 

@@ -21,6 +21,7 @@ from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.kept import looks_at_ctx
 from gatewright.runtime.recorded import RecordedChain
 from gatewright.runtime.steps import Around, Policy
+from gatewright.runtime.strands import Strand
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Keep, Region
 from gatewright.server.worker.between import Driver, Uplink
@@ -221,10 +222,19 @@ class Service:
 
     def build(self, chain: Chain) -> None:
         """Build a new chain soon."""
-        self.loop.call_soon(self.bridge.start_apart, chain.build, None)
+        self.loop.call_soon(self.bridge.start_apart, self.see_to, chain.build)
 
     def _tear_down(self, chain: Chain) -> None:
-        self.loop.call_soon(self.bridge.start_apart, chain.teardown, None)
+        self.loop.call_soon(self.bridge.start_apart, self.see_to, chain.teardown)
+
+    def see_to(self, strand: Strand, work: Callable[[], None]) -> None:
+        """Do what nobody waits for. Runs in a strand; what it raised would be the loop's, and so the process's, end."""
+        try:
+            work()
+        except BaseException as error:
+            if strand.dies:
+                raise
+            self.failures.report("a configuration can't be seen to", kind="internal", error=error, traceback=True)
 
     def _shed(self, overloaded: bool) -> None:
         self.max_calls = 0 if overloaded else self.settings.max_calls

@@ -10,9 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-import structlog
-
 from gatewright._version import __version__
+from gatewright.loggers import get_logger
 from gatewright.observe import logs
 from gatewright.runtime.discovery import Discovery
 from gatewright.server.host.listener import BACKLOG, Listener, watches_parent
@@ -20,6 +19,7 @@ from gatewright.server.host.notify import Notifier
 from gatewright.server.ipc.loaded import log_plugins, plugins_told
 from gatewright.server.ipc.plan import TEARDOWN_SECONDS
 from gatewright.server.worker.farewell import say_farewell
+from gatewright.server.worker.plugins_processes import keep_standard_descriptors
 from gatewright.server.worker.process import WorkerPlan, make_service, prepare_process
 from gatewright.server.worker.service import Service
 from gatewright.server.worker.watchdog import Watchdog
@@ -61,6 +61,7 @@ def run_single(
     """
     new_loop = prepare_process(plan)
     discovery = plan.discover()
+    keep_standard_descriptors()
     log_plugins(
         plugins_told(discovery), [str(error) for error in discovery.errors], plan.settings.plugin_settings
     )  # fmt: skip
@@ -73,7 +74,7 @@ def run_single(
         if thread.name.startswith("gatewright-plugin") or (current is ours and thread is not ours and not thread.daemon)
     ]
     if any(thread.is_alive() for thread in busy):
-        structlog.get_logger("gatewright.server").warning("plugin threads still run: left behind", threads=len(busy))
+        get_logger("gatewright.server").warning("plugin threads still run: left behind", threads=len(busy))
         say_farewell(_FAREWELL_SECONDS, code)
         logs.finish()
         os._exit(code)  # the interpreter would wait for them
@@ -81,7 +82,7 @@ def run_single(
 
 
 async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerPlan], Shown]) -> int:
-    log = structlog.get_logger("gatewright.server")
+    log = get_logger("gatewright.server")
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     settings = plan.settings

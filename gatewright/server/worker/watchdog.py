@@ -9,8 +9,7 @@ import traceback
 from time import monotonic
 from types import FrameType
 
-import structlog
-
+from gatewright.loggers import get_logger
 from gatewright.plugin import Plugin
 from gatewright.runtime.strands import Strand
 from gatewright.server.ipc.last_seen import LastSeen
@@ -53,7 +52,7 @@ class Watchdog:
         self._beat = monotonic()
         self._told = 0.0
         self._stopped = threading.Event()
-        self._log = structlog.get_logger("gatewright.watchdog")
+        self._log = get_logger("gatewright.watchdog")
 
     def start(self) -> None:
         """Start to watch."""

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from greenlet import GreenletExit
-
 from gatewright.datastructures import Headers
 from gatewright.errors import NotAvailableError
 from gatewright.http import Call, Question, Response
@@ -47,9 +45,9 @@ def _tell(service: Service, chain: Chain, response: Response, strand: Strand, ca
     strand.call = call
     try:
         chain.run_log(call, strand)
-    except GreenletExit:
-        raise
     except BaseException as error:  # ours, not a plugin's; there is nobody to be answered
+        if strand.dies:
+            raise
         service.failures.report("a log phase is lost", kind="internal", error=error, traceback=True)
     finally:
         service.ended += 1

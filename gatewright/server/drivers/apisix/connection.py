@@ -10,8 +10,6 @@ import asyncio
 from collections import deque
 from typing import Any, cast
 
-from greenlet import GreenletExit
-
 from gatewright.errors import (
     CallRefusedError,
     GatewayClosedError,
@@ -171,15 +169,15 @@ class Connection(NotedConnection):
             frame = session.reply(call, response)
             if call.warning:
                 service.failures.report(call.warning, kind="warning", route=chain.key)
-        except GatewayClosedError:
-            service.count_refused("gateway_closed")
-            self._transport.close()  # nobody is left to be answered
-            return
         except GatewrightError as error:
+            if isinstance(error, GatewayClosedError) and self.is_over:
+                service.count_refused("gateway_closed")
+                self._transport.close()  # nobody is left to be answered
+                return
             frame = self._refusal_of(error, call)
-        except GreenletExit:
-            raise
         except BaseException as error:  # ours, not the plugin's: the gateway must have an answer, and not pass
+            if strand.dies:
+                raise
             service.failures.report(
                 "request refused: internal error", kind="internal", route=chain.key, error=error, traceback=True
             )

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
-from greenlet import GreenletExit
-
 from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightError, ProtocolError
 from gatewright.gateways.events import Refusal
 from gatewright.gateways.lean.calls import LeanRequestCall, LeanResponseCall, LeanSource
@@ -149,14 +147,14 @@ class LeanConnection(AskingConnection):
                 call.asker = source.teller = self
                 strand.call = call
                 frame = self._answer(chain, strand, call, source)
-        except GatewayClosedError:
-            service.count_refused("gateway_closed")
-            return  # nobody is left to be answered
         except GatewrightError as error:
+            if isinstance(error, GatewayClosedError) and self.is_over:
+                service.count_refused("gateway_closed")
+                return  # nobody is left to be answered
             frame = self._refusal_of(error, call)
-        except GreenletExit:
-            raise
         except BaseException as error:  # ours, not the plugin's: the gateway must have an answer, and not pass
+            if strand.dies:
+                raise
             service.failures.report(
                 "request refused: internal error", kind="internal", route=call.route, error=error, traceback=True
             )
@@ -211,9 +209,9 @@ class LeanConnection(AskingConnection):
             source.note = _nothing
             strand.call = call
             self._log_phase(chain, call, strand)
-        except GreenletExit:
-            raise
         except BaseException as error:  # ours, not a plugin's; there is nobody to be answered
+            if strand.dies:
+                raise
             service.failures.report("a log phase is lost", kind="internal", error=error, traceback=True)
         finally:
             service.ended += 1
