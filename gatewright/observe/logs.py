@@ -72,6 +72,17 @@ class _Handler(logging.Handler):
         self.outlet.write(line.encode("utf-8", "backslashreplace"))
         self.tell_lost()
 
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as a line. structlog makes a record for it, but not as a plugin wants its own to be made."""
+        factory = logging.getLogRecordFactory()
+        if factory is logging.LogRecord:
+            return super().format(record)
+        logging.setLogRecordFactory(logging.LogRecord)
+        try:
+            return super().format(record)
+        finally:
+            logging.setLogRecordFactory(factory)
+
     def tell_lost(self) -> None:
         """Say how many lines could not be written, once they can."""
         if self._telling or not self.outlet.lost:
