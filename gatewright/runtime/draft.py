@@ -6,13 +6,12 @@ fails they are not, and a thread or task of it that goes on past its deadline ch
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Awaitable, Sequence
-from typing import Any
 
 from gatewright.call import REQUEST_BODY, RESPONSE_BODY, Asker, Call, Question, Recipe, find_header
 from gatewright.datastructures import Headers
 from gatewright.errors import NotAvailableError
+from gatewright.runtime.copies import Copies
 
 __all__ = ["Draft"]
 
@@ -48,8 +47,10 @@ class Draft:
             seen = getattr(call, name)
             if seen is not None:
                 setattr(self.call, name, seen.copied(self._asker))
+        self._copies = Copies()
+        self._ctx = call.kept_ctx
         if call.kept_ctx is not None:
-            self.call.kept_ctx = _copied(call.kept_ctx)
+            self.call.kept_ctx = self._copies.copied(call.kept_ctx)
 
     def take_over(self) -> None:
         """The handler has succeeded: let the call have its changes."""
@@ -64,12 +65,10 @@ class Draft:
                 present.take_changes(drafted)
             elif drafted is not None:
                 setattr(original, name, drafted.copied(original.asker))
-        if draft.kept_ctx is not None:
-            if original.kept_ctx is None:
-                original.kept_ctx = _copied(draft.kept_ctx)
-            else:
-                original.kept_ctx.clear()
-                original.kept_ctx.update(draft.kept_ctx)
+        if self._ctx is not None:
+            self._copies.write_back()
+        elif draft.kept_ctx is not None:
+            original.kept_ctx = Copies().copied(draft.kept_ctx)
 
     def drop(self) -> None:
         """The handler has failed: what it did was for nothing, and what it still does is, too."""
@@ -85,10 +84,6 @@ class Draft:
     def original(self) -> Call:
         """What it's a draft of."""
         return self._original
-
-
-def _copied(ctx: dict[str, Any]) -> dict[str, Any]:
-    return copy.copy(ctx)  # of whichever kind it is
 
 
 class _DraftAsker:

@@ -77,10 +77,14 @@ class FailApart(Plugin):
     def on_request(self, request):
         fail(request)
 
+class Puts(Plugin):
+    def on_request(self, request):
+        request.ctx["user"] = {"roles": ["user"]}
 class Half(Plugin):
     on_error = "skip"
     def on_request(self, request):
         request.ctx["role"] = "admin"
+        request.ctx.setdefault("user", {"roles": []})["roles"].append("admin")
         request.headers["x-role"] = "admin"
         del request.headers["x-gone"]
         request.query["a"] = "2"
@@ -108,8 +112,9 @@ class LateApart(Plugin):
     timeout = 0.2
     blocking = True
     def on_request(self, request):
-        headers = request.headers
+        headers, roles = request.headers, request.ctx.get("user", {"roles": []})["roles"]
         time.sleep(0.5)
+        roles.append("admin")
         headers["x-late"] = "1"
         request.path = "/late"
 class Slow(Plugin):
@@ -208,11 +213,17 @@ def test_what_a_skipped_plugin_has_changed_is_taken_back(runner: RunnerProcess, 
     assert call(runner, plugin, headers=headers, args=[("a", "1")]) is None
     action = call(runner, plugin, "told", headers=headers)
     assert action == Rewrite(headers=[("x-ctx", "{}")])
+    action = call(runner, "puts", plugin, "told", headers=headers)
+    assert action == Rewrite(headers=[("x-ctx", "{'user': {'roles': ['user']}}")]), (
+        "inside of what others put there, too"
+    )
 
 
 @pytest.mark.parametrize("plugin", ["late", "late-apart"])
 def test_a_skipped_plugin_that_goes_on_changes_nothing_any_more(runner: RunnerProcess, plugin: str) -> None:
     assert call(runner, plugin, "slow") is None
+    action = call(runner, "puts", plugin, "slow", "told")
+    assert action == Rewrite(headers=[("x-ctx", "{'user': {'roles': ['user']}}")])
 
 
 def test_what_a_skipped_plugin_has_read_is_known(runner: RunnerProcess) -> None:

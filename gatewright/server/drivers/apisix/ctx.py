@@ -49,7 +49,7 @@ def ctx_kept(call: Call, region: Region) -> dict[str, Any]:
         kept = _kept_of(name, region)
     except LostError as error:
         raise NotAvailableError(f"request.ctx has not come from the request phase: {error}") from None
-    if not kept and not kept.left and not wanted:
+    if not kept and not kept.left and not kept.more and not wanted:
         raise NotAvailableError(
             "whether the request phase put something into request.ctx is not known: that on_response looks at it "
             "was not to be seen in its source. It's kept from now on"
@@ -62,5 +62,6 @@ def _kept_of(name: bytes, region: Region) -> KeptContext:
     for packed in region.get(name):
         part = unpack(packed)
         kept.left.update(part.left)
+        kept.more |= part.more
         kept.update(part)
     return kept
