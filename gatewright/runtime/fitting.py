@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import inspect as shapes
@@ -15,6 +15,7 @@ from msgspec import inspect as shapes
 from gatewright.config import parse_config
 from gatewright.errors import ConfigError
 from gatewright.plugin import Plugin
+from gatewright.runtime.fitting_pydantic import unknown_to_model
 
 __all__ = ["check_config", "check_fields", "with_misspelt"]
 
@@ -61,7 +62,7 @@ def check_fields(plugin: type[Plugin], text: object) -> None:
     if model is None or plugin.unknown_fields == "ignore" or not isinstance(text, str) or not text.strip():
         return
     if hasattr(model, "model_fields"):
-        unknown = _unknown_to_pydantic(model, json.loads(text), "$")
+        unknown = unknown_to_model(model, json.loads(text), "$")
     else:
         unknown = _unknown_to(shapes.type_info(model), json.loads(text), "$")
     for place, name, known in unknown:
@@ -71,23 +72,31 @@ def check_fields(plugin: type[Plugin], text: object) -> None:
 
 
 _Unknown = Iterator[tuple[str, str, list[str]]]
+_WITH_FIELDS = shapes.StructType | shapes.DataclassType | shapes.TypedDictType | shapes.NamedTupleType
 
 
 def _unknown_to(shape: shapes.Type, value: Any, place: str) -> _Unknown:
-    if isinstance(shape, shapes.StructType | shapes.DataclassType | shapes.TypedDictType | shapes.NamedTupleType):
-        if not isinstance(value, dict):
-            return
-        fields = {each.encode_name: each.type for each in shape.fields}
-        tag = getattr(shape, "tag_field", None)
-        for name, inner in value.items():
-            if name in fields:
-                yield from _unknown_to(fields[name], inner, f"{place}.{name}")
-            elif name != tag:
-                yield place, name, list(fields)
+    if isinstance(shape, shapes.Metadata):  # a description of it, say
+        yield from _unknown_to(shape.type, value, place)
+    elif isinstance(shape, _WITH_FIELDS):
+        if isinstance(value, list) and _is_list(shape):
+            for number, (each, inner) in enumerate(zip(shape.fields, value, strict=False)):
+                yield from _unknown_to(each.type, inner, f"{place}[{number}]")
+        elif isinstance(value, dict):
+            fields = {each.encode_name: each.type for each in shape.fields}
+            tag = getattr(shape, "tag_field", None)
+            for name, inner in value.items():
+                if name in fields:
+                    yield from _unknown_to(fields[name], inner, f"{place}.{name}")
+                elif name != tag:
+                    yield place, name, list(fields)
     elif isinstance(shape, shapes.UnionType):
         found = [list(_unknown_to(each, value, place)) for each in shape.types if _may_be(each, value)]
         if found:
             yield from min(found, key=len)  # a value is of one of them: the one that it fits best
+    elif isinstance(shape, shapes.TupleType) and isinstance(value, list):
+        for number, (kind, inner) in enumerate(zip(shape.item_types, value, strict=False)):
+            yield from _unknown_to(kind, inner, f"{place}[{number}]")
     elif isinstance(shape, shapes.CollectionType) and isinstance(value, list):
         for number, inner in enumerate(value):
             yield from _unknown_to(shape.item_type, inner, f"{place}[{number}]")
@@ -96,26 +105,19 @@ def _unknown_to(shape: shapes.Type, value: Any, place: str) -> _Unknown:
             yield from _unknown_to(shape.value_type, inner, f"{place}.{name}")
 
 
+def _is_list(shape: shapes.Type) -> bool:
+    """Whether it's written as a list, though it has fields."""
+    return isinstance(shape, shapes.NamedTupleType) or bool(getattr(shape, "array_like", False))
+
+
 def _may_be(shape: shapes.Type, value: Any) -> bool:
-    """Whether a value can be of a shape, as far as that matters: an object for what has fields."""
-    if isinstance(shape, shapes.StructType) and shape.tag_field is not None:
-        return isinstance(value, dict) and value.get(shape.tag_field) == shape.tag
-    return isinstance(value, dict | list) and not isinstance(shape, shapes.NoneType | shapes.StrType | shapes.IntType)
-
-
-def _unknown_to_pydantic(model: Any, value: Any, place: str) -> _Unknown:
-    if model.model_config.get("extra") in ("allow", "ignore") or not isinstance(value, Mapping):
-        return
-    fields: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        alias = field.validation_alias or field.alias
-        if alias is not None and not isinstance(alias, str):
-            return  # a path or a choice: the model has its own idea of names
-        fields[alias or name] = field
-        if model.model_config.get("populate_by_name"):
-            fields[name] = field
-    for name, inner in value.items():
-        if name not in fields:
-            yield place, name, list(fields)
-        elif hasattr(fields[name].annotation, "model_fields"):
-            yield from _unknown_to_pydantic(fields[name].annotation, inner, f"{place}.{name}")
+    """Whether a value can be of a shape, as far as that matters: what is no object and no list has no fields."""
+    if isinstance(shape, shapes.Metadata):
+        return _may_be(shape.type, value)
+    if isinstance(shape, shapes.AnyType):
+        return True
+    if isinstance(shape, shapes.StructType) and shape.tag_field is not None and isinstance(value, dict):
+        return bool(value.get(shape.tag_field) == shape.tag)
+    if isinstance(value, dict):
+        return isinstance(shape, shapes.DictType | _WITH_FIELDS) and not _is_list(shape)
+    return isinstance(value, list) and (isinstance(shape, shapes.CollectionType | shapes.TupleType) or _is_list(shape))
