@@ -21,8 +21,9 @@ from typing import Any, Final, TypeVar, cast
 from greenlet import getcurrent
 
 from gatewright.errors import PluginError
+from gatewright.runtime.gathering import Gathering
 from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, SpareTask, SpareTasks, TaskStep
-from gatewright.runtime.strands import Strand, Strands, swallow
+from gatewright.runtime.strands import Strand, swallow
 from gatewright.runtime.thread_bound import speaks_of_threads
 from gatewright.runtime.threads import Home, PluginThreads
 
@@ -34,7 +35,7 @@ _PAUSE: Final = object()
 _ENDED: Final = object()
 
 
-class Bridge(Strands):
+class Bridge(Gathering):
     """Strands that run handlers. All methods belong to the loop's thread."""
 
     def __init__(

@@ -12,7 +12,7 @@ import asyncio
 import contextvars
 import itertools
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar, TypeVarTuple
@@ -90,10 +90,15 @@ class GeventBridge(Bridge):
 
     def start(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         """Run `job(strand, argument)` in a strand, soon."""
-        strand = self.idle.pop() if self.idle else Strand(self)
+        strand = self.idle.pop() if self.idle else Strand(self, self.idle)
         self._soon(self._begin, strand, job, argument)
 
-    start_apart = start
+    start_apart = gather = start_soon = start
+
+    def start_each(self, job: Callable[[Strand, Any], None], arguments: Sequence[object]) -> None:
+        """As `start` for each argument."""
+        for argument in arguments:
+            self.start(job, argument)
 
     @staticmethod
     def _begin(strand: Strand, job: Callable[[Strand, Any], None], argument: object) -> None:

@@ -59,10 +59,10 @@ class Strand(greenlet):
     record: Any = None
     thrown: BaseException | None = None
 
-    def __init__(self, bridge: Strands, *, pooled: bool = True) -> None:
+    def __init__(self, bridge: Strands, idle: list[Strand] | None) -> None:
         super().__init__(parent=bridge.hub)
         self.bridge = bridge
-        self._pooled = pooled
+        self._idle = idle
         self.began = 0.0
         self.work: Work | None = None
         self.call: Any = None
@@ -73,14 +73,14 @@ class Strand(greenlet):
 
     def run(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         """The greenlet's body: run jobs, and wait among the idle ones in between."""
-        idle = self.bridge.idle
+        idle = self._idle
         max_idle = self.bridge.max_idle
         hub = self.bridge.hub
         while True:
             job(self, argument)
             self.work = self.call = None
             self.gr_context = None  # context variables that a handler set are not for the next call to see
-            if not self._pooled or len(idle) >= max_idle:
+            if idle is None or len(idle) >= max_idle:
                 return
             idle.append(self)
             job, argument = hub.switch()
@@ -117,7 +117,7 @@ class Strands:
 
     def start(self, job: Callable[[Strand, Any], None], argument: object) -> None:
         """Run `job(strand, argument)` in a strand until it ends or first waits. The job must not raise."""
-        strand = self.idle.pop() if self.idle else Strand(self)
+        strand = self.idle.pop() if self.idle else Strand(self, self.idle)
         strand.began = perf_counter()
         strand.switch(job, argument)
 
@@ -128,7 +128,7 @@ class Strands:
         lies deeper. A strand that was made near the loop's top would have 12 KiB (libuv's array of events) saved and
         restored for every call that it served later from a read callback.
         """
-        strand = Strand(self, pooled=False)
+        strand = Strand(self, None)
         strand.began = perf_counter()
         strand.switch(job, argument)
 
@@ -164,8 +164,13 @@ class Strands:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        while self.idle:  # or the interpreter's end would find them, and complain
-            strand = self.idle.pop()
+        self.end_strands(self.idle)
+
+    @staticmethod
+    def end_strands(idle: list[Strand]) -> None:
+        """End idle strands, or the interpreter's end would find them, and complain."""
+        while idle:
+            strand = idle.pop()
             strand.parent = getcurrent()  # where it goes when it ends; with gevent the hub may be another greenlet
             strand.throw(GreenletExit)
 

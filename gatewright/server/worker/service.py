@@ -156,8 +156,8 @@ class Service:
 
     @property
     def calls(self) -> int:
-        """Calls under way."""
-        return self.started - self.ended
+        """Calls under way, and those that were read and will begin at once."""
+        return self.started - self.ended + self.bridge.gathered
 
     def calls_by_phase(self) -> dict[str, int]:
         """Calls taken up so far."""

@@ -28,7 +28,7 @@ def tell_of_answer(service: Service, chain: Chain, call: Call, response: Respons
         call: the request.
         response: what it is answered with.
     """
-    service.loop.call_soon(service.bridge.start, partial(_tell, service, chain, response), call)
+    service.bridge.start_soon(partial(_tell, service, chain, response), call)
 
 
 def _tell(service: Service, chain: Chain, response: Response, strand: Strand, call: Call) -> None:

@@ -53,16 +53,18 @@ class NotedConnection(AskingConnection):
     def _serve(self, strand: Strand, call: Call) -> None:
         raise NotImplementedError
 
+    def _note_response(self, call: ResponseCall) -> None:
+        """A call of the response phase was read."""
+        self._call = call
+        if self._guard is not None and self.slot >= 0:
+            self._guard.mark(self.slot, _ID.pack(call.source.id))
+
     def _serve_response(self, strand: Strand, call: ResponseCall) -> None:
-        """Serve a call of the response phase, with a note of it. Runs in a strand."""
-        guard, slot = self._guard, self.slot
-        if guard is None or slot < 0:
-            self._serve(strand, call)
-            return
-        guard.mark(slot, _ID.pack(call.source.id))
+        """Serve a call of the response phase, of which there is a note. Runs in a strand."""
         try:
             self._serve(strand, call)
         finally:
+            self._call = None
             self._response_answered()
 
     def _response_answered(self) -> None:

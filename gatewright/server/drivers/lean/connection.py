@@ -42,7 +42,6 @@ class LeanConnection(AskingConnection):
         self._confs = service.confs
         self._chains = service.confs.by_token
         self._bridge = service.bridge
-        self._start = service.bridge.start
         self._session = session
         self._receive = session.receive_data
         self._inflow = Inflow()
@@ -74,12 +73,15 @@ class LeanConnection(AskingConnection):
         service.bytes_in += len(data)
         out = self._out = []
         try:
+            calls = []
             for event in self._receive(data):
                 kind = type(event)
                 if kind is LeanRequestCall or kind is LeanResponseCall:
-                    self._start(self._serve, event)
+                    calls.append(event)
                 else:
                     self._other_event(event)
+            if calls:
+                self._bridge.start_each(self._serve, calls)
         except ProtocolError as error:
             self._end_for_protocol_error(error)
         finally:
@@ -243,7 +245,7 @@ class LeanConnection(AskingConnection):
         if isinstance(event, Told):
             self._on_told(event)
         elif isinstance(event, Logged):
-            self._start(self._log, event.call)
+            self._bridge.start(self._log, event.call)
         elif isinstance(event, Prepared):
             self._prepare(event)
         elif isinstance(event, Hello):
