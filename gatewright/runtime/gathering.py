@@ -33,7 +33,8 @@ class Gathering(Strands):
     def __init__(self, loop: asyncio.AbstractEventLoop, *, max_idle: int) -> None:
         """To be called in the loop's thread."""
         super().__init__(loop, max_idle=max_idle)
-        self._gathers = False
+        self.gathers = False
+        """So many come in a turn that it's better to `start_soon` than to `start_counted`."""
         self._gathered: list[tuple[Job, Any]] = []
         self._left: Iterator[tuple[Job, Any]] = iter(())
         self._idle_above: list[Strand] = []  # of those begun by `call_soon`; see `start_apart` why they are apart
@@ -49,11 +50,8 @@ class Gathering(Strands):
         """How many jobs have not been started yet."""
         return len(self._gathered) + length_hint(self._left)
 
-    def gather(self, job: Job, argument: object) -> None:
-        """As `start`, at once or in the loop's next turn, with those that come in this one."""
-        if self._gathers:
-            self.start_soon(job, argument)
-            return
+    def start_counted(self, job: Job, argument: object) -> None:
+        """As `start`, for jobs that might as well wait for the loop's next turn."""
         self._begun += 1
         if not self._begun % _COUNT_EVERY:
             self.loop.call_soon(self._look_at_turn, self._begun)
@@ -62,7 +60,7 @@ class Gathering(Strands):
         strand.switch(job, argument)
 
     def start_soon(self, job: Job, argument: object) -> None:
-        """As `start`, in the loop's next turn."""
+        """As `start`, in the loop's next turn, with all that are to be started then."""
         if not self._gathered:
             self.loop.call_soon(self._start_gathered)
         self._gathered.append((job, argument))
@@ -73,12 +71,12 @@ class Gathering(Strands):
 
     def _look_at_turn(self, begun: int) -> None:
         if self._begun - begun >= _MANY - 1:  # after the one that was noted
-            self._gathers = True
+            self.gathers = True
 
     def _start_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []
         if len(gathered) <= _FEW:
-            self._gathers = False
+            self.gathers = False
         self._start_in_turn(gathered, self._idle_above)
 
     def _start_in_turn(self, jobs: Sequence[tuple[Job, Any]], idle: list[Strand]) -> None:

@@ -93,7 +93,7 @@ class GeventBridge(Bridge):
         strand = self.idle.pop() if self.idle else Strand(self, self.idle)
         self._soon(self._begin, strand, job, argument)
 
-    start_apart = gather = start_soon = start
+    start_apart = start_counted = start_soon = start
 
     def start_each(self, job: Callable[[Strand, Any], None], arguments: Sequence[object]) -> None:
         """As `start` for each argument."""

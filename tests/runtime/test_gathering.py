@@ -35,7 +35,11 @@ class Started:
     def many(self) -> None:
         """So many in one turn that it is noticed."""
         for _ in range(64):
-            self.bridge.gather(self.job, "many")
+            self.gather("many")
+
+    def gather(self, argument: object, job: Callable[..., None] | None = None) -> None:
+        """As a connection does."""
+        (self.bridge.start_soon if self.bridge.gathers else self.bridge.start_counted)(job or self.job, argument)
 
 
 def in_callbacks(*turns: Callable[[Started], None]) -> None:
@@ -70,7 +74,7 @@ def in_callbacks(*turns: Callable[[Started], None]) -> None:
 def test_few_are_started_at_once() -> None:
     def few(started: Started) -> None:
         for number in range(4):
-            started.bridge.gather(started.job, number)
+            started.gather(number)
             assert started.ran[-1] == number
 
     in_callbacks(*[few] * 30)
@@ -80,7 +84,7 @@ def test_many_are_started_in_the_next_turn_in_order_and_in_one_strand() -> None:
     def gather(started: Started) -> None:
         started.ran, started.strands = [], []
         for number in range(20):
-            started.bridge.gather(started.job, number)
+            started.gather(number)
         assert (started.ran, started.bridge.gathered) == ([], 20)
 
     def look(started: Started) -> None:
@@ -94,7 +98,7 @@ def test_once_few_come_they_are_started_at_once_again() -> None:
     def few(started: Started) -> None:
         started.ran = []
         for number in range(3):
-            started.bridge.gather(started.job, number)
+            started.gather(number)
 
     def at_once(started: Started) -> None:
         few(started)
@@ -114,7 +118,7 @@ def test_those_after_one_that_waits_do_not_wait_for_it(way: str) -> None:
             started.bridge.start_each(started.job, [1, future[0], 2, 3])
         else:
             for argument in (1, future[0], 2, 3, 4, 5):
-                started.bridge.gather(started.job, argument)
+                started.gather(argument)
 
     def look(started: Started) -> None:
         assert started.ran[:3] == [1, 2, 3]
@@ -134,7 +138,7 @@ def test_a_job_that_raises_costs_no_other_job(caplog: pytest.LogCaptureFixture) 
     def start(started: Started) -> None:
         started.ran = []
         for job in (started.job, fail, started.job, fail, started.job, started.job):
-            started.bridge.gather(job, "good")
+            started.gather("good", job)
 
     def look(started: Started) -> None:
         assert started.ran == ["good"] * 4

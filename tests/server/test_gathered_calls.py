@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 from gatewright.gateways.apisix import calls, replies
 from gatewright.gateways.apisix.calls import encode_http_req_call, encode_prepare_conf
@@ -21,45 +24,66 @@ from tests.server.test_last_words import REFUSED
 
 MANY = 40
 BLOCKS = """
-import logging, time
+import logging, os, time
 from gatewright import Plugin
 
 class Blocks(Plugin):
     timeout = None
-    async def on_response(self, request, response):
-        if self.config:
+    def on_request(self, request):
+        if self.config and not os.path.exists(self.config["once"]):
+            open(self.config["once"], "w").close()
             logging.warning("blocks now")
             time.sleep(60)
+    def on_response(self, request, response):
+        self.on_request(request)
 """
 
 
-def test_a_worker_that_dies_with_response_phases_that_it_has_only_read(
-    start_runner: StartRunner, plugin_dir: Callable[..., Path]
+@pytest.mark.parametrize("phase", ["request", "response"])
+def test_a_worker_that_dies_costs_the_call_that_it_had_begun(
+    start_runner: StartRunner, plugin_dir: Callable[..., Path], tmp_path: Path, phase: str
 ) -> None:
     runner = start_runner("-p", plugin_dir(blocks=BLOCKS))
     runner.wait_for_log("listening")
     worker = runner.workers()[0]["pid"]
     with ExitStack() as stack:
         peers = [stack.enter_context(runner.peer()) for _ in range(MANY)]
-        passes, blocks = (peers[0].prepare(("blocks", conf)) for conf in ("{}", '{"now": true}'))
+        once = json.dumps({"once": str(tmp_path / "once")})
+        passes, blocks = (peers[0].prepare(("blocks", conf)) for conf in ("{}", once))
 
-        def at_once(token: int, status: int) -> None:
+        def frame(number: int, token: int) -> bytes:
+            if phase == "response":  # one about which nothing is asked
+                return calls.encode_http_resp_call(id=number, conf_token=token, status=204, headers=[])
+            address = b"\x7f\0\0\1"
+            return encode_http_req_call(
+                id=number, conf_token=token, src_ip=address, method="GET", path="/", args=[], headers=[]
+            )
+
+        def at_once(token: int) -> None:
             os.kill(worker, signal.SIGSTOP)
             for number, peer in enumerate(peers):
-                peer.send(
-                    calls.encode_http_resp_call(id=number, conf_token=token, status=status, headers=[("X-Secret", "1")])
-                )
+                peer.send(frame(number, token))
             os.kill(worker, signal.SIGCONT)
 
+        kind = FrameType.HTTP_RESP_CALL if phase == "response" else FrameType.HTTP_REQ_CALL
         for _ in range(4):
-            at_once(passes, 204)  # about which nothing is asked
+            at_once(passes)
             for peer in peers:
-                assert peer.receive()[0] == FrameType.HTTP_RESP_CALL
-        at_once(blocks, 200)
+                assert peer.receive()[0] == kind
+        at_once(blocks)
         runner.wait_for_log("blocks now")
         os.kill(worker, signal.SIGKILL)
+        lost = []
         for number, peer in enumerate(peers):
-            assert replies.decode_resp_reply(peer.receive()) == (number, REFUSED)
+            try:
+                answer = peer.receive()
+            except EOFError:
+                lost.append(number)
+                continue
+            assert answer[0] == kind
+            if phase == "response" and replies.decode_resp_reply(answer) == (number, REFUSED):
+                lost.append(number)
+        assert len(lost) == 1
 
 
 class Waits(Plugin):

@@ -78,6 +78,11 @@ class _ResponseSource:
         """Whose source it is, and so who can ask."""
         self._call = call
 
+    @property
+    def frame(self) -> bytes:
+        """The call as it came."""
+        return self._message.frame
+
     def _fact(self, number: int) -> bytes:
         facts, call = self._facts, self._call
         if facts is None:

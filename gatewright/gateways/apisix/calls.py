@@ -110,6 +110,11 @@ class HttpReqCall:
             self._table, self._layout, self.id, self.conf_token = reading.read_head(frame, _HEADER, 0, 6)
             self._remember_layout()
 
+    @property
+    def frame(self) -> bytes:
+        """As it came."""
+        return self._frame
+
     def _remember_layout(self) -> None:
         vtable = self._table - _i32(self._frame, self._table)[0]
         key = self._frame[vtable : vtable + _REQUEST_VTABLE]
@@ -247,6 +252,11 @@ class HttpRespCall:
         self.id = reading.read_u32(frame, table, layout[0])
         self.status = reading.read_u16(frame, table, layout[1])
         self.conf_token = reading.read_u32(frame, table, layout[3])
+
+    @property
+    def frame(self) -> bytes:
+        """As it came."""
+        return self._frame
 
     def read_headers(self) -> list[Entry]:
         """The upstream's headers, names in the upstream's case, repeats apart."""

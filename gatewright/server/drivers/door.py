@@ -17,7 +17,13 @@ NewDriver = Callable[[], asyncio.Protocol]
 
 
 class Door(asyncio.Protocol):
-    """A connection on which nothing has come yet."""
+    """A connection on which nothing has come yet, or nothing but what a worker that is dead has read of it.
+
+    Attributes:
+        read: that.
+    """
+
+    read = b""
 
     def __init__(self, service: Service, usual: NewDriver, others: Mapping[int, NewDriver]) -> None:
         """Wait for the first bytes.
@@ -39,6 +45,8 @@ class Door(asyncio.Protocol):
         if not self._service.take_in(self):
             if not (self._service.draining and self._service.leave_to_keeper(self._transport)):
                 transport.close()
+        elif self.read:
+            self._service.loop.call_soon(self.data_received, self.read)
         elif self._service.leaving:
             self._service.loop.call_soon(self.give_back)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import mmap
 from typing import Final
 
+from gatewright.server.ipc.read_ahead import ReadAhead
+
 __all__ = ["Guard"]
 
 _SLOT: Final = 32
@@ -17,7 +19,11 @@ _PART: Final = 0x80  # beside the size: the request has not come whole
 
 
 class Guard:
-    """Memory that a worker shares with its supervisor: a slot for each connection, with the beginning of a request."""
+    """Memory that a worker shares with its supervisor: a slot for each connection, with the beginning of a request.
+
+    Attributes:
+        ahead: whole requests that were read and are not begun yet.
+    """
 
     def __init__(self, slots: int) -> None:
         """Make the memory; to be called before the worker is forked.
@@ -26,6 +32,7 @@ class Guard:
             slots: most connections at once. Memory is used only for slots that were.
         """
         self._memory = mmap.mmap(-1, slots * _SLOT)
+        self.ahead = ReadAhead()
         self._free = list(range(slots - 1, -1, -1))
 
     # --- in the supervisor
@@ -51,6 +58,7 @@ class Guard:
     def close(self) -> None:
         """Give the memory back."""
         self._memory.close()
+        self.ahead.close()
 
     # --- in the worker
 

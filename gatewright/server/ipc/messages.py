@@ -97,6 +97,8 @@ class Take(Message, tag=True):
 
     slot: int = -1
     """Its place in the worker's guard, if there is one."""
+    read: bytes = b""
+    """What another worker, which is dead, has read of it and not begun."""
 
 
 class Known(Message, tag=True):

@@ -57,7 +57,7 @@ class Dispatcher:
         self._keeper = keeper
         self._listeners: list[Listener] = []
         self._workers = workers
-        self._homeless: deque[socket.socket] = deque()
+        self._homeless: deque[tuple[socket.socket, bytes]] = deque()
         self._accepting = False
         self._closed = False
         self._most_held = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
@@ -68,7 +68,7 @@ class Dispatcher:
         """The descriptors that a worker inherits and has no use for."""
         sockets = [listener.socket for listener in self._listeners]
         keepers = self._keeper.descriptors() if self._keeper is not None else set()
-        return {sock.fileno() for sock in (*sockets, *self._homeless)} | keepers
+        return {sock.fileno() for sock in (*sockets, *(connection for connection, _ in self._homeless))} | keepers
 
     def _have(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -103,7 +103,7 @@ class Dispatcher:
         for listener in self._listeners:  # at once: one that can't connect says so, one that connects waits in vain
             listener.close()
         while self._homeless:
-            self.place(self._homeless.popleft())
+            self.place(*self._homeless.popleft())
 
     def accept(self, accepting: bool = True) -> None:
         """Accept from now on, or let new connections wait in the kernel."""
@@ -136,23 +136,28 @@ class Dispatcher:
         self.accept(False)
         self._loop.call_later(_PAUSE_SECONDS, self.accept)
 
-    def place(self, connection: socket.socket) -> None:
-        """Give a connection to the worker that has the fewest."""
+    def place(self, connection: socket.socket, read: bytes = b"") -> None:
+        """Give a connection to the worker that has the fewest.
+
+        Args:
+            connection: which.
+            read: what a worker that is dead has read of it and not begun.
+        """
         worker = least_loaded(self._workers, monotonic())
         if worker is not None:
-            worker.hand_over(connection, roomy=sum(len(other.held) for other in self._workers) < self._most_held)
-        elif self._closed and self._keeper is not None:
+            worker.hand_over(connection, read, roomy=sum(len(other.held) for other in self._workers) < self._most_held)
+        elif self._closed and self._keeper is not None and not read:
             self._keeper.adopt(connection)
         elif self._closed or self.hopeless:
             connection.close()
         else:
-            self._homeless.append(connection)
+            self._homeless.append((connection, read))
 
     def settle(self) -> None:
         """There are new workers, or none can be had: see to the connections that wait."""
         self.accept()
         for _ in range(len(self._homeless)):
-            self.place(self._homeless.popleft())
+            self.place(*self._homeless.popleft())
         self.spread()
 
     def spread(self) -> None:

@@ -186,10 +186,10 @@ class Fleet:
             return  # not wanted any more
         others = self.dispatcher.descriptors()
         for other in self.workers:
-            others |= {connection.fileno() for _, connection in other.in_transit}
+            others |= {connection.fileno() for _, connection, _ in other.in_transit}
             others |= {connection.fileno() for connection in other.held.values()}
         others |= self.last_words.descriptors()
-        if worker.plan.last_words is not None:
+        if worker.plan.last_words is not None or worker.plan.begins_anew is not None:
             worker.guard = Guard(worker.plan.settings.max_connections + _REFUSED_AT_ONCE)
         worker.region = self._keep.lease()
         worker.last_seen = LastSeen()
@@ -239,7 +239,8 @@ class Fleet:
         if worker in self.workers:
             self.workers.remove(worker)
         while worker.in_transit:
-            self.dispatcher.place(worker.in_transit.popleft()[1])
+            _, connection, read = worker.in_transit.popleft()
+            self.dispatcher.place(connection, read)
         self.last_words.worker_ended(worker, stopping=self.stopping)
         self.blockers.worker_ended(worker)
         for other in self.workers:

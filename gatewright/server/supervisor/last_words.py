@@ -39,8 +39,12 @@ class LastWords:
         """Answer for a worker that is gone; its other connections go to others, unless all is about to stop."""
         if worker.guard is None:
             return
+        ahead = {} if stopping else worker.guard.ahead.left()
         for slot in list(worker.held):
             connection = worker.held.pop(slot)
+            if slot in ahead:
+                self._dispatcher.place(connection, ahead[slot])
+                continue
             asked, whole = worker.guard.asked(slot)
             said = bool(asked) and self._say(worker, connection, asked)
             if worker.plan.begins_anew is not None:

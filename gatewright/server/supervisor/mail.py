@@ -71,7 +71,7 @@ class Mail:
                 left = worker.taken(came)
                 if left is not None:
                     self._log.error("worker has no room for a connection: file descriptors", worker=worker.number)
-                    self._dispatcher.place(left)
+                    self._dispatcher.place(*left)
             case messages.Building(token):
                 worker.building.add(token)
             case messages.Built(token):

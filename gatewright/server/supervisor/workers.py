@@ -77,8 +77,9 @@ class Worker:
     longest: float = 0.0
     """The longest deadline of its plugins, seconds."""
     report: WorkerReport = field(default_factory=WorkerReport)
-    in_transit: deque[tuple[int, socket.socket]] = field(default_factory=deque)
-    """Connections sent to it, with their slots, that it has not said to have taken; if it dies, another one gets them.
+    in_transit: deque[tuple[int, socket.socket, bytes]] = field(default_factory=deque)
+    """Connections sent to it, with their slots and what was read of them before, that it has not said to have taken; if
+    it dies, another one gets them.
     """
     guard: Guard | None = None
     region: int = -1
@@ -88,11 +89,12 @@ class Worker:
     """Connections that it has, by slot, if there is a guard."""
     asked: dict[int, asyncio.Future[WorkerReport]] = field(default_factory=dict)
 
-    def hand_over(self, connection: socket.socket, *, roomy: bool = True) -> None:
+    def hand_over(self, connection: socket.socket, read: bytes = b"", *, roomy: bool = True) -> None:
         """Give it a connection.
 
         Args:
             connection: which.
+            read: what another worker, which is dead, has read of it and not begun.
             roomy: there are descriptors enough to keep one for last words where these are not all that counts.
         """
         slot = -1
@@ -107,13 +109,13 @@ class Worker:
                 return
             slot = free if free is not None else -1
         self.connections += 1
-        self.in_transit.append((slot, connection))
+        self.in_transit.append((slot, connection, read))
         if self.channel is not None:
-            self.channel.send(messages.Take(slot), connection, keep=True)
+            self.channel.send(messages.Take(slot, read), connection, keep=True)
 
-    def taken(self, came: bool) -> socket.socket | None:
-        """It has the oldest connection that was on its way, or couldn't take it: then here it is."""
-        slot, connection = self.in_transit.popleft()
+    def taken(self, came: bool) -> tuple[socket.socket, bytes] | None:
+        """It has the oldest connection that was on its way, or couldn't: then here it is, as for `hand_over`."""
+        slot, connection, read = self.in_transit.popleft()
         if came:
             if slot >= 0:
                 self.held[slot] = connection
@@ -123,7 +125,7 @@ class Worker:
         self.connections -= 1
         if self.guard is not None:
             self.guard.free(slot)
-        return connection
+        return connection, read
 
     def let_go(self, slot: int) -> None:
         """It no longer has the connection of a slot."""

@@ -185,10 +185,10 @@ class Link:
     def _on_message(self, message: messages.FromSupervisor, connection: socket.socket | None) -> None:
         service = self._service
         match message:
-            case messages.Take(slot):
+            case messages.Take(slot, read):
                 self.send(messages.Taken(connection is not None))  # before anything is read: see `in_transit`
                 if connection is not None:
-                    self._adopt(connection, slot)
+                    self._adopt(connection, slot, read)
             case messages.Known(token, digest, conf, quarantined):
                 self._on_known(token, digest, conf, quarantined)
             case messages.Unknown(token):
@@ -255,11 +255,13 @@ class Link:
         while waiting:
             self._service.bridge.resume(waiting.pop(0), chain)
 
-    def _adopt(self, connection: socket.socket, slot: int) -> None:
+    def _adopt(self, connection: socket.socket, slot: int, read: bytes) -> None:
         def new_driver() -> asyncio.Protocol:
             driver: Any = self._new_connection()
             if slot >= 0:
                 self._slots[driver] = driver.slot = slot
+            if read:
+                driver.read = read
             return cast("asyncio.Protocol", driver)
 
         connection.setblocking(False)

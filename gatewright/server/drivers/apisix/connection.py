@@ -41,7 +41,7 @@ class Connection(NotedConnection):
         self._confs = service.confs
         self._chains = service.confs.by_token
         self._bridge = service.bridge
-        self._start = service.bridge.gather
+        self._start = service.bridge.start_counted
         self._session = session
         self._session.on_buffered = self._note_buffered
         self._receive = self._session.receive_data
@@ -73,10 +73,12 @@ class Connection(NotedConnection):
             for event in self._receive(data):
                 kind = type(event)
                 if kind is RequestCall:
-                    self._start(self._serve, event)
+                    if not self._bridge.gathers or not self._put_off(event):
+                        self._start(self._serve, event)
                 elif kind is ResponseCall:
                     self._note_response(cast("ResponseCall", event))
-                    self._start(self._serve_response, event)
+                    if not self._bridge.gathers or not self._put_off(event):
+                        self._start(self._serve_response, event)
                 else:
                     self._other_event(event)
         except ProtocolError as error:
@@ -128,14 +130,11 @@ class Connection(NotedConnection):
     def _serve(self, strand: Strand, call: Call) -> None:
         """Answer one call. Runs in a strand."""
         service = self._service
-        if self._closed:  # since it was read
-            service.count_refused("gateway_closed")
-            return
         session = self._session
         chain = self._chains.get(call.conf_token)
         if chain is None and service.link is not None:
             chain = self._chain_of_others(strand, call, service.link)
-            if self._transport.is_closing():
+            if self._closed:
                 return
         if chain is None:
             self._refuse(Refusal.UNKNOWN_CONF)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from gatewright.gateways.apisix.adapt import refusal_reply
 from gatewright.gateways.apisix.frames import FrameType
@@ -58,6 +58,27 @@ class NotedConnection(AskingConnection):
         self._call = call
         if self._guard is not None and self.slot >= 0:
             self._guard.mark(self.slot, _ID.pack(call.source.id))
+
+    def _put_off(self, call: Any) -> bool:
+        """Have a call served in the loop's next turn, if another worker could serve it should this one die meanwhile.
+
+        Tells whether that is so.
+        """
+        guard = self._guard
+        if guard is not None and (self.slot < 0 or not guard.ahead.note(self.slot, call.source.frame)):
+            return False
+        self._service.bridge.start_soon(self._serve_put_off, call)
+        return True
+
+    def _serve_put_off(self, strand: Strand, call: Call) -> None:
+        if self._guard is not None:
+            self._guard.ahead.begin()
+        if self._closed:  # since it was read
+            self._service.count_refused("gateway_closed")
+        elif type(call) is ResponseCall:
+            self._serve_response(strand, call)
+        else:
+            self._serve(strand, call)
 
     def _serve_response(self, strand: Strand, call: ResponseCall) -> None:
         """Serve a call of the response phase, of which there is a note. Runs in a strand."""
