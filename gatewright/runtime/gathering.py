@@ -18,9 +18,9 @@ from gatewright.runtime.strands import Strand, Strands
 
 __all__ = ["Gathering"]
 
-_MANY: Final = 6
+_MANY: Final = 12
 """Calls of a turn from which on it's better to gather them."""
-_FEW: Final = 4
+_FEW: Final = 8
 """Calls of a turn from which down it's no longer better."""
 _COUNT_EVERY: Final = 32
 
