@@ -63,7 +63,7 @@ def call(
     try:
         from gatewright.testing import Response, TestClient
     except ImportError as error:
-        fail(f"this needs {error.name}: pip install 'gatewright[dev-gateway]'")
+        fail(f"`gatewright call` needs {error.name}: pip install 'gatewright[dev-gateway]'")
     configure_logs(format="short")
     for name in ("runtime", "dev"):  # what they say is shown below
         logging.getLogger(f"gatewright.{name}").setLevel(logging.CRITICAL)

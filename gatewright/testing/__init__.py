@@ -15,11 +15,19 @@
 The client runs the chain, the session and the frames of production; `gateway="kong"` does so as Kong.
 """
 
-from gatewright.testing.changes import Changes
-from gatewright.testing.client import Answer, AsyncTestClient, TestClient
-from gatewright.testing.handmade import Request, Response, SyncRequest, SyncResponse
-from gatewright.testing.messages import UpstreamRequest
-from gatewright.testing.runs import PdkCall, PluginRuns, Run
+try:
+    from gatewright.testing.changes import Changes
+    from gatewright.testing.client import Answer, AsyncTestClient, TestClient
+    from gatewright.testing.handmade import Request, Response, SyncRequest, SyncResponse
+    from gatewright.testing.messages import UpstreamRequest
+    from gatewright.testing.runs import PdkCall, PluginRuns, Run
+except ModuleNotFoundError as error:
+    if (error.name or "gatewright").startswith("gatewright"):
+        raise
+    raise ModuleNotFoundError(
+        f"gatewright.testing needs {error.name}, which is not installed: pip install 'gatewright[testing]'",
+        name=error.name,
+    ) from None
 
 __all__ = [
     "Answer",

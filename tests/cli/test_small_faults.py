@@ -160,3 +160,22 @@ def test_an_idle_worker_can_be_profiled(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert code == 0, output
     assert "did nothing meanwhile" in output
     assert ["--idle" in command for command in asked] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import gatewright.testing", "testing needs h2, which is not installed: pip install 'gatewright[testing]'"),
+        (
+            "from gatewright.cli import main; main(['call', 'x'])",
+            "`gatewright call` needs h2: pip install 'gatewright[dev-gateway]'",
+        ),
+    ],
+)
+def test_what_an_installation_without_extras_lacks_is_named_with_its_extra(code: str, told: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules['h2'] = None; {code}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode != 0
+    assert told in run.stderr
