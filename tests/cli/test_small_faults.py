@@ -173,9 +173,16 @@ def test_an_idle_worker_can_be_profiled(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ],
 )
 def test_what_an_installation_without_extras_lacks_is_named_with_its_extra(code: str, told: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.modules['h2'] = None; {code}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    lacking = """
+import sys
+
+class Lacking:
+    def find_spec(self, name, path, target=None):
+        if name == "h2":
+            raise ModuleNotFoundError("No module named 'h2'", name="h2")
+
+sys.meta_path.insert(0, Lacking())
+"""
+    run = subprocess.run([sys.executable, "-c", lacking + code], capture_output=True, text=True, check=False)
     assert run.returncode != 0
     assert told in run.stderr

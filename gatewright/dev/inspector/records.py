@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -134,12 +135,21 @@ def redacted(value: Any, name: str = "") -> Any:
                 key: redacted(item, named if key in ("before", "after", "answer") else "")
                 for key, item in value.items()
             }
-        return {key: redacted(item, name if key in ("text", "base64") else str(key)) for key, item in value.items()}
+        if isinstance(value.get("base64"), str) and "size" in value:  # a body
+            return {**value, "base64": _redacted_base64(value["base64"], name)}
+        return {key: redacted(item, name if key == "text" else str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
         if name in ("headers", "query"):
             return [[pair[0], redacted(pair[1], str(pair[0]))] for pair in value]
         return [redacted(item, name) for item in value]
     return value
+
+
+def _redacted_base64(text: str, name: str) -> str:
+    """The same for bytes: as if they were text, and in base64 again."""
+    body = base64.b64decode(text).decode("latin-1")
+    shown: str = redact_fields(body, name)
+    return text if shown == body else base64.b64encode(shown.encode("latin-1")).decode()
 
 
 def _plain_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 from pathlib import Path
@@ -55,6 +56,15 @@ def test_one_that_was_dropped_can_still_be_read_for_a_while() -> None:
     book.clear()
     assert book.get(1096) is None
     assert book.get(1099) is None
+
+
+def test_bytes_of_a_body_stay_base64_whatever_is_blacked_out_in_them() -> None:
+    long = bytes(range(256)) * 256
+    shown = redacted({"body": body_form(long)})["body"]
+    assert base64.b64decode(shown["base64"]) == long
+    telling = b"\xff\0 password=hunter2 \xfe"
+    shown = redacted({"body": body_form(telling)})["body"]
+    assert base64.b64decode(shown["base64"]) == b"\xff\0 password=[redacted] \xfe"
 
 
 def test_a_newer_state_of_a_record_takes_the_place_of_the_older() -> None:

@@ -223,6 +223,31 @@ def test_a_plugin_that_is_saved_is_seen_at_once(page_seen: Seen) -> None:
     page.wait_for_selector('ul.names a:has-text("late")', state="detached", timeout=30_000)
 
 
+def test_a_long_body_of_bytes_is_shown_and_a_record_that_cannot_be_takes_nothing_with_it(
+    page_seen: Seen, browser: Any, tmp_path: Path
+) -> None:
+    record = page_seen.development.recorded("POST", "/bytes", body=bytes(range(256)) * 300)
+    page_seen.open(record["id"])
+    page_seen.page.wait_for_selector('pre.body:has-text("000000  00 01 02 03")')
+    file = tmp_path / "edited.jsonl"
+    file.write_text(json.dumps({**record, "upstream": 7}) + "\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gatewright", "inspect", str(file), "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        page = browser.new_page()
+        page.goto(re.search(r"http://\S+", process.stdout.readline())[0] + f"#/calls/{record['id']}")  # type: ignore[index]
+        page.wait_for_selector('article:has-text("This call can\'t be shown")')
+        assert page.locator(".row").count() == 1
+        page.close()
+    finally:
+        process.terminate()
+        process.wait(10)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (390, "dark")])
 def test_axe_finds_no_serious_fault(browser: Any, as_apisix: Development, scheme: str, width: int) -> None:
     development = as_apisix

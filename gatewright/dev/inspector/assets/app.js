@@ -1,5 +1,5 @@
 // The page: where one is, what is shown, what keys do.
-import { html, render, useCallback, useEffect, useMemo, useRef, useState, plural } from "./lib.js";
+import { html, render, useCallback, useEffect, useErrorBoundary, useMemo, useRef, useState, plural } from "./lib.js";
 import { follow, get, post } from "./api.js";
 import { Actions, Dialog } from "./actions.js";
 import { Call } from "./call.js";
@@ -180,6 +180,14 @@ function Empty({ about }) {
   return html`<p class="empty">${about.live ? html`Nothing was asked yet. Try:<br /><code>curl -i ${about.url}/hello</code>` : "The file has no records."}</p>`;
 }
 
+/** What can't be drawn, a record of a file that somebody has edited, say, must not take the page with it. */
+function Whole({ record, children }) {
+  const [error] = useErrorBoundary((fault) => console.info(fault));
+  return error
+    ? html`<article aria-label="Call ${record.id}"><p class="empty">This call can't be shown: ${String(error)}</p><pre class="body">${JSON.stringify(record, null, 2)}</pre></article>`
+    : children;
+}
+
 function Chosen({ id, live, summary, onError, onChoose }) {
   const [record, setRecord] = useState(null);
   const [revealed, setRevealed] = useState(false);
@@ -196,7 +204,7 @@ function Chosen({ id, live, summary, onError, onChoose }) {
     <a class="back" href="#/calls">← all calls</a>
     <${Actions} record=${record} live=${live} revealed=${revealed} onReveal=${() => setRevealed(!revealed)} dialog=${dialog} setDialog=${setDialog}
       onReplayed=${onChoose} onError=${onError} />`;
-  return html`${gone && html`<p class="leaving" role="status">${gone}: this is what was seen of it.</p>`}<${Call} record=${record} actions=${actions} />`;
+  return html`${gone && html`<p class="leaving" role="status">${gone}: this is what was seen of it.</p>`}<${Whole} record=${record}><${Call} record=${record} actions=${actions} /><//>`;
 }
 
 function Help({ onClose }) {

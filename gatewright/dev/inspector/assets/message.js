@@ -41,7 +41,13 @@ function json(text) {
 }
 
 function hex(base64) {
-  const bytes = Array.from(atob(base64).slice(0, 1024), (char) => char.charCodeAt(0));
+  let all;
+  try {
+    all = atob(base64);
+  } catch {
+    return base64; // it comes from a file
+  }
+  const bytes = Array.from(all.slice(0, 1024), (char) => char.charCodeAt(0));
   const rows = [];
   for (let at = 0; at < bytes.length; at += 16) {
     const row = bytes.slice(at, at + 16);
@@ -49,7 +55,7 @@ function hex(base64) {
     const text = row.map((byte) => (byte >= 32 && byte < 127 ? String.fromCharCode(byte) : ".")).join("");
     rows.push(`${at.toString(16).padStart(6, "0")}  ${codes}  ${text}`);
   }
-  return rows.join("\n") + (atob(base64).length > 1024 ? "\n…" : "");
+  return rows.join("\n") + (all.length > 1024 ? "\n…" : "");
 }
 
 /** Text with a button that copies it. */
