@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
-__all__ = ["Finding", "good", "note", "problem", "warning"]
+__all__ = ["Finding", "good", "note", "plugin_meant", "problem", "warning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,11 @@ def warning(text: str, cure: str, about: str = "") -> Finding:
 def problem(text: str, cure: str, about: str = "") -> Finding:
     """This is why requests fail."""
     return Finding("problem", text, cure, about)
+
+
+def plugin_meant(name: str, known: Iterable[str]) -> str:
+    """The cure where no plugin has a name."""
+    close = get_close_matches(name, sorted(known), 1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return "correct the name, or name its directory: `gatewright dev DIR`, `gatewright run --plugins DIR`"

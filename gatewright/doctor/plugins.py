@@ -6,11 +6,10 @@ import importlib.util
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 
 from gatewright._version import __version__
-from gatewright.doctor.findings import Finding, good, note, problem, warning
+from gatewright.doctor.findings import Finding, good, note, plugin_meant, problem, warning
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.shipped import shipped_names
 
@@ -63,8 +62,7 @@ def check_plugin_settings(named: Iterable[str], discovery: Discovery) -> Iterato
     """Look whether there are the plugins that `plugin_settings` names."""
     for name in named:
         if name not in discovery.found and name not in shipped_names():
-            close = get_close_matches(name, [*discovery.found, *shipped_names()], 1)
             yield warning(
                 f"plugin_settings names {name!r}, which was not found: it has no effect",
-                f"did you mean {close[0]}?" if close else "correct the name, or add its directory with --plugins",
+                plugin_meant(name, (*discovery.found, *shipped_names())),
             )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from gatewright.doctor.code import place_of, what_fits
-from gatewright.doctor.findings import Finding, good, problem, warning
+from gatewright.doctor.findings import Finding, good, plugin_meant, problem, warning
 from gatewright.doctor.lean import APISIX_PLUGINS
 from gatewright.errors import GatewrightError
 from gatewright.plugin import Plugin
@@ -85,11 +84,10 @@ def _check_entry(
     try:
         plugin = plugins[name] if name in plugins else others[name]()
     except KeyError:
-        close = get_close_matches(name, sorted({*plugins, *others}), 1)
         yield problem(
             f"{place} names plugin {name!r}, which was not found; found: {', '.join(sorted(plugins)) or 'none'} "
             "(and those that come along: `gatewright plugins`)",
-            f"did you mean {close[0]}?" if close else "correct the name, or add its directory with --plugins",
+            plugin_meant(name, {*plugins, *others}),
             name,
         )
         return
