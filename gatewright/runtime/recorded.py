@@ -32,7 +32,7 @@ from gatewright.runtime.phases import PhaseCaller
 from gatewright.runtime.records import CallRecord, StepRecord, request_changes, response_changes
 from gatewright.runtime.spare_tasks import CURRENT
 from gatewright.runtime.stats import Tally
-from gatewright.runtime.steps import Step
+from gatewright.runtime.steps import PhaseHandler, Step
 from gatewright.runtime.strands import Strand
 from gatewright.runtime.tracebacks import describe
 from gatewright.runtime.verdicts import Gateway
@@ -107,6 +107,28 @@ class RecordedChain(Chain):
             raise
         finally:
             record.ended = perf_counter()
+
+    def run_log(self, call: Call, strand: Strand) -> None:
+        """See `LogChain.run_log`. Only Kong waits for its record."""
+        record: CallRecord | None = strand.record
+        call.record = record
+        super().run_log(call, strand)
+        if record is not None:
+            record.ended = perf_counter()
+
+    def _tell(self, step: Step, handler: PhaseHandler, call: Call) -> None:
+        record: CallRecord | None = call.record
+        if record is None:
+            super()._tell(step, handler, call)
+            return
+        entry = StepRecord(step.name, self.steps.index(step), perf_counter())
+        record.steps.append(entry)
+        try:
+            super()._tell(step, handler, call)
+        except Exception as error:
+            entry.ended = perf_counter()
+            _note(entry, error, "failed")
+            raise
 
     def _failed(
         self, step: Step, error: BaseException, strand: Strand, tally: Tally, started: float, gateway: Gateway

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from gatewright import Plugin, SyncRequest, SyncResponse
+from gatewright.testing import TestClient
 from tests.dev.inspector.conftest import Development
 
 
@@ -118,3 +122,20 @@ def test_secrets_are_not_written(development: Development) -> None:
     assert "abcdefghijkl" not in text
     assert "sesame" not in text
     assert "[redacted]" in text
+
+
+class Ends(Plugin):
+    def on_log(self, request: SyncRequest, response: SyncResponse) -> None:
+        self.log.warning("it ended")
+        if request.path == "/bad":
+            raise ValueError("after all")
+
+
+def test_on_kong_what_runs_after_the_answer_is_told_too(tmp_path: Path) -> None:
+    file = tmp_path / "calls.jsonl"
+    with TestClient(Ends, gateway="kong", record=file) as client:
+        client.get("/good")
+        client.get("/bad")
+    good, bad = (plugin(json.loads(line), "ends", "log") for line in file.read_text().splitlines())
+    assert (good["outcome"], [line["text"] for line in good["log"]]) == ("went on", ["it ended"])
+    assert (bad["outcome"], bad["why"], bad["error"]["type"]) == ("failed", "after all", "ValueError")
