@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import ip_address
 from time import perf_counter
 from typing import Any
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
+from gatewright.dev.lean.operations import LeanState
 from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
 from gatewright.dev.nginx import (
     Args,
@@ -34,9 +35,8 @@ from gatewright.dev.nginx import (
 )
 from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.replies import RespReply, Rewrite, Stop
-from gatewright.gateways.lean.gateway_side import Answered
 
-__all__ = ["EXCLUDED_RESPONSE_HEADERS", "ClientGoneError", "Exchange", "LeanState", "LuaError"]
+__all__ = ["EXCLUDED_RESPONSE_HEADERS", "ClientGoneError", "Exchange", "LuaError"]
 
 EXCLUDED_RESPONSE_HEADERS = frozenset(
     (
@@ -60,21 +60,6 @@ class LuaError(Exception):
 
 class ClientGoneError(Exception):
     """The client closes its side before its body has come."""
-
-
-@dataclass(slots=True)
-class LeanState:
-    """What the lean path keeps of a request.
-
-    Attributes:
-        kept: `request.ctx`, packed by the runner.
-        early: what is to be done with an answer that has not come.
-        ended: variables that are known when the request has ended.
-    """
-
-    kept: bytes | None = None
-    early: list[Answered] = field(default_factory=list)
-    ended: dict[str, str] = field(default_factory=dict)
 
 
 class Exchange:

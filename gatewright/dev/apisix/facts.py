@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gatewright.dev.apisix.gateway import DevGateway
 from gatewright.dev.apisix.routes import ASKING_PLUGINS, PluginConf
-from gatewright.dev.apisix.survey import Survey
 from gatewright.dev.inspector.facts import Facts
+from gatewright.dev.survey import Survey
 
 __all__ = ["facts_of"]
 

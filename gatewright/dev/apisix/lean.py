@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gatewright.dev.apisix.exchange import Exchange
-from gatewright.dev.apisix.lean_answers import OwnAnswer, carry_out, finish
+from gatewright.dev.apisix.lean_answers import carry_out, finish
 from gatewright.dev.apisix.lean_host import BrokenBodyError, LeanHost, ResponseState, ended_facts, headers_of
-from gatewright.dev.apisix.lean_noting import NotingHost, note_came, note_operations
+from gatewright.dev.apisix.lean_noting import note_came
 from gatewright.dev.apisix.noting import note_failure, noted_phase
 from gatewright.dev.apisix.proxying import forwarded_headers
 from gatewright.dev.apisix.routes import LEAN_PLUGINS, PluginConf
 from gatewright.dev.lean.client import Chain, LeanClient, LeanError
+from gatewright.dev.lean.noting import NotingHost, note_operations
+from gatewright.dev.lean.operations import OwnAnswer
 from gatewright.dev.messages import Answer
 from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import Sender, UpstreamError

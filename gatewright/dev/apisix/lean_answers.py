@@ -4,47 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.lean_host import LeanHost, path_and_query
 from gatewright.dev.lean.client import LeanError
-from gatewright.dev.messages import Answer, raw, text_of
+from gatewright.dev.lean.operations import OwnAnswer, grouped, status_of
+from gatewright.dev.messages import Answer, raw
 from gatewright.dev.nginx import escape, header_name, header_value, set_header, valid_host
-from gatewright.gateways.lean.gateway_side import Answered, Operation
+from gatewright.gateways.lean.gateway_side import Answered
 from gatewright.gateways.lean.replies import Op
 
-__all__ = ["OwnAnswer", "carry_out", "finish"]
-
-_ADDING: Final = {Op.ADD_HEADER: Op.SET_HEADER, Op.ADD_RESPONSE_HEADER: Op.SET_RESPONSE_HEADER}
-
-
-@dataclass(slots=True)
-class OwnAnswer:
-    """What an answer that is for the client makes up."""
-
-    status: int | None = None
-    body: bytes = b""
-
-
-def _grouped(operations: Iterable[Operation]) -> list[tuple[Op, str, list[str]]]:
-    """Operations with all values of a header together.
-
-    Raises:
-        LeanError: a value without a header.
-    """
-    out: list[tuple[Op, str, list[str]]] = []
-    for op, fields in operations:
-        texts = [text_of(value) for value in fields]
-        first = _ADDING.get(op)
-        if first is None:
-            out.append((op, texts[0], texts[1:]))
-        elif out and out[-1][0] is first:
-            out[-1][2].append(texts[1])
-        else:
-            raise LeanError("a value without a header")
-    return out
+__all__ = ["carry_out", "finish"]
 
 
 async def carry_out(
@@ -63,7 +34,7 @@ async def carry_out(
         LuaError: APISIX's own code would abort.
     """
     exchange, response = host.exchange, host.response
-    for op, first, values in _grouped(answer.operations):
+    for op, first, values in grouped(answer.operations):
         match op:
             case Op.SET_HEADER:
                 _set_header(exchange, first, values)
@@ -88,7 +59,7 @@ async def carry_out(
             case Op.DROP_RESPONSE_HEADER:
                 exchange.add_response_headers([(first, None)], frozenset())
             case Op.STATUS:
-                status = _status(first)
+                status = status_of(first)
                 if response is not None:
                     response.status = status
                 own.status = status
@@ -125,12 +96,6 @@ async def _replace_body(exchange: Exchange, body: bytes) -> None:
     exchange.sent_length = None
 
 
-def _status(text: str) -> int:
-    if not re.fullmatch("[2-9][0-9][0-9]", text):
-        raise LeanError("a status that is none")
-    return int(text)
-
-
 def finish(answer: Answer, decided: Iterable[Answered]) -> Answer:
     """Do with an answer what was decided before there was one; for the header filter.
 
@@ -138,10 +103,10 @@ def finish(answer: Answer, decided: Iterable[Answered]) -> Answer:
         LeanError: that can't be done.
     """
     for each in decided:
-        for op, first, values in _grouped(each.operations):
+        for op, first, values in grouped(each.operations):
             match op:
                 case Op.STATUS:
-                    answer.status, answer.status_line = _status(first), None
+                    answer.status, answer.status_line = status_of(first), None
                 case Op.SET_RESPONSE_HEADER | Op.DROP_RESPONSE_HEADER:
                     answer.headers = set_header(
                         answer.headers, header_name(first), [header_value(value) for value in values]

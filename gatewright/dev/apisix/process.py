@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ from gatewright.dev.apisix.facts import facts_of
 from gatewright.dev.apisix.gateway import SERVER_HEADER, DevGateway
 from gatewright.dev.apisix.routes import Routes
 from gatewright.dev.apisix.rpc import Timeouts
-from gatewright.dev.apisix.survey import Survey, survey
 from gatewright.dev.apisix.table import made_up_routes, read_routes
 from gatewright.dev.echo import EchoUpstream
 from gatewright.dev.explaining import explaining
@@ -29,8 +27,10 @@ from gatewright.dev.here import RunnerHere, leave_at_once, runner_here, settings
 from gatewright.dev.inspector.session import Inspection, inspecting
 from gatewright.dev.messages import Answer
 from gatewright.dev.options import DevOptions
-from gatewright.dev.processes import end, until_listening, until_stopped
+from gatewright.dev.processes import until_listening, until_stopped
 from gatewright.dev.reload import watch
+from gatewright.dev.runner_process import reload_runner, runner_process
+from gatewright.dev.survey import Survey, survey
 from gatewright.dev.target import Upstream, upstream_of
 from gatewright.errors import GatewrightError
 from gatewright.observe.control import ask_json
@@ -38,50 +38,10 @@ from gatewright.runtime.discovery import discover
 from gatewright.server.drivers.runner import plan
 from gatewright.settings import parse_address
 
-__all__ = ["end", "run_dev", "runner_process", "until_listening", "until_stopped", "upstream_of"]
+__all__ = ["run_dev"]
 
 _FOREVER = 1e9
 _ADMIN_PORT = 9180
-
-
-@asynccontextmanager
-async def runner_process(
-    paths: Sequence[Path],
-    listen: str,
-    *,
-    version: str = "3.9",
-    environ: Mapping[str, str] | None = None,
-    log_level: str = "info",
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A runner process that listens; stopped on leaving. Its log goes to our stderr.
-
-    Args:
-        paths: where the plugins are.
-        listen: the address.
-        version: the APISIX that it will talk to.
-        environ: more for its environment.
-        log_level: of what plugins log.
-
-    Raises:
-        GatewrightError: it ended, or didn't listen in time.
-    """
-    arguments = [argument for path in paths for argument in ("--plugins", str(path))]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gatewright", "run", "--listen", listen, *arguments, "--log-level", log_level),
-        *("--log-format", "short", "--socket-owner", str(os.getuid()), "--die-with-parent", "yes"),
-        env={
-            "GATEWRIGHT_APISIX_VERSION": version,
-            "PYTHONDONTWRITEBYTECODE": "1",  # old code is known by second and size only, and files change faster
-            **os.environ,
-            **(environ or {}),
-        },  # 3.16 can't be told from what it does
-        start_new_session=True,  # Ctrl-C is for us, who stop it in order
-    )
-    try:
-        await until_listening(process, listen.removeprefix("unix:"))
-        yield process
-    finally:
-        await end(process)
 
 
 async def run_dev(
@@ -226,10 +186,7 @@ async def _runner(
                 return 1
 
             async def reload() -> None:
-                control = f"{directory}/runner.sock.control"
-                status, result = await asyncio.to_thread(ask_json, control, "/reload", method="POST", timeout=100.0)
-                if status != 200:
-                    raise GatewrightError(result.get("reason") or f"the runner answered {status}")
+                await reload_runner(listen.removeprefix("unix:"))
 
             yield _Runner(listen, ended, reload)
 

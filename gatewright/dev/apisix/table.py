@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gatewright.dev.apisix.routes import Routes, build_routes, load_routes
-from gatewright.dev.apisix.survey import Survey
+from gatewright.dev.survey import Survey
 from gatewright.dev.target import Upstream
 
 __all__ = ["made_up_routes", "read_routes"]
