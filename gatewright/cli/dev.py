@@ -39,7 +39,7 @@ __all__ = ["dev"]
 )  # fmt: skip
 @click.option(
     "--protocol", type=click.Choice([*sorted(PROTOCOLS), "lean"]), default="msgpack", show_default=True,
-    help="what Kong and the plugin server speak; lean: as APISIX without --routes, take the lean path",
+    help="what Kong and the plugin server speak; lean: without --routes, take the lean path",
 )  # fmt: skip
 @click.option(
     "--kong-conf", type=click.Path(path_type=Path),
@@ -117,8 +117,8 @@ def dev(
     try:
         if connect and as_kong:
             raise ConfigError("--connect is for APISIX's runners; for Kong, name its kong.conf: --kong-conf")
-        if protocol == "lean" and as_kong:
-            raise ConfigError("--protocol lean is for APISIX: the development gateway's Kong has no Lua plugins")
+        if protocol == "lean" and kong_conf is not None:
+            raise ConfigError("--protocol lean asks a runner; --kong-conf starts plugin servers")
         if protocol == "lean" and routes is not None:
             raise ConfigError("--protocol lean is for the route that is made up; in --routes, name `gatewright`")
         for path in paths:

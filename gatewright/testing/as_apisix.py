@@ -15,21 +15,16 @@ from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import Sender
 from gatewright.errors import GatewrightError
 from gatewright.gateways.events import Session
-from gatewright.gateways.lean.session import LeanSession
 from gatewright.http import Call
 from gatewright.plugin import Plugin
-from gatewright.runtime.chain import Chain as ChainOfPlugins
 from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.apisix.connection import Connection
 from gatewright.server.drivers.apisix.driver import driver
 from gatewright.server.drivers.apisix.recorded import RecordedConnection
-from gatewright.server.drivers.lean.connection import LeanConnection
-from gatewright.server.drivers.lean.driver import driver as lean_driver
-from gatewright.server.drivers.lean.plans import Plans
-from gatewright.server.drivers.lean.recorded import RecordedLeanConnection
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
 from gatewright.testing.inprocess import InProcessRunner
+from gatewright.testing.lean_connections import lean_connections
 from gatewright.testing.recording import HereRecorder
 from gatewright.testing.runs import Visit
 
@@ -61,37 +56,6 @@ def _connections(service: Service) -> Callable[[Visit], asyncio.Protocol]:
 
     def connect(visit: Visit) -> asyncio.Protocol:
         return driver(service, lambda service, session: kind(service, session, visit))()
-
-    return connect
-
-
-class _WatchedLean(LeanConnection):
-    def __init__(self, service: Service, session: LeanSession, plans: Plans, visit: Visit) -> None:
-        super().__init__(service, session, plans)
-        self._visit = visit
-
-    def _serve(self, strand: Strand, call: Call) -> None:
-        call.trace = self._visit
-        super()._serve(strand, call)
-
-    def _log_phase(self, chain: ChainOfPlugins, call: Call, strand: Strand) -> None:
-        call.trace = self._visit
-        super()._log_phase(chain, call, strand)
-
-    def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
-        self._visit.refused = error
-        return super()._refusal_of(error, call)
-
-
-class _WatchedAndRecordedLean(_WatchedLean, RecordedLeanConnection):
-    """Both."""
-
-
-def _lean_connections(service: Service) -> Callable[[Visit], asyncio.Protocol]:
-    kind = _WatchedLean if service.recorder is None else _WatchedAndRecordedLean
-
-    def connect(visit: Visit) -> asyncio.Protocol:
-        return lean_driver(service, lambda service, session, plans: kind(service, session, plans, visit))()
 
     return connect
 
@@ -165,7 +129,7 @@ class ApisixGateway:
             if record is None
             else HereRecorder.to_file(record, "apisix", version, server=cls.server, charset=cls.charset)
         )
-        connections = _lean_connections if lean else _connections
+        connections = lean_connections if lean else _connections
         runner = await InProcessRunner.start(plugins, settings, connections, recorder=recorder)
         named = (
             _lean_plugins_of_route(chain, request_phase)

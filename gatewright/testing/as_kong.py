@@ -12,8 +12,11 @@ import msgspec
 
 from gatewright.dev.kong.declarative import parse_declarative
 from gatewright.dev.kong.gateway import KongGateway as DevKong
+from gatewright.dev.kong.lean import LeanPlugins
+from gatewright.dev.kong.lean_schema import LEAN_PLUGINS
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins, known_plugins
 from gatewright.dev.kong.rpc import Instance, PdkFunction, PluginRpc, new_rpc
+from gatewright.dev.lean.client import LeanClient
 from gatewright.dev.messages import Answer, ClientRequest
 from gatewright.dev.upstream import Sender
 from gatewright.errors import CallRefusedError
@@ -29,10 +32,16 @@ from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
 from gatewright.testing.inprocess import InProcessRunner
+from gatewright.testing.lean_connections import lean_connections
 from gatewright.testing.recording import HereRecorder
 from gatewright.testing.runs import CURRENT, PdkCall, Run, Visit
 
 __all__ = ["KongGateway"]
+
+
+Chain = Sequence[tuple[type[Plugin], str]]
+_LEAN = ""
+"""Among a visit's ways, which are by plugin."""
 
 
 class _Watched(PluginServerConnection):
@@ -106,21 +115,49 @@ class _VisitRpc:
         """Visits close their own."""
 
 
+def _client(runner: InProcessRunner) -> LeanClient:
+    """The way to the runner over the lean path, on a connection that belongs to the visit."""
+    visit = CURRENT.get()
+    client: LeanClient | None = visit.ways.get(_LEAN)
+    if client is None:
+        client = visit.ways[_LEAN] = LeanClient(runner.dial)
+        visit.closing.callback(client.close)
+    return client
+
+
+def _lean_plugins(chain: Chain) -> list[dict[str, Any]]:
+    """Each plugin under the phases that it has a handler for; one without any where its mistake shows."""
+    entries: dict[str, list[dict[str, str]]] = {}
+    for plugin, text in chain:
+        handlers = plugin.phases()
+        for name, wanted in (("gatewright", "on_request"), ("gatewright-response", "on_response")):
+            if wanted in handlers or (name == "gatewright" and not handlers):
+                entries.setdefault(name, []).append({"name": plugin.name, "config": text})
+    return [{"name": name, "config": {"chain": each}} for name, each in entries.items()]
+
+
+def _plugins(chain: Chain) -> list[dict[str, Any]]:
+    return [{"name": plugin.name, "config": msgspec.json.decode(text)} for plugin, text in chain]
+
+
 class KongGateway:
     """Kong with one route."""
 
     server = "gatewright-dev"
     charset = False
 
-    def __init__(self, runner: InProcessRunner, gateway: DevKong, recorder: HereRecorder | None) -> None:
+    def __init__(
+        self, runner: InProcessRunner, gateway: DevKong, recorder: HereRecorder | None, *, is_lean: bool
+    ) -> None:
         self._runner = runner
+        self._is_lean = is_lean
         self._recorder = recorder
         self._gateway = gateway
 
     @classmethod
     async def start(
         cls,
-        chain: Sequence[tuple[type[Plugin], str]],
+        chain: Chain,
         plugins: Mapping[str, type[Plugin]],
         settings: Settings,
         send: Sender,
@@ -136,33 +173,40 @@ class KongGateway:
             plugins: all that the plugin server knows, by name.
             settings: the plugin server's.
             send: sends requests to the service.
-            protocol: `msgpack` or `protobuf`.
+            protocol: `msgpack`, `protobuf`, or `lean` for the lean path.
             lua_style: PDK calls give `(value, error)`.
             record: a file to write each request's record to.
         """
-        known = known_plugins(dump(list(plugins.values()), protocol), lambda _: "")
+        is_lean = protocol == "lean"
+        known = [] if is_lean else known_plugins(dump(list(plugins.values()), protocol), lambda _: "")
         declared = parse_declarative(
             {
                 "_format_version": "3.0",
                 "services": [
                     {"name": "test", "url": "http://upstream.test", "routes": [{"name": "test", "paths": ["/"]}]}
                 ],
-                "plugins": [{"name": plugin.name, "config": msgspec.json.decode(text)} for plugin, text in chain],
+                "plugins": _lean_plugins(chain) if is_lean else _plugins(chain),
             }
         )
         recorder = (
             None if record is None else HereRecorder.to_file(record, "kong", "", server=cls.server, charset=cls.charset)
         )
-        runner = await InProcessRunner.start(
-            plugins, settings, partial(_connections, protocol=protocol, lua_style=lua_style),
-            hash_token=instance_id_of, recorder=recorder,
-        )  # fmt: skip
+        if is_lean:
+            runner = await InProcessRunner.start(plugins, settings, lean_connections, recorder=recorder)
+        else:
+            runner = await InProcessRunner.start(
+                plugins, settings, partial(_connections, protocol=protocol, lua_style=lua_style),
+                hash_token=instance_id_of, recorder=recorder,
+            )  # fmt: skip
         try:
-            configured = Plugins(known, declared, connect=lambda plugin: _VisitRpc(plugin, runner))
+            configured = Plugins(
+                known, declared, connect=lambda plugin: _VisitRpc(plugin, runner), others=LEAN_PLUGINS
+            )  # fmt: skip
         except BaseException:
             await runner.close()
             raise
-        return cls(runner, DevKong(declared, configured, send=send), recorder)
+        lean = LeanPlugins(lambda: _client(runner))
+        return cls(runner, DevKong(declared, configured, send=send, lean=lean), recorder, is_lean=is_lean)
 
     async def handle(self, request: ClientRequest, visit: Visit) -> Answer:
         """Answer one request, and see its log phase to the end."""
@@ -171,6 +215,8 @@ class KongGateway:
         )
         answer = await handle(request)
         await self._gateway.settle()
+        if self._is_lean:
+            await self._runner.settle()
         return answer
 
     async def close(self) -> None:

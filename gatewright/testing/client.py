@@ -130,7 +130,7 @@ class AsyncTestClient:
             version: which APISIX to behave as: 3.9, 3.10, 3.16 or 3.18.
             request_phase: where an APISIX route names the plugins for requests.
             allow_degradation: the APISIX route's.
-            protocol: what to speak with Kong; `lean` for the lean path, as APISIX with its plugins does.
+            protocol: what to speak with Kong; `lean` for the lean path, as APISIX or Kong with its plugins do.
             lua_style: on Kong, PDK calls give `(value, error)`.
             settings: the runner's settings, as `gatewright.yaml` has them.
             raise_errors: what a handler raises is raised in the test, where the gateway would refuse the call. Without,
@@ -146,9 +146,9 @@ class AsyncTestClient:
             raise ConfigError(f"version is one of {', '.join(BEHAVIOURS)}, not {version!r}")
         if protocol not in (*PROTOCOLS, "lean"):
             raise ConfigError(f"protocol is one of {', '.join(PROTOCOLS)} and lean, not {protocol!r}")
-        if protocol == "lean" and (gateway != "apisix" or allow_degradation):
-            raise ConfigError("over the lean path the client behaves as APISIX only, where nothing allows degradation")
-        self._chain = chain_of(plugin, config, kong=gateway == "kong")
+        if protocol == "lean" and allow_degradation:
+            raise ConfigError("over the lean path nothing allows degradation")
+        self._chain = chain_of(plugin, config, kong=gateway == "kong" and protocol != "lean")
         values = {"apisix_version": version, **(settings or {})}
         self._settings = load_settings(flags={}, environ={}, file_values=values).settings
         self._raises = raise_errors

@@ -152,8 +152,10 @@ function _M.header_filter()
     if ctx and ctx.early then
         local ok, err = respond.finish(host, ctx)
         if not ok then
-            kong.log.err("answer refused: ", err)
-            return kong.response.exit(503)
+            for name in pairs(kong.response.get_headers(1000)) do
+                kong.response.clear_header(name)
+            end
+            return _M.refuse(err) -- with a body: without one, Kong would send the upstream's
         end
     end
 end

@@ -86,7 +86,7 @@ def test_a_decision_made_before_the_upstream_was_asked_holds_for_another_node_of
     assert (answer.status, answer.header("x-early"), answer.header("x-upstream")) == (200, ["1"], ["echo"])
 
 
-WAYS = ("pool", "mux", "apisix", "apisix over lean", "kong over msgpack", "kong over protobuf")
+WAYS = ("pool", "mux", "apisix", "apisix over lean", "kong over msgpack", "kong over protobuf", "kong over lean")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -136,15 +136,15 @@ def _upstream(record: Mapping[str, Any]) -> list[str]:
 
 def _client(record: Mapping[str, Any]) -> list[str]:
     arguments = [f"gateway={_text(record['gateway']['name'])}"]
+    stages = {phase["stage"] for phase in record["phases"]}
+    if any(stage.startswith("gatewright") for stage in stages):
+        arguments.append('protocol="lean"')
     if record["gateway"]["name"] == "apisix":
         arguments.append(f"version={_text(record['gateway']['version'])}")
-        stages = {phase["stage"] for phase in record["phases"]}
         if "ext-plugin-post-req" in stages and "ext-plugin-pre-req" not in stages:
             arguments.append('request_phase="ext-plugin-post-req"')
-        if any(stage.startswith("gatewright") for stage in stages):
-            arguments.append('protocol="lean"')
-            if "gatewright-after" in stages and "gatewright" not in stages:
-                arguments.append('request_phase="ext-plugin-post-req"')
+        if "gatewright-after" in stages and "gatewright" not in stages:
+            arguments.append('request_phase="ext-plugin-post-req"')
     if any(sent["answer"] for sent in record["upstream"]):
         arguments.append("upstream=upstream")
     return [f"    client = TestClient(CHAIN, {', '.join(arguments)}, raise_errors=False)"]

@@ -128,7 +128,8 @@ class Inspector:
 
     def _on_record(self, record: CallRecord) -> None:
         name = record.route.partition("#")[0] if self.gateway["name"] == "kong" else ""
-        found = self._waiting.pop((name, record.key), None)
+        # Over the lean path a number is enough, on Kong, too.
+        found = self._waiting.pop((name, record.key), None) or self._waiting.pop(("", record.key), None)
         if found is not None:
             trail, phase = found
             phase.record = record

@@ -63,7 +63,7 @@ def proxied_answer(exchange: Exchange) -> Answer:
 
 
 def _answer(exchange: Exchange, body: bytes) -> Answer:
-    headers = exchange.response_headers
+    headers, exchange.body_sent = exchange.response_headers, len(body)
     headers.set("X-Kong-Request-Id", [exchange.id])
     if exchange.status in (204, 304):
         headers.clear("content-type")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import sys
+from collections.abc import Iterator
 
-from gatewright.dev.kong.gateway import KongGateway
-from gatewright.dev.kong.plugins import KnownPlugin, Plugins
+from gatewright.dev.kong.serving import Serving
 
 __all__ = ["ECHO", "print_banner"]
 
@@ -14,28 +13,21 @@ ECHO = "echo"
 """What the built-in upstream is called on the command line."""
 
 
-def print_banner(
-    known: Sequence[KnownPlugin],
-    plugins: Plugins,
-    gateway: KongGateway,
-    host: str,
-    declarative: Path | None,
-    upstream: str | None,
-    protocol: str,
-    page: str = "",
-) -> None:
-    """Say what there is and where it listens, and where the inspector's page is."""
-    width = max((len(plugin.name) for plugin in known), default=0)
-    where = f"[{host}]" if ":" in host else host
-    lines = ["", "Gatewright development gateway (behaves as Kong does; not for production)", ""]
-    for plugin in known:
-        unused = "" if plugins.uses(plugin.name) else "  (not used by any route)"
-        lines.append(f"  plugin    {plugin.name:<{width}}  {', '.join(plugin.phases) or 'no phase'}{unused}")
-        beyond = [phase for phase in plugin.phases if phase in ("certificate", "preread")]
-        if beyond:
-            lines.append(f"            {'':<{width}}  {', '.join(beyond)} never runs here: plain HTTP only")
-    lines.append(f"  routes    {declarative or 'every plugin on every path, by priority'}")
-    default = "where the services say" if declarative else "built in: echoes the request"
+def print_banner(serving: Serving, protocol: str, page: str, admin_port: int) -> None:
+    """Say what there is and where it listens.
+
+    Args:
+        serving: what there is.
+        protocol: what our own plugin servers speak; nothing if they are somebody else's.
+        page: the inspector's address; nothing without one.
+        admin_port: of the Admin API; 0 without one.
+    """
+    options, gateway, file = serving.options, serving.gateway, serving.file
+    where = f"[{options.host}]" if ":" in options.host else options.host
+    lines = ["", "Gatewright development gateway (behaves as Kong does; not for production)", "", *_plugins(serving)]
+    lines.append(f"  routes    {file or 'every plugin on every path, by priority'}")
+    default = "where the services say" if file else "built in: echoes the request"
+    upstream = options.upstream
     lines.append(f"  upstream  {'built in: echoes the request' if upstream == ECHO else upstream or default}")
     if protocol:
         lines.append(f"  protocol  {protocol}")
@@ -43,4 +35,26 @@ def print_banner(
     lines += ["", f"Listening on {url}, reloads when files change, stop with Ctrl-C. Try:", ""]
     lines += [f"  curl -i {url}{gateway.try_path}", ""]
     lines += [f"See what becomes of each request: {page}", ""] if page else []
+    if admin_port:
+        lines += [f"  admin     http://{where}:{admin_port}/  (services, routes, plugins, consumers, config)", ""]
     print("\n".join(lines), flush=True)
+    for line in serving.why_blocked():
+        print(line, file=sys.stderr, flush=True)
+
+
+def _plugins(serving: Serving) -> Iterator[str]:
+    uses = serving.plugins.uses
+    over_lean = [plugin for plugin in serving.lean.found.plugins if serving.is_lean or uses(plugin["name"], lean=True)]
+    names_over_lean = {plugin["name"] for plugin in over_lean}
+    known = [plugin for plugin in serving.known if uses(plugin.name) or plugin.name not in names_over_lean]
+    names = [*(plugin.name for plugin in known), *(plugin["name"] for plugin in over_lean)]
+    width = max(map(len, names), default=0)
+    for plugin in known:
+        unused = "" if uses(plugin.name) else "  (not used by any route)"
+        yield f"  plugin    {plugin.name:<{width}}  {', '.join(plugin.phases) or 'no phase'}{unused}"
+        beyond = [phase for phase in plugin.phases if phase in ("certificate", "preread")]
+        if beyond:
+            yield f"            {'':<{width}}  {', '.join(beyond)} never runs here: plain HTTP only"
+    for found in over_lean:
+        phases = ", ".join(found["phases"]) or "no handler: define on_request or on_response"
+        yield f"  plugin    {found['name']:<{width}}  over the lean path: {phases}"

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gatewright.dev.kong.declarative import Declared, load_declarative, parse_declarative
+from gatewright.dev.kong.lean_schema import LEAN_PLUGINS
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins
+from gatewright.dev.survey import Survey
 from gatewright.errors import ConfigError
 from gatewright.runtime.kong_modules import KONGS_OWN
 from gatewright.runtime.shipped import is_shipped
 
-__all__ = ["configuration", "is_declarative", "shipped_in"]
+__all__ = ["declared_by", "is_declarative", "lean_everywhere", "plugins_of", "shipped_in"]
 
 log = logging.getLogger("gatewright.dev")
 
@@ -35,31 +37,60 @@ def shipped_in(declarative: Path | None) -> list[str]:
     return sorted(name for name in named - KONGS_OWN if is_shipped(name))
 
 
-def configuration(
-    file: Path | None, known: Sequence[KnownPlugin], confs: Mapping[str, str]
-) -> tuple[Declared, Plugins]:
-    """The configuration as it is now.
+def declared_by(file: Path | None, known: Sequence[KnownPlugin], confs: Mapping[str, str]) -> Declared:
+    """What a declarative file says; without one, every plugin on every path.
 
     Args:
-        file: the declarative file, if there is one.
+        file: the file.
         known: the plugins that there are.
-        confs: configurations as JSON text, by plugin, where there is no file.
+        confs: configurations as JSON text, by plugin.
 
     Raises:
         ConfigError: it is not valid; says where and why.
     """
     if file is not None:
-        declared = load_declarative(file)
-    else:
-        declared = parse_declarative(
-            {
-                "_format_version": "3.0",
-                "services": [{"name": "dev", "url": "http://127.0.0.1", "routes": [{"name": "dev", "paths": ["/"]}]}],
-                "plugins": [{"name": plugin.name, "config": _config_of(plugin.name, confs)} for plugin in known],
-            }
-        )
+        return load_declarative(file)
+    return _everywhere([{"name": plugin.name, "config": _config_of(plugin.name, confs)} for plugin in known])
+
+
+def lean_everywhere(found: Survey, confs: Mapping[str, str]) -> Declared:
+    """Every plugin on every path, over the lean path, under the phases that it has.
+
+    Args:
+        found: the plugins.
+        confs: configurations as JSON text, by plugin. What is named here and wasn't found comes along, perhaps.
+    """
+    phases: dict[str, list[dict[str, str]]] = {"on_request": [], "on_response": []}
+    names = {plugin["name"] for plugin in found.plugins}
+    for plugin in found.plugins:
+        for phase in plugin["phases"]:
+            if phase in phases:
+                phases[phase].append({"name": plugin["name"], "config": confs.get(plugin["name"], "{}")})
+    for name, text in confs.items():
+        if name not in names:
+            phases["on_request"].append({"name": name, "config": text})
+    places = zip(("gatewright", "gatewright-response"), phases.values(), strict=True)
+    return _everywhere([{"name": name, "config": {"chain": chain}} for name, chain in places if chain])
+
+
+def _everywhere(plugins: Sequence[Mapping[str, Any]]) -> Declared:
+    service = {"name": "dev", "url": "http://127.0.0.1", "routes": [{"name": "dev", "paths": ["/"]}]}
+    return parse_declarative({"_format_version": "3.0", "services": [service], "plugins": plugins})
+
+
+def plugins_of(file: Path | None, known: Sequence[KnownPlugin], declared: Declared) -> Plugins:
+    """The configured plugins.
+
+    Args:
+        file: where they are configured, if not on every path.
+        known: those of plugin servers.
+        declared: where they are configured.
+
+    Raises:
+        ConfigError: a configuration is not valid; says where and why.
+    """
     try:
-        plugins = Plugins(known, declared)
+        plugins = Plugins(known, declared, others=LEAN_PLUGINS)
     except ConfigError as error:
         if file is not None:
             raise
@@ -71,7 +102,7 @@ def configuration(
         ) from None
     for name in plugins.left_out:
         log.warning("the plugin %s is left out: no plugin server has it (Kong's own plugins are not here)", name)
-    return declared, plugins
+    return plugins
 
 
 def _config_of(name: str, confs: Mapping[str, str]) -> Any:

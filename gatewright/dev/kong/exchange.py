@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from gatewright.dev.kong.declarative import Entity
 from gatewright.dev.kong.router import Match
+from gatewright.dev.lean.operations import LeanState
 from gatewright.dev.messages import ClientRequest, Headers
 from gatewright.dev.nginx import normalise as nginx_uri
 from gatewright.gateways.kong.log_phase import normalise
@@ -93,6 +94,8 @@ class Exchange:
         sent_host: the host that the service was asked as.
         forwarded_host: `X-Forwarded-Host`, as it was before the access phase.
         target: host and port that a plugin chose (`kong.service.set_target`).
+        lean: what the lean path's plugins keep.
+        body_sent: bytes of the answer's body.
     """
 
     request: ClientRequest
@@ -128,6 +131,8 @@ class Exchange:
     tls_verify: bool | None = None
     later: bool = False
     waited_ms: int = 0
+    lean: LeanState = field(default_factory=LeanState)
+    body_sent: int = 0
 
     def __post_init__(self) -> None:
         self.headers = HeaderList(self.request.headers)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from gatewright.dev.inspector.facts import Facts
 from gatewright.dev.kong.declarative import Declared, PluginEntry
+from gatewright.dev.kong.lean_schema import LEAN_PLUGINS, chain_of
 from gatewright.dev.kong.plugins import KnownPlugin
 from gatewright.runtime.kong_schema import filled
 
@@ -15,7 +16,12 @@ __all__ = ["facts_of"]
 
 
 def facts_of(
-    known: Sequence[KnownPlugin], declared: Declared, sources: Mapping[str, Mapping[str, Any]], host: str, port: int
+    known: Sequence[KnownPlugin],
+    declared: Declared,
+    sources: Mapping[str, Mapping[str, Any]],
+    host: str,
+    port: int,
+    over_lean: Sequence[Mapping[str, Any]] = (),
 ) -> Facts:
     """The facts.
 
@@ -25,6 +31,7 @@ def facts_of(
         sources: see `survey.sources_of`.
         host: the address that the gateway listens on.
         port: its port.
+        over_lean: the plugins of the lean path's runner (see `dev.survey`).
     """
     routes = [
         {
@@ -32,10 +39,11 @@ def facts_of(
             "name": route.get("name") or "",
             "paths": list(route.get("paths") or ()),
             "plugins": [
-                (_where(entry), entry.name, json.dumps(entry.config))
+                named
                 for entry in declared.plugins
                 if entry.route in (None, route["id"])
                 and entry.service in (None, (route.get("service") or {}).get("id"))
+                for named in _named(entry)
             ],
         }
         for route in declared.routes.values()
@@ -49,7 +57,9 @@ def facts_of(
             "source": sources.get(plugin.name, {}).get("source", plugin.socket),
         }
         for plugin in known
+        if plugin.name not in {each["name"] for each in over_lean}
     ]
+    plugins += [{**plugin, "schema": plugin.get("config")} for plugin in over_lean]
     fields = {plugin.name: plugin.fields for plugin in known}
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     return Facts(
@@ -79,6 +89,13 @@ def _schema(field: Mapping[str, Any]) -> dict[str, Any]:
     elif kind in ("array", "set") and isinstance(field.get("elements"), Mapping):
         schema["items"] = _schema(field["elements"])
     return schema
+
+
+def _named(entry: PluginEntry) -> list[tuple[str, str, str]]:
+    """Where a plugin is named, its name, and its configuration; of the lean path's each of its chain."""
+    if entry.name in LEAN_PLUGINS:
+        return [(entry.name, name, config) for name, config in chain_of(entry.config)]
+    return [(_where(entry), entry.name, json.dumps(entry.config))]
 
 
 def _where(entry: PluginEntry) -> str:

@@ -15,6 +15,7 @@ from gatewright.dev.front import Front, Handler
 from gatewright.dev.kong.answering import NAME, refusal
 from gatewright.dev.kong.declarative import Declared
 from gatewright.dev.kong.exchange import Exchange
+from gatewright.dev.kong.lean import LeanPlugins
 from gatewright.dev.kong.pdk import Pdk
 from gatewright.dev.kong.plugins import Plugins
 from gatewright.dev.kong.proxying import Proxy
@@ -47,6 +48,7 @@ class KongGateway:
         default_upstream: tuple[str, int] | None = None,
         send: Sender = send_request,
         watch: Callable[[Handler], Handler] = lambda handler: handler,
+        lean: LeanPlugins | None = None,
     ) -> None:
         """Make a gateway.
 
@@ -58,11 +60,13 @@ class KongGateway:
             default_upstream: host and port that stand in for every service's.
             send: sends requests to services.
             watch: put around what answers clients' requests.
+            lean: what the lean path's plugins do, where `plugins` has them.
         """
         self._declared, self._plugins, self._router = declared, plugins, Router(declared)
         self._trusted = trusted
         self._body_buffer_size = body_buffer_size
         self._proxy = Proxy(send, default_upstream)
+        self._lean = lean
         self._front = Front(watch(self.handle), server_header=NAME, charset=False, refusal=refusal)
         self._background: set[asyncio.Task[None]] = set()
         self._requests = 0
@@ -137,7 +141,7 @@ class KongGateway:
                 await asyncio.to_thread(Path(body_file).write_bytes, request.body)
             counts = {"total_requests": self._requests, "connections_active": 1}
             pdk = Pdk(Exchange(request), self._declared, trusted=self._trusted, body_file=body_file, counts=counts)
-            visit = Visit(pdk, self._plugins, self._router, self._proxy, self._requests)
+            visit = Visit(pdk, self._plugins, self._router, self._proxy, self._requests, self._lean)
             answer = await visit.run()
         log.info("%s %s -> %d", request.method, request.target, answer.status)
         trail = current_trail()

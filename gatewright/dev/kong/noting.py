@@ -13,10 +13,14 @@ from typing import Any
 
 from gatewright.dev.kong.declarative import PluginEntry
 from gatewright.dev.kong.exchange import Exchange
+from gatewright.dev.kong.lean_host import ResponseState
+from gatewright.dev.kong.lean_schema import chain_of
 from gatewright.dev.kong.rpc import Exit, PdkFunction
+from gatewright.dev.lean.client import LeanError
+from gatewright.dev.nginx import parse_args
 from gatewright.dev.trail import Phase, body_form, changes_between, current_phase, current_trail
 
-__all__ = ["asking", "note_match", "noted_phase"]
+__all__ = ["asking", "note_match", "noted_call", "noted_phase"]
 
 
 @contextmanager
@@ -48,6 +52,46 @@ def noted_phase(exchange: Exchange, entry: PluginEntry, phase: str) -> Iterator[
             raise
         finally:
             noted.made = _changes(before, _state(exchange))
+
+
+@contextmanager
+def noted_call(
+    exchange: Exchange, entry: PluginEntry, name: str, response: ResponseState | None = None
+) -> Iterator[None]:
+    """A call over the lean path, whose plugins the runner tells of one by one.
+
+    Args:
+        exchange: the request.
+        entry: the plugin of Kong's, as it's configured.
+        name: `request` or `response`.
+        response: the answer that it is about, if there is one.
+    """
+    trail = current_trail()
+    if trail is None:
+        yield
+        return
+    before = _state(exchange)
+    with trail.phase(name, entry.name, chain_of(entry.config), entry.id) as noted:
+        noted.came = _told(exchange, response)
+        try:
+            yield
+        except LeanError as error:
+            noted.error = str(error)
+            raise
+        finally:
+            noted.made = _changes(before, _state(exchange))
+
+
+def _told(exchange: Exchange, response: ResponseState | None) -> dict[str, Any]:
+    """What a call over the lean path tells, or would tell if it were asked."""
+    if response is not None:
+        headers = [(name, value) for name, values in response.headers.items() for value in values]
+        return {"status": response.status, "headers": headers}
+    query = [(name, value) for name, values in parse_args(exchange.query).items() for value in values]
+    return {
+        "method": exchange.method, "path": exchange.uri, "query": query, "client_ip": exchange.request.client_ip,
+        "headers": [(name.lower(), value) for name, value in exchange.headers.entries],
+    }  # fmt: skip
 
 
 def _came(state: dict[str, Any], phase: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from gatewright.dev.kong.declarative import Declared, PluginEntry
@@ -96,7 +97,8 @@ class Configured:
     plugin: KnownPlugin
     entry: PluginEntry
     instance: Instance
-    rpc: PluginRpc
+    rpc: PluginRpc | None
+    """The way to its plugin server; `None` for one that has none."""
 
 
 class Plugins:
@@ -108,6 +110,7 @@ class Plugins:
         declared: Declared,
         *,
         connect: Callable[[KnownPlugin], PluginRpc] = lambda plugin: new_rpc(plugin.protocol, plugin.socket),
+        others: Mapping[str, KnownPlugin] = MappingProxyType({}),
     ) -> None:
         """Check and complete the configurations.
 
@@ -115,11 +118,13 @@ class Plugins:
             known: the plugins that there are.
             declared: where they are configured.
             connect: gives the way to a plugin's plugin server.
+            others: plugins, by name, that no plugin server has.
 
         Raises:
             ConfigError: one is not valid.
         """
         self._rpcs = {plugin.name: connect(plugin) for plugin in known}
+        known = [*known, *others.values()]
         self._order = sorted(known, key=lambda plugin: (-plugin.priority, plugin.name))
         self._places: dict[tuple[str, str | None, str | None, str | None], Configured] = {}
         self.left_out: list[str] = []
@@ -131,13 +136,16 @@ class Plugins:
             plugin = by_name[entry.name]
             config = {**filled(plugin.fields, entry.config, f"{entry.where}.config"), **_added(entry)}
             place = entry.name, entry.route, entry.service, entry.consumer
-            self._places[place] = Configured(plugin, entry, Instance(entry.name, config), self._rpcs[entry.name])
+            self._places[place] = Configured(plugin, entry, Instance(entry.name, config), self._rpcs.get(entry.name))
         if declared.plugins and not self._places:
             raise ConfigError(f"no plugin server has any of the plugins: {', '.join(self.left_out)}")
 
-    def uses(self, name: str) -> bool:
-        """Whether a plugin is configured anywhere."""
-        return any(place[0] == name for place in self._places)
+    def uses(self, name: str, *, lean: bool = False) -> bool:
+        """Whether a plugin is configured anywhere, or with `lean` in a chain of the lean path's."""
+        if not lean:
+            return any(place[0] == name for place in self._places)
+        chains = [each.instance.config.get("chain", ()) for each in self._places.values() if each.rpc is None]
+        return any(entry["name"] == name for chain in chains for entry in chain)
 
     def everywhere(self) -> Iterator[Configured]:
         """What applies to all requests: the rewrite phase, which comes before a route is found, runs only these."""
@@ -171,7 +179,7 @@ class Plugins:
     async def end(self) -> None:
         """Close all instances and connections: others have taken over."""
         for configured in self._places.values():
-            if configured.instance.id is not None:
+            if configured.instance.id is not None and configured.rpc is not None:
                 try:
                     await configured.rpc.close_instance(configured.instance.id)
                 except RpcError as error:

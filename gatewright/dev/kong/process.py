@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,26 +13,23 @@ from gatewright.dev.echo import EchoUpstream
 from gatewright.dev.explaining import explaining
 from gatewright.dev.front import Front, listening
 from gatewright.dev.here import leave_at_once
-from gatewright.dev.inspector.facts import Facts
 from gatewright.dev.inspector.session import inspecting
 from gatewright.dev.kong.admin import KongAdmin
 from gatewright.dev.kong.answering import NAME
 from gatewright.dev.kong.banner import ECHO, print_banner
-from gatewright.dev.kong.configuring import configuration, shipped_in
-from gatewright.dev.kong.declarative import Declared, load_content
-from gatewright.dev.kong.facts import facts_of
-from gatewright.dev.kong.findings import Findings
+from gatewright.dev.kong.configuring import shipped_in
+from gatewright.dev.kong.declarative import load_content
 from gatewright.dev.kong.gateway import KongGateway
-from gatewright.dev.kong.plugins import KnownPlugin, Plugins
+from gatewright.dev.kong.lean import LeanPlugins
+from gatewright.dev.kong.lean_runner import LeanRunner, LeanServers
 from gatewright.dev.kong.server_here import server_here
 from gatewright.dev.kong.servers import ConfiguredServers, OwnServers, PluginServers
-from gatewright.dev.kong.survey import sources_of
+from gatewright.dev.kong.serving import Serving
 from gatewright.dev.messages import Answer
 from gatewright.dev.options import DevOptions
 from gatewright.dev.processes import end, until_listening, until_stopped
 from gatewright.dev.reload import watch
 from gatewright.dev.target import upstream_of
-from gatewright.errors import GatewrightError
 
 __all__ = ["run_kong_dev"]
 
@@ -54,7 +50,7 @@ async def run_kong_dev(
             stands in for every service's.
         declarative: a `kong.yml`; without it every plugin is applied to every path.
         conf: a `kong.conf` whose plugin servers are started, instead of any for `paths`.
-        protocol: a key of `PROTOCOLS`, for plugin servers of our own.
+        protocol: a key of `PROTOCOLS`, for plugin servers of our own; `lean`, without a file: the lean path.
 
     Returns:
         The exit code: 0 after a stop that was asked for, 1 if a plugin server ended by itself.
@@ -66,7 +62,7 @@ async def run_kong_dev(
 
 
 async def _run(options: DevOptions, declarative: Path | None, conf: Path | None, protocol: str) -> int:
-    upstream, host, port = options.upstream, options.host, options.port
+    host = options.host
     async with AsyncExitStack() as stack:
         prefix = tempfile.mkdtemp(prefix="gatewright-")
         if options.debug:
@@ -75,115 +71,76 @@ async def _run(options: DevOptions, declarative: Path | None, conf: Path | None,
         echo = EchoUpstream()
         await echo.start()
         stack.push_async_callback(echo.stop)
-        shipped = shipped_in(declarative) if conf is None else []
         inspection = await stack.enter_async_context(
             inspecting(options.inspect, prefix, {"name": "kong", "version": ""}, server_header=NAME, charset=False)
         )
-        environ = inspection.environ
+        lean = LeanRunner(options, prefix, inspection.environ, stack)
+        is_lean = protocol == "lean"
+        shipped = shipped_in(declarative) if conf is None else []
         servers: PluginServers
         if conf is not None:
-            servers = ConfiguredServers(conf, environ)
+            servers = ConfiguredServers(conf, inspection.environ)
+        elif is_lean:
+            servers = LeanServers(lean)
         elif options.debug:
-            servers = await stack.enter_async_context(server_here(options, prefix, protocol, shipped, environ))
+            servers = await stack.enter_async_context(
+                server_here(options, prefix, protocol, shipped, inspection.environ)
+            )
         else:
-            servers = OwnServers(options.paths, prefix, protocol, shipped, environ, options.log_level)
-        known = await servers.known()
-        target: tuple[str, int] | None = ("127.0.0.1", echo.port)
-        if upstream and upstream != ECHO:
-            parsed = upstream_of(upstream)
-            target = parsed.host, parsed.port
-        elif declarative is not None and upstream is None:
-            target = None  # where the services say
-        current: Sequence[KnownPlugin] = known
-        if options.admin and declarative is None:
-            declared, plugins = Declared(), Plugins(known, Declared())
-        else:
-            declared, plugins = configuration(declarative, known, options.confs)
+            servers = OwnServers(options.paths, prefix, protocol, shipped, inspection.environ, options.log_level)
+        serving = Serving(options, servers, lean, declarative, is_lean)
+        await serving.begin()
         processes = [await start() for start in servers.starts]
         for process in processes:
             stack.push_async_callback(end, process)
-        for plugin in known:
+        for plugin in serving.known:
             await until_listening(processes[0] if processes else None, plugin.socket)
-
-        blocked = [] if declarative is not None or options.admin else list(servers.errors)
-
-        def why_blocked() -> list[str]:
-            return blocked
-
-        findings = Findings()
-        await findings.look(servers.places)
-        gateway = KongGateway(
-            declared, plugins, default_upstream=target,
+        await serving.look_at_code()
+        gateway = serving.gateway = KongGateway(
+            serving.declared, serving.plugins, default_upstream=_upstream(options, declarative, echo),
             watch=lambda handler: explaining(
-                inspection.watch(handler), inspection.inspector, why_blocked, findings.hints, inspection.url_of,
+                inspection.watch(handler), inspection.inspector, serving.why_blocked, serving.hints, inspection.url_of,
             ),
+            lean=LeanPlugins(lambda: lean.client),
         )  # fmt: skip
-        with listening(f"{host}:{port}", "--port"):
-            await gateway.start(host, port)
+        with listening(f"{host}:{options.port}", "--port"):
+            await gateway.start(host, options.port)
         stack.push_async_callback(gateway.stop)
-
-        def facts(known: Sequence[KnownPlugin]) -> Facts:
-            return facts_of(known, gateway.declared, sources, host, gateway.port)
-
-        sources = await sources_of(servers.places) if inspection.options.page else {}
-        page = await inspection.show(facts(known))
-
-        admin_port = 0
-        if options.admin:
-            content = load_content(declarative) if declarative is not None else {}
-
-            def apply(new: Declared) -> None:
-                nonlocal declared
-                gateway.replace(new, Plugins(list(current), new))
-                declared = new
-
-            current = known
-            admin = Front(
-                KongAdmin(content, apply).handle, server_header=NAME, charset=False,
-                refusal=lambda status: Answer(status, page=True),
-            )  # fmt: skip
-            with listening(f"{host}:{options.admin_port}", "--admin-port"):
-                await admin.start_near(host, _ADMIN_PORT, options.admin_port)
-            stack.push_async_callback(admin.stop)
-            admin_port = admin.port
-
-        async def reload() -> str:
-            nonlocal current
-            nonlocal blocked  # until the gateway has the plugins
-            if blocked:
-                await servers.known()
-                if servers.errors:
-                    blocked = list(servers.errors)
-                    return "\n".join(blocked)
-            await servers.reload()
-            known = await servers.known()
-            if declarative is None and servers.errors:
-                raise GatewrightError(servers.errors[0])
-            current = known
-            if options.admin:
-                gateway.replace(declared, Plugins(known, declared))
-            else:
-                gateway.replace(*configuration(declarative, known, options.confs))
-            blocked = []
-            await findings.look(servers.places)
-            if inspection.options.page:
-                sources.update(await sources_of(servers.places))
-                inspection.changed(facts(known))
-            return f"reloaded: {', '.join(plugin.name for plugin in known)}"
-
+        page = await inspection.show(serving.facts())
+        serving.changed = inspection.changed
+        admin_port = await _admin(serving, stack) if options.admin else 0
         watching = asyncio.create_task(
-            watch([*servers.watched, *([declarative] if declarative else [])], reload, whole=options.watched)
+            watch([*servers.watched, *([declarative] if declarative else [])], serving.reload, whole=options.watched)
         )
         stack.callback(watching.cancel)
-        print_banner(known, plugins, gateway, host, declarative, upstream, protocol if conf is None else "", page)
-        if admin_port:
-            print(
-                f"  admin     http://{host}:{admin_port}/  (services, routes, plugins, consumers, config)\n", flush=True
-            )
-        for line in why_blocked():
-            print(line, file=sys.stderr, flush=True)
-        if not processes:  # they are here, or
-            await asyncio.Event().wait()  # somebody else looks after the plugin servers
-        await asyncio.wait([asyncio.create_task(p.wait()) for p in processes], return_when=asyncio.FIRST_COMPLETED)
+        print_banner(serving, protocol if conf is None else "", page, admin_port)
+        await asyncio.wait(
+            [asyncio.create_task(process.wait()) for process in processes] + [asyncio.create_task(lean.ended())],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
         print("a plugin server ended; its log above says why", file=sys.stderr)
         return 1
+
+
+def _upstream(options: DevOptions, declarative: Path | None, echo: EchoUpstream) -> tuple[str, int] | None:
+    """What stands in for every service; `None`: they are where they say."""
+    if options.upstream and options.upstream != ECHO:
+        parsed = upstream_of(options.upstream)
+        return parsed.host, parsed.port
+    if declarative is not None and options.upstream is None:
+        return None
+    return "127.0.0.1", echo.port
+
+
+async def _admin(serving: Serving, stack: AsyncExitStack) -> int:
+    """Serve the Admin API; gives its port."""
+    options, file = serving.options, serving.file
+    content = load_content(file) if file is not None else {}
+    admin = Front(
+        KongAdmin(content, serving.apply).handle, server_header=NAME, charset=False,
+        refusal=lambda status: Answer(status, page=True),
+    )  # fmt: skip
+    with listening(f"{options.host}:{options.admin_port}", "--admin-port"):
+        await admin.start_near(options.host, _ADMIN_PORT, options.admin_port)
+    stack.push_async_callback(admin.stop)
+    return admin.port

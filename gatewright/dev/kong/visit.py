@@ -1,7 +1,7 @@
 """One request's way through Kong's phases.
 
     rewrite (plugins for all requests) -> find a route -> access -> the service -> response (if a plugin has that phase)
-    -> the client -> log (in the background)
+    -> header_filter (Lua plugins alone) -> the client -> log (in the background)
 
 Where Kong has a fault, it is shown as a warning that names it.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 
 from gatewright.dev.kong.answering import failure, own_answer, proxied_answer, take_exit
+from gatewright.dev.kong.lean import LeanPlugins
 from gatewright.dev.kong.noting import asking, note_match, noted_phase
 from gatewright.dev.kong.pdk import Pdk
 from gatewright.dev.kong.plugins import Configured, Plugins
@@ -28,7 +29,9 @@ log = logging.getLogger("gatewright.dev")
 class Visit:
     """One request."""
 
-    def __init__(self, pdk: Pdk, plugins: Plugins, router: Router, proxy: Proxy, number: int) -> None:
+    def __init__(
+        self, pdk: Pdk, plugins: Plugins, router: Router, proxy: Proxy, number: int, lean: LeanPlugins | None = None
+    ) -> None:
         """Begin.
 
         Args:
@@ -37,6 +40,7 @@ class Visit:
             router: finds its route.
             proxy: asks its service.
             number: which request it is.
+            lean: what the lean path's plugins do, if there are any.
         """
         self.exchange = pdk.exchange
         self._pdk = pdk
@@ -44,21 +48,31 @@ class Visit:
         self._router = router
         self._proxy = proxy
         self._number = number
+        self._lean = lean
         self._ran: list[Configured] = []
 
     async def run(self) -> Answer:
         """Go all the way to the answer."""
-        exchange = self.exchange
+        exchange, own = self.exchange, None
         try:
             await self._phases()
-            return proxied_answer(exchange)
-        except Exit as exit:
-            exchange.source = "exit"
-            return own_answer(exchange, take_exit(exchange, exit))
-        except LuaError as error:
-            log.error("%s: %s", exchange.plugin_name or "kong", error)
-            exchange.source = "error"
-            return own_answer(exchange, take_exit(exchange, failure(exchange, 500)))
+        except (Exit, LuaError) as error:
+            own = self._taken(error)
+        try:
+            for configured in self._ran:
+                await self._run(configured, "header_filter")
+        except (Exit, LuaError) as error:
+            own = self._taken(error)
+        return proxied_answer(exchange) if own is None else own_answer(exchange, own)
+
+    def _taken(self, error: Exit | LuaError) -> bytes:
+        """The body of an answer that is not the service's."""
+        if isinstance(error, Exit):
+            self.exchange.source = "exit"
+            return take_exit(self.exchange, error)
+        log.error("%s: %s", self.exchange.plugin_name or "kong", error)
+        self.exchange.source = "error"
+        return take_exit(self.exchange, failure(self.exchange, 500))
 
     async def _phases(self) -> None:
         exchange = self.exchange
@@ -115,6 +129,10 @@ class Visit:
         self.exchange.phase = phase
         self.exchange.plugin_id = configured.entry.id
         self.exchange.plugin_name = configured.plugin.name
+        if configured.rpc is None:
+            assert self._lean is not None  # noqa: S101 - these plugins are configured where it is
+            await self._lean.run(configured.entry, configured.instance.config, phase, self._pdk)
+            return
         with noted_phase(self.exchange, configured.entry, phase):
             await configured.rpc.handle_event(configured.instance, phase, asking(self._pdk))
 
