@@ -97,12 +97,16 @@ def dev(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield start
 
 
-@pytest.mark.parametrize("gateway", ["apisix", "lean", pytest.param("kong", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "gateway", ["apisix", "lean", *(pytest.param(each, marks=pytest.mark.long) for each in ("kong", "kong, lean"))]
+)
 def test_it_waits_for_plugins_and_explains_what_keeps_requests_from_passing(
     dev: Callable[..., Any], plugin_dir: WriteFiles, gateway: str
 ) -> None:
     directory = plugin_dir()
-    as_told = ("--protocol", "lean") if gateway == "lean" else ("--gateway", gateway)
+    as_told = {
+        "lean": ("--protocol", "lean"), "kong, lean": ("--gateway", "kong", "--protocol", "lean"),
+    }.get(gateway, ("--gateway", gateway))  # fmt: skip
     with dev(directory, *as_told, "--conf", 'greet={"name": "ada"}') as running:
         status, text, headers = running.get()
         assert (status, headers["x-gatewright-development"]) == (503, "failure")

@@ -771,6 +771,36 @@ async def test_dev_with_a_declarative_file_and_reload(tmp_path: Path, protocol: 
         assert await fetch(f"{url}/here") == (200, "new one")
 
 
+LEAN = """
+from gatewright import Plugin
+
+class Greet(Plugin):
+    def on_request(self, request):
+        request.response_headers["x-mark"] = "lean"
+"""
+
+
+async def test_dev_starts_a_runner_once_the_file_names_plugins_over_the_lean_path(tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "greet.py").write_text(LEAN)
+    file = tmp_path / "kong.yml"
+    content: dict[str, Any] = {
+        "_format_version": "3.0",
+        "services": [{"url": "http://service.test", "routes": [{"paths": ["/here"]}]}],
+        "plugins": [{"name": "greet"}],
+    }
+    file.write_text(yaml.safe_dump(content))
+    with dev(tmp_path, tmp_path / "plugins", "--routes", file, "--upstream", "echo") as (url, out):
+        assert await fetch(f"{url}/here") == (200, "lean")
+        content["plugins"] = [{"name": "gatewright", "config": {"chain": [{"name": "greet"}]}}]
+        file.write_text(yaml.safe_dump(content))
+        wait_until(lambda: "reloaded: greet" in out.read_text(), 30)
+        assert await fetch(f"{url}/here") == (200, "lean")
+        (tmp_path / "plugins" / "greet.py").write_text(LEAN.replace('"lean"', '"new"'))
+        wait_until(lambda: out.read_text().count("reloaded: greet") == 2, 30)
+        assert await fetch(f"{url}/here") == (200, "new")
+
+
 async def test_dev_with_a_kong_conf_starts_its_plugin_servers(tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     for name in ("mark", "mark-two"):
@@ -789,6 +819,7 @@ async def test_dev_with_a_kong_conf_starts_its_plugin_servers(tmp_path: Path) ->
         (["--kong-conf", "nowhere.conf"], "nowhere.conf: No such file"),
         (["--gateway", "kong", "--routes", "nowhere.yml", "."], "nowhere.yml: No such file"),
         (["--kong-conf", "empty.conf"], "pluginserver_names is missing"),
+        (["--kong-conf", "empty.conf", "--protocol", "lean"], "--kong-conf starts plugin servers"),
         (["--kong-conf", "noquery.conf"], "pluginserver_a_b_query_cmd is missing"),
         (["--kong-conf", "garbage.conf"], "failed decoding plugin info"),
     ],

@@ -65,6 +65,8 @@ class Serving:
 
     async def _look(self, *, first: bool = False) -> None:
         known = await self.servers.known()
+        if not first and self.file is None and self.servers.errors:
+            raise GatewrightError(self.servers.errors[0])
         if self.options.admin and not (first and self.file is not None):
             declared = self.declared  # as the Admin API was told
         elif self.is_lean:
@@ -120,8 +122,6 @@ class Serving:
         await self.servers.reload()
         await self.lean.reload()
         await self._look()
-        if self.file is None and self.servers.errors:
-            raise GatewrightError(self.servers.errors[0])
         self.gateway.replace(self.declared, self.plugins)
         self.blocked = []
         await self.look_at_code()
