@@ -34,8 +34,9 @@ __all__ = ["dev"]
     help="whom to behave as; auto: Kong with routes in Kong's format or with --kong-conf, otherwise APISIX",
 )  # fmt: skip
 @click.option(
-    "--apisix", "version", type=click.Choice(["3.9", "3.10", "3.16", "3.18"]), default="3.9", show_default=True,
-    help="which APISIX to behave as: 3.10 reads 100 headers at most, 3.16 keeps the query, 3.18 reads HTTP/2 bodies",
+    "--apisix", "version", type=click.Choice([f"3.{minor}" for minor in range(9, 19)]), default="3.9",
+    metavar="[3.9|...|3.18]", show_default=True,
+    help="which APISIX to behave as: 3.10 reads 100 headers at most, 3.16 keeps the query, 3.17 reads HTTP/2 bodies",
 )  # fmt: skip
 @click.option(
     "--protocol", type=click.Choice([*sorted(PROTOCOLS), "lean"]), default="msgpack", show_default=True,

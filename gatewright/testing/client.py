@@ -127,7 +127,7 @@ class AsyncTestClient:
                 `UpstreamRequest` and returns a `Response`, a status, bytes, text or something for JSON; or a
                 `Response` for all requests. One that raises `OSError` can't be reached.
             gateway: whom to behave as.
-            version: which APISIX to behave as: 3.9, 3.10, 3.16 or 3.18.
+            version: which APISIX to behave as, `3.9` to `3.18`.
             request_phase: where an APISIX route names the plugins for requests.
             allow_degradation: the APISIX route's.
             protocol: what to speak with Kong; `lean` for the lean path, as APISIX or Kong with its plugins do.

@@ -71,7 +71,7 @@ class TestApisix:
         ("method", "path", "body", "status", "words"),
         [
             ("PUT", "routes/1", {"plugins": {}}, 400, "needs `uri`"),
-            ("PUT", "routes/1", {**ROUTE, "vars": []}, 400, "`vars` is not supported"),
+            ("PUT", "routes/1", {**ROUTE, "script": "x"}, 400, "`script` is not supported"),
             ("PUT", "routes/1", b"{", 400, "invalid request body"),
             ("PUT", "routes/1", [], 400, "expected an object"),
             ("PUT", "routes", ROUTE, 400, "missing id"),

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.gateway import DevGateway
 from gatewright.dev.apisix.routes import build_routes
 from gatewright.dev.target import Upstream
@@ -80,6 +81,7 @@ async def gateway(
     answer: bytes = OK,
     upstream: dict[str, Any] | None = None,
     workers: int = 1,
+    behaviour: Behaviour = BEHAVIOURS["3.9"],
     **shared: Any,
 ) -> AsyncIterator[Seen]:
     """A gateway before an upstream; the runner answers its calls with `answers`, one sequence each."""
@@ -123,7 +125,7 @@ async def gateway(
     target = Upstream("127.0.0.1", behind.sockets[0].getsockname()[1])
     route = {"id": "r", "uri": "/r/*", "plugins": plugins, **({"upstream": upstream} if upstream else {})}
     routes = build_routes({"routes": [route], **shared}, default_upstream=target)
-    served = DevGateway(routes, f"unix:{tmp_path / 'r.sock'}", workers=workers)
+    served = DevGateway(routes, f"unix:{tmp_path / 'r.sock'}", workers=workers, behaviour=behaviour)
     await served.start()
     seen.port = served.port
     try:

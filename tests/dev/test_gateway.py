@@ -251,7 +251,7 @@ def test_dev_that_is_stopped_while_it_starts_leaves_nothing_behind() -> None:
     [
         ("routes: 5", "expected a list under `routes:`"), ("{", "not valid YAML"),
         ("routes: [{id: 1}]", "route 1: needs `uri` or `uris`"),
-        ("routes: [{id: 7, uri: /a, vars: [x]}]", "route 7: `vars` is not supported"),
+        ("routes: [{id: 7, uri: /a, filter_func: x}]", "route 7: `filter_func` is not supported"),
         ("routes: [{uri: /a, service_id: 9}]", "there is no service 9"),
         ("routes: [{uri: /a, upstream: {nodes: {}}}]", "needs `nodes`"),
         ("routes: [{uri: /a, plugins: {ext-plugin-pre-req: {conf: [{name: x}]}}}]", "needs `name` and `value`"),

@@ -18,6 +18,8 @@ from time import perf_counter
 from typing import Any
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
+from gatewright.dev.apisix.faults import ClientGoneError, LuaError
+from gatewright.dev.apisix.response_headers import EXCLUDED_RESPONSE_HEADERS, added, taken_over
 from gatewright.dev.lean.operations import LeanState
 from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
 from gatewright.dev.nginx import (
@@ -34,32 +36,9 @@ from gatewright.dev.nginx import (
     valid_host,
 )
 from gatewright.gateways.apisix._reading import Entry
-from gatewright.gateways.apisix.replies import RespReply, Rewrite, Stop
+from gatewright.gateways.apisix.replies import RespReply, Rewrite
 
 __all__ = ["EXCLUDED_RESPONSE_HEADERS", "ClientGoneError", "Exchange", "LuaError"]
-
-EXCLUDED_RESPONSE_HEADERS = frozenset(
-    (
-        "connection", "content-length", "transfer-encoding", "location", "server", "www-authenticate",
-        "content-encoding", "content-type", "content-location", "content-language"
-    )
-)  # fmt: skip
-
-_SINGLE_RESPONSE_HEADERS = frozenset(
-    (
-        "content-type", "content-length", "content-encoding", "content-range", "location", "refresh", "last-modified",
-        "accept-ranges", "www-authenticate", "expires", "etag", "server", "date",
-    )
-)  # fmt: skip
-"""Those that nginx keeps one of."""
-
-
-class LuaError(Exception):
-    """APISIX's Lua code aborts: the client gets a 500 page, whatever `allow_degradation` says."""
-
-
-class ClientGoneError(Exception):
-    """The client closes its side before its body has come."""
 
 
 class Exchange:
@@ -80,12 +59,14 @@ class Exchange:
         self.headers: Headers = [
             (name, value) for name, value in request.headers if re.fullmatch(r"[A-Za-z0-9_\-]+", name)
         ]
+        self.host = self.request_host or host_name(self._first("host") or "") or "_"
+        """`$host`: of the absolute target, the Host header, or the server's name; rewriting Host doesn't change it."""
+        if behaviour.forwarded != "kept":
+            self._replace_forwarded()
         self.method = request.method
         self.table = _table_of(self.headers, behaviour.most_headers)
         self._table_is_read = False
-        self.upstream_host: str | None = next(iter(self.table.get("host", ())), None)
-        self.host = self.request_host or host_name((self.table.get("host") or [""])[0]) or "_"
-        """`$host`: of the absolute target, the Host header, or the server's name; rewriting Host doesn't change it."""
+        self.upstream_host: str | None = self._first("host")
         self.client_ip = request.client_ip
         if "x-real-ip" in self.table and ip_address(request.client_ip).is_loopback:
             self.client_ip = forwarded_address(self.table["x-real-ip"][0]) or request.client_ip
@@ -113,6 +94,15 @@ class Exchange:
         self.lean = LeanState()
         self.plugins: Mapping[str, Any] = {}
         """Those of the route that was found, and of the consumer."""
+        self.rules: Sequence[Mapping[str, Any]] = ()
+        """The plugins of global rules that have seen the request."""
+        self.conditions: dict[str, bool] = {}
+        """Of plugins that run only if something is so: whether it is."""
+        self.client_port = str(request.client_port)
+        self.origin: str | None = None
+        """Where a browser says that the request comes from."""
+        self.ids: dict[str, list[str]] = {}
+        """The request's ids, by header."""
         self.began = perf_counter()
         self.upstream_facts: dict[str, str] = {}
         """`upstream_status` and the like, of the last answer."""
@@ -121,6 +111,23 @@ class Exchange:
         host = self.table.get("host")
         self.kept_variables: dict[str, bytes] = {"http_host": raw(host[0])} if host else {}
         """What was asked for once and stays for the rest of the request."""
+
+    def _first(self, name: str) -> str | None:
+        return next((value for present, value in self.headers if present.lower() == name), None)
+
+    def _replace_forwarded(self) -> None:
+        """Put what the gateway itself sees in the place of what the client says of proxies before it."""
+        if self.request.version == "0.9":
+            return
+        host, port = self.host, str(self.request.server_port)
+        if self.behaviour.forwarded == "injected":
+            given = self._first("host") or ""
+            host, port = given or host, (re.search(":([0-9]+)$", given) or ["", port])[1]
+        else:
+            self.headers = set_header(self.headers, "X-Forwarded-For", [])
+        self.headers = set_header(self.headers, "Forwarded", [])
+        for name, value in (("Proto", "http"), ("Host", host), ("Port", port)):
+            self.headers = set_header(self.headers, f"X-Forwarded-{name}", [value])
 
     async def read_body(self) -> None:
         """Read the client's body, as nginx does only when somebody wants it.
@@ -192,6 +199,12 @@ class Exchange:
             for value in values
         ]
 
+    def header(self, name: str) -> list[str]:
+        """A header as APISIX's own plugins ask for it, which fills the table; of later versions the first value."""
+        self._table_is_read = True
+        values = self.table.get(name.lower(), [])
+        return values[:1] if self.behaviour.first_header else list(values)
+
     @property
     def http_version(self) -> str:
         """The version as `$server_protocol` has it."""
@@ -202,18 +215,23 @@ class Exchange:
     def set_header(self, name: str, value: str | None) -> None:
         """`core.request.set_header`: an empty value deletes as an absent one does."""
         self.headers = set_header(self.headers, header_name(name), [header_value(value)] if value else [])
+        if self.behaviour.asks_again:
+            self.kept_variables.pop(f"http_{name.lower()}", None)
+        key = name.lower() if self.behaviour.lower_names else name
         if not self._table_is_read:
             self.table = _table_of(self.headers, self.behaviour.most_headers)
         elif value is None:
-            self.table.pop(name, None)
+            self.table.pop(key, None)
         else:
-            self.table[name] = [value]
+            self.table[key] = [value]
 
     def add_header(self, name: str, value: str) -> None:
         """`core.request.add_header`."""
         self.headers = [*self.headers, (header_name(name), header_value(value))]
+        if self.behaviour.asks_again:
+            self.kept_variables.pop(f"http_{name.lower()}", None)
         if self._table_is_read:
-            self.table.setdefault(name, []).append(value)
+            self.table.setdefault(name.lower() if self.behaviour.lower_names else name, []).append(value)
         else:
             self.table = _table_of(self.headers, self.behaviour.most_headers)
 
@@ -278,50 +296,20 @@ class Exchange:
         self._args = None
 
     def add_response_headers(self, entries: Sequence[Entry], excluded: frozenset[str]) -> None:
-        """The first of a name sets, others add; names go out in lower case, with `-` for `_`.
-
-        Nothing, or an empty value, takes the header away. Some headers come once only: the last one counts.
+        """Add what a runner sets on the answer (`response_headers.added`).
 
         Raises:
             LuaError: a Content-Length that is no number.
         """
-        seen: set[str] = set()
-        for name, value in entries:
-            lower = name.lower()
-            if lower in excluded:
-                continue
-            if lower == "content-length" and value and not value.isdigit():
-                raise LuaError(f"a content-length of {value!r}")
-            out = header_name(lower.replace("_", "-"))
-            if value or lower in ("content-type", "date"):  # without one of its own, no date is sent at all
-                values = [header_value(value or "")]
-            else:
-                values = []
-            if value == "" and lower in seen and out not in _SINGLE_RESPONSE_HEADERS:
-                continue  # to add nothing changes nothing
-            if lower not in seen or not values or out in _SINGLE_RESPONSE_HEADERS:
-                seen.add(lower)
-                self.response_headers = set_header(self.response_headers, out, values)
-            else:
-                self.response_headers = [*self.response_headers, (out, values[0])]
-
-    def stop_answer(self, stop: Stop) -> Answer:
-        """The answer that a Stop makes."""
-        self.add_response_headers(stop.headers, frozenset())
-        status = stop.status or 200
-        return Answer(status, self.response_headers, stop.body or None, page=status >= 300 and not stop.body)
+        for self.response_headers in added(self.response_headers, entries, excluded):  # noqa: B020 - as far as it goes
+            pass
 
     def apply_resp_reply(self, reply: RespReply, upstream: Answer) -> None:
         """The headers of an answer to the response phase."""
         if reply.headers:
             self.add_response_headers(reply.headers, frozenset())
-            return
-        for name in dict.fromkeys(name for name, _ in upstream.headers):
-            if name.lower() not in EXCLUDED_RESPONSE_HEADERS:
-                values = [header_value(value) for present, value in upstream.headers if present == name and value]
-                if name.lower() in _SINGLE_RESPONSE_HEADERS:
-                    values = values[-1:]
-                self.response_headers = set_header(self.response_headers, header_name(name.replace("_", "-")), values)
+        else:
+            self.response_headers = taken_over(self.response_headers, upstream.headers)
 
     # --- what the upstream is sent
 

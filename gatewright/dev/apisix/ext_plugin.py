@@ -10,9 +10,10 @@ import logging
 from dataclasses import replace
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
+from gatewright.dev.apisix.exits import CLOSES, exited
 from gatewright.dev.apisix.noting import asking, note_call, note_failure, note_reply, noted_phase
 from gatewright.dev.apisix.proxying import subrequest
-from gatewright.dev.apisix.routes import PluginConf
+from gatewright.dev.apisix.route import PluginConf
 from gatewright.dev.apisix.rpc import RpcError, RunnerClient
 from gatewright.dev.apisix.variables import variable
 from gatewright.dev.messages import Answer
@@ -27,9 +28,6 @@ from gatewright.gateways.apisix.replies import InfoType, Stop
 __all__ = ["ExtPlugin"]
 
 log = logging.getLogger("gatewright.dev")
-
-_CLOSES = frozenset((408, 444, 499))
-"""Statuses with which nginx closes a connection without a word, if Lua exits with one."""
 
 
 def _tell(error: RpcError) -> None:
@@ -98,15 +96,8 @@ class ExtPlugin:
         if action is None:
             return None
         if isinstance(action, Stop):
-            answer = exchange.stop_answer(action)
-            answer.framing = "stop"
-            if not answer.page:
-                exchange.make_way()
-            request = exchange.request
-            left = request.upload is None and not exchange.body_read and exchange.method != "HEAD"
-            if action.body and answer.status in (204, 304) and left:
-                request.give_back(request.body)  # nginx forgets to do away with it
-            return Answer(0) if answer.status in _CLOSES else answer
+            exchange.add_response_headers(action.headers, frozenset())
+            return exited(exchange, action.status or 200, action.body or None)
         if action.body or any(name.lower() == "content-length" for name, _ in action.headers):
             await exchange.read_body()
         if action.body and exchange.request.body_is_broken:
@@ -242,7 +233,7 @@ class ExtPlugin:
         note_reply(reply)
         exchange.apply_resp_reply(reply, answer)
         if reply.body:
-            if reply.status in _CLOSES:
+            if reply.status in CLOSES:
                 return Answer(0)
             status = reply.status or got.status
             silent = status < 200 and exchange.method != "HEAD"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gatewright.dev.apisix.gateway import DevGateway
-from gatewright.dev.apisix.routes import ASKING_PLUGINS, PluginConf
+from gatewright.dev.apisix.route import PluginConf
+from gatewright.dev.apisix.routes import ASKING_PLUGINS
 from gatewright.dev.inspector.facts import Facts
 from gatewright.dev.survey import Survey
 

@@ -1,27 +1,28 @@
 """The gateway itself: one request's way through APISIX's phases, from top to bottom.
 
-match a route -> rewrite phase: gatewright, pre-req, key-auth, proxy-rewrite -> access phase: post-req, gatewright-after
+match a route -> global rules -> rewrite phase (pre-req and gatewright) -> access phase (post-req and gatewright-after)
 -> before_proxy: post-resp or gatewright-response (which make the upstream request themselves) -> proxy
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from gatewright.dev.answers import with_page
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
+from gatewright.dev.apisix.builtins import Around, Counters
+from gatewright.dev.apisix.chain import Chain, answered, in_own_words, run_phase
 from gatewright.dev.apisix.exchange import ClientGoneError, Exchange, LuaError
+from gatewright.dev.apisix.exits import exited
 from gatewright.dev.apisix.ext_plugin import ExtPlugin
-from gatewright.dev.apisix.key_auth import authenticate, printed
 from gatewright.dev.apisix.lean import LeanPlugins
 from gatewright.dev.apisix.noting import note_route
 from gatewright.dev.apisix.proxying import InternalRedirect, proxy
-from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
-from gatewright.dev.apisix.routes import ASKING_PLUGINS, REWRITING_PLUGINS, PluginConf, Route, Routes
+from gatewright.dev.apisix.route import PluginConf, Route, Routes
 from gatewright.dev.apisix.rpc import Dial, RunnerClient, SharedTokens, Timeouts
+from gatewright.dev.apisix.variables import lua_value
 from gatewright.dev.front import Front, Handler
 from gatewright.dev.lean.client import LeanClient
 from gatewright.dev.messages import Answer, ClientRequest
@@ -37,7 +38,6 @@ T = TypeVar("T")
 _MOST_REDIRECTS = 10
 _LONG = 1e6
 """Seconds beyond which a timeout is none."""
-_BESIDE = {"ext-plugin-pre-req": "gatewright", "ext-plugin-post-req": "gatewright-after"}
 _SPREAD = 40503  # 2**16 / the golden ratio: neighbours come far apart
 
 SERVER_HEADER = "gatewright-dev"
@@ -90,6 +90,7 @@ class DevGateway:
         self._lean_clients = [LeanClient(dial, patient=patient) for _ in range(workers)]
         self._lean_plugins = [LeanPlugins(client, upstream_timeout, send) for client in self._lean_clients]
         self._upstream_timeout = upstream_timeout
+        self._counters = Counters()
         self._ended: set[tuple[str, int]] = set()
         self._front = Front(watch(self.handle), server_header=server_header, refusal=_refusal, reads_late=True)
 
@@ -167,73 +168,58 @@ class DevGateway:
 
     async def _answer(self, exchange: Exchange) -> Answer:
         request = exchange.request
-        route = self.routes.find(request.method, exchange.host, exchange.uri)
+        route = self.routes.find(
+            request.method, exchange.host, exchange.uri, address=exchange.client_ip,
+            ask=lambda name: lua_value(exchange, name),
+        )  # fmt: skip
         try:
             note_route(route)
             if route is None:
                 answer = await self._global_rules(exchange)
                 if answer is None:
-                    answer = printed(exchange, 404, "404 Route Not Found")
+                    answer = exited(exchange, 404, {"error_msg": "404 Route Not Found"})
                     # What an internal redirect leaves has no type.
                     answer.headers = [(n, v) for n, v in answer.headers if n.lower() != "content-type"]
-                return answer
-            answer = await self._phases(exchange, route)
-            if "response-rewrite" in exchange.plugins and answer.status:  # the route's, or the consumer's
-                answer = response_rewrite(exchange, with_page(answer), exchange.plugins["response-rewrite"].conf)
-            return answer
+            else:
+                answer = await self._phases(exchange, route)
         except LuaError as error:
             log.warning("fault: APISIX aborts with a 500 page: %s", error)
             answer = Answer(500, exchange.response_headers, page=True, close=True)
-            if "response-rewrite" in exchange.plugins:
-                answer = response_rewrite(exchange, with_page(answer), exchange.plugins["response-rewrite"].conf)
-            return answer
+        for chain in (*exchange.rules, exchange.plugins):
+            answer = answered(exchange, chain, answer)
+        return answer
 
     async def _phases(self, exchange: Exchange, route: Route) -> Answer:
-        plugins = exchange.plugins = dict(route.plugins)
+        exchange.plugins = route.plugins
         lean = self._worker_of(exchange, self._lean_plugins)
         exchange.route_facts = route.facts
         exchange.upstream_scheme = route.upstream.scheme if route.upstream else "http"
-        if (answer := await self._global_rules(exchange)) is not None:
+        split = self._behaviour.splits_global_rules
+        if (answer := await self._global_rules(exchange, "rewrite" if split else "")) is not None:
             return answer
-        if (answer := await self._ask(exchange, plugins, "ext-plugin-pre-req")) is not None:
+        if (answer := await self._run(exchange, route.plugins, "rewrite")) is not None:
             return answer
-        added: dict[str, PluginConf] = {}
-        if exchange.consumer_name is not None:  # a plugin of the lean path says who calls
-            consumer = self._with_consumer(exchange.consumer_name, route)
-            added = {name: conf for name, conf in consumer.items() if name not in plugins}
-            plugins.update(consumer)
-        known = False
-        if "key-auth" in plugins:
-            answer = authenticate(exchange, plugins["key-auth"].conf, self.routes.consumers)
-            if answer is not None:
+        if exchange.consumer_name is not None:
+            exchange.plugins = self._with_consumer(exchange.consumer_name, route)
+            again = self._again(exchange.plugins, route)
+            if (answer := await self._run(exchange, again, "rewrite", again=True)) is not None:
                 return answer
-            known = True
-        if "proxy-rewrite" in plugins:
-            proxy_rewrite(exchange, plugins["proxy-rewrite"].conf)
-        if known:
-            consumer = self._with_consumer(str(exchange.consumer_name), route)
-            added = {name: conf for name, conf in consumer.items() if name not in plugins}
-            plugins.update(consumer)
-            # APISIX runs what the consumer adds, and what has run before once more.
-            added |= {name: plugins[name] for name in ("ext-plugin-pre-req", "proxy-rewrite") if name in plugins}
-        if (answer := await self._ask(exchange, added, "ext-plugin-pre-req")) is not None:
+        if split and (answer := await self._global_rules(exchange, "access")) is not None:
             return answer
-        if "proxy-rewrite" in added:
-            proxy_rewrite(exchange, added["proxy-rewrite"].conf)
-        if (answer := await self._ask(exchange, plugins, "ext-plugin-post-req")) is not None:
+        if (answer := await self._run(exchange, exchange.plugins, "access")) is not None:
             return answer
         upstream = route.upstream
         if upstream is None:
             log.warning("route %s has no upstream", route.id)
             return Answer(503, exchange.response_headers, page=True)
         self._pin_host(exchange, upstream)
-        for chain in (*self.routes.global_rules, plugins):
+        for chain in (*self._rules(), exchange.plugins):
             if "ext-plugin-post-resp" in chain:
                 answer = await self._worker_of(exchange, self._ext_plugins).response_phase(
                     exchange, chain["ext-plugin-post-resp"], upstream
                 )
                 if answer is not None:
-                    return answer
+                    return in_own_words(answer, chain["ext-plugin-post-resp"])
             if "gatewright-response" in chain:
                 answer = await lean.response_phase(
                     exchange, chain["gatewright-response"], upstream, self.routes.known_consumers
@@ -242,29 +228,43 @@ class DevGateway:
                     return lean.finish(exchange, answer)
         return lean.finish(exchange, await proxy(exchange, upstream, self._upstream_timeout, self._send, self._ended))
 
-    async def _global_rules(self, exchange: Exchange) -> Answer | None:
-        """Both request phases of each rule, before anything of the route; also where no route is found."""
-        for rule in self.routes.global_rules:
-            if (answer := await self._ask(exchange, rule, "ext-plugin-pre-req")) is not None:
-                return answer
-            if "proxy-rewrite" in rule:
-                proxy_rewrite(exchange, rule["proxy-rewrite"].conf)
-            if (answer := await self._ask(exchange, rule, "ext-plugin-post-req")) is not None:
-                return answer
+    def _rules(self) -> Sequence[Chain]:
+        """The global rules; where they are one, what is in several of them is in none."""
+        rules = self.routes.global_rules
+        if not self._behaviour.merges_global_rules or not rules:
+            return rules
+        named = [name for rule in rules for name in rule]
+        return [
+            {
+                name: replace(conf, key=f"global_rule#1#{name}#{self.routes.version}")
+                for rule in rules
+                for name, conf in rule.items()
+                if named.count(name) == 1
+            }
+        ]
+
+    async def _global_rules(self, exchange: Exchange, phase: str = "") -> Answer | None:
+        """A request phase of each rule, or both; also where no route is found."""
+        exchange.rules = self._rules()
+        for rule in exchange.rules:
+            for each in (phase,) if phase else ("rewrite", "access"):
+                if (answer := await self._run(exchange, rule, each)) is not None:
+                    return answer
         return None
 
-    async def _ask(self, exchange: Exchange, chain: Mapping[str, PluginConf], name: str) -> Answer | None:
-        """Ask external plugins, and those of the lean path that run in the same place."""
-        beside = _BESIDE[name]
-        if beside in chain:
-            lean = self._worker_of(exchange, self._lean_plugins)
-            answer = await lean.request_phase(exchange, beside, chain[beside], self.routes.known_consumers)
-            if answer is not None:
-                return answer
-        plugin = chain.get(name)
-        if plugin is None:
-            return None
-        return await self._worker_of(exchange, self._ext_plugins).request_phase(exchange, plugin)
+    async def _run(self, exchange: Exchange, chain: Chain, phase: str, *, again: bool = False) -> Answer | None:
+        return await run_phase(
+            exchange, chain, phase, ext=self._worker_of(exchange, self._ext_plugins),
+            lean=self._worker_of(exchange, self._lean_plugins),
+            around=Around(self.routes.known_consumers, self._counters, self.routes.custom_ids), again=again,
+        )  # fmt: skip
+
+    def _again(self, plugins: Chain, route: Route) -> Chain:
+        """What is to rewrite the request now that the consumer is known: what came with it, or all once more."""
+        priorities = any("priority" in plugin.meta for plugin in plugins.values())
+        if self._behaviour.runs_again and not priorities:
+            return plugins
+        return {name: plugin for name, plugin in plugins.items() if name not in route.plugins}
 
     @staticmethod
     def _worker_of(exchange: Exchange, plugins: Sequence[T]) -> T:
@@ -274,13 +274,12 @@ class DevGateway:
 
     def _with_consumer(self, name: str, route: Route) -> dict[str, PluginConf]:
         """The route's plugins, and its consumer's in their place, under the key that they have for both."""
-        plugins, version = self.routes.known_consumers[name], self.routes.version
+        given = {plugin: PluginConf(conf, "") for plugin, conf in self.routes.known_consumers[name].items()}
+        kind, place = f"{route.conf_type}&consumer", f"{route.conf_id}&{name}"
+        version = f"{route.version}&{self.routes.version}"
         return {
-            plugin: PluginConf(
-                conf, f"{route.conf_type}&consumer#{route.conf_id}&{name}#{plugin}#{route.version}&{version}"
-            )
-            for plugin, conf in {**{n: c.conf for n, c in route.plugins.items()}, **plugins}.items()
-            if plugin in ASKING_PLUGINS or (plugin in REWRITING_PLUGINS and plugin in plugins)
+            plugin: PluginConf(conf.conf, f"{kind}#{place}#{plugin}#{version}", conf.condition)
+            for plugin, conf in {**route.plugins, **given}.items()
         }
 
     def _pin_host(self, exchange: Exchange, upstream: Upstream) -> None:

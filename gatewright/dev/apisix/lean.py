@@ -15,7 +15,8 @@ from gatewright.dev.apisix.lean_host import BrokenBodyError, LeanHost, ResponseS
 from gatewright.dev.apisix.lean_noting import note_came
 from gatewright.dev.apisix.noting import note_failure, noted_phase
 from gatewright.dev.apisix.proxying import forwarded_headers
-from gatewright.dev.apisix.routes import LEAN_PLUGINS, PluginConf
+from gatewright.dev.apisix.route import PluginConf
+from gatewright.dev.apisix.routes import LEAN_PLUGINS
 from gatewright.dev.lean.client import Chain, LeanClient, LeanError
 from gatewright.dev.lean.noting import NotingHost, note_operations
 from gatewright.dev.lean.operations import OwnAnswer

@@ -8,7 +8,8 @@ from time import perf_counter
 from typing import Any
 
 from gatewright.dev.apisix.exchange import Exchange
-from gatewright.dev.apisix.routes import ASKING_PLUGINS, PluginConf, Route
+from gatewright.dev.apisix.route import PluginConf, Route
+from gatewright.dev.apisix.routes import ASKING_PLUGINS
 from gatewright.dev.trail import Phase, body_form, changes_between, current_phase, current_trail
 from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply, Rewrite, Stop
 

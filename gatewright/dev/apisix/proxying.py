@@ -21,6 +21,7 @@ _NOT_FORWARDED = frozenset(
         "x-real-ip", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
     )
 )  # fmt: skip
+_FORWARDED = frozenset(("x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"))
 _NOT_PASSED_BACK = frozenset(
     (
         "connection",
@@ -47,7 +48,6 @@ _TOKEN = re.compile("[!#$%&'*+.0-9A-Z^_`a-z|~-]+")
 _HAVE_BODIES = ("POST", "PUT", "PATCH")
 """Methods for which lua-resty-http announces a body, be it empty."""
 _NOT_REPEATED = ("POST", "LOCK", "PATCH")
-_RESTY_USER_AGENT = "lua-resty-http/0.16.1 (Lua) ngx_lua/10026"
 
 
 class InternalRedirect(Exception):  # noqa: N818 - nothing has failed
@@ -74,7 +74,7 @@ async def subrequest(
     if "host" not in names:
         headers.append(("Host", upstream.authority))
     if "user-agent" not in names:
-        headers.append(("User-Agent", _RESTY_USER_AGENT))
+        headers.append(("User-Agent", f"lua-resty-http/0.16.1 (Lua) ngx_lua/{exchange.behaviour.lua}"))
     if (
         (exchange.body or exchange.method in _HAVE_BODIES)
         and "content-length" not in names
@@ -123,17 +123,23 @@ def forwarded_headers(exchange: Exchange) -> Headers:
         ("Host", exchange.upstream_host or ""),
         ("X-Real-IP", exchange.client_ip),
         ("X-Forwarded-For", _text(exchange, "proxy_add_x_forwarded_for", "")),
-        ("X-Forwarded-Proto", _text(exchange, "http_x_forwarded_proto", "http")),
-        ("X-Forwarded-Host", _text(exchange, "http_x_forwarded_host", exchange.host)),
-        ("X-Forwarded-Port", _text(exchange, "http_x_forwarded_port", str(request.server_port))),
     ]
+    left = _NOT_FORWARDED
+    if exchange.behaviour.forwarded == "injected":  # they are headers like others
+        left = left - _FORWARDED
+    else:
+        forwarded += [
+            ("X-Forwarded-Proto", _text(exchange, "http_x_forwarded_proto", "http")),
+            ("X-Forwarded-Host", _text(exchange, "http_x_forwarded_host", exchange.host)),
+            ("X-Forwarded-Port", _text(exchange, "http_x_forwarded_port", str(request.server_port))),
+        ]
     headers: Headers = [(name, value) for name, value in forwarded if value]  # nginx sends none that is empty
     announced = any(name.lower() == "content-length" for name, _ in exchange.headers)
     if exchange.sent_length is not None:
         headers += [("Content-Length", exchange.sent_length)] if exchange.sent_length else []
     elif exchange.body or announced or request.framing in ("content-length", "chunked"):
         headers.append(("Content-Length", str(len(exchange.body))))
-    return headers + [(n, v) for n, v in exchange.headers if n.lower() not in _NOT_FORWARDED]
+    return headers + [(n, v) for n, v in exchange.headers if n.lower() not in left]
 
 
 async def proxy(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
-from gatewright.dev.apisix.variables import variable
+from gatewright.dev.apisix.expressions import condition_of
+from gatewright.dev.apisix.variables import lua_value, resolved
 from gatewright.dev.messages import Answer, Headers, raw, text_of
 from gatewright.dev.nginx import escape, set_header
 
@@ -21,7 +22,6 @@ __all__ = ["proxy_rewrite", "response_rewrite"]
 
 log = logging.getLogger("gatewright.dev")
 
-_VARIABLE = re.compile(r"(?<!\\)\$(?:\{(\w+)\}|(\w+))")
 _GROUP = re.compile(r"\$(?:\{(\d+)\}|(\d+))")
 _OF_A_CHANGED_BODY = ("content-length", "content-encoding", "last-modified", "etag")
 
@@ -49,7 +49,7 @@ def _rewrite_path(exchange: Exchange, conf: Mapping[str, Any]) -> Sequence[str]:
     captures: tuple[str, ...] = ()
     path, has_query = exchange.uri, False
     if conf.get("uri") is not None:
-        path, has_query = _resolved(exchange, str(conf["uri"]), lambda value: value.replace("?", "%3F", 1)), True
+        path, has_query = resolved(exchange, str(conf["uri"]), lambda value: value.replace("?", "%3F", 1)), True
     elif conf.get("regex_uri"):
         has_query = "?" not in path
         pairs = conf["regex_uri"]
@@ -76,11 +76,6 @@ def _filled(template: str, captures: Sequence[str]) -> str:
     return _GROUP.sub(group, template)
 
 
-def _resolved(exchange: Exchange, text: str, change: Callable[[str], str] = str) -> str:
-    """A text with its `$variables` filled in."""
-    return _VARIABLE.sub(lambda match: change(text_of(variable(exchange, match[1] or match[2]) or b"")), text)
-
-
 def _operations(headers: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[str]]:
     """What to add, set and remove; the older form only sets."""
     if not {"add", "set", "remove"} & set(headers):
@@ -97,17 +92,17 @@ def _operations(headers: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list
 def _change_headers(exchange: Exchange, headers: Mapping[str, Any], captures: Sequence[str]) -> None:
     add, to_set, remove = _operations(headers)
     for name, value in add:
-        exchange.add_header(name, _resolved(exchange, _filled(value, captures)))
+        exchange.add_header(name, resolved(exchange, _filled(value, captures)))
     for name, value in to_set:
-        exchange.set_header(name, _resolved(exchange, _filled(value, captures)))
+        exchange.set_header(name, resolved(exchange, _filled(value, captures)))
     for name in remove:
         exchange.set_header(name, None)
 
 
 def response_rewrite(exchange: Exchange, answer: Answer, conf: Mapping[str, Any]) -> Answer:
     """Change an answer, wherever it comes from."""
-    if conf.get("vars"):
-        log.warning("response-rewrite with `vars` is left out: the development gateway can't tell whether they match")
+    exchange.status = answer.status
+    if conf.get("vars") and not condition_of(conf["vars"])(lambda name: lua_value(exchange, name)):
         return answer
     if conf.get("status_code"):
         answer.status, answer.status_line = int(conf["status_code"]), None
@@ -132,9 +127,11 @@ def response_rewrite(exchange: Exchange, answer: Answer, conf: Mapping[str, Any]
 def _changed(exchange: Exchange, headers: Headers, changes: Mapping[str, Any]) -> Headers:
     add, to_set, remove = _operations(changes)
     for name, value in add:
-        headers = [*headers, (name, _resolved(exchange, value))]
+        filled = resolved(exchange, value)
+        headers = [*headers, *([(name, filled)] if filled else [])]
     for name, value in to_set:
-        headers = set_header(headers, name, [_resolved(exchange, value)])
+        filled = resolved(exchange, value)
+        headers = set_header(headers, name, [filled] if filled or name.lower() == "content-type" else [])
     for name in remove:
         # An empty type is none; without one, nginx would take its default.
         headers = set_header(headers, name, [""] if name.lower() == "content-type" else [])

@@ -1,23 +1,27 @@
 """Routes in APISIX's own standalone format (`apisix.yaml`), as far as a plugin's author needs it.
 
-Understood: routes (uri, uris, methods, hosts, priority, plugins, upstream, upstream_id, service_id, plugin_config_id),
-services, upstreams, plugin_configs, consumers (key-auth), global_rules; the plugins of `PLUGINS`. What else there is
-is refused by name, or, for a plugin, ignored with a warning: it would be a poor rehearsal to leave it out silently.
+Understood: routes (uri, uris, methods, hosts, remote_addrs, vars, priority, plugins, upstream, upstream_id, service_id,
+plugin_config_id), services, upstreams, plugin_configs, consumers, global_rules; the plugins of `PLUGINS`. What else
+there is is refused by name, or, for a plugin, ignored with a warning: it would be a poor rehearsal to leave it out
+silently.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import time
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gatewright.dev.messages import raw
+from gatewright.dev.apisix.builtins import BUILTINS
+from gatewright.dev.apisix.expressions import Condition, condition_of
+from gatewright.dev.apisix.route import PluginConf, Route, Routes
 from gatewright.dev.target import Upstream
 from gatewright.errors import ConfigError
 from gatewright.yaml_faults import yaml_fault
@@ -26,34 +30,23 @@ __all__ = [
     "ASKING_PLUGINS",
     "LEAN_PLUGINS",
     "PLUGINS",
-    "REWRITING_PLUGINS",
     "PluginConf",
     "Route",
     "Routes",
     "load_routes",
 ]
 
-PLUGINS = (
-    "ext-plugin-pre-req", "ext-plugin-post-req", "ext-plugin-post-resp",
-    "gatewright", "gatewright-after", "gatewright-response", "proxy-rewrite", "response-rewrite", "key-auth",
-)  # fmt: skip
-_EXT_PLUGINS = frozenset(PLUGINS[:3])
-LEAN_PLUGINS = frozenset(PLUGINS[3:6])
-ASKING_PLUGINS = _EXT_PLUGINS | LEAN_PLUGINS
+_EXT_PLUGINS = ("ext-plugin-pre-req", "ext-plugin-post-req", "ext-plugin-post-resp")
+LEAN_PLUGINS = ("gatewright", "gatewright-after", "gatewright-response")
+ASKING_PLUGINS = frozenset((*_EXT_PLUGINS, *LEAN_PLUGINS))
 """Those that ask a runner."""
-REWRITING_PLUGINS = frozenset(PLUGINS[6:8])
-"""APISIX's own that change requests or answers."""
-_LONGEST_REST = 6398
-"""Bytes that `*` after a slash takes: APISIX's router makes it a group of single characters, for each of which the
-matching of regular expressions needs some of its stack."""
-_EXACT = 1 << 20
-"""The score of what matches whole, above that of any pattern with a wildcard."""
+PLUGINS = (*_EXT_PLUGINS, *LEAN_PLUGINS, *BUILTINS)
 _EXT_PLUGIN_FIELDS = frozenset(("conf", "allow_degradation", "_meta"))
 _ROUTE_FIELDS = frozenset(
     (
         "id", "name", "desc", "uri", "uris", "methods", "method", "host", "hosts", "priority", "plugins", "upstream",
         "upstream_id", "service_id", "plugin_config_id", "status", "labels", "create_time", "update_time",
-        "enable_websocket", "timeout"
+        "enable_websocket", "timeout", "remote_addr", "remote_addrs", "vars",
     )
 )  # fmt: skip
 _UPSTREAM_FIELDS = frozenset(
@@ -62,86 +55,6 @@ _UPSTREAM_FIELDS = frozenset(
         "timeout", "keepalive_pool", "labels", "hash_on", "key", "create_time", "update_time"
     )
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class PluginConf:
-    """A plugin's configuration and the key under which its token is cached."""
-
-    conf: Mapping[str, Any]
-    key: str
-
-    @property
-    def entries(self) -> list[tuple[str, str]] | None:
-        """Names and values of an ext-plugin's `conf`; `None` where the field is absent."""
-        entries = self.conf.get("conf")
-        return None if entries is None else [(entry["name"], entry["value"]) for entry in entries]
-
-    @property
-    def allow_degradation(self) -> bool:
-        """Whether requests pass when the runner fails."""
-        return bool(self.conf.get("allow_degradation", False))
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A route with all that its service and plugin config add to it."""
-
-    id: str
-    uris: tuple[str, ...]
-    upstream: Upstream | None
-    plugins: Mapping[str, PluginConf]
-    methods: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    priority: int = 0
-    conf_type: str = "route"
-    conf_id: str = ""
-    version: str = ""
-    facts: dict[str, str] = field(default_factory=dict)
-    """`route_id`, and where there are such, `route_name`, `service_id`, `service_name`."""
-
-    def matches(self, method: str, host: str, path: str) -> tuple[int, int, int] | None:
-        """How well a request matches, higher is better; `None` if it doesn't."""
-        if self.methods and method not in self.methods:
-            return None
-        where = max((_host_score(pattern, host) for pattern in self.hosts), default=-1)
-        if self.hosts and where < 0:
-            return None
-        best = max((_uri_score(pattern, path) for pattern in self.uris), default=-1)
-        return None if best < 0 else (where, best, self.priority)
-
-
-@dataclass(frozen=True, slots=True)
-class Routes:
-    """All that a route file says."""
-
-    routes: Sequence[Route]
-    global_rules: Sequence[Mapping[str, PluginConf]] = ()
-    consumers: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
-    """By key-auth key: the consumer's name and plugins."""
-    version: str = ""
-    known_consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """All of them, by name: their plugins."""
-
-    def find(self, method: str, host: str, path: str) -> Route | None:
-        """The route for a request: by hosts, then by uris, of both the exact before the longer, then by priority."""
-        scored = [(score, route) for route in self.routes if (score := route.matches(method, host, path)) is not None]
-        return max(scored, key=lambda item: item[0])[1] if scored else None
-
-
-def _host_score(pattern: str, host: str) -> int:
-    host, pattern = host.rsplit(":", 1)[0].lower(), pattern.lower()
-    if pattern.startswith("*"):
-        return len(pattern) - 1 if host.endswith(pattern[1:]) else -1
-    return _EXACT if host == pattern else -1
-
-
-def _uri_score(pattern: str, path: str) -> int:
-    if pattern.endswith("/*") and len(raw(path)) - len(raw(pattern)) + 1 > _LONGEST_REST:
-        return -1
-    if pattern.endswith("*"):
-        return len(pattern) - 1 if path.startswith(pattern[:-1]) else -1
-    return _EXACT if path == pattern else -1
 
 
 def load_routes(file: Path, default_upstream: Upstream | None = None, *, ours: Container[str] = ()) -> Routes:
@@ -220,16 +133,16 @@ class _Builder:
         rules = []
         for rule in self._content.get("global_rules") or []:
             rules.append(self._plugins(rule.get("plugins") or {}, "global_rule", str(rule["id"]), "global rule"))
-        consumers, known = {}, {}
+        known, custom_ids = {}, {}
         for consumer in self._content.get("consumers") or []:
             name = str(consumer.get("username"))
-            plugins = known[name] = {
+            known[name] = {
                 plugin: self._lean_conf(conf, f"consumer {name}: {plugin}") if plugin in LEAN_PLUGINS else conf
                 for plugin, conf in (consumer.get("plugins") or {}).items()
             }
-            if "key-auth" in plugins:
-                consumers[str(plugins["key-auth"]["key"])] = (str(consumer["username"]), plugins)
-        return Routes(routes, rules, consumers, self._version, known)
+            if "custom_id" in (consumer.get("labels") or {}):
+                custom_ids[name] = str(consumer["labels"]["custom_id"])
+        return Routes(routes, rules, self._version, known, custom_ids)
 
     def _route(
         self,
@@ -274,6 +187,8 @@ class _Builder:
             plugins=self._plugins(plugins, conf_type, conf_id, place, version),
             methods=(methods,) if isinstance(methods, str) else tuple(methods),
             hosts=tuple(hosts or ()),
+            addresses=self._addresses(item, place),
+            condition=self._condition(item["vars"], f"{place}: vars") if item.get("vars") else None,
             priority=int(item.get("priority", 0)),
             conf_type=conf_type,
             conf_id=conf_id,
@@ -309,8 +224,37 @@ class _Builder:
                     raise self._fail(place, f"{name}: each entry of `conf` needs `name` and `value`")
                 if not isinstance(entry["name"], str) or not isinstance(entry["value"], str):
                     raise self._fail(place, f"{name}: `name` and `value` are strings; write the value as JSON text")
-            found[name] = PluginConf(conf, f"{conf_type}#{conf_id}#{name}#{version or self._version}")
+            if name in BUILTINS:
+                self._check_builtin(name, conf, f"{place}: {name}")
+            rule = (conf.get("_meta") or {}).get("filter")
+            found[name] = PluginConf(
+                conf,
+                f"{conf_type}#{conf_id}#{name}#{version or self._version}",
+                self._condition(rule, f"{place}: {name}: _meta.filter") if rule else None,
+            )
         return found
+
+    def _condition(self, rule: object, place: str) -> Condition:
+        try:
+            return condition_of(rule)
+        except (ValueError, re.error) as error:
+            raise self._fail(place, str(error)) from None
+
+    def _addresses(self, item: Mapping[str, Any], place: str) -> tuple[str, ...]:
+        given = item.get("remote_addrs") or item.get("remote_addr") or ()
+        addresses = (given,) if isinstance(given, str) else tuple(map(str, given))
+        for address in addresses:
+            try:
+                ip_network(address, strict=False)
+            except ValueError:
+                raise self._fail(place, f"remote_addrs: {address!r} is no address and no network") from None
+        return addresses
+
+    def _check_builtin(self, name: str, conf: Mapping[str, Any], place: str) -> None:
+        try:
+            BUILTINS[name].check(conf)
+        except (ValueError, re.error) as error:
+            raise self._fail(place, str(error)) from None
 
     def _lean_conf(self, conf: Mapping[str, Any], place: str) -> dict[str, Any]:
         """A configuration of the lean path's plugins, whose schema allows nothing else; values as JSON text."""

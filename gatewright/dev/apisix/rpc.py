@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from gatewright.dev.apisix.exchange import LuaError
-from gatewright.dev.apisix.routes import PluginConf
+from gatewright.dev.apisix.route import PluginConf
 from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import replies
 from gatewright.gateways.apisix.calls import encode_extra_info_result, encode_prepare_conf

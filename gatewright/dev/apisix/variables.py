@@ -13,12 +13,12 @@ from ipaddress import ip_address
 from typing import Final
 
 from gatewright.dev.apisix.exchange import Exchange
-from gatewright.dev.messages import raw
+from gatewright.dev.apisix.expressions import LuaValue
+from gatewright.dev.messages import raw, text_of
 from gatewright.dev.nginx import parse_args
 
-__all__ = ["variable"]
+__all__ = ["lua_value", "resolved", "variable"]
 
-_NGINX_VERSION: Final = "1.25.3"
 _NOT_KEPT: Final = frozenset(("args", "is_args"))
 _FORM: Final = "application/x-www-form-urlencoded"
 
@@ -61,14 +61,14 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "https": lambda _: "",
     "is_args": lambda exchange: exchange.is_args,
     "limit_rate": lambda _: "0",
-    "nginx_version": lambda _: _NGINX_VERSION,
+    "nginx_version": lambda exchange: exchange.behaviour.nginx,
     "pipe": lambda _: ".",
     "proxy_add_x_forwarded_for": _forwarded_for,
     "query_string": lambda exchange: _non_empty(exchange.args_text),
     "realip_remote_addr": lambda exchange: exchange.request.client_ip,
     "realip_remote_port": lambda exchange: str(exchange.request.client_port),
     "remote_addr": lambda exchange: exchange.client_ip,
-    "remote_port": lambda exchange: str(exchange.request.client_port),
+    "remote_port": lambda exchange: exchange.client_port,
     "request": lambda exchange: f"{exchange.request.method} {exchange.request.target} HTTP/{exchange.http_version}",
     "request_body": _request_body,
     "request_completion": lambda _: "",
@@ -85,6 +85,7 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "upstream_mirror_host": lambda _: "",
     "upstream_mirror_uri": lambda _: "",
     "upstream_host": lambda exchange: exchange.upstream_host or "",
+    "upstream_status": lambda exchange: exchange.upstream_facts.get("upstream_status"),
     "upstream_scheme": lambda exchange: exchange.upstream_scheme,
     "upstream_upgrade": lambda _: "",
     "upstream_uri": lambda exchange: exchange.upstream_uri,
@@ -119,6 +120,26 @@ def variable(exchange: Exchange, name: str) -> bytes | None:
     return value
 
 
+def lua_value(exchange: Exchange, name: str) -> LuaValue:
+    """A variable as APISIX's plugins and conditions see it: an argument without a value is `true`, a port a number."""
+    value = variable(exchange, name)
+    if value is None:
+        return None
+    if name == "balancer_port":
+        return int(value)
+    if name.startswith("arg_") and exchange.args().get(name[4:], [""])[0] is None:
+        return True
+    return text_of(value)
+
+
+_VARIABLE: Final = re.compile(r"(?<!\\)\$(?:\{(\w+)\}|(\w+))")
+
+
+def resolved(exchange: Exchange, text: str, change: Callable[[str], str] = str) -> str:
+    """A text with its `$variables` filled in."""
+    return _VARIABLE.sub(lambda match: change(text_of(variable(exchange, match[1] or match[2]) or b"")), text)
+
+
 def _look_up(exchange: Exchange, name: str) -> bytes | None:
     if name == "binary_remote_addr":
         return ip_address(exchange.client_ip).packed
@@ -136,6 +157,9 @@ def _look_up(exchange: Exchange, name: str) -> bytes | None:
         if name in exchange.behaviour.variables:
             return b""
         lower = name.lower()
+        if lower.startswith("sent_http_"):
+            values = [v for n, v in exchange.response_headers if n.lower().replace("-", "_") == lower[10:]]
+            return raw(", ".join(values)) if values else None
         known = _NGINX.get(lower)
         if known is not None:
             value = known(exchange)

@@ -1,0 +1,32 @@
+"""proxy-rewrite and response-rewrite, as plugins in the order of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gatewright.dev.apisix.builtins.shape import Around
+from gatewright.dev.apisix.exchange import Exchange
+from gatewright.dev.apisix.expressions import condition_of
+from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
+from gatewright.dev.apisix.route import PluginConf
+from gatewright.dev.messages import Answer
+
+__all__ = ["answer", "check", "rewrite"]
+
+
+async def rewrite(exchange: Exchange, plugin: PluginConf, around: Around) -> Answer | None:
+    """Change the request."""
+    proxy_rewrite(exchange, plugin.conf)
+    return None
+
+
+def answer(exchange: Exchange, given: Answer, plugin: PluginConf) -> Answer:
+    """Change the answer."""
+    return response_rewrite(exchange, given, plugin.conf)
+
+
+def check(conf: Mapping[str, Any]) -> None:
+    """See that conditions are some."""
+    if conf.get("vars"):
+        condition_of(conf["vars"])
