@@ -72,6 +72,7 @@ def rows(redis: str) -> list[Row]:
     limits = {"limits": [{"requests": MANY, "period": 3600, "algorithm": "fixed-window"}]}
     found = [
         Row("nothing", "", {}),
+        Row("nothing", "Python", python("empty", {})),
         Row("header change", "Lua", {"proxy-rewrite": {"headers": {"set": {"x-runner": "lua"}}}}),
         Row("header change", "Python", python("one-header-sync", {})),
         Row("token check", "Lua", {"jwt-auth": {}}, token),
