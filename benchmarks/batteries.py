@@ -1,4 +1,5 @@
-"""What the plugins that come along cost: CPU time of a call over that of a plugin that does nothing.
+"""What the plugins that come along cost: CPU time of a call over that of a plugin that does nothing, and the share of its
+throughput.
 
 Each case has a runner of its own, on one core, with 64 calls under way; the empty plugin takes its turn after each.
 
@@ -238,7 +239,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     args.cores, args.pause = (cores[0], cores[-1]), 0
     _, loadgen = compile_tools()
-    print(f"{'':<62}  {'req/s':>8}  {'CPU us':>7}  {'over empty':>10}  {'p99 us':>8}")
+    print(f"{'':<62}  {'req/s':>8}  {'CPU us':>7}  {'over empty':>10}  {'of empty':>8}  {'p99 us':>8}")
     for name in args.only:
         print(name)
         with tempfile.TemporaryDirectory(prefix="gatewright-bench-") as directory:
@@ -263,8 +264,11 @@ def _turns(case: Case, directory: Path, loadgen: Path, args: argparse.Namespace)
             }
             for each, _ in contestants
         )
-    over = mine["cpu_us"] - empty["cpu_us"]
-    print(f"  {case.text:<60}  {mine['rps']:>8,.0f}  {mine['cpu_us']:>7.1f}  {over:>10.1f}  {mine['p99_us']:>8.0f}")
+    over, share = mine["cpu_us"] - empty["cpu_us"], mine["rps"] / empty["rps"]
+    print(
+        f"  {case.text:<60}  {mine['rps']:>8,.0f}  {mine['cpu_us']:>7.1f}  {over:>10.1f}  {share:>8.2f}"
+        f"  {mine['p99_us']:>8.0f}"
+    )
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, Self, TypeVar, cast
 
-from gatewright.datastructures import Headers, Query
+from gatewright.datastructures import MOST_FINDS, Finder, Headers, Query
 from gatewright.errors import MustAwaitError, NotAvailableError
 
 __all__ = [
@@ -87,6 +87,48 @@ class CallSource(Protocol):
     def has_header(self, name: str) -> bool | None:
         """Whether there is a header of this name, in lower case; `None` if the gateway may have cut it off."""
         ...
+
+    def header_values(self, name: str) -> Sequence[str | None] | None:
+        """The values of one header, its name in lower case, if that is cheaper than to read all; `None` if it isn't."""
+        ...
+
+    def may_have_alike(self, names: tuple[str, ...]) -> bool:
+        """Whether a header may look like one of these, their names in lower case; true where that isn't known."""
+        ...
+
+
+class SourceHeaders(Headers):
+    """Headers of a call: it knows how to get at them, and what is cheaper than to decode all."""
+
+    _source: CallSource
+    _plain = Headers  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, source: CallSource, finder: Finder) -> Self:
+        """The headers that a source has; `finder` finds what was cut off."""
+        self = cls.__new__(cls)
+        self._source = source
+        self._finder = finder
+        self.changes = {}
+        return self
+
+    def _load(self) -> Entries:
+        return self._source.read_headers()
+
+    def _has(self, name: str) -> bool | None:
+        return self._source.has_header(name)
+
+    def _values(self, key: str) -> Sequence[str | None]:
+        if key not in self.changes and self._original is None and self._finds < MOST_FINDS:
+            self._finds += 1
+            values = self._source.header_values(key)
+            if values is not None:
+                return values
+        return super()._values(key)
+
+    def may_have_alike(self, names: tuple[str, ...]) -> bool:
+        """Whether any header may be one that looks like one of these."""
+        return self._source.may_have_alike(names)
 
 
 class Asker(Protocol):
@@ -173,11 +215,7 @@ class Call:
         """The request's headers."""
         headers = self.seen_headers
         if headers is None:
-            source = self.source
-            headers = self.seen_headers = Headers.lazy(
-                source.read_headers, source.has_header, self.asker, getattr(source, "header_values", None)
-            )
-            headers.may_have_alike = getattr(source, "may_have_alike", None)
+            headers = self.seen_headers = SourceHeaders.of(self.source, self.asker)
         return headers
 
     @property

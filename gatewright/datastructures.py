@@ -27,7 +27,7 @@ _JOINT: Final = {"cookie": "; "}
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 _UNLIKE: Final = re.compile(r"[^0-9a-z]")
 _MOST_WORDS: Final = 7
-_MOST_FINDS: Final = 3  # single look-ups, before all is decoded: that pays from the fourth on
+MOST_FINDS: Final = 3  # single look-ups, before all is decoded: that pays from the fourth on
 
 
 @lru_cache(maxsize=1024)
@@ -74,6 +74,7 @@ class MultiMapping(MutableMapping[str, str]):
     _find: Callable[[str], list[str | None] | None] | None = None
     _finds: int = 0
     _is_cut: bool = False
+    _plain: type[Self] | None = None  # the class to users, where this one only says how to get at what it holds
 
     def __init__(self, items: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
         """Start from names and values, which count as original, not as changes."""
@@ -147,7 +148,7 @@ class MultiMapping(MutableMapping[str, str]):
             return self.changes[key] or ()
         index = self._index
         if index is None:
-            if self._find is not None and self._original is None and self._finds < _MOST_FINDS:
+            if self._find is not None and self._original is None and self._finds < MOST_FINDS:
                 self._finds += 1
                 values = self._find(key)
                 if values is not None:
@@ -177,7 +178,7 @@ class MultiMapping(MutableMapping[str, str]):
             entries = self._entries()
             return CutEntries(entries) if self._is_cut else entries
 
-        other = type(self).lazy(load, self._has if self._original is None else None, finder)
+        other = (self._plain or type(self)).lazy(load, self._has if self._original is None else None, finder)
         other.changes = dict(self.changes)
         return other
 
@@ -217,7 +218,8 @@ class MultiMapping(MutableMapping[str, str]):
 
     def get_all(self, name: str) -> list[str]:
         """All values of a name, in order; empty where there is none."""
-        return [value or "" for value in self._values(self._key(name))]
+        values = self._values(self._key(name))
+        return [value or "" for value in values] if len(values) != 1 else [values[0] or ""]  # as it is nearly always
 
     def multi_items(self) -> list[tuple[str, str]]:
         """Every name and value, repeats apart, in order; changed names where they first stood, new ones last."""
@@ -246,7 +248,7 @@ class MultiMapping(MutableMapping[str, str]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, MultiMapping):
-            return type(self) is type(other) and self.multi_items() == other.multi_items()
+            return type(self)._key is type(other)._key and self.multi_items() == other.multi_items()
         if isinstance(other, Mapping):
             return dict(self) == dict(other)
         return NotImplemented
@@ -255,7 +257,7 @@ class MultiMapping(MutableMapping[str, str]):
 
     def __repr__(self) -> str:
         if self.complete:
-            return f"{type(self).__name__}({self.multi_items()!r})"
+            return f"{(self._plain or type(self)).__name__}({self.multi_items()!r})"
         return f"<{type(self).__name__}: cut, {self._entries()!r}, changed: {self.changes!r}>"
 
     # --- changing
@@ -312,8 +314,8 @@ class Headers(MultiMapping):
     def _all_entries(self) -> list[tuple[str, str]]:
         return [(name.lower(), value or "") for name, value in self._whole()]
 
-    may_have_alike: Callable[[Sequence[bytes]], bool] | None = None
-    """Tells whether any of these pieces of names may occur, cheaper than loading all."""
+    may_have_alike: Callable[[tuple[str, ...]], bool] | None = None
+    """Tells whether any header may be one that looks like one of these (in lower case), cheaper than loading all."""
 
     def discard_alike(self, *names: str) -> None:
         """Delete headers, and those that an upstream may take for the same: `X_User` for `x-user`, say.
@@ -321,9 +323,9 @@ class Headers(MultiMapping):
         CGI, WSGI and PHP make one variable of all of them (RFC 3875, 4.1.18), so a header that an upstream believes
         has to be free of them, too.
         """
-        keys, words, alike = _alike(names)
+        keys, alike = _alike(names)
         changes, may_have = self.changes, self.may_have_alike
-        quick = not changes and self._original is None and may_have is not None and not may_have(words)
+        quick = not changes and self._original is None and may_have is not None and not may_have(keys)
         for key in keys:
             changes[key] = None
         if quick:
@@ -359,11 +361,10 @@ class Headers(MultiMapping):
 
 
 @lru_cache(maxsize=256)
-def _alike(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[bytes, ...], frozenset[str]]:
-    """Keys; the longest piece of each that is the same in all spellings; and all with `-` for what differs."""
+def _alike(names: tuple[str, ...]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Keys, and all with `-` for what differs between spellings."""
     keys = tuple(_header_key(name) for name in names)
-    words = {max(_UNLIKE.split(key), key=len).encode() for key in keys}
-    return keys, tuple(words), frozenset(_UNLIKE.sub("-", key) for key in keys)
+    return keys, frozenset(_UNLIKE.sub("-", key) for key in keys)
 
 
 @lru_cache(maxsize=256)

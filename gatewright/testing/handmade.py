@@ -55,6 +55,14 @@ class _Source:
     def read_headers(self) -> Entries:
         return [(name.lower(), value) for name, value in self._headers]
 
+    def header_values(self, name: str) -> Sequence[str | None] | None:
+        """See `CallSource`."""
+        return None
+
+    def may_have_alike(self, names: tuple[str, ...]) -> bool:
+        """See `CallSource`."""
+        return True
+
     def has_header(self, name: str) -> bool:
         return any(name == present for present, _ in self.read_headers())
 

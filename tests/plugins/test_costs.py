@@ -25,4 +25,6 @@ def test_the_command_measures() -> None:
         [*command, "--rounds", "1"], capture_output=True, text=True, check=False, timeout=100, cwd=ROOT
     )
     assert run.returncode == 0, run.stderr
-    assert re.search(r"^  a closed circuit +[\d,]+ +[\d.]+ +-?[\d.]+ +\d+$", run.stdout, re.MULTILINE), run.stdout
+    assert re.search(r"^  a closed circuit +[\d,]+ +[\d.]+ +-?[\d.]+ +[\d.]+ +\d+$", run.stdout, re.MULTILINE), (
+        run.stdout
+    )

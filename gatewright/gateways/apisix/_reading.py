@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
-from operator import add
 from typing import Final
 
 from gatewright.errors import ProtocolError
+from gatewright.gateways.apisix._names import NOWHERE, UNSURE, find_name
 
 __all__ = [
     "Entry", "Layout", "find_entry", "has_entry", "layout_at", "read_bytes", "read_entries", "read_head", "read_root",
@@ -267,90 +266,74 @@ def _new_name(raw: bytes, errors: str) -> str:
     return name
 
 
-@lru_cache(maxsize=512)
-def _name_needle(name: str) -> bytes:
-    raw = name.encode("utf-8", "surrogateescape")
-    return _U32.pack(len(raw)) + raw
-
-
-@lru_cache(maxsize=512)
-def _name_needles(name: str) -> tuple[bytes, bytes]:
-    needle = _name_needle(name)
-    return needle, needle.lower()
-
-
 _MOST: Final = 1 << 16
 """Entries of one vector. nginx itself takes no more than some thousand headers."""
 _SMALL: Final = 64
 _OFFSETS: Final = tuple(struct.Struct(f"<{count}I") for count in range(_SMALL))
 
 
-def has_entry(buf: bytes, table: int, offset: int, name: str) -> bool:
-    """Whether a vector of TextEntry has this exact name, without decoding any.
+def _value_of(buf: bytes, table: int, offset: int, name_at: int) -> int:
+    """Where the value's string is whose entry's name is at `name_at`; 0 where that isn't seen at once.
 
-    A plugin that only looks whether a header is there is the common case; this costs a sixth of decoding all.
+    APISIX writes each entry's strings anew, right above its table (init.lua, `build_headers`), so a name belongs to the
+    entry below it, and each entry is below the one before. That is checked of the one that is found.
     """
-    if not offset:
+    slot, references = _vector_at(buf, table, offset)
+    first, last, entry = 0, len(references), 0
+    while first < last:
+        middle = (first + last) >> 1
+        at = slot + 4 * middle + references[middle]
+        if at < name_at:
+            entry, last = at, middle
+        else:
+            first = middle + 1
+    if entry:
+        back, one, other = _entry_head(buf, entry)
+        vtable = entry - back
+        if vtable >= 0:
+            if entry + 8 + other == name_at and buf.startswith(_VALUE_FIRST, vtable):
+                return int(entry + 4 + one)
+            if entry + 4 + one == name_at and buf.startswith(_NAME_FIRST, vtable):
+                return int(entry + 8 + other)
+    return 0
+
+
+def has_entry(buf: bytes, table: int, offset: int, name: str) -> bool | None:
+    """Whether a vector of TextEntry has this name (in lower case, there in any), without decoding any.
+
+    `None`: it can't be told so. A plugin that only looks whether a header is there is the common case; this costs a
+    sixth of decoding all.
+    """
+    at = find_name(buf, name)
+    if at == NOWHERE or not offset:
         return False
-    needle = _name_needle(name)
-    found = buf.find(needle)
-    if found < 0:
-        return False
+    if at == UNSURE:
+        return None
     try:
-        slot, references = _vector_at(buf, table, offset)
-        for entry in map(add, range(slot, slot + 4 * len(references), 4), references):
-            if entry < found:
-                if _name_and_value(buf, entry)[0] == found:
-                    return True
-                break
-        return any(
-            buf.startswith(needle, _strings_of(buf, entry)[0])
-            for entry in map(add, range(slot, slot + 4 * len(references), 4), references)
-        )
+        return True if _value_of(buf, table, offset, at) else None
     except struct.error:
         raise _malformed("offset outside the buffer", table) from None
 
 
-def _name_and_value(buf: bytes, entry: int) -> tuple[int, int]:
-    """Where the strings of an entry are, if it is as gateways write it: with both. Zeros otherwise."""
-    back, first, second = _entry_head(buf, entry)
-    vtable = entry - back
-    if vtable >= 0:
-        if buf.startswith(_VALUE_FIRST, vtable):
-            return entry + 8 + second, entry + 4 + first
-        if buf.startswith(_NAME_FIRST, vtable):
-            return entry + 4 + first, entry + 8 + second
-    return 0, 0
-
-
-def find_entry(buf: bytes, lowered: bytes, table: int, offset: int, name: str) -> list[str | None] | None:
+def find_entry(buf: bytes, table: int, offset: int, name: str) -> list[str | None] | None:
     """The value of the one TextEntry of this name (in lower case), in a list; an empty one where there surely is none.
 
-    APISIX writes each entry's strings anew, right above its table (init.lua, `build_headers`), so a name that is there
-    once belongs to the entry below it. That is checked; `None` says that it isn't so here, and all are to be decoded.
+    `None` says that all are to be decoded: there may be several, or in other letters.
 
     Args:
         buf: the frame.
-        lowered: the same in lower case: names may come in any.
         table: the position of the table that has the vector.
         offset: the vector's.
         name: the name.
     """
-    needle, in_lower = _name_needles(name)
-    at = lowered.find(in_lower)
-    if at < 0 or not offset:
+    at = find_name(buf, name)
+    if at == NOWHERE or not offset:
         return []
-    if lowered.find(in_lower, at + 1) >= 0 or not buf.startswith(needle, at):
+    if at == UNSURE:
         return None
     try:
-        slot, references = _vector_at(buf, table, offset)
-        for entry in map(add, range(slot, slot + 4 * len(references), 4), references):
-            if entry < at:
-                break
-        else:
-            return None
-        name_start, value_start = _name_and_value(buf, entry)
-        if name_start != at:
+        value_start = _value_of(buf, table, offset, at)
+        if not value_start:
             return None
         size = _u32(buf, value_start)[0]
         value = buf[value_start + 4 : value_start + 4 + size]

@@ -21,7 +21,7 @@ Each rule here is a habit of the real gateway:
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NoReturn
 from urllib.parse import unquote
@@ -125,6 +125,14 @@ class _ResponseSource:
     @property
     def headers_at_hand(self) -> bool:
         return False
+
+    def header_values(self, name: str) -> Sequence[str | None] | None:
+        """See `CallSource`."""
+        return None
+
+    def may_have_alike(self, names: tuple[str, ...]) -> bool:
+        """See `CallSource`."""
+        return True
 
     def has_header(self, name: str) -> bool | None:
         return None

@@ -15,7 +15,9 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import _building as building
 from gatewright.gateways.apisix import _reading as reading
 from gatewright.gateways.apisix._building import Piece
+from gatewright.gateways.apisix._names import has_alike
 from gatewright.gateways.apisix._reading import Entry
+from gatewright.gateways.apisix._shapes import Shape, Shapes
 from gatewright.gateways.apisix.frames import FrameType, encode_frame
 
 __all__ = [
@@ -52,6 +54,9 @@ _CAP: Final = 100
 _DRIFT: Final = 10  # headers that APISIX's own plugins may have added to what was cut, or taken away
 _FEWEST: Final = 32 * (_CAP - _DRIFT)  # bytes of so many headers, at the least
 _request_heads: dict[bytes, tuple[reading.Layout, Callable[[bytes, int], tuple[int, ...]], bool]] = {}  # a pure cache
+_shapes = Shapes()  # another one
+_UNSEEN: Final = Shape.__new__(Shape)
+"""Stands for the shape of a request that hasn't been looked for."""
 _u32 = struct.Struct("<I").unpack_from
 _i32 = struct.Struct("<i").unpack_from
 
@@ -90,13 +95,14 @@ class HttpReqCall:
         conf_token: what the gateway got for the route's configuration.
     """
 
-    __slots__ = ("_frame", "_layout", "_lowered", "_table", "conf_token", "id")
+    __slots__ = ("_frame", "_layout", "_shape", "_table", "_vector", "conf_token", "id")
 
     cuts_headers: bool | None = None
     """Whether this gateway hands over 100 headers at most; `None` where that's not known."""
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame
+        self._shape: Shape | None = _UNSEEN
         try:
             # As `read_head`, but in one go and for the layouts that nearly all requests have: 1 us less.
             self._table = table = _HEADER + _u32(frame, _HEADER)[0]
@@ -173,31 +179,47 @@ class HttpReqCall:
 
         Names come in lower case, unless an earlier phase left others behind. `None`: it may have been cut off.
         """
-        if reading.has_entry(self._frame, self._table, self._layout[5], name):
+        shape = self._shape
+        if shape is _UNSEEN:
+            shape = self._look_at_shape()
+        if shape is not None:
+            return name in shape.places
+        found = reading.has_entry(self._frame, self._table, self._layout[5], name)
+        if found:
             return True
         if len(self._frame) > _FEWEST and self.headers_cut:
             return None
-        if name.encode("utf-8", "surrogateescape") not in self._frame.lower():
-            return False
-        return any(present.lower() == name for present, _ in self.read_headers())
+        return False if found is False else any(present.lower() == name for present, _ in self.read_headers())
 
     def header_values(self, name: str) -> list[str | None] | None:
         """All values of one header (its name in lower case), nothing else decoded; `None`: all are to be decoded."""
+        shape = self._shape
+        if shape is _UNSEEN:
+            shape = self._look_at_shape()
+        if shape is not None:
+            return shape.values(self._frame, self._vector, name)
         if len(self._frame) > _FEWEST and self.headers_cut:
             return None
-        lowered = self._lowered = self._frame.lower()
-        return reading.find_entry(self._frame, lowered, self._table, self._layout[5], name)
+        return reading.find_entry(self._frame, self._table, self._layout[5], name)
 
-    def may_have_alike(self, words: Sequence[bytes]) -> bool:
-        """Whether any of these pieces of headers' names (in lower case) may occur; a look that decodes nothing."""
-        try:
-            lowered = self._lowered
-        except AttributeError:
-            lowered = self._frame.lower()
-        for word in words:  # noqa: SIM110 - a generator costs as much as the search
-            if word in lowered:
-                return True
-        return False
+    def may_have_alike(self, names: tuple[str, ...]) -> bool:
+        """Whether any header may be one that an upstream takes for one of these; a look that decodes nothing."""
+        shape = self._shape
+        if shape is _UNSEEN:
+            shape = self._look_at_shape()
+        return has_alike(self._frame, names) if shape is None else shape.has_alike(names)
+
+    def _look_at_shape(self) -> Shape | None:
+        shape, offset = None, self._layout[5]
+        if offset:
+            at = self._table + offset
+            try:
+                self._vector = at = at + _u32(self._frame, at)[0]
+                shape = _shapes.find(self._frame, at)
+            except struct.error:
+                raise ProtocolError("malformed FlatBuffers table: offset outside the buffer") from None
+        self._shape = shape
+        return shape
 
     def has_args(self) -> bool:
         """Whether the query has any argument."""
@@ -211,7 +233,7 @@ class HttpReqCall:
     def with_escaped_path(self) -> HttpReqCall:
         """The same, but its path is known to be `$upstream_uri`, which is escaped."""
         other = _RewrittenHttpReqCall.__new__(_RewrittenHttpReqCall)
-        for name in ("_frame", "_layout", "_table", "conf_token", "id"):
+        for name in ("_frame", "_layout", "_shape", "_table", "conf_token", "id"):
             setattr(other, name, getattr(self, name))
         other.cuts_headers = self.cuts_headers
         return other

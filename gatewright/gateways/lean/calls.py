@@ -153,6 +153,14 @@ class LeanSource:
         """All have been brought."""
         return self.brings("headers")
 
+    def header_values(self, name: str) -> Sequence[str | None] | None:
+        """See `CallSource`."""
+        return header_values(self, "headers", "h:", name)
+
+    def may_have_alike(self, names: tuple[str, ...]) -> bool:
+        """See `CallSource`."""
+        return True
+
     def has_header(self, name: str) -> bool | None:
         """Whether there is a header of this name."""
         return bool(header_values(self, "headers", "h:", name))

@@ -1,14 +1,18 @@
 """**jwt-auth**: requests with a token that is believed go on, and the upstream is told what the token says.
 
-A token is judged once (`_verifier`: form, key, signature, claims); what came of it is kept under its digest until the
-token ends, a key is withdrawn or `cache_ttl` is over. Opaque tokens are judged by the provider (`_introspection`).
+A token is judged once (`_verifier`: form, key, signature, claims); what came of it is kept until the token ends, a key
+is withdrawn or `cache_ttl` is over. Opaque tokens are judged by the provider (`_introspection`).
+
+It is kept under the text that the token came in. To look that up gives nothing away: Python compares two texts only if
+their hashes, which are keyed, are the same, so there is nothing to be learnt from the time about a token that one
+doesn't have. That it stays in memory adds little to what is there anyway, since each request brings it along again;
+only tokens that are believed stay, no longer than they are good, and none is written anywhere.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Final
 
 from gatewright import Plugin, Request, Response
@@ -36,23 +40,27 @@ with extra("jwt", plugin="jwt-auth"):
 __all__ = ["JwtAuth"]
 
 _PARTS_OF_JWT: Final = 3
+_MOST_BESIDE: Final = 64  # letters of a header's value beside the token, if it is to be remembered
 _LOOK_SECONDS: Final = 1.0  # how often those who have a known token see to the age of the keys
 
 
 @dataclass(frozen=True, slots=True)
 class _Accepted:
-    """What is kept of a token that was believed, `source` being where its key came from, if that was looked at here."""
+    """What is kept of a token that was believed.
+
+    Attributes:
+        until: when it ends, in seconds since 1970.
+        source: where its key came from, if that was looked at here.
+        generation: the source's, then.
+        headers: what the upstream is told, as changes.
+        consumer: whom later plugins are told of; empty: nobody.
+    """
 
     until: float
     source: KeySource | None
     generation: int
     headers: dict[str, tuple[str, ...]]
     consumer: str
-
-
-def _digest(text: str) -> bytes:
-    """Under this a token is remembered, with what stands before it in its header: no token is kept in memory."""
-    return sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 class JwtAuth(Plugin):
@@ -69,9 +77,10 @@ class JwtAuth(Plugin):
         super().__init__(config)
         own = self.config
         self._place = Place(own.header.lower(), own.scheme.lower(), own.cookie, own.argument)
-        self._only_header = bool(own.header) and not own.cookie and not own.argument
+        self._header = "" if own.cookie or own.argument else own.header
+        """The header, if the token can only be there: then its value is what a token is remembered under."""
         self._identity = IdentityHeaders(own.forwarded.values())
-        self._accepted: dict[bytes, _Accepted] = {}
+        self._accepted: dict[str, _Accepted] = {}
         self._looked = 0.0
         self._usable = True
         self._provider = Provider(own.provider_timeout)
@@ -91,10 +100,10 @@ class JwtAuth(Plugin):
 
     async def on_request(self, request: Request) -> Response | None:
         """Judge the request's token."""
-        if self._only_header:
-            values = request.headers.get_all(self._place.header)
-            if len(values) == 1 and (accepted := self._known(_digest(values[0]))) is not None:
-                self._remembered()
+        if self._header:
+            values = request.headers.get_all(self._header)
+            if len(values) == 1 and (accepted := self._known(values[0])) is not None:
+                self._remembered.count += 1
                 self._let_pass(request, accepted)
                 return None
         try:
@@ -105,19 +114,19 @@ class JwtAuth(Plugin):
             return self._without_token(request)
         if not text.isascii() or len(text) > self.config.max_token_bytes:
             return self._refuse(401, "invalid_token", "the token is not one")
-        digest = _digest(request.headers[self._place.header] if self._only_header else text)
-        accepted = self._known(digest)
-        if accepted is None:
-            return await self._look_at(request, text, digest)
-        self._remembered()
-        self._let_pass(request, accepted)
-        return None
+        if self._header:
+            return await self._look_at(request, text, request.headers[self._header])
+        if (accepted := self._known(text)) is not None:
+            self._remembered.count += 1
+            self._let_pass(request, accepted)
+            return None
+        return await self._look_at(request, text, text)
 
     # --- judging
 
-    async def _look_at(self, request: Request, text: str, digest: bytes) -> Response | None:
+    async def _look_at(self, request: Request, text: str, came_in: str) -> Response | None:
         try:
-            accepted = await self._judge(text, digest)
+            accepted = await self._judge(text, came_in)
         except InvalidTokenError as error:
             return self._refuse(401, "invalid_token", str(error))
         except InsufficientScopeError as error:
@@ -135,8 +144,8 @@ class JwtAuth(Plugin):
         if accepted.consumer:
             leave_consumer(request, accepted.consumer)
 
-    def _known(self, digest: bytes) -> _Accepted | None:
-        accepted = self._accepted.get(digest)
+    def _known(self, came_in: str) -> _Accepted | None:
+        accepted = self._accepted.get(came_in)
         if accepted is None:
             return None
         now, source = time.time(), accepted.source
@@ -150,29 +159,29 @@ class JwtAuth(Plugin):
                 return None
         return accepted if now < accepted.until else None
 
-    def _remember(self, digest: bytes, accepted: _Accepted) -> None:
+    def _remember(self, came_in: str, accepted: _Accepted) -> None:
         """Keep what came of a token; where there is no room, that goes which came first."""
         known, most = self._accepted, self.config.cache_size
-        known.pop(digest, None)
+        known.pop(came_in, None)
         while known and len(known) >= most:
             del known[next(iter(known))]
-        if most:
-            known[digest] = accepted
+        if most and len(came_in) <= self.config.max_token_bytes + _MOST_BESIDE:
+            known[came_in] = accepted
 
-    async def _judge(self, text: str, digest: bytes) -> _Accepted:
+    async def _judge(self, text: str, came_in: str) -> _Accepted:
         source: KeySource | None = None
         if self._verifier is not None and (self._introspector is None or text.count(".") == _PARTS_OF_JWT - 1):
             claims, until = await self._verifier.verify(text)
             source = self._verifier.source
         else:
             assert self._introspector is not None  # noqa: S101 - the configuration has one or the other
-            claims, until = await self._introspector.introspect(text, digest)
+            claims, until = await self._introspector.introspect(text)
         consumer = look_up(claims, self.config.consumer_claim) if self.config.consumer_claim else None
         generation = source.generation if source is not None else 0
         until = min(until, time.time() + self.config.cache_ttl)
         accepted = _Accepted(until, source, generation, self._headers_of(claims), header_text(consumer) or "")
         self._usable = True  # the keys were, just now
-        self._remember(digest, accepted)
+        self._remember(came_in, accepted)
         return accepted
 
     def _headers_of(self, claims: dict[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -119,6 +119,14 @@ class Facts:
         """They have been fetched."""
         return self._headers is not None
 
+    def header_values(self, name: str) -> Sequence[str | None] | None:
+        """See `CallSource`."""
+        return None
+
+    def may_have_alike(self, names: tuple[str, ...]) -> bool:
+        """See `CallSource`."""
+        return True
+
     def has_header(self, name: str) -> bool | None:
         """Whether there is a header of this name; `None` if it may be beyond the most that Kong gives."""
         entries = self.read_headers()
