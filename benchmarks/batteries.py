@@ -1,5 +1,4 @@
-"""What the plugins that come along cost: CPU time of a call over that of a plugin that does nothing, and the share of its
-throughput.
+"""What the plugins that come along cost: CPU time of a call over an empty plugin's, and the share of its throughput.
 
 Each case has a runner of its own, on one core, with 64 calls under way; the empty plugin takes its turn after each.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
-from gatewright.datastructures import MOST_FINDS, Finder, Headers, Query
+from gatewright.datastructures import MOST_FINDS, Headers, Query
 from gatewright.errors import MustAwaitError, NotAvailableError
 
 __all__ = [
@@ -103,15 +103,6 @@ class SourceHeaders(Headers):
     _source: CallSource
     _plain = Headers  # type: ignore[assignment]
 
-    @classmethod
-    def of(cls, source: CallSource, finder: Finder) -> Self:
-        """The headers that a source has; `finder` finds what was cut off."""
-        self = cls.__new__(cls)
-        self._source = source
-        self._finder = finder
-        self.changes = {}
-        return self
-
     def _load(self) -> Entries:
         return self._source.read_headers()
 
@@ -119,8 +110,9 @@ class SourceHeaders(Headers):
         return self._source.has_header(name)
 
     def _values(self, key: str) -> Sequence[str | None]:
-        if key not in self.changes and self._original is None and self._finds < MOST_FINDS:
-            self._finds += 1
+        finds = self._finds
+        if finds < MOST_FINDS and key not in self.changes and self._original is None:
+            self._finds = finds + 1
             values = self._source.header_values(key)
             if values is not None:
                 return values
@@ -215,7 +207,10 @@ class Call:
         """The request's headers."""
         headers = self.seen_headers
         if headers is None:
-            headers = self.seen_headers = SourceHeaders.of(self.source, self.asker)
+            headers = self.seen_headers = _new_headers(SourceHeaders)
+            headers._source = self.source
+            headers._finder = self.asker
+            headers.changes = {}
         return headers
 
     @property
@@ -274,6 +269,9 @@ def find_header(asker: Asker, call: Call, name: str) -> str | None:
             f'`await request.var("{variable}")`'
         ) from None
     return None if value is None else value.decode("utf-8", "surrogateescape")
+
+
+_new_headers = SourceHeaders.__new__
 
 
 class RequestCall(Call):

@@ -317,6 +317,13 @@ class Headers(MultiMapping):
     may_have_alike: Callable[[tuple[str, ...]], bool] | None = None
     """Tells whether any header may be one that looks like one of these (in lower case), cheaper than loading all."""
 
+    def replace_alike(self, changes: Mapping[str, Change]) -> None:
+        """As `discard_alike` with these names (in lower case), and then set them; `None` leaves a name deleted."""
+        names = tuple(changes)
+        if self.changes or self._original is not None or self.may_have_alike is None or self.may_have_alike(names):
+            self.discard_alike(*names)
+        self.changes.update(changes)
+
     def discard_alike(self, *names: str) -> None:
         """Delete headers, and those that an upstream may take for the same: `X_User` for `x-user`, say.
 
@@ -325,15 +332,13 @@ class Headers(MultiMapping):
         """
         keys, alike = _alike(names)
         changes, may_have = self.changes, self.may_have_alike
-        quick = not changes and self._original is None and may_have is not None and not may_have(keys)
-        for key in keys:
-            changes[key] = None
-        if quick:
-            return
-        for name in [name for name, _ in self._entries()] + list(changes):
+        quick = self._original is None and may_have is not None and not may_have(keys)
+        for name in [*changes, *(() if quick else (name for name, _ in self._entries()))]:
             key = name.lower()
             if _UNLIKE.sub("-", key) in alike:
                 changes[key] = None
+        for key in keys:
+            changes[key] = None
         if self._is_cut:
             for key in keys:
                 for variant in _spellings(key):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import calls, replies
 from gatewright.gateways.apisix.replies import ErrorCode, InfoRequest, InfoType, RespReply, Rewrite, Stop
 from tests.gateways import oracle
@@ -57,17 +61,48 @@ LONGER = ("if-range", "x-request", "x-a-name-of-thirty-two-letters-x", "x-" + "n
 )
 def test_has_header_agrees_with_decoding_all(headers: list[tuple[str, str | None]]) -> None:
     """Names that also occur as values, or as parts of others, must not be taken for headers."""
-    call = calls.HttpReqCall(
-        oracle.http_req_call(
-            id=1, conf_token=2, src_ip=b"1234", method=0, path="/abx", args=[("x", "a")], headers=headers
+    swapped = [(name.translate(SWAPPED), value) for name, value in headers]  # of the same lengths, so laid out alike
+    for entries in (headers, headers, headers, swapped, headers):
+        agrees(
+            oracle.http_req_call(
+                id=1, conf_token=2, src_ip=b"1234", method=0, path="/abx", args=[("x", "a")], headers=entries
+            )
         )
-    )
+
+
+SWAPPED = str.maketrans("abx", "bxa")
+
+
+def agrees(frame: bytes) -> None:
+    """What is said of single headers is what decoding all says; or that cannot be done."""
+    try:
+        headers = calls.HttpReqCall(frame).read_headers()
+    except ProtocolError:
+        return
     for name in ("a", "b", "x", "ab", "abx", "x-", "-", *LONGER):
+        call = calls.HttpReqCall(frame)
         assert call.has_header(name) == any(present.lower() == name for present, _ in headers)
         values = call.header_values(name)
         assert values is None or values == [value for present, value in headers if present.lower() == name]
         alike = [present for present, _ in headers if present.lower().replace("_", "-") == name]
-        assert call.may_have_alike([name]) or not alike
+        assert call.may_have_alike((name,)) or not alike
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_frame_that_is_laid_out_like_one_before_is_looked_at_all_the_same(seed: int) -> None:
+    headers = [("x-request", "abx"), ("ab", "x" * 20), ("If-Range", ""), ("x-", "b"), ("abx", "1")]
+    frame = oracle.http_req_call(
+        id=1, conf_token=2, src_ip=b"1234", method=0, path="/abx", args=[("x", "a")], headers=headers
+    )
+    for _ in range(3):
+        agrees(frame)
+    dice = random.Random(seed)
+    for _ in range(1500):
+        changed = bytearray(frame)
+        for _ in range(dice.randint(1, 2)):
+            changed[dice.randrange(4, len(frame))] = dice.choice((0, 8, 4, 65, 97, 98, 255, dice.randrange(256)))
+        end = dice.choice((len(frame), len(frame), dice.randrange(40, len(frame))))
+        agrees(bytes(changed[:end]))
 
 
 def test_a_header_is_found_without_decoding_the_others() -> None:
@@ -78,8 +113,15 @@ def test_a_header_is_found_without_decoding_the_others() -> None:
     assert call.header_values("authorization") == ["Bearer a"]
     assert call.header_values("accept") == []
     assert call.header_values("x-b") is None, "there are two, in different letters"
-    assert call.may_have_alike(["x-user", "cookie"])
-    assert not call.may_have_alike(["x-user", "x-b-c"])
+    assert call.may_have_alike(("x-user", "cookie"))
+    assert not call.may_have_alike(("x-user", "x-b-c"))
+
+
+def test_where_headers_were_cut_off_one_that_looks_alike_may_be_among_them() -> None:
+    headers = [(f"x-{number}", "1") for number in range(100)]
+    frame = oracle.http_req_call(id=1, conf_token=2, src_ip=b"1234", method=0, path="/", args=[], headers=headers)
+    assert calls.CutHttpReqCall(frame).may_have_alike(("x-user",))
+    assert not calls.WholeHttpReqCall(frame).may_have_alike(("x-user",))
 
 
 @given(U32, U32, st.integers(0, 2**16 - 1), ENTRIES)

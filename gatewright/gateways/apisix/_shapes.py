@@ -15,7 +15,6 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix._names import form_of
 
 __all__ = ["Shape", "Shapes"]
@@ -25,7 +24,8 @@ _entry_head = struct.Struct("<iII").unpack_from
 _USUAL: Final = struct.pack("<HHHH", 8, 12, 8, 4)
 """The vtable of an entry as APISIX writes it: the value's string is right behind the table, the name's behind that."""
 _HEAD: Final = 12  # bytes of such a table
-_MOST_ENTRIES: Final = 48
+_LEAST: Final = 8  # bytes of a vector with a reference
+_MOST_BYTES: Final = 4 + 4 * 48
 _MOST_ALIKE: Final = 64
 _MOST: Final = 1024
 _MANY_MISSED: Final = 64 * _MOST
@@ -37,9 +37,10 @@ class Shape:
     Attributes:
         names: all names, in order and as they came.
         places: where the string of a header's value is, by its name in lower case; 0: there are several.
+        read: takes all that it was learnt from out of a frame, from `begin` on; it has to be as `expected`.
     """
 
-    __slots__ = ("_alike", "_begin", "_expected", "_read", "names", "places")
+    __slots__ = ("_alike", "begin", "expected", "names", "places", "read")
 
     def __init__(self, frame: bytes, vector: int, entries: Sequence[tuple[str, int, int, int]], vtable: int) -> None:
         """Learn from a frame.
@@ -58,34 +59,15 @@ class Shape:
             if merged and begin - merged[-1][1] < 4:  # what is between them fills up to the next multiple of four
                 begin = merged.pop()[0]
             merged.append((begin, end))
-        self._begin = merged[0][0] - vector
-        self._read = _pieces(merged)
-        self._expected = self._read(frame, vector + self._begin)
+        self.begin = merged[0][0] - vector
+        self.read = _pieces(merged)
+        self.expected = self.read(frame, vector + self.begin)
         self.names = [name for name, _, _, _ in entries]
         self.places: dict[str, int] = {}
         for name, entry, _, _ in entries:
             key = name.lower()
             self.places[key] = 0 if key in self.places else entry + _HEAD - vector
         self._alike: dict[tuple[str, ...], bool] = {}
-
-    def fits(self, frame: bytes, vector: int) -> bool:
-        """Whether a frame with the same references has the same names at the same places."""
-        try:
-            return self._read(frame, vector + self._begin) == self._expected
-        except struct.error:
-            return False
-
-    def values(self, frame: bytes, vector: int, name: str) -> list[str | None] | None:
-        """The values of a header (its name in lower case); `None`: there are several."""
-        place = self.places.get(name, -1)
-        if place <= 0:
-            return None if place == 0 else []
-        at = vector + place
-        (size,) = _u32(frame, at)
-        raw = frame[at + 4 : at + 4 + size]
-        if len(raw) != size:
-            raise ProtocolError(f"malformed FlatBuffers table: string longer than the buffer at byte {at}")
-        return [raw.decode("utf-8", "surrogateescape")]
 
     def has_alike(self, names: tuple[str, ...]) -> bool:
         """Whether an upstream could take a header for one of these names (in lower case)."""
@@ -107,47 +89,37 @@ def _pieces(spans: Sequence[tuple[int, int]]) -> Callable[[bytes, int], tuple[by
 
 
 class Shapes:
-    """What was learnt. There is room for some; a request that is seen once teaches nothing."""
+    """What was learnt. There is room for some; a request that is seen once teaches nothing.
 
-    __slots__ = ("_known", "_missed", "_seen")
+    Attributes:
+        known: shapes by the references to the headers, with their number before.
+    """
+
+    __slots__ = ("_missed", "_seen", "known")
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Shape] = {}
+        self.known: dict[bytes, Shape] = {}
         self._seen: set[bytes] = set()
         self._missed = 0
 
-    def find(self, frame: bytes, vector: int) -> Shape | None:
-        """The shape of a frame, if it is known.
-
-        Args:
-            frame: the frame.
-            vector: where the references to its headers are.
-        """
-        (count,) = _u32(frame, vector)
-        key = frame[vector : vector + 4 + 4 * count]
-        shape = self._known.get(key)
-        if shape is not None:
-            return shape if shape.fits(frame, vector) else None
-        if 0 < count <= _MOST_ENTRIES:
-            self._note(key, frame, vector)
-        return None
-
-    def _note(self, key: bytes, frame: bytes, vector: int) -> None:
-        """One that is not known: the second time it is learnt, while there is room."""
-        if key not in self._seen:
+    def note(self, references: bytes, frame: bytes, vector: int) -> None:
+        """Tell of one that is not known: the second time it is learnt, while there is room."""
+        if not _LEAST <= len(references) <= _MOST_BYTES:
+            return
+        if references not in self._seen:
             if len(self._seen) >= _MOST:
                 self._seen.clear()
-            self._seen.add(key)
-        elif len(self._known) < _MOST:
-            self._seen.discard(key)
-            shape = _learnt(frame, vector, (len(key) - 4) // 4)
+            self._seen.add(references)
+        elif len(self.known) < _MOST:
+            self._seen.discard(references)
+            shape = _learnt(frame, vector, len(references) // 4 - 1)
             if shape is not None:
-                self._known[key] = shape
+                self.known[references] = shape
         else:
             self._missed += 1
             if self._missed > _MANY_MISSED:  # what is known has become old
                 self._missed = 0
-                self._known.clear()
+                self.known.clear()
 
 
 def _learnt(frame: bytes, vector: int, count: int) -> Shape | None:
@@ -155,6 +127,8 @@ def _learnt(frame: bytes, vector: int, count: int) -> Shape | None:
     entries: list[tuple[str, int, int, int]] = []
     vtables = set()
     try:
+        if _u32(frame, vector)[0] != count:  # the frame ends before
+            return None
         references = struct.unpack_from(f"<{count}I", frame, vector + 4)
         for number, reference in enumerate(references):
             entry = vector + 4 + 4 * number + reference

@@ -55,6 +55,7 @@ _DRIFT: Final = 10  # headers that APISIX's own plugins may have added to what w
 _FEWEST: Final = 32 * (_CAP - _DRIFT)  # bytes of so many headers, at the least
 _request_heads: dict[bytes, tuple[reading.Layout, Callable[[bytes, int], tuple[int, ...]], bool]] = {}  # a pure cache
 _shapes = Shapes()  # another one
+_known_shapes = _shapes.known
 _UNSEEN: Final = Shape.__new__(Shape)
 """Stands for the shape of a request that hasn't been looked for."""
 _u32 = struct.Struct("<I").unpack_from
@@ -197,7 +198,15 @@ class HttpReqCall:
         if shape is _UNSEEN:
             shape = self._look_at_shape()
         if shape is not None:
-            return shape.values(self._frame, self._vector, name)
+            place = shape.places.get(name, -1)
+            if place <= 0:
+                return None if place == 0 else []
+            frame, at = self._frame, self._vector + place
+            size = _u32(frame, at)[0]
+            value = frame[at + 4 : at + 4 + size]
+            if len(value) != size:
+                raise ProtocolError(f"malformed FlatBuffers table: string longer than the buffer at byte {at}")
+            return [value.decode("utf-8", "surrogateescape")]
         if len(self._frame) > _FEWEST and self.headers_cut:
             return None
         return reading.find_entry(self._frame, self._table, self._layout[5], name)
@@ -207,19 +216,26 @@ class HttpReqCall:
         shape = self._shape
         if shape is _UNSEEN:
             shape = self._look_at_shape()
-        return has_alike(self._frame, names) if shape is None else shape.has_alike(names)
+        if shape is not None:
+            return shape.has_alike(names)
+        return (len(self._frame) > _FEWEST and self.headers_cut) or has_alike(self._frame, names)
 
     def _look_at_shape(self) -> Shape | None:
-        shape, offset = None, self._layout[5]
+        self._shape = None
+        frame, offset = self._frame, self._layout[5]
         if offset:
-            at = self._table + offset
+            vector = self._table + offset
             try:
-                self._vector = at = at + _u32(self._frame, at)[0]
-                shape = _shapes.find(self._frame, at)
-            except struct.error:
-                raise ProtocolError("malformed FlatBuffers table: offset outside the buffer") from None
-        self._shape = shape
-        return shape
+                vector += _u32(frame, vector)[0]
+                references = frame[vector : vector + 4 + 4 * _u32(frame, vector)[0]]
+                shape = _known_shapes.get(references)
+                if shape is None:
+                    _shapes.note(references, frame, vector)
+                elif shape.read(frame, vector + shape.begin) == shape.expected:
+                    self._vector, self._shape = vector, shape
+            except struct.error:  # said by whoever decodes
+                return None
+        return self._shape
 
     def has_args(self) -> bool:
         """Whether the query has any argument."""

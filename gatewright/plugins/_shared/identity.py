@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from gatewright import ConfigError, Headers, Request
 from gatewright.plugins._shared.credential_store import Credential
@@ -13,13 +13,10 @@ from gatewright.plugins._shared.keys import CONSUMER
 __all__ = ["IdentityHeaders", "header_text", "leave_consumer"]
 
 
-_NOTHING: Final[Mapping[str, tuple[str, ...]]] = {}
-
-
 class IdentityHeaders:
     """Headers that only this plugin sets: a client's own, in any spelling, never reach the upstream."""
 
-    __slots__ = ("_consumer", "_names")
+    __slots__ = ("_consumer", "_names", "_nothing")
 
     def __init__(self, names: Iterable[str], *, consumer: str = "") -> None:
         """Take the names.
@@ -33,6 +30,7 @@ class IdentityHeaders:
         """
         self._consumer = consumer.lower()
         self._names = tuple(dict.fromkeys(name.lower() for name in (*names, self._consumer) if name))
+        self._nothing: dict[str, tuple[str, ...] | None] = dict.fromkeys(self._names)
         try:
             Headers([(name, "") for name in self._names]).discard_alike(*self._names)
         except ValueError as error:
@@ -56,12 +54,15 @@ class IdentityHeaders:
             told[self._consumer] = (credential.consumer,)
         self.replace(request, told)
 
-    def replace(self, request: Request, values: Mapping[str, tuple[str, ...]] = _NOTHING) -> None:
-        """Remove what the client sent, and set these, which are known to be right for headers (`header_text`)."""
-        if self._names:
-            headers = request.headers
-            headers.discard_alike(*self._names)
-            headers.changes.update(values)
+    def all_of(self, values: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...] | None]:
+        """These, which are known to be right for headers (`header_text`), and the other names without a value."""
+        return {**self._nothing, **values}
+
+    def replace(self, request: Request, values: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        """Remove what the client sent, and set these."""
+        changes = self.all_of(values) if values else self._nothing
+        if changes:
+            request.headers.replace_alike(changes)
 
 
 def header_text(value: Any) -> str | None:

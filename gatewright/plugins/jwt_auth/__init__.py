@@ -11,11 +11,12 @@ only tokens that are believed stay, no longer than they are good, and none is wr
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from time import monotonic, time
 from typing import Any, Final
 
-from gatewright import Plugin, Request, Response
+from gatewright import Headers, Plugin, Request, Response
 from gatewright.plugins._shared.counting import counter
 from gatewright.plugins._shared.credentials import AmbiguousCredentialsError, Place
 from gatewright.plugins._shared.extras import extra
@@ -59,7 +60,7 @@ class _Accepted:
     until: float
     source: KeySource | None
     generation: int
-    headers: dict[str, tuple[str, ...]]
+    headers: Mapping[str, tuple[str, ...] | None]
     consumer: str
 
 
@@ -79,6 +80,7 @@ class JwtAuth(Plugin):
         self._place = Place(own.header.lower(), own.scheme.lower(), own.cookie, own.argument)
         self._header = "" if own.cookie or own.argument else own.header
         """The header, if the token can only be there: then its value is what a token is remembered under."""
+        self._hides = own.hide
         self._identity = IdentityHeaders(own.forwarded.values())
         self._accepted: dict[str, _Accepted] = {}
         self._looked = 0.0
@@ -101,10 +103,11 @@ class JwtAuth(Plugin):
     async def on_request(self, request: Request) -> Response | None:
         """Judge the request's token."""
         if self._header:
-            values = request.headers.get_all(self._header)
-            if len(values) == 1 and (accepted := self._known(values[0])) is not None:
+            headers = request.headers
+            values = headers.get_all(self._header)
+            if len(values) == 1 and (accepted := self._accepted.get(values[0])) is not None and self._holds(accepted):
                 self._remembered.count += 1
-                self._let_pass(request, accepted)
+                self._let_pass(request, headers, accepted)
                 return None
         try:
             text = self._place.find(request)
@@ -116,9 +119,9 @@ class JwtAuth(Plugin):
             return self._refuse(401, "invalid_token", "the token is not one")
         if self._header:
             return await self._look_at(request, text, request.headers[self._header])
-        if (accepted := self._known(text)) is not None:
+        if (accepted := self._accepted.get(text)) is not None and self._holds(accepted):
             self._remembered.count += 1
-            self._let_pass(request, accepted)
+            self._let_pass(request, request.headers, accepted)
             return None
         return await self._look_at(request, text, text)
 
@@ -134,30 +137,31 @@ class JwtAuth(Plugin):
         except (KeysUnavailableError, ProviderError) as error:
             return self._unavailable(error)
         self._decisions.add("accepted")
-        self._let_pass(request, accepted)
+        self._let_pass(request, request.headers, accepted)
         return None
 
-    def _let_pass(self, request: Request, accepted: _Accepted) -> None:
-        if self.config.hide:
+    def _let_pass(self, request: Request, headers: Headers, accepted: _Accepted) -> None:
+        if self._hides:
             self._place.remove(request)
-        self._identity.replace(request, accepted.headers)
+        if accepted.headers:
+            headers.replace_alike(accepted.headers)
         if accepted.consumer:
             leave_consumer(request, accepted.consumer)
 
-    def _known(self, came_in: str) -> _Accepted | None:
-        accepted = self._accepted.get(came_in)
-        if accepted is None:
-            return None
-        now, source = time.time(), accepted.source
+    def _holds(self, accepted: _Accepted) -> bool:
+        now, source = time(), accepted.source
         if source is not None:
             if not 0 <= now - self._looked < _LOOK_SECONDS:
-                self._looked = now
-                if source.due:
-                    source.refresh_ahead()
-                self._usable = time.monotonic() < source.usable_until
+                self._look_at_keys(source, now)
             if accepted.generation != source.generation or not self._usable:
-                return None
-        return accepted if now < accepted.until else None
+                return False
+        return now < accepted.until
+
+    def _look_at_keys(self, source: KeySource, now: float) -> None:
+        self._looked = now
+        if source.due:
+            source.refresh_ahead()
+        self._usable = monotonic() < source.usable_until
 
     def _remember(self, came_in: str, accepted: _Accepted) -> None:
         """Keep what came of a token; where there is no room, that goes which came first."""
@@ -178,8 +182,9 @@ class JwtAuth(Plugin):
             claims, until = await self._introspector.introspect(text)
         consumer = look_up(claims, self.config.consumer_claim) if self.config.consumer_claim else None
         generation = source.generation if source is not None else 0
-        until = min(until, time.time() + self.config.cache_ttl)
-        accepted = _Accepted(until, source, generation, self._headers_of(claims), header_text(consumer) or "")
+        until = min(until, time() + self.config.cache_ttl)
+        headers = self._identity.all_of(self._headers_of(claims))
+        accepted = _Accepted(until, source, generation, headers, header_text(consumer) or "")
         self._usable = True  # the keys were, just now
         self._remember(came_in, accepted)
         return accepted
