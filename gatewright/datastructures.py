@@ -17,14 +17,18 @@ from typing import Final, Protocol, Self
 
 from gatewright.errors import NotAvailableError
 
-__all__ = ["CutEntries", "Finder", "Headers", "MultiMapping", "Query"]
+__all__ = ["CutEntries", "Finder", "Headers", "MultiMapping", "Query", "check_sendable"]
 
 Change = tuple[str, ...] | None
 """The values a name now has, or `None` for deleted."""
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _JOINT: Final = {"cookie": "; "}
+_LONGEST_NAME: Final = 8192
+"""Characters of a header's name: those of a whole line, where nginx is not told otherwise."""
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
+_UNSENDABLE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Surrogates that stand for no byte (see *surrogateescape*)."""
 _UNLIKE: Final = re.compile(r"[^0-9a-z]")
 _MOST_WORDS: Final = 7
 MOST_FINDS: Final = 3  # single look-ups, before all is decoded: that pays from the fourth on
@@ -34,9 +38,25 @@ MOST_FINDS: Final = 3  # single look-ups, before all is decoded: that pays from 
 def _header_key(name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a header's name is a str, not {type(name).__name__}: {name!r}")
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"a header's name of {len(name)} characters; the limit is {_LONGEST_NAME}")
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"{name!r} is not a header name")
     return name.lower()
+
+
+def check_sendable(text: str, what: str) -> None:
+    """See that there are bytes for a text.
+
+    Args:
+        text: the text.
+        what: what it is, for the message.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if _UNSENDABLE.search(text):
+        raise ValueError(f"{what} holds a lone surrogate that stands for no byte: {text!r}")
 
 
 class CutEntries(list[tuple[str, "str | None"]]):
@@ -114,6 +134,9 @@ class MultiMapping(MutableMapping[str, str]):
     def _check(name: str, value: str) -> str:
         if not isinstance(value, str):
             raise TypeError(f"the value of {name!r} must be str, not {type(value).__name__}")
+        if not (name.isprintable() and value.isprintable()):
+            check_sendable(name, "the name")
+            check_sendable(value, f"the value of {name!r}")
         return value
 
     def _entries(self) -> list[tuple[str, str | None]]:
@@ -360,8 +383,10 @@ class Headers(MultiMapping):
     def _check(name: str, value: str) -> str:
         if not isinstance(value, str):
             raise TypeError(f"the value of header {name!r} must be str, not {type(value).__name__}")
-        if not value.isprintable() and _FORBIDDEN.search(value):
-            raise ValueError(f"the value of header {name!r} must not contain CR, LF or NUL: {value!r}")
+        if not value.isprintable():
+            if _FORBIDDEN.search(value):
+                raise ValueError(f"the value of header {name!r} must not contain CR, LF or NUL: {value!r}")
+            check_sendable(value, f"the value of header {name!r}")
         return value
 
 

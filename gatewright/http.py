@@ -27,7 +27,7 @@ from gatewright.call import (
     follow,
     follow_sync,
 )
-from gatewright.datastructures import Headers, Query
+from gatewright.datastructures import Headers, Query, check_sendable
 from gatewright.errors import NotAvailableError
 from gatewright.json_bodies import read_json
 
@@ -94,6 +94,7 @@ class _BaseRequest:
             raise ValueError(f"a path starts with '/', this one does not: {path!r}")
         if any(char in path for char in "\r\n\0"):
             raise ValueError(f"a path must not contain CR, LF or NUL: {path!r}")
+        check_sendable(path, "a path")
         self._call.path = path
         self._call.asks = True
 
@@ -149,6 +150,7 @@ class _BaseRequest:
             raise TypeError(f"a consumer is a name, not {type(name).__name__}")
         if not name or any(char in name for char in "\r\n\0"):
             raise ValueError(f"this is no consumer's name: {name!r}")
+        check_sendable(name, "a consumer's name")
         if not self._call.takes_consumer:
             raise NotAvailableError("this gateway can't be told who calls; over the lean path it can (docs/lean.md)")
         self._call.consumer_change = name

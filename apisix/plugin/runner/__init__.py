@@ -19,6 +19,7 @@ from apisix.plugin.response import Response
 from apisix.start import start_runner
 from gatewright import Plugin as NativePlugin
 from gatewright import http
+from gatewright.errors import PluginError
 from gatewright.plugin import kebab_case
 from gatewright.runtime.discovery import Discovery
 from gatewright.server.worker.process import new_event_loop
@@ -115,6 +116,11 @@ class _Adapter(NativePlugin):
 
     @staticmethod
     def verdict(result: Any, request: http.Request | http.SyncRequest, response: Response) -> http.Response | None:
+        if result is not None and not isinstance(result, bool):
+            raise PluginError(
+                f"a filter returns True to go on, or False (or nothing, with a status or body set) to answer, "
+                f"not {type(result).__name__}"
+            )
         if result is False or (result is None and response.answered):
             return response.as_answer()
         for name in response.headers:

@@ -12,6 +12,7 @@ import msgspec
 
 from apisix.runner.http.request import Request
 from apisix.runner.http.response import PLUGIN_ACTION_REWRITE, PLUGIN_ACTION_STOP, Response
+from apisix.runner.plugin.waiting import refuse_to_wait
 from gatewright import Plugin, SyncRequest
 from gatewright import http as native
 
@@ -41,7 +42,7 @@ class Base:
         """Go on with the request as `response` says."""
         _action.set(PLUGIN_ACTION_REWRITE)
 
-    def filter(self, request: Request, response: Response) -> None:
+    def filter(self, request: Request, response: Response) -> Any:
         """The plugin's work."""
         raise NotImplementedError(f"{type(self).__name__} must implement filter(request, response)")
 
@@ -68,7 +69,7 @@ class _Adapter(Plugin):
         request, response = Request(native_request), Response()
         before = dict(request.headers), dict(request.args)
         _action.set(PLUGIN_ACTION_REWRITE)
-        self.inner.filter(request, response)
+        refuse_to_wait(self.inner.filter(request, response))
         if _action.get() == PLUGIN_ACTION_STOP:
             return response.as_answer()
         # 0.1.0 plugins hand back all they got: what did not change is left as it came.

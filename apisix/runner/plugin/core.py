@@ -7,6 +7,7 @@ from typing import Any
 
 from apisix.runner.http.request import Request
 from apisix.runner.http.response import Response
+from apisix.runner.plugin.waiting import refuse_to_wait
 from gatewright import Plugin, SyncRequest
 from gatewright import http as native
 
@@ -24,7 +25,7 @@ class PluginBase:
         """Parse the configuration's text; what it gives is handed to `filter`."""
         return conf
 
-    def filter(self, conf: Any, request: Request, response: Response) -> None:
+    def filter(self, conf: Any, request: Request, response: Response) -> Any:
         """The plugin's work. A changed `response` answers the client."""
         raise NotImplementedError(f"{type(self).__name__} must implement filter(conf, request, response)")
 
@@ -49,5 +50,5 @@ class _Adapter(Plugin):
         response.set_req_id(native_request.id)
         # An object for each request, as there: what a plugin keeps on `self` is of that request.
         plugin = self.wrapped()
-        plugin.filter(plugin.config(self.config), Request(native_request), response)
+        refuse_to_wait(plugin.filter(plugin.config(self.config), Request(native_request), response))
         return response.as_answer() if response.changed() else None

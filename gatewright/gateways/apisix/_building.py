@@ -56,8 +56,8 @@ def build_entries(entries: Sequence[Entry]) -> bytes:
     offsets = []
     at = 4 * len(entries) + 8  # an entry's table stands 8 bytes into its piece, behind its vtable
     for name, value in entries:
-        # Plugins set the same few headers again and again; long values would only fill the cache.
-        if value is None or len(value) < 256:
+        # Plugins set the same few headers again and again; long texts would only fill the cache.
+        if len(name) < 256 and (value is None or len(value) < 256):
             piece = _build_short_entry(name, value)
         else:
             piece = _build_entry(name, value)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Final, NoReturn
 from urllib.parse import unquote
 
@@ -43,6 +42,7 @@ from gatewright.gateways.apisix.replies import (
     encode_stop,
     split_rewrite,
 )
+from gatewright.gateways.caches import NotKeptError, keep_short
 from gatewright.http import Call, Question, Response, ResponseCall
 
 __all__ = ["info_request", "refusal_reply", "request_reply", "response_call", "response_reply"]
@@ -192,7 +192,10 @@ def request_reply(call: Call, response: Response | None) -> bytes:
         ):
             if headers is None or not headers.changes:
                 return encode_no_action(id)
-            head, tail = _header_rewrite(tuple(headers.changes.items()))
+            try:
+                head, tail = _header_rewrite(tuple(headers.changes.items()))
+            except NotKeptError as long:
+                head, tail = long.parts
             return head + id.to_bytes(4, "little") + tail
         header_entries = _joined(headers.changes) if headers is not None else []
         args = [] if query is None else _repeated(query.changes)
@@ -214,7 +217,7 @@ def request_reply(call: Call, response: Response | None) -> bytes:
         raise PluginError(f"the reply can't be sent to APISIX: {error}") from error
 
 
-@lru_cache(maxsize=256)
+@keep_short(256)
 def _header_rewrite(changes: tuple[tuple[str, tuple[str, ...] | None], ...]) -> tuple[bytes, bytes]:
     """What stands before and after the id in a reply that only changes headers.
 

@@ -45,6 +45,8 @@ __all__ = [
 _HEADER: Final = 4
 _STOP: Final = 1
 _REWRITE: Final = 2
+_LONGEST_KEPT: Final = 128
+"""Characters of a variable's name: plugins ask for the same few, but may make names up of a client's text."""
 
 
 class ErrorCode(IntEnum):
@@ -206,9 +208,15 @@ def encode_resp_reply(id: int, reply: RespReply) -> bytes:
     return encode_frame(FrameType.HTTP_RESP_CALL, building.build_root(building.build_table(kinds, *values)))
 
 
-@lru_cache(maxsize=128)
 def encode_info_request(request: InfoRequest) -> bytes:
     """An ExtraInfo question."""
+    if request.name is not None and len(request.name) > _LONGEST_KEPT:
+        return _encode_info_request.__wrapped__(request)
+    return _encode_info_request(request)
+
+
+@lru_cache(maxsize=128)
+def _encode_info_request(request: InfoRequest) -> bytes:
     if request.kind == InfoType.VAR:
         info = building.build_table("O", Piece(building.build_string(request.name or "")))
     else:

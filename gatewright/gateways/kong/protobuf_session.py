@@ -44,6 +44,7 @@ _ALIASES: Final = {"kong.log": "kong.log.notice"}  # Lua's `kong.log(...)`, whic
 _QUERY_ARG: Final = "kong.request.get_query_arg"
 _QUERY: Final = METHODS["kong.request.get_query"]
 _MAX_KNOWN: Final = 1024
+_LONGEST_KNOWN: Final = 256
 _MOST_AHEAD: Final = 64  # calls that Kong may be behind by
 _EMPTY_FRAME: Final = _pack_length(0)
 
@@ -133,7 +134,7 @@ class ProtoBufSession:
             case {"handle_event": event}:
                 wish = HandleEvent(0, event.get("instance_id", 0), event.get("event_name", ""))
                 self._sequence = b"\x08" + write_varint(ticket) if ticket else b""
-                if frame[0] == _SEQUENCE_TAG:
+                if frame[0] == _SEQUENCE_TAG and len(frame) <= _LONGEST_KNOWN:
                     if len(self._known_calls) >= _MAX_KNOWN:
                         self._known_calls.clear()
                     self._known_calls[frame[read_varint(frame, 1)[1] :]] = (wish,)

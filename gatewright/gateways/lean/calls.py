@@ -29,7 +29,7 @@ Entries = list[tuple[str, "str | None"]]
 class Teller(Protocol):
     """Whoever can be asked for what a call did not bring, wherever the asker is."""
 
-    def tell(self, id: int, name: str) -> bytes | None:
+    def tell(self, source: LeanSource, name: str) -> bytes | None:
         """One thing of a call (see `needs`)."""
 
 
@@ -102,7 +102,7 @@ class LeanSource:
         if told is None:
             told = self._told = {}
         if name not in told:
-            told[name] = self.teller.tell(self.id, name)
+            told[name] = self.teller.tell(self, name)
         return told[name]
 
     @property

@@ -13,6 +13,7 @@ is what later calls bring. What is looked at and was not brought is asked for, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final, Literal
@@ -47,6 +48,11 @@ _MOST_NAMES: Final = 12
 """Single headers that are brought; of more, all are."""
 _MOST: Final = 64
 _MOST_PLANS: Final = 1024
+_LONGEST_PLAN: Final = 1 << 13
+_MOST_SEEN: Final = 256
+"""Names that a learner keeps. A plugin may make them up of a client's text: what is beyond is asked for each time."""
+_NAME: Final = re.compile(r"[a-z]+(?::[!-+\--~]{1,100})?")
+"""What can stand in a plan; a name of another form (with a comma, say) is asked for each time."""
 _WHOLE: Final = {"h": "headers", "r": "rheaders"}
 
 
@@ -57,6 +63,8 @@ def fields_of(plan: bytes) -> Mapping[str, int]:
     Raises:
         ProtocolError: it's no plan.
     """
+    if len(plan) > _LONGEST_PLAN:
+        raise ProtocolError(f"a plan of {len(plan)} bytes, the limit is {_LONGEST_PLAN}")
     try:
         names = plan.decode("ascii").split(",") if plan else []
     except UnicodeDecodeError:
@@ -121,7 +129,7 @@ class Learner:
         """A handler has looked at this."""
         if name == self._body:
             self._bodies += 1
-        elif name not in self._seen:
+        elif name not in self._seen and len(self._seen) < _MOST_SEEN and _NAME.fullmatch(name):
             self._seen.add(name)
             if not self._left:
                 self.wants = plan_of(self._seen)
@@ -130,7 +138,7 @@ class Learner:
         """A call that followed a plan has ended; gives another plan if that would be better."""
         if self._left:
             if plan != self._first:  # another worker has learnt already
-                self._seen.update(fields_of(plan))
+                self._learn(plan)
                 self._left = 0
                 self.wants = plan_of(self._seen)
             else:
@@ -141,7 +149,11 @@ class Learner:
                     self.wants = plan_of(self._seen)
         elif plan not in (self.wants, self._first):
             before = len(self._seen)
-            self._seen.update(fields_of(plan))
+            self._learn(plan)
             if len(self._seen) > before:
                 self.wants = plan_of(self._seen)
         return None if plan == self.wants else self.wants
+
+    def _learn(self, plan: bytes) -> None:
+        if len(self._seen) < _MOST_SEEN:
+            self._seen.update(fields_of(plan))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
 from gatewright.datastructures import Headers
 from gatewright.errors import PluginError
+from gatewright.gateways.caches import NotKeptError, keep_short
 from gatewright.gateways.lean.calls import LeanSource, UnseenHeaders
 from gatewright.gateways.lean.frames import CHUNK, Flag, Kind, encode_frame
 from gatewright.http import Call, Response
@@ -134,7 +134,10 @@ def request_answer(call: Call, response: Response | None, plan: bytes | None) ->
         and call.seen_response_headers is None and not call.kept_ctx and call.consumer_change is None
     ):  # fmt: skip
         changes = headers.changes if headers is not None else None
-        head, tail = _header_answer(tuple(changes.items()) if changes else ())
+        try:
+            head, tail = _header_answer(tuple(changes.items()) if changes else ())
+        except NotKeptError as long:
+            head, tail = long.parts
         return head + id.to_bytes(4, "little") + tail
     answer = _Answer()
     if plan is not None:
@@ -158,7 +161,7 @@ def request_answer(call: Call, response: Response | None, plan: bytes | None) ->
     return answer.encode(Kind.REQUEST, id)
 
 
-@lru_cache(maxsize=256)
+@keep_short(256)
 def _header_answer(changes: tuple[tuple[str, tuple[str, ...] | None], ...]) -> tuple[bytes, bytes]:
     """What stands before and after the id in an answer that changes request headers only, as most do: 3 us less."""
     answer = _Answer()
@@ -167,7 +170,7 @@ def _header_answer(changes: tuple[tuple[str, tuple[str, ...] | None], ...]) -> t
     return frame[:8], frame[12:]
 
 
-@lru_cache(maxsize=256)
+@keep_short(256)
 def _response_header_answer(
     changes: tuple[tuple[str, tuple[str, ...] | None], ...], appended: Appended
 ) -> tuple[bytes, bytes]:
@@ -191,7 +194,10 @@ def response_answer(call: Call, plan: bytes | None) -> bytes:
     if plan is None and not has_status and call.response_body is None and not call.kept_ctx:
         changes = tuple(headers.changes.items()) if headers is not None and headers.changes else ()
         appended = _appended(headers) if is_unseen else ()
-        head, tail = _response_header_answer(changes, appended)
+        try:
+            head, tail = _response_header_answer(changes, appended)
+        except NotKeptError as long:
+            head, tail = long.parts
         return head + call.source.id.to_bytes(4, "little") + tail
     answer = _Answer()
     if plan is not None:

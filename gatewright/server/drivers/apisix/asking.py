@@ -9,10 +9,10 @@ import asyncio
 import concurrent.futures
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from gatewright.datastructures import Headers
-from gatewright.errors import GatewayClosedError, NotAvailableError
+from gatewright.errors import GatewayClosedError, NotAvailableError, OverloadedError
 from gatewright.gateways.events import Session
 from gatewright.http import Call, Question, Recipe, find_header
 from gatewright.runtime.bridge import Bridge
@@ -20,6 +20,9 @@ from gatewright.runtime.strands import Strand
 from gatewright.server.worker.service import Service
 
 __all__ = ["AskingConnection", "Waiter"]
+
+_MOST_OPEN: Final = 1000
+"""Questions of one call that are open at once."""
 
 Waiter = Strand | asyncio.Future["bytes | None"] | concurrent.futures.Future["bytes | None"]
 """Who waits for an answer: a strand, a task or a thread."""
@@ -95,6 +98,8 @@ class AskingConnection(asyncio.Protocol):
             raise GatewayClosedError("the gateway closed the connection")
         if call is not self._call:
             raise NotAvailableError("the call has ended: the gateway can't be asked about it any more")
+        if len(self._waiters) >= _MOST_OPEN:
+            raise OverloadedError(f"{_MOST_OPEN} questions of this call are open")
         frame = self._session.ask(question)
         questions = self._service.questions
         questions[question.kind] = questions.get(question.kind, 0) + 1

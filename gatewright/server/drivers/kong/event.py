@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from gatewright.errors import GatewayClosedError, PluginError
+from gatewright.errors import GatewayClosedError, OverloadedError, PluginError
 from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.gateways.kong.kong_object import Kong, LuaStyleAsyncKong, LuaStyleKong
 from gatewright.gateways.kong.pdk import TERMINAL
@@ -23,6 +23,8 @@ MAY_EXIT: Final = frozenset(("rewrite", "access", "response", "preread"))
 """Phases in which Kong lets a plugin answer the request (pdk/response.lua)."""
 REFUSAL: Final = (500, b'{"message":"An unexpected error occurred"}', {"content-type": "application/json"})
 """What a request is answered with that failed: the arguments of `kong.response.exit`."""
+_MOST_OPEN: Final = 1000
+"""PDK calls of one event that wait."""
 _LOGGABLE: Final = frozenset((str, int, list, dict))
 """What the PDK logs as it is; anything else as its text (kong-pdk, pdk/__init__.py)."""
 
@@ -124,6 +126,8 @@ class Event(Asking):
         if connection is None:  # one call at a time: that's all that the protocols can carry
             if self._queue is None:
                 self._queue = deque()
+            if len(self._queue) >= _MOST_OPEN:
+                raise OverloadedError(f"{_MOST_OPEN} PDK calls of this event wait for their turn")
             self._queue.append((method, args, waiter))
             return True
         if self._known and method.startswith("kong.service.request."):

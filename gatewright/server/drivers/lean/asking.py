@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from gatewright.datastructures import Headers
-from gatewright.errors import GatewayClosedError, MustAwaitError, NotAvailableError
+from gatewright.errors import GatewayClosedError, MustAwaitError, NotAvailableError, OverloadedError
 from gatewright.gateways.lean.calls import LeanSource
 from gatewright.gateways.lean.session import LeanSession, Told
 from gatewright.http import Call, Question, Recipe
@@ -22,6 +22,8 @@ from gatewright.server.worker.service import Service
 __all__ = ["AskingConnection"]
 
 Waiter = Strand | asyncio.Future["bytes | None"] | concurrent.futures.Future["bytes | None"]
+_MOST_OPEN: Final = 1 << 16
+"""Questions that are open on one connection, of all its calls."""
 _NAMES: Final = {"request_body": "body", "response_body": "rbody"}
 
 
@@ -72,10 +74,10 @@ class AskingConnection(asyncio.Protocol):
             return source.brought(name)
         strand = self._bridge.strand_of_task()
         if strand is not None:
-            self._put(source.id, name, strand)
+            self._put(source, name, strand)
             return cast("bytes | None", await self._bridge.pause(self._forget))
         future: asyncio.Future[bytes | None] = self._service.loop.create_future()
-        self._put(source.id, name, future)
+        self._put(source, name, future)
         return await future
 
     def ask_sync(self, call: Call, question: Question) -> bytes | None:
@@ -85,20 +87,20 @@ class AskingConnection(asyncio.Protocol):
         if source.brings(name) and question.kind == "var":
             return source.brought(name)
         if not self._bridge.in_loop_thread:
-            return self._ask_from_thread(source.id, name)
+            return self._ask_from_thread(source, name)
         strand = self._bridge.current()
-        self._put(source.id, name, strand)
+        self._put(source, name, strand)
         return cast("bytes | None", self._bridge.wait_for_resume(self._forget))
 
     def ask_here(self, call: Call, questions: Sequence[Question]) -> list[bytes | None]:
         """Put questions together and wait for the answers, wherever the caller is."""
         source = cast("LeanSource", call.source)
-        return [self.tell(source.id, _name_of(question)) for question in questions]
+        return [self.tell(source, _name_of(question)) for question in questions]
 
-    def tell(self, id: int, name: str) -> bytes | None:
+    def tell(self, source: LeanSource, name: str) -> bytes | None:
         """One thing of a call, wherever the caller is (see `gatewright.gateways.lean.calls.Teller`)."""
         if not self._bridge.in_loop_thread:
-            return self._ask_from_thread(id, name)
+            return self._ask_from_thread(source, name)
         try:
             self._bridge.check_wait_here()
         except MustAwaitError:
@@ -107,29 +109,32 @@ class AskingConnection(asyncio.Protocol):
                 "in the handler"
             ) from None
         future: asyncio.Future[bytes | None] = self._service.loop.create_future()
-        self._put(id, name, future)
+        self._put(source, name, future)
         return self._bridge.wait_here(future)
 
-    def _ask_from_thread(self, id: int, name: str) -> bytes | None:
+    def _ask_from_thread(self, source: LeanSource, name: str) -> bytes | None:
         waiting: concurrent.futures.Future[bytes | None] = concurrent.futures.Future()
-        self._service.loop.call_soon_threadsafe(self._put_for_thread, id, name, waiting)
+        self._service.loop.call_soon_threadsafe(self._put_for_thread, source, name, waiting)
         return waiting.result()
 
-    def _put(self, id: int, name: str, waiter: Waiter) -> None:
+    def _put(self, source: LeanSource, name: str, waiter: Waiter) -> None:
         if self._closed:
             raise GatewayClosedError("the gateway closed the connection")
-        if id not in self._under_way:
+        strand = self._under_way.get(source.id)
+        if strand is None or strand.call is None or strand.call.source is not source:  # another call may have its id
             raise NotAvailableError("the call has ended: the gateway can't be asked about it any more")
+        if len(self._waiters) >= _MOST_OPEN:
+            raise OverloadedError(f"{_MOST_OPEN} questions are open on this connection")
         self._numbers = number = (self._numbers + 1) & 0xFFFFFFFF
         kind = name.partition(":")[0]
         questions = self._service.questions
         questions[kind] = questions.get(kind, 0) + 1
         self._waiters[number] = waiter
-        self._send(self._session.ask(id, number, name))
+        self._send(self._session.ask(source.id, number, name))
 
-    def _put_for_thread(self, id: int, name: str, waiter: concurrent.futures.Future[Any]) -> None:
+    def _put_for_thread(self, source: LeanSource, name: str, waiter: concurrent.futures.Future[Any]) -> None:
         try:
-            self._put(id, name, waiter)
+            self._put(source, name, waiter)
         except Exception as error:
             waiter.set_exception(error)
 

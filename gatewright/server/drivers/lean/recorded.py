@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from gatewright.errors import GatewrightError
-from gatewright.gateways.lean.calls import LeanRequestCall
+from gatewright.gateways.lean.calls import LeanRequestCall, LeanSource
 from gatewright.gateways.lean.needs import question_of
 from gatewright.gateways.lean.session import LeanSession
 from gatewright.http import Call, Question
@@ -75,14 +75,14 @@ class RecordedLeanConnection(LeanConnection):
         asked.answered(answer)
         return answer
 
-    def tell(self, id: int, name: str) -> bytes | None:
+    def tell(self, source: LeanSource, name: str) -> bytes | None:
         """See `AskingConnection.tell`."""
         record = current_record()
         if record is None:
-            return super().tell(id, name)
+            return super().tell(source, name)
         asked = record.asks(Question(*question_of(name)))
         try:
-            answer = super().tell(id, name)
+            answer = super().tell(source, name)
         except BaseException as error:
             asked.failed(error)
             raise
