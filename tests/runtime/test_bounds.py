@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from gatewright.datastructures import Headers
+from gatewright.gateways.apisix.adapt import _header_rewrite, request_reply
+from gatewright.gateways.apisix.calls import HttpReqCall, encode_http_req_call
+from gatewright.gateways.apisix.replies import (
+    InfoRequest,
+    InfoType,
+    Rewrite,
+    _encode_info_request,
+    decode_req_reply,
+    encode_info_request,
+)
+from gatewright.gateways.caches import LONGEST_KEPT, NotKeptError, keep_short
+from gatewright.http import RequestCall, Response, SyncRequest
 from gatewright.observe.report import Sample, TallyReport, WorkerReport, add_up
 from gatewright.runtime.confs import TokenTable
 from gatewright.runtime.failures import FailureLog
@@ -153,3 +167,90 @@ def test_a_thousand_routes_that_fail_are_not_a_thousand_lines_and_hide_no_other_
         now = 10.0
         failures.report("no such plugin", kind="conf", route="later")
     assert lines[-1]["others_left_out"] == 9800
+
+
+# --- caches
+
+
+def test_long_frames_are_not_kept() -> None:
+    made: list[int] = []
+
+    @keep_short(2)
+    def parts(size: int) -> tuple[bytes, bytes]:
+        made.append(size)
+        return b"", b"x" * size
+
+    for size in (10, 10, LONGEST_KEPT):
+        parts(size)
+    for _ in range(2):
+        with pytest.raises(NotKeptError) as long:
+            parts(LONGEST_KEPT + 1)
+        assert len(long.value.parts[1]) == LONGEST_KEPT + 1
+    assert made == [10, LONGEST_KEPT, LONGEST_KEPT + 1, LONGEST_KEPT + 1]
+
+
+def request_call() -> RequestCall:
+    frame = encode_http_req_call(id=7, conf_token=1, src_ip=b"", method="GET", path="/", args=(), headers=())
+    return RequestCall(HttpReqCall(frame), 1)
+
+
+def replied(changes: dict[str, str]) -> bytes:
+    call = request_call()
+    for name, value in changes.items():
+        call.headers[name] = value
+    return request_reply(call, None)
+
+
+def test_a_reply_is_the_same_whether_it_is_kept_or_not() -> None:
+    before = _header_rewrite.cache_info().currsize  # type: ignore[attr-defined]
+    for value in ("short", "long" * 5000):
+        _, action = decode_req_reply(replied({"x-a": value}))
+        assert action == Rewrite(headers=[("x-a", value)])
+    assert _header_rewrite.cache_info().currsize <= before + 1  # type: ignore[attr-defined]
+
+
+def test_questions_of_made_up_names_are_not_kept() -> None:
+    before = _encode_info_request.cache_info().currsize
+    for number in range(200):
+        assert encode_info_request(InfoRequest(InfoType.VAR, "arg_" + "x" * 200 + str(number)))
+    assert _encode_info_request.cache_info().currsize == before
+
+
+def test_a_header_of_a_made_up_name_has_a_length() -> None:
+    headers = Headers({"x": "1"})
+    assert "n" * 8193 not in headers
+    with pytest.raises(ValueError, match="a header's name of 8193 characters"):
+        headers["n" * 8193] = "x"
+
+
+def test_the_text_of_failures_is_not_kept_to_compare_it() -> None:
+    failures = FailureLog()
+    with capture_logs():
+        for number in range(100):
+            failures.report("failed", plugin="p", route=f"r{number}", error=ValueError("x" * 1_000_000), traceback=True)
+    held = sum(len(repr(told)) for told in failures._last_told.values())
+    assert held < 100 * 200
+
+
+# --- texts that no bytes stand for
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda call, text: call.headers.__setitem__("x", text),
+        lambda call, text: call.headers.add("x", text),
+        lambda call, text: call.query.__setitem__("x", text),
+        lambda call, text: call.query.__setitem__(text, "x"),
+        lambda call, text: call.response_headers.set_all("x", [text]),
+        lambda call, text: setattr(SyncRequest(call), "path", "/" + text),
+        lambda call, text: Response(200, {"x": text}),
+        lambda call, text: Response(200, body=text),
+    ],
+)
+def test_a_lone_surrogate_is_refused_where_it_is_written(write: Callable[[Any, str], object]) -> None:
+    call = request_call()
+    write(call, "caf\udcc3\udca9")
+    for text in ("\ud800", "a\udc7f", "\udd00b"):
+        with pytest.raises(ValueError, match="surrogate"):
+            write(call, text)
