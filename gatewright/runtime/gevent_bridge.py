@@ -21,7 +21,7 @@ import gevent
 import gevent.monkey
 from greenlet import getcurrent
 
-from gatewright.errors import DeadlineExceededError, PluginError
+from gatewright.errors import DeadlineExceededError, PluginError, words_of
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.spare_tasks import CURRENT
 from gatewright.runtime.strands import SWEEP_INTERVAL, Strand
@@ -154,7 +154,7 @@ class GeventBridge(Bridge):
         strand = self.current()
         context = contextvars.copy_context()
         context.run(CURRENT.set, (strand.call, strand.work))
-        task = self.loop.create_task(coroutine, context=context)
+        task = self.loop.create_task(_contained(coroutine), context=context)
         try:
             return self.wait_future(task)
         except asyncio.CancelledError:
@@ -192,3 +192,11 @@ class GeventBridge(Bridge):
             self.throw(strand, DeadlineExceededError(f"took longer than its timeout of {limit:g} s"))
         if self._running and self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._look_at_deadlines)
+
+
+async def _contained(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine. What a task would pass on to the loop, and so end the process, is a failure like any other."""
+    try:
+        return await coroutine
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise PluginError(f"the handler raised {words_of(error)}") from error

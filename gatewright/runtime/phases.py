@@ -96,7 +96,7 @@ class PhaseChain(ChainLife):
         if handler.mode is _DIRECT:
             self._await(run(caller.sync_pdk))
         else:
-            self._bridge.run_blocking(partial(run, caller.sync_pdk))
+            self._await(self._bridge.run_blocking(partial(run, caller.sync_pdk)))
 
     def _await(self, result: Any) -> None:
         """See to the end of what a `def` handler gave back, if it's to be awaited."""

@@ -134,7 +134,7 @@ class Asking(ABC):
         bridge = self._bridge
         strand: Any = getcurrent()
         if strand is not self.strand or bridge.stepping is not None:
-            strand = bridge.current() if bridge.in_loop_thread else None
+            strand = bridge.current() if bridge.in_loop_thread or bridge.in_coroutine else None  # or it says why not
         if strand is not None:
             return _value_of(bridge.wait_for_resume(self._forget)) if self._put(method, args, strand) else None
         waiting: concurrent.futures.Future[Any] = concurrent.futures.Future()
