@@ -208,9 +208,7 @@ def load_file(file: Path) -> ModuleType:
     dotted = _dotted_name(file)
     if dotted is not None:
         return importlib.import_module(dotted)
-    # The same stem may occur in two directories, so the path is part of the name.
-    stem = file.parent.name if file.name == "__init__.py" else file.stem
-    name = f"gatewright_plugin_{hashlib.blake2b(str(file).encode(), digest_size=4).hexdigest()}_{stem}"
+    name = _name_for(file)
     if name in sys.modules:
         return sys.modules[name]
     locations = [str(file.parent)] if file.name == "__init__.py" else None
@@ -226,6 +224,29 @@ def load_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _name_for(file: Path) -> str:
+    """Under which a file is imported.
+
+    By its own name, where who imports that gets this very file: then it's the same module for its neighbours, and a
+    process that a plugin spawns finds what it is sent. The same name may occur in two directories, though, or be a
+    library's; then the path is part of it.
+    """
+    stem = file.parent.name if file.name == "__init__.py" else file.stem
+    if "." not in stem and _is_found_as(stem, file):
+        return stem
+    return f"gatewright_plugin_{hashlib.blake2b(str(file).encode(), digest_size=4).hexdigest()}_{stem}"
+
+
+def _is_found_as(name: str, file: Path) -> bool:
+    present = sys.modules.get(name)
+    if present is not None:
+        origin = getattr(present, "__file__", None)
+    else:
+        spec = importlib.util.find_spec(name)
+        origin = spec.origin if spec is not None else None
+    return origin is not None and Path(origin).resolve() == file
 
 
 def _dotted_name(file: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,30 @@ def test_a_plugin_imports_what_lies_beside_it(load: Callable[[Path], object], tm
     discovery = load(tmp_path)
     assert "helped" in discovery.plugins  # type: ignore[attr-defined]
     assert not [error for error in discovery.errors if name not in str(error).partition(":")[0]]  # type: ignore[attr-defined]
+
+
+CIRCLE = {
+    "first": "import SECOND\nfrom gatewright import Plugin\nclass First(Plugin):\n    name = 'first'\n"
+             "    def on_request(self, request): pass\n    other = property(lambda self: SECOND.Second)\n",
+    "second": "from gatewright import Plugin\nimport FIRST\nclass Second(Plugin):\n    name = 'second'\n"
+              "    def on_request(self, request): pass\n    other = property(lambda self: FIRST.First)\n",
+}  # fmt: skip
+
+
+def test_plugin_files_that_import_each_other_are_one_module_each(tmp_path: Path) -> None:
+    names = {name: f"{name}_of_{tmp_path.name}" for name in CIRCLE}
+    for name, source in CIRCLE.items():
+        text = source.replace("FIRST", names["first"]).replace("SECOND", names["second"])
+        (tmp_path / f"{names[name]}.py").write_text(text)
+    plugins = discover([tmp_path]).plugins
+    assert plugins["first"]().other is plugins["second"]  # type: ignore[attr-defined]
+    assert plugins["second"]().other is plugins["first"]  # type: ignore[attr-defined]
+
+
+def test_a_plugin_file_of_a_librarys_name_hides_none(tmp_path: Path) -> None:
+    (tmp_path / "msgspec.py").write_text("from gatewright import Plugin\nclass Own(Plugin):\n    name = 'own'\n")
+    assert discover([tmp_path]).plugins["own"].__module__ != "msgspec"
+    assert importlib.import_module("msgspec").Struct
 
 
 @pytest.mark.parametrize(

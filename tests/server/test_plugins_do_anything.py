@@ -78,6 +78,20 @@ class Children(Plugin):
         with multiprocessing.get_context("fork").Pool(1) as pool:  # ended by SIGTERM
             pool.apply(square, (1,))
 """,
+    "spawns": """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+class Cube:
+    def __init__(self, n):
+        self.n = n
+    def of(self):
+        return self.n ** 3
+class Spawns(Plugin):
+    blocking = True
+    def on_request(self, request):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+            request.headers["x-cube"] = str(executor.submit(Cube(3).of).result(30))
+""",
     "warns": """
 import warnings
 warnings.simplefilter("error")
@@ -197,6 +211,10 @@ def test_children_of_a_plugin_are_no_part_of_the_worker(runner: RunnerProcess) -
             peer.receive()
         assert time.monotonic() - started < 5, "nobody else has the gateway's connection"
     os.kill(child, signal.SIGKILL)
+
+
+def test_a_process_that_a_plugin_spawns_finds_what_it_is_sent(runner: RunnerProcess) -> None:
+    assert of(runner, "spawns") == {"x-cube": "27"}
 
 
 def test_what_is_registered_to_be_done_at_exit_is_done_and_children_go(runner: RunnerProcess) -> None:
