@@ -22,7 +22,7 @@ from greenlet import getcurrent
 
 from gatewright.errors import PluginError
 from gatewright.runtime.gathering import Gathering
-from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, SpareTask, SpareTasks, TaskStep
+from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, ENDED, Rest, SpareTask, SpareTasks, TaskStep
 from gatewright.runtime.strands import Strand, swallow
 from gatewright.runtime.thread_bound import speaks_of_threads
 from gatewright.runtime.threads import Home, PluginThreads
@@ -32,7 +32,6 @@ __all__ = ["Bridge"]
 T = TypeVar("T")
 
 _PAUSE: Final = object()
-_ENDED: Final = object()
 
 
 class Bridge(Gathering):
@@ -122,25 +121,24 @@ class Bridge(Gathering):
         if self.stepping is not None:
             self.current()  # says what is wrong
         spare = self._spares.take()
-        loop, task, run = self.loop, spare.task, spare.context.run
-        value: Any = None
+        loop, task, run, send = self.loop, spare.task, spare.context.run, spare.send
+        value: Any = coroutine
         while True:
             asyncio._enter_task(loop, task)
             self.stepping = spare
             try:
-                waits_for = run(coroutine.send, value)
-            except StopIteration as stop:
-                value, waits_for = stop.value, _ENDED
+                waits_for = run(send, value)
             except BaseException:
                 spare.end()
                 raise
             finally:
                 self.stepping = None
                 asyncio._leave_task(loop, task)
-            if waits_for is _ENDED:
+            if waits_for is ENDED:
+                result: T = spare.result
+                spare.result = None
                 del task
                 self._spares.keep(spare)
-                result: T = value
                 return result
             strand = self.current()
             if waits_for is not _PAUSE:
@@ -153,7 +151,7 @@ class Bridge(Gathering):
             try:
                 value = self.wait_for_resume(spare.on_expiry)
             except BaseException:  # nobody waits for the coroutine any more
-                strand.lingering = self._hand_over(spare, coroutine, asyncio.CancelledError(), strand)
+                strand.lingering = self._hand_over(spare, asyncio.CancelledError(), strand)
                 strand.lingering.add_done_callback(swallow)
                 raise
             finally:
@@ -163,7 +161,7 @@ class Bridge(Gathering):
                     self._forget_pause(spare, strand)
                 waits_for = asyncio.CancelledError()
                 break
-        carrying = self._hand_over(spare, coroutine, waits_for, strand)
+        carrying = self._hand_over(spare, waits_for, strand)
         try:
             carried: T = self.wait_future(carrying)
         except asyncio.CancelledError:
@@ -175,16 +173,15 @@ class Bridge(Gathering):
         if spare.on_expiry is not None:
             spare.on_expiry(strand)
 
-    def _hand_over(
-        self, spare: SpareTask, coroutine: Coroutine[Any, Any, Any], waits_for: Any, strand: Strand
-    ) -> asyncio.Task[Any]:
+    def _hand_over(self, spare: SpareTask, waits_for: Any, strand: Strand) -> asyncio.Task[Any]:
+        rest = Rest(spare)
         if not spare.has_begun and (spare.task.cancelling() or spare.task.done()):  # another one has to see to it
             if spare.task.cancelling():
                 if asyncio.isfuture(waits_for):
                     waits_for.cancel()
                 waits_for = asyncio.CancelledError()
             spare = self._spares.make(spare.context)
-        spare.hand_over(coroutine, waits_for, strand)
+        spare.hand_over(rest, waits_for, strand)
         return spare.task
 
     def strand_of_task(self) -> Strand | None:

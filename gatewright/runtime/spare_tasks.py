@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from sys import getrefcount
 from typing import Any, Final, TypeVar
 from weakref import getweakrefcount
@@ -15,12 +15,14 @@ from greenlet import getcurrent, greenlet
 
 from gatewright.errors import PluginError
 
-__all__ = ["CANCELLED", "CURRENT", "SpareTask", "SpareTasks", "TaskStep"]
+__all__ = ["CANCELLED", "CURRENT", "ENDED", "Rest", "SpareTask", "SpareTasks", "TaskStep"]
 
 T = TypeVar("T")
 
 CANCELLED: Final = object()
 """What a paused strand is resumed with when the task in whose name it waits was cancelled."""
+ENDED: Final = object()
+"""What a driven coroutine gives instead of what it waits for when it has ended; see `SpareTask.send`."""
 _MOST_KEPT: Final = 64
 
 CURRENT: contextvars.ContextVar[tuple[Any, Any] | None] = contextvars.ContextVar("gatewright", default=None)
@@ -55,11 +57,13 @@ class SpareTask:
         has_begun: the task waits at the gate. Cancelled before that, it ends without a look at what it is handed.
         paused: the strand, while it waits for an answer that the coroutine asked for.
         aside: the strand waits in the middle of a step of the coroutine; cancelled meanwhile, the task waits, too.
+        send: lets a coroutine that it's given begin, and then go on with a value. Gives what the coroutine waits for,
+            or `ENDED`; its result is in `result` then. (A coroutine's own `send` makes an exception of each end.)
     """
 
     __slots__ = (
-        "aside", "context", "gate", "handed_over", "has_begun", "known", "on_expiry", "paused", "resume", "task",
-        "watched",
+        "aside", "context", "driving", "gate", "handed_over", "has_begun", "known", "on_expiry", "paused", "result",
+        "resume", "send", "task", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -75,11 +79,15 @@ class SpareTask:
         """
         self.gate: asyncio.Future[None] = loop.create_future()
         self.has_begun = self.aside = False
-        self.handed_over: tuple[Coroutine[Any, Any, Any], Any, Any, Any] | None = None
+        self.handed_over: tuple[Rest, Any, Any, Any] | None = None
         self.paused: Any = None
         self.on_expiry: Callable[[Any], object] | None = None
         self.resume = resume
         self.context = context
+        self.result: Any = None
+        self.driving = _drives(self)
+        next(self.driving)
+        self.send = self.driving.send
         self.task = _Task(_carry_on(self), loop=loop, context=contextvars.Context())
         task = self.task
         self.known, self.watched = getrefcount(task), getweakrefcount(task)
@@ -89,15 +97,45 @@ class SpareTask:
         """Whether somebody wanted the coroutine cancelled."""
         return self.gate.done() or bool(self.task.cancelling())
 
-    def hand_over(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any, strand: Any) -> None:
+    def hand_over(self, rest: Rest, waits_for: Any, strand: Any) -> None:
         """Let the task go on with a coroutine that has suspended: it waits for a future, or gets an exception."""
-        self.handed_over = coroutine, waits_for, strand.call, strand.work
+        self.handed_over = rest, waits_for, strand.call, strand.work
         self.end()
 
     def end(self) -> None:
         """Let the task go on; with nothing handed over, it ends."""
         if not self.gate.done():
             self.gate.set_result(None)
+
+
+@types.coroutine
+def _drives(spare: SpareTask) -> Generator[Any, Any, None]:
+    """Drive one coroutine after another, until one fails."""
+    coroutine = yield ENDED
+    while True:
+        spare.result = yield from coroutine
+        coroutine = yield ENDED
+
+
+class Rest:
+    """What is left of a coroutine that a spare task drove so far."""
+
+    def __init__(self, spare: SpareTask) -> None:
+        self._spare = spare
+        self.close = spare.driving.close
+
+    def send(self, value: Any) -> Any:
+        """Go on with a value; as a coroutine's."""
+        return self._or_end(self._spare.send(value))
+
+    def throw(self, error: BaseException) -> Any:
+        """Go on with an exception; as a coroutine's."""
+        return self._or_end(self._spare.driving.throw(error))
+
+    def _or_end(self, waits_for: Any) -> Any:
+        if waits_for is ENDED:
+            raise StopIteration(self._spare.result)
+        return waits_for
 
 
 async def _carry_on(spare: SpareTask) -> Any:
@@ -116,34 +154,33 @@ async def _carry_on(spare: SpareTask) -> Any:
             spare.resume(spare.paused, CANCELLED)  # it hands the coroutine over
     if spare.handed_over is None:  # the coroutine has ended, in its strand
         return None
-    coroutine, waits_for, call, work = spare.handed_over
+    rest, waits_for, call, work = spare.handed_over
     spare.context.run(CURRENT.set, (call, work))
     if cancelled is not None:
         if asyncio.isfuture(waits_for):
             waits_for.cancel()
         waits_for = cancelled
-    return await _drive(coroutine, waits_for, spare.context)
+    return await _go_on(rest, waits_for, spare.context)
 
 
 @types.coroutine
-def _drive(coroutine: Coroutine[Any, Any, T], waits_for: Any, context: contextvars.Context) -> Generator[Any, Any, T]:
+def _go_on(rest: Rest, waits_for: Any, context: contextvars.Context) -> Generator[Any, Any, Any]:
     """Go on with a suspended coroutine: first wait for what it yielded (or throw the exception given)."""
     try:
         if isinstance(waits_for, BaseException):
-            waits_for = yield from _take_step(coroutine.throw, waits_for, context)
+            waits_for = yield from _take_step(rest.throw, waits_for, context)
         while True:
             try:
                 value = yield waits_for
             except GeneratorExit:
-                coroutine.close()
+                rest.close()
                 raise
             except BaseException as error:
-                waits_for = yield from _take_step(coroutine.throw, error, context)
+                waits_for = yield from _take_step(rest.throw, error, context)
             else:
-                waits_for = yield from _take_step(coroutine.send, value, context)
+                waits_for = yield from _take_step(rest.send, value, context)
     except _Ended as end:
-        result: T = end.value
-        return result
+        return end.value
     except SystemExit as exit:  # a task would pass it on to the loop, and so end the process
         raise PluginError(f"the handler called sys.exit({exit.code!r})") from exit
     except KeyboardInterrupt as interrupt:

@@ -103,14 +103,20 @@ async def service_of(tmp_path: Path, record: str = "") -> tuple[Service, Connect
 
 
 async def calls(connection: Connection, frame: bytes, count: int) -> None:
-    done = asyncio.get_running_loop().create_future()
+    """Make so many calls, each when the last one is answered, and in callbacks, as a gateway's come."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
 
-    def run() -> None:
-        for _ in range(count):
+    def run(left: int) -> None:
+        while left and not connection._session.busy:
             connection.data_received(frame)
-        done.set_result(None)
+            left -= 1
+        if left or connection._session.busy:
+            loop.call_soon(run, left)
+        else:
+            done.set_result(None)
 
-    asyncio.get_running_loop().call_soon(run)
+    loop.call_soon(run, count)
     await done
 
 
