@@ -1,4 +1,4 @@
-"""Bodies read as JSON."""
+"""What a body can be made of, and what it says as JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from gatewright.errors import NotJsonError
 
-__all__ = ["read_json"]
+__all__ = ["content_of", "read_json"]
 
 
 def read_json(body: bytes, whose: str) -> Any:
@@ -29,3 +29,16 @@ def read_json(body: bytes, whose: str) -> Any:
         raise NotJsonError(f"{whose} is not JSON: {error}") from None
     except RecursionError:
         raise NotJsonError(f"{whose} is not JSON that can be read: it is nested too deeply") from None
+
+
+def content_of(body: object) -> bytes:
+    """A body's bytes; nothing is guessed: `bytes(12)`, say, would be twelve NULs.
+
+    Raises:
+        TypeError: it is nothing that a body can be made of.
+    """
+    if isinstance(body, str):
+        return body.encode("utf-8", "surrogateescape")
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    raise TypeError(f"a body is bytes or str, not {type(body).__name__}")
