@@ -54,6 +54,8 @@ class HostileRunner:
 
     def __init__(self, socket: Path) -> None:
         self.answer: Answer = NONSENSE["nothing"]
+        self.early: Answer = NONSENSE["nothing"]
+        """What it says to a response that has not come."""
         self.requests = 0
         self._socket = socket
         self._chance = random.Random(0)
@@ -80,11 +82,14 @@ class HostileRunner:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             assert await reader.readexactly(4) == PREFACE
             while data := await reader.read(1 << 16):
-                for kind, _, id, _, _ in buffer.feed(data):
+                for kind, _, id, argument, _ in buffer.feed(data):
                     if kind == Kind.HELLO:
                         writer.write(frame(id, b"1", b"1", kind=Kind.HELLO, argument=1))
                     elif kind == Kind.PREPARE:
-                        writer.write(frame(id, b"path", None, None, b"500", kind=Kind.PREPARE, argument=7))
+                        early = b"early,path" if argument & 2 else None
+                        writer.write(frame(id, b"path", early, None, b"500", kind=Kind.PREPARE, argument=7))
+                    elif kind == Kind.RESPONSE:
+                        writer.write(self.early(id, self._chance))
                     elif kind == Kind.REQUEST:
                         self.requests += 1
                         said = self.answer(id, self._chance)

@@ -84,6 +84,26 @@ _INIT = """
             handlers.kong:access(conf())
         end
 
+        function kong_early()
+            local wanted = {{}}
+            for name, value in pairs(conf()) do
+                wanted[name] = value
+            end
+            wanted.early_response = true
+            handlers.kong:access(wanted)
+        end
+
+        function kong_header_filter()
+            handlers.kong:header_filter()
+        end
+
+        -- What Kong's own does with an answer that was given in the header filter.
+        function kong_body_filter()
+            if ngx.ctx.response_body then
+                ngx.arg[1], ngx.arg[2] = ngx.ctx.response_body, true
+            end
+        end
+
         function kong_answer()
             ngx.req.read_body()
             local got = ngx.location.capture("/upstream/x", {{ always_forward_body = true }})
@@ -117,6 +137,14 @@ _ANSWER = """
             access_by_lua_block { apisix_access("response") }
             header_filter_by_lua_block { apisix_header_filter() }
             proxy_pass http://nodes;
+        }
+        location /kong-early/ {
+            access_by_lua_block { kong_early() }
+            header_filter_by_lua_block { kong_header_filter() }
+            body_filter_by_lua_block { kong_body_filter() }
+            proxy_pass http://echo;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
         }
         location /kong-response/ { content_by_lua_block { kong_answer() } }
         location /upstream/ { internal; proxy_pass http://echo/; proxy_http_version 1.1; }

@@ -12,6 +12,7 @@ import pytest
 from gatewright.gateways.lean.frames import Kind
 from tests.lean.hostile import NONSENSE, HostileRunner, frame
 from tests.lean.nginx import Nginx
+from tests.lean.standins import with_standins
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,21 @@ def test_nonsense_is_refused(nginx: Nginx, hostile: HostileRunner, way: str, wha
         if answer.status == 200:
             break
     assert answer.saw("x-checked") == ["yes"]  # and what is right goes on
+
+
+def test_kong_refuses_an_answer_with_nothing_of_the_services(hostile: HostileRunner, tmp_path: Path) -> None:
+    kong = with_standins(tmp_path, Path(hostile._socket))
+    try:
+        hostile.answer = lambda call, _: frame(call, b"H", b"x-checked", b"yes")
+        hostile.early = lambda call, _: frame(call, b"R", b"x-early", b"1", kind=Kind.RESPONSE)
+        answer = kong.ask("/kong-early/x", "any")
+        assert (answer.status, answer.header("x-early"), answer.header("x-upstream")) == (200, ["1"], ["echo"])
+        hostile.early = lambda call, _: frame(call, b"z", b"x", kind=Kind.RESPONSE)
+        answer = kong.ask("/kong-early/x", "any")
+        assert (answer.status, answer.header("x-upstream")) == (503, [])
+        assert answer.body == b"The service is unavailable"
+    finally:
+        kong.stop()
 
 
 def flood(nginx: Nginx, hostile: HostileRunner, seconds: float) -> int:

@@ -106,7 +106,13 @@ function response.exit(status, body, headers)
     for name, value in pairs(headers or {}) do
         ngx.header[name] = value
     end
-    ngx.print(type(body) == "table" and body.message or body or "")
+    local text = type(body) == "table" and body.message or body
+    if ngx.get_phase() == "header_filter" then
+        ngx.header["content-length"] = text and #text or 0
+        ngx.ctx.response_body = text
+        return ngx.exit(ngx.OK)
+    end
+    ngx.print(text or "")
     return ngx.exit(ngx.OK)
 end
 
