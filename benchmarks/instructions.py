@@ -2,8 +2,9 @@
 
 A connection of the real driver is given the frames that `make bench` sends, without sockets: what is counted is all
 that the runner does with a call but for the event loop's reading and writing. Counting begins when the runner is warm.
-`lean-N` are calls over the lean path, N of them in each piece of input. `--recorded` counts each once more with every
-call recorded, packing included, and shows how many times as much that is.
+`lean-N` are calls over the lean path, N of them in each piece of input; `kong-pdk-msgpack` and the like are events of
+Kong's with one PDK call, what plays Kong here included. `--recorded` counts each once more with every call recorded,
+packing included, and shows how many times as much that is.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ from typing import Any
 import uvloop
 
 from benchmarks import frames
+from benchmarks.kong_calls import KONG, PLUGINS, player
 from benchmarks.plugins import bench, lean
 from gatewright.gateways.apisix.frames import FrameType
 from gatewright.gateways.apisix.replies import decode_conf_token
 from gatewright.gateways.lean.frames import PREFACE, FrameBuffer, Kind, encode_frame
 from gatewright.observe.recording import Recorder
 from gatewright.plugin import Plugin
+from gatewright.runtime.confs import instance_id_of
 from gatewright.server.drivers.apisix.connection import Connection
 from gatewright.server.drivers.apisix.driver import driver
+from gatewright.server.drivers.kong.driver import SESSIONS
+from gatewright.server.drivers.kong.driver import driver as kong_driver
 from gatewright.server.drivers.lean.connection import LeanConnection
 from gatewright.server.drivers.lean.driver import driver as lean_driver
 from gatewright.server.worker.service import Service
@@ -134,6 +139,39 @@ async def serve_lean(name: str, calls: int, *, recorded: bool) -> None:
     await done
 
 
+async def serve_kong(name: str, calls: int, *, recorded: bool) -> None:
+    """Serve so many of Kong's events."""
+    kind, _, protocol = name.rpartition("-")
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    wire = Wire()
+
+    def begin() -> None:
+        settings = load_settings(flags={"hold_limit": 3600.0}, environ={}).settings
+        service = Service(
+            loop, settings, {"it": PLUGINS[kind]()}, hash_token=instance_id_of,
+            recorder=recorder(loop) if recorded else None,
+        )  # fmt: skip
+        connection = kong_driver(service, new_session=SESSIONS[protocol], lua_style=True)()
+        connection.connection_made(wire)  # type: ignore[arg-type]
+        kong = player(protocol)(connection, wire)
+        instance = kong.start()
+        loop.call_later(0.2, send, kong, instance)
+
+    def send(kong: Any, instance: int) -> None:
+        for count in (calls // 10, calls):
+            if count == calls:
+                instrument("on")
+            for _ in range(count):
+                made = kong.event(instance)
+        instrument("off")
+        assert made == 1, made
+        done.set_result(None)
+
+    loop.call_soon(begin)
+    await done
+
+
 def recorder(loop: asyncio.AbstractEventLoop) -> Recorder:
     """One that has nobody to tell: what it would send is made all the same."""
     return Recorder(Wire(), loop)  # type: ignore[arg-type]
@@ -162,18 +200,19 @@ def count(name: str, *, recorded: bool = False) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *CONTESTANTS, *LEAN], metavar="NAME",
-                        help=", ".join((*CONTESTANTS, *LEAN)))  # fmt: skip
+    parser.add_argument("names", nargs="*", choices=[[], *CONTESTANTS, *LEAN, *KONG], metavar="NAME",
+                        help=", ".join((*CONTESTANTS, *LEAN, *KONG)))  # fmt: skip
     parser.add_argument("--serve", metavar="NAME", help="what is counted: serve, and end")
     parser.add_argument("--recorded", action="store_true", help="also with every call recorded")
     arguments = parser.parse_args()
     if arguments.serve:
         name = arguments.serve
-        uvloop.run((serve_lean if name in LEAN else serve)(name, CALLS, recorded=arguments.recorded))
+        kind = serve_lean if name in LEAN else serve_kong if name in KONG else serve
+        uvloop.run(kind(name, CALLS, recorded=arguments.recorded))
         return
     if shutil.which("valgrind") is None:
         raise SystemExit("valgrind is needed (Debian: apt install valgrind)")
-    for name in arguments.names or (*CONTESTANTS, *LEAN):
+    for name in arguments.names or (*CONTESTANTS, *LEAN, *KONG):
         plain = count(name)
         print(f"{name:18} {plain:>9,.0f} instructions a call", end="" if arguments.recorded else "\n", flush=True)
         if arguments.recorded:
