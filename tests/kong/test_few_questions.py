@@ -13,7 +13,7 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.kong.answers import fold_headers
 from gatewright.gateways.kong.messages import STRUCT
 from gatewright.gateways.kong.pdk import METHODS
-from tests.kong.conftest import Start
+from tests.kong.conftest import Start, wait_until
 from tests.kong.peer import Exited
 from tests.kong.test_native_on_kong import REQUEST, RESPONSE, both
 
@@ -83,6 +83,64 @@ def test_a_change_asks_for_nothing(serve: Start, protocol: str, kind: str) -> No
     change = ["x-runner", "python"]  # alone, it's no table: that costs Kong more to read
     assert asked(serve, protocol, plugins, "writes") == [("kong.service.request.set_header", change)]
     assert asked(serve, protocol, plugins, "writes", "response") == [("kong.response.set_header", change)]
+
+
+SEVERAL = """
+from gatewright import Plugin
+
+class Several(Plugin):
+    def on_request(self, request):
+        request.path = "/new"
+        request.headers["x-a"] = "1"
+        del request.headers["x-user"]
+        request.set_body(b"body")
+        request.ctx["seen"] = 1
+"""
+LAST = [
+    ("kong.service.request.set_path", ["/new"]),
+    ("kong.service.request.set_header", ["x-a", "1"]),
+    ("kong.service.request.clear_header", ["x-user"]),
+    ("kong.service.request.set_raw_body", ["body"]),
+    ("kong.ctx.shared.set", ["gatewright.ctx", "koGkc2VlbgGA"]),
+]
+
+
+@both
+def test_all_changes_are_said_after_the_handler_in_order(serve: Start, protocol: str) -> None:
+    calls = asked(serve, protocol, {"several": SEVERAL}, "several")
+    said = [(m, [a.decode() if isinstance(a, bytes) else a for a in args]) for m, args in calls if ".get" not in m]
+    assert said == LAST
+
+
+def refuses(*_: Any) -> Exception:
+    return RuntimeError("that can't be")
+
+
+@pytest.mark.parametrize("failing", ["set_path", "set_raw_body"])
+def test_a_change_that_kong_refuses_refuses_the_request(serve: Start, failing: str) -> None:
+    server = serve("msgpack", several=SEVERAL)
+    with server.kong() as kong:
+        instance = kong.start("several", {})
+        kong.calls.clear()
+        with pytest.raises(Exited) as exited:
+            kong.event(instance, "access", {**REQUEST, f"kong.service.request.{failing}": refuses})
+        assert exited.value.status == 500
+        assert kong.calls[-2][0].endswith(failing), "and nothing more is said"
+        assert "that can't be" in server.log
+
+
+def test_a_server_that_is_to_end_waits_for_changes_to_be_said(start: Start) -> None:
+    server = start("msgpack", several=SEVERAL)
+    with server.kong() as kong:
+        instance = kong.start("several", {})
+        kong.calls.clear()
+
+        def set_path(*_: Any) -> None:
+            server.process.terminate()
+            wait_until(lambda: not server.path.exists())
+
+        kong.event(instance, "access", {**REQUEST, "kong.service.request.set_path": set_path})
+        assert [method for method, _ in kong.calls if ".get" not in method] == [method for method, _ in LAST]
 
 
 @both

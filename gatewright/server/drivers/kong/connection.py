@@ -243,6 +243,11 @@ class PluginServerConnection(SendingConnection):
                 self._refuse(event)
                 return
             self._run(event, strand)
+            if event.connection is not None and not event.over:
+                event.verdict = "done"
+                if event.go_on(event.connection):
+                    event.outlives = True
+                    return
             self._end(event, "done")
         except (PhaseExit, GatewayClosedError) as error:
             if not event.over:  # it was another event's `kong`
@@ -267,9 +272,10 @@ class PluginServerConnection(SendingConnection):
         finally:
             event.strand = None
             event.release()
-            service.ended += 1
-            if service.draining:
-                service.call_ended()
+            if not event.outlives:
+                service.ended += 1
+                if service.draining:
+                    service.call_ended()
 
     def _run(self, event: Event, strand: Strand) -> None:
         chain = event.chain

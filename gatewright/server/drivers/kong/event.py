@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from gatewright.errors import GatewayClosedError, OverloadedError, PluginError
+from gatewright.errors import GatewayClosedError, GatewrightError, OverloadedError, PluginError
 from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.gateways.kong.kong_object import Kong, LuaStyleAsyncKong, LuaStyleKong
 from gatewright.gateways.kong.pdk import TERMINAL
@@ -66,7 +66,8 @@ class Event(Asking):
     """One phase of one request: runs a handler, and carries its PDK calls out."""
 
     __slots__ = (
-        "_asked", "_home", "_since", "chain", "connection", "number", "over", "record", "ticket", "trace", "verdict",
+        "_asked", "_home", "_rest", "_since", "chain", "connection", "number", "outlives", "over", "record", "ticket",
+        "trace", "verdict",
     )  # fmt: skip
 
     record: Any
@@ -85,6 +86,9 @@ class Event(Asking):
         self._home = home
         self._asked = ""  # the method that Kong is at work on, and since which second
         self._since = 0
+        self.outlives = False
+        """Its handler has ended, but Kong is still told what that wants: it counts as under way."""
+        self._rest: list[tuple[str, tuple[Any, ...]]] | None = None  # what is still to be said, the next thing last
         self.trace: Any = None
         self.number = 0
         """Its id, where one was asked for (see `id`)."""
@@ -157,6 +161,62 @@ class Event(Asking):
     def _may_ask(self) -> bool:
         return self.connection is not None
 
+    # --- after the handler
+
+    def say_last(self, calls: list[tuple[str, tuple[Any, ...]]]) -> None:
+        """Have calls made that give nothing, the last of the event: nobody has to wait for their answers.
+
+        Raises what `call` does, where the strand waits all the same: over a protocol that needs no answers, and where
+        the event is recorded.
+        """
+        if not calls:
+            return
+        if self.connection is not None and self.connection.session.moves and self._service.recorder is None:
+            calls.reverse()
+            self._rest = calls
+            return
+        for method, args in calls:
+            self.call(method, args)
+
+    def go_on(self, connection: Way) -> bool:
+        """Say the next of what is still to be said, if anything is; tells whether that is so.
+
+        Raises:
+            PluginError: it can't be sent.
+        """
+        if not self._rest or self.verdict != "done":
+            return False
+        method, args = self._rest.pop()
+        data = connection.session.call(self.ticket, self.number, method, args)
+        self._service.pdk_calls += 1
+        self.connection = None
+        self._asked, self._since = method, self._home.tick
+        connection.last = self
+        connection.write(data)
+        return True
+
+    def count_end(self) -> None:
+        """It is over by now, if it has outlived its handler."""
+        if self.outlives:
+            self.outlives = False
+            self._service.ended += 1
+            if self._service.draining:
+                self._service.call_ended()
+
+    def _take_last(self, connection: Way, answer: Answer) -> None:
+        """Kong has answered after the handler's end."""
+        try:
+            if answer.error and self._rest is not None and self.verdict == "done":
+                raise PdkError(answer.error)
+            if self.go_on(connection):
+                return
+        except GatewrightError as error:
+            self._service.failures.report(
+                "request refused", kind="plugin_error", plugin=self.chain.name, route=self.chain.key, error=error
+            )
+            self.verdict = "refuse"
+        conclude(connection, self)
+
     # --- what the connection tells
 
     def take_answer(self, connection: Way, answer: Answer) -> None:
@@ -164,7 +224,7 @@ class Event(Asking):
         self._asked = ""
         self.connection, self.ticket = connection, answer.ticket
         if self.verdict:
-            conclude(connection, self)
+            self._take_last(connection, answer)
             return
         self._answer(PdkError(answer.error) if answer.error else answer.value)
 
@@ -198,6 +258,7 @@ class Event(Asking):
 
     def _failed_in_kong(self) -> None:
         self._home.forget(self)
+        self.count_end()
         self._service.failures.report(
             "a PDK call failed in Kong, which ended the phase: its error log says why", kind="pdk_call_failed",
             plugin=self.chain.name, route=self.chain.key, method=self._asked, phase=self.phase,
@@ -227,6 +288,7 @@ class Event(Asking):
 def conclude(connection: Way, event: Event) -> None:
     """Say how an event ended; whoever still holds its `kong` can no longer use it."""
     event.connection, event.over = None, True
+    event.count_end()
     # In a phase without an answer to refuse with, all that can be done is to let the event end.
     refused = event.verdict == "refuse" and event.phase in MAY_EXIT
     if refused:

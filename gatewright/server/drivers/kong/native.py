@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from gatewright.http import Call, RequestCall, Response, ResponseCall
@@ -18,6 +19,9 @@ from gatewright.server.drivers.kong.event import Event
 from gatewright.server.drivers.kong.native_call import CTX, Facts, Questions
 
 __all__ = ["run_access", "run_log", "run_response"]
+
+Writes = list[tuple[str, tuple[Any, ...]]]
+"""PDK calls that give nothing."""
 
 _QUERY_SAFE = "-._~!$'()*,;:@/?"
 
@@ -57,8 +61,7 @@ def run_access(chain: Chain, event: Event, strand: Strand, fetched_first: Mutabl
     response = chain.run_request(call, strand)
     if response is not None:
         _exit(event, response.status, response.content, _response_headers(response))
-    _write_request(call, event)
-    _keep_ctx(call, event)
+    event.say_last([*_request_writes(call), *_ctx_writes(call)])
 
 
 def run_response(chain: Chain, event: Event, strand: Strand, fetched_first: MutableMapping[str, bool]) -> None:
@@ -79,16 +82,19 @@ def run_response(chain: Chain, event: Event, strand: Strand, fetched_first: Muta
             chain.failed_before(error, strand, "response")
             return  # goes on without it
     chain.run_response(call, strand)
-    _keep_ctx(call, event)
     changed = call.seen_response_headers.changes if call.seen_response_headers is not None else {}
+    writes = _ctx_writes(call)
     if call.response_body is not None:
         kept = {name: list(values) for name, values in changed.items() if values}
-        for name in (name for name, values in changed.items() if not values):
-            event.call("kong.response.clear_header", (name,))
+        writes += [("kong.response.clear_header", (name,)) for name, values in changed.items() if not values]
+        for method, args in writes:
+            event.call(method, args)
         _exit(event, call.status_change or call.response_status, call.response_body, kept)
     if call.status_change > 0:
-        event.call("kong.response.set_status", (call.status_change,))
-    _write_headers(event, "kong.response", changed)
+        writes.append(("kong.response.set_status", (call.status_change,)))
+    if changed:
+        writes += _header_writes("kong.response", changed)
+    event.say_last(writes)
 
 
 def run_log(chain: Chain, event: Event, strand: Strand, fetched_first: MutableMapping[str, bool]) -> None:
@@ -114,37 +120,43 @@ def _fetch(call: Call, facts: Facts, strand: Strand) -> None:
         call.ctx  # noqa: B018 - fetched by this
 
 
-def _keep_ctx(call: Call, event: Event) -> None:
-    if call.kept_ctx:
-        event.call("kong.ctx.shared.set", (CTX, base64.b64encode(pack(call.kept_ctx)).decode()))
+def _ctx_writes(call: Call) -> Writes:
+    if not call.kept_ctx:
+        return []
+    return [("kong.ctx.shared.set", (CTX, base64.b64encode(pack(call.kept_ctx)).decode()))]
 
 
-def _write_request(call: Call, event: Event) -> None:
+def _request_writes(call: Call) -> Writes:
+    writes: Writes = []
     if call.path is not None:
-        event.call(
-            "kong.service.request.set_path", (quote(call.path, safe="/-._~!$&'()*+,;=:@", errors="surrogateescape"),)
-        )
+        path = quote(call.path, safe="/-._~!$&'()*+,;=:@", errors="surrogateescape")
+        writes.append(("kong.service.request.set_path", (path,)))
     if call.seen_query is not None and call.seen_query.changes:
         valueless = {n for n, value in call.source.read_args() if value is None} - call.seen_query.changes.keys()
         entries = [(n, None if n in valueless else value) for n, value in call.seen_query.multi_items()]
-        event.call("kong.service.request.set_raw_query", (_format_query(entries),))
-    if call.seen_headers is not None:
-        _write_headers(event, "kong.service.request", call.seen_headers.changes)
+        writes.append(("kong.service.request.set_raw_query", (_format_query(entries),)))
+    if call.seen_headers is not None and (changes := call.seen_headers.changes):
+        writes += _header_writes("kong.service.request", changes)
     if call.body is not None:
-        event.call("kong.service.request.set_raw_body", (call.body,))
-    if call.seen_response_headers is not None:
-        _write_headers(event, "kong.response", call.seen_response_headers.changes)
+        writes.append(("kong.service.request.set_raw_body", (call.body,)))
+    if call.seen_response_headers is not None and (changes := call.seen_response_headers.changes):
+        writes += _header_writes("kong.response", changes)
+    return writes
 
 
-def _write_headers(event: Event, where: str, changes: Mapping[str, Sequence[str] | None]) -> None:
+def _header_writes(where: str, changes: Mapping[str, Sequence[str] | None]) -> Writes:
+    if len(changes) == 1:  # as it usually is
+        ((name, values),) = changes.items()
+        if values and len(values) == 1:  # costs both sides less than a table of them
+            return [(f"{where}.set_header", (name, values[0]))]
     kept = {name: list(values) for name, values in changes.items() if values}
-    if len(kept) == 1 and len(entry := next(iter(kept.items()))[1]) == 1:  # costs both less than a table of them
-        event.call(f"{where}.set_header", (next(iter(kept)), entry[0]))
+    writes: Writes = []
+    if len(kept) == 1 and len(entry := next(iter(kept.items()))[1]) == 1:
+        writes.append((f"{where}.set_header", (next(iter(kept)), entry[0])))
     elif kept:
-        event.call(f"{where}.set_headers", (kept,))
-    for name, values in changes.items():
-        if not values:
-            event.call(f"{where}.clear_header", (name,))
+        writes.append((f"{where}.set_headers", (kept,)))
+    writes += [(f"{where}.clear_header", (name,)) for name, values in changes.items() if not values]
+    return writes
 
 
 def _exit(event: Event, status: int, body: bytes, headers: Mapping[str, list[str]]) -> None:

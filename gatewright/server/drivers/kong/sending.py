@@ -58,6 +58,8 @@ class SendingConnection(NotedConnection):
     def _leave_if_idle(self) -> None:
         if self._closed or self._owed or self.event is not None or self.session.buffered:
             return
+        if self._service.draining and self.session.moves and self._instances.events:
+            return  # whose next step may come here, and no other worker stays that could pass it on
         if self._transport.is_reading():
             self._transport.pause_reading()  # what comes next is another worker's
         self._service.loop.call_soon(self.give_back)
