@@ -20,8 +20,9 @@ from gatewright.server.drivers.kong.native_call import CTX, Facts, Questions
 
 __all__ = ["run_access", "run_log", "run_response"]
 
-Writes = list[tuple[str, tuple[Any, ...]]]
-"""PDK calls that give nothing."""
+Write = tuple[str, tuple[Any, ...]]
+"""A PDK call that gives nothing."""
+Writes = list[Write]
 
 _QUERY_SAFE = "-._~!$'()*,;:@/?"
 
@@ -52,7 +53,7 @@ def run_access(chain: Chain, event: Event, strand: Strand, fetched_first: Mutabl
     facts = Facts(event, fetched_first)
     call = RequestCall(facts, 0)
     _prepare(call, chain, event, strand, facts)
-    if chain.steps[0].is_async("request") and fetched_first[chain.name]:
+    if fetched_first[chain.name] and chain.steps[0].is_async("request"):
         try:
             _fetch(call, facts, strand)
         except Exception as error:
@@ -61,7 +62,10 @@ def run_access(chain: Chain, event: Event, strand: Strand, fetched_first: Mutabl
     response = chain.run_request(call, strand)
     if response is not None:
         _exit(event, response.status, response.content, _response_headers(response))
-    event.say_last([*_request_writes(call), *_ctx_writes(call)])
+    writes = _request_writes(call)
+    if call.kept_ctx:
+        writes.append(_ctx_write(call.kept_ctx))
+    event.say_last(writes)
 
 
 def run_response(chain: Chain, event: Event, strand: Strand, fetched_first: MutableMapping[str, bool]) -> None:
@@ -74,7 +78,7 @@ def run_response(chain: Chain, event: Event, strand: Strand, fetched_first: Muta
     call = _ResponseCall(facts, 0)
     call.response_source = facts.read_answer_headers
     _prepare(call, chain, event, strand, facts)
-    if chain.steps[0].is_async("response") and fetched_first[chain.name]:
+    if fetched_first[chain.name] and chain.steps[0].is_async("response"):
         try:
             facts.fetch_answer()
             _fetch(call, facts, strand)
@@ -83,7 +87,7 @@ def run_response(chain: Chain, event: Event, strand: Strand, fetched_first: Muta
             return  # goes on without it
     chain.run_response(call, strand)
     changed = call.seen_response_headers.changes if call.seen_response_headers is not None else {}
-    writes = _ctx_writes(call)
+    writes = [_ctx_write(call.kept_ctx)] if call.kept_ctx else []
     if call.response_body is not None:
         kept = {name: list(values) for name, values in changed.items() if values}
         writes += [("kong.response.clear_header", (name,)) for name, values in changed.items() if not values]
@@ -120,10 +124,8 @@ def _fetch(call: Call, facts: Facts, strand: Strand) -> None:
         call.ctx  # noqa: B018 - fetched by this
 
 
-def _ctx_writes(call: Call) -> Writes:
-    if not call.kept_ctx:
-        return []
-    return [("kong.ctx.shared.set", (CTX, base64.b64encode(pack(call.kept_ctx)).decode()))]
+def _ctx_write(kept: dict[str, Any]) -> Write:
+    return "kong.ctx.shared.set", (CTX, base64.b64encode(pack(kept)).decode())
 
 
 def _request_writes(call: Call) -> Writes:
