@@ -56,6 +56,8 @@ LEAN: dict[str, tuple[type[Plugin], Kind, tuple[bytes, ...], int]] = {
     "lean-early-20": (lean.Early, Kind.RESPONSE, (b"early", b""), 20),
 }
 CALLS = 2000
+TOGETHER = 100
+"""Records that are packed at once: as many calls as are served in a recorder's hundredth of a second."""
 
 
 class Wire:
@@ -86,17 +88,19 @@ async def serve(name: str, calls: int, *, recorded: bool) -> None:
         connection = driver(service)()
         connection.connection_made(wire)  # type: ignore[arg-type]
         connection.data_received(oracle.prepare_conf("route#1#ext-plugin-pre-req#1", [(name, "{}")]))
-        loop.call_later(0.2, send, connection)
+        loop.call_later(0.2, send, connection, service)
 
-    def send(connection: Connection) -> None:
+    def send(connection: Connection, service: Service) -> None:
         frame = frames.request(decode_conf_token(wire.last))
         for count in (calls // 10, calls):
             if count == calls:
                 instrument("on")
-            for _ in range(count):
+            for index in range(count):
                 connection.data_received(frame)
                 if wire.last[0] == FrameType.EXTRA_INFO:
                     connection.data_received(answer)
+                if service.recorder is not None and not index % TOGETHER:
+                    service.recorder.flush()
         instrument("off")
         assert wire.last[0] == FrameType.HTTP_REQ_CALL, wire.last
         done.set_result(None)
@@ -119,16 +123,18 @@ async def serve_lean(name: str, calls: int, *, recorded: bool) -> None:
         connection.connection_made(wire)  # type: ignore[arg-type]
         prepare = encode_frame(Kind.PREPARE, 1, (b"route", b"it", b"{}"), argument=3)
         connection.data_received(PREFACE + prepare)
-        loop.call_later(0.2, send, connection)
+        loop.call_later(0.2, send, connection, service)
 
-    def send(connection: LeanConnection) -> None:
+    def send(connection: LeanConnection, service: Service) -> None:
         token = FrameBuffer().feed(wire.last)[0][3]
         data = b"".join(encode_frame(kind, id, fields, argument=token) for id in range(1, batch + 1))
         for count in (calls // 10, calls):
             if count == calls:
                 instrument("on")
-            for _ in range(count // batch):
+            for index in range(count // batch):
                 connection.data_received(data)
+                if service.recorder is not None and not index % (TOGETHER // batch):
+                    service.recorder.flush()
         instrument("off")
         answers = FrameBuffer().feed(wire.last)
         assert len(answers) == batch, answers

@@ -3,8 +3,8 @@
 Messages are maps: `{"pid": ...}` says who speaks, `{"clock": ..., "calls": [...]}` has records, and what is to be added
 to their moments to have `time.time`'s; `{"lost": n}` tells how many are lost.
 
-Nobody waits for whoever reads: while much waits for him, calls are not recorded, only counted. Records are packed some
-at once, since that costs half as much, and sent together, since each write costs as much as several records.
+Nobody waits for whoever reads: while much waits for him, calls are not recorded, only counted. Records are packed and
+sent many at once: a write costs as much as several records, and packing one alone several times its share of many.
 """
 
 from __future__ import annotations
@@ -26,10 +26,6 @@ __all__ = ["LogTap", "Recorder"]
 
 _MOST_WAITING: Final = 1 << 22
 """Bytes that may wait for the reader."""
-_MOST_PACKED: Final = 1 << 20
-"""Bytes that are sent at once, however short the time."""
-_MOST_TOGETHER: Final = 64
-"""Records that wait to be packed: more would keep the garbage collector busy."""
 _FLUSH_SECONDS: Final = 0.01
 """How long a record may wait for others to be sent with."""
 
@@ -38,7 +34,9 @@ class Recorder:
     """Packs the records of calls, and sends them.
 
     Attributes:
-        is_full: calls are to be left out, and that to be told (`leave_out`).
+        at_rest: nothing is recorded, or it may be too much: see `wake`, before each call that is to be recorded.
+        end: a call has ended, and nothing more will be written down in its record. (A list's method: this is called for
+            each call, and a function in Python would cost more than packing the record does.)
         lost: calls that were left out, and that the reader hasn't been told of.
     """
 
@@ -47,12 +45,11 @@ class Recorder:
         self._transport = transport
         self._loop = loop
         self._queue: list[CallRecord] = []
-        self._packed: list[bytes] = []
-        self._size = 0
-        self._scheduled = False
-        self._encode = msgspec.msgpack.Encoder(enc_hook=str).encode
+        self.end = self._queue.append
+        self._encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
         self._tap = LogTap()
-        self.is_full = False
+        self._is_full = False
+        self.at_rest = True
         self.lost = 0
         self._send({"pid": os.getpid()})
         self._tap.attach()
@@ -70,66 +67,57 @@ class Recorder:
             return None
         return cls(transport, loop)
 
-    def leave_out(self) -> None:
-        """A call is not recorded, since the reader is behind."""
-        self.lost += 1
-        self._flush_soon()
-
-    def end(self, record: CallRecord) -> None:
-        """A call has ended; nothing more is written down about it."""
-        queue = self._queue
-        queue.append(record)
-        if len(queue) >= _MOST_TOGETHER:
-            self._pack()
-        elif not self._scheduled:
-            self._flush_soon()
+    def wake(self) -> bool:
+        """A call begins; tells whether to record it. If not, it's counted: the reader is behind."""
+        if self._is_full:
+            self.lost += 1
+            return False
+        self.at_rest = False
+        self._loop.call_later(_FLUSH_SECONDS, self.flush)
+        return True
 
     def close(self) -> None:
         """Send what waits, and no more."""
         self._tap.detach()
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _pack(self) -> None:
-        queue, self._queue = self._queue, []
-        message = {"clock": time() - perf_counter(), "calls": queue}
-        try:
-            data = self._encode(message)
-        except UnicodeEncodeError:  # bytes that are no UTF-8; msgspec is three times as fast, but doesn't know how
-            plain = msgspec.to_builtins(message, builtin_types=(bytes,), enc_hook=str)
-            data = msgpack.packb(plain, unicode_errors="surrogateescape")
-        self._packed.append(data)
-        self._size += len(data)
-        if self._size > _MOST_PACKED:
-            self._flush()
-
-    def _flush_soon(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_later(_FLUSH_SECONDS, self._flush_scheduled)
-
-    def _flush_scheduled(self) -> None:
-        self._scheduled = False
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._queue:
-            self._pack()
-        packed, self._packed, self._size = self._packed, [], 0
+    def flush(self) -> None:
+        """Pack and send what waits."""
+        self.at_rest = True
+        packed = self._packed()
         if self._transport.is_closing():
-            self.is_full = True  # nobody listens any more
+            self._is_full = True  # nobody listens any more
             return
         if self.lost:
             lost, self.lost = self.lost, 0
             self._send({"lost": lost})
         if packed:
-            self._transport.write(b"".join(packed))
-        self.is_full = self._transport.get_write_buffer_size() > _MOST_WAITING
-        if self.is_full:
-            self._flush_soon()  # to see whether it still is
+            self._transport.write(packed)
+        self._is_full = self._transport.get_write_buffer_size() > _MOST_WAITING
+        if self._is_full:
+            self._loop.call_later(_FLUSH_SECONDS, self.flush)  # to see whether it still is
+
+    def _packed(self) -> bytes:
+        if not self._queue:
+            return b""
+        message = {"clock": time() - perf_counter(), "calls": self._queue}
+        try:
+            return self._encode(message)
+        except UnicodeEncodeError:  # bytes that are no UTF-8; msgspec is three times as fast, but doesn't know how
+            plain = msgspec.to_builtins(message, builtin_types=(bytes,), enc_hook=_plain)
+            packed: bytes = msgpack.packb(plain, unicode_errors="surrogateescape")
+            return packed
+        finally:
+            self._queue.clear()
 
     def _send(self, message: dict[str, Any]) -> None:
         self._transport.write(self._encode(message))
+
+
+def _plain(value: object) -> str:
+    """What is no plain value: a plugin's own kind of text, say, that does anything when it's asked for its text."""
+    return str.__str__(value) if isinstance(value, str) else object.__repr__(value)
 
 
 class LogTap(logging.Handler):

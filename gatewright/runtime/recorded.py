@@ -10,7 +10,7 @@ and how they failed. Whoever reads the record (a development gateway) has the re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -26,6 +26,7 @@ from gatewright.errors import (
     text_of,
 )
 from gatewright.http import Call, Response
+from gatewright.runtime.building import ChainBuilder
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.pdk import PhaseExit
 from gatewright.runtime.phases import PhaseCaller
@@ -56,6 +57,11 @@ class RecordedChain(Chain):
     for a call that is left out.
     """
 
+    def __init__(self, key: str, conf: Sequence[tuple[str, str]], builder: ChainBuilder) -> None:
+        super().__init__(key, conf, builder)
+        self._run_request = super().run_request  # looking it up costs as much as the record
+        self._run_response = super().run_response
+
     def _set_up(self) -> None:
         super()._set_up()
         for place, step in enumerate(self.steps):
@@ -69,14 +75,14 @@ class RecordedChain(Chain):
         record: CallRecord | None = call.record
         if record is None:
             record = call.record = strand.record
-        response = super().run_request(call, strand)
+        response = self._run_request(call, strand)
         if record is not None:
             record.ended = strand.began  # when its last step had ended
-            if record.steps:
-                last = record.steps[-1]
-                last.changes = request_changes(call)
+            steps = record.steps
+            if steps:
+                steps[-1].changes = request_changes(call)
                 if response is not None:
-                    last.answered(response)
+                    steps[-1].answered(response)
         return response
 
     def run_response(self, call: Call, strand: Strand) -> Response | None:
@@ -84,7 +90,7 @@ class RecordedChain(Chain):
         record: CallRecord | None = call.record
         if record is None:
             record = call.record = strand.record
-        response = super().run_response(call, strand)
+        response = self._run_response(call, strand)
         if record is not None:
             record.ended = strand.began
             if record.steps:

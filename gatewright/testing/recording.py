@@ -17,7 +17,8 @@ class HereRecorder(Recorder):
 
     def __init__(self, inspector: Inspector) -> None:
         self.inspector = inspector
-        self.is_full = False
+        self.at_rest = False
+        self.end = self._tell
         self._tap = LogTap()
         self._tap.attach()
 
@@ -38,8 +39,7 @@ class HereRecorder(Recorder):
         facts = {"name": gateway, "version": version}
         return cls(Inspector(facts, server_header=server, charset=charset, file=file))
 
-    def end(self, record: CallRecord) -> None:
-        """A call has ended."""
+    def _tell(self, record: CallRecord) -> None:
         record.move(time() - perf_counter())
         self.inspector.receiver.on_record(record)
 

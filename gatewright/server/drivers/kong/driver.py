@@ -81,8 +81,7 @@ class RecordedPluginServerConnection(PluginServerConnection):
     def _run(self, event: Event, strand: Strand) -> None:
         number = self.session.number_of(event.ticket)
         recorder = self._recorder
-        if recorder.is_full:
-            recorder.leave_out()
+        if recorder.at_rest and not recorder.wake():
             event.record = None
             super()._run(event, strand)
             return

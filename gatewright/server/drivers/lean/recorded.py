@@ -26,17 +26,17 @@ class RecordedLeanConnection(LeanConnection):
     def __init__(self, service: Service, session: LeanSession, plans: Plans) -> None:
         super().__init__(service, session, plans)
         self._recorder = cast("Recorder", service.recorder)
+        self._serve_plainly = super()._serve  # looking it up costs as much as the record
 
     def _serve(self, strand: Strand, call: Call) -> None:
         recorder = self._recorder
-        if recorder.is_full:
-            recorder.leave_out()
-            super()._serve(strand, call)
+        if recorder.at_rest and not recorder.wake():
+            self._serve_plainly(strand, call)
             return
         phase = "request" if type(call) is LeanRequestCall else "response"
         record = call.record = CallRecord(call.source.id, phase, strand.began)
         try:
-            super()._serve(strand, call)
+            self._serve_plainly(strand, call)
         finally:
             call.record = None
             record.route = call.route
