@@ -175,11 +175,7 @@ class Route:
         variables: Mapping[str, str] | None = None,
     ) -> Outcome:
         """Let a request go through the plugins."""
-        pairs = [
-            (name.lower(), value)
-            for name, values in {"host": "example.com", **(headers or {})}.items()
-            for value in ([values] if isinstance(values, str) else values)
-        ]
+        pairs = _listed(headers)
         self._pair = Pair(secrets.token_hex(16), {})
         facts = _Facts(path, method, pairs, list(query), body, client, consumer, dict(variables or {}), self._pair)
         if self._gateway.kind == "apisix":
@@ -192,12 +188,12 @@ class Route:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         *,
-        request_headers: Mapping[str, str] | None = None,
+        request_headers: Mapping[str, str | Sequence[str]] | None = None,
         method: str = "GET",
         path: str = "/",
     ) -> Outcome:
         """Let the upstream's answer to the request of before go through the plugins."""
-        pairs = [("host", "example.com"), *((name.lower(), value) for name, value in (request_headers or {}).items())]
+        pairs = _listed(request_headers)
         facts = _Facts(path, method, pairs, [], b"", "127.0.0.1", None, {}, self._pair)
         answer = status, dict(headers or {"content-type": "text/plain"}), body
         if self._gateway.kind == "apisix":
@@ -308,7 +304,8 @@ class _Facts:
         }
         if self.body:
             known["http_content_length"] = str(len(self.body)).encode()
-        known.update({f"http_{name.replace('-', '_')}": value.encode() for name, value in self.headers})
+        together = _joined(self.headers)
+        known.update({f"http_{name.replace('-', '_')}": value.encode() for name, value in together.items()})
         known.update({name: value.encode() for name, value in self.variables.items()})
         return known
 
@@ -370,6 +367,14 @@ class _Facts:
                 outcome.headers |= _joined(_pairs(headers))
             case "kong.response.set_status", [status]:
                 outcome.status = status
+
+
+def _listed(headers: Mapping[str, str | Sequence[str]] | None) -> list[tuple[str, str]]:
+    return [
+        (name.lower(), value)
+        for name, values in {"host": "example.com", **(headers or {})}.items()
+        for value in ([values] if isinstance(values, str) else values)
+    ]
 
 
 def _pairs(headers: Mapping[str, Any]) -> list[tuple[str, str]]:

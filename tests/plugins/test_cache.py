@@ -136,6 +136,49 @@ def test_answers_that_depend_on_headers(cached: Made) -> None:
     assert route.request().status == 0
 
 
+def test_headers_that_are_there_twice_are_not_their_first_value(cached: Made) -> None:
+    """Otherwise whoever adds a second value could have others get what the upstream makes of that."""
+    route = cached()
+    ask(route, {**FRESH, "vary": "X-Theme"}, b"evil", headers={"x-theme": ["dark", "<script>"]})
+    assert route.request(headers={"x-theme": "dark"}).status == 0
+    ask(route, {**FRESH, "vary": "X-Theme"}, b"dark", headers={"x-theme": "dark"})
+    assert route.request(headers={"x-theme": "dark"}).body == b"dark"
+
+
+def test_a_path_in_another_spelling_is_another(cached: Made) -> None:
+    """Plugins see both decoded; the upstream doesn't."""
+    route = cached()
+    ask(route, FRESH, b"evil", path="/a/b", variables={"request_uri": "/a%2Fb"})
+    assert route.request("/a/b").status == 0
+    ask(route, FRESH, b"right", path="/a/b")
+    assert route.request("/a/b").body == b"right"
+    assert route.request("/a/b", variables={"request_uri": "/a%2Fb"}).body == b"evil"
+
+
+def test_a_path_as_apisix_tells_it_is_taken_from_where_it_is_told(gateway: Gateway) -> None:
+    if gateway.kind == "apisix":
+        route = gateway.route(("cache", {}))
+        ask(route, FRESH, b"evil", path="/a/b", variables={"real_request_uri": "/a%2Fb"})
+        assert route.request("/a/b", variables={"real_request_uri": "/a/b"}).status == 0
+
+
+def test_what_a_gateway_may_not_show_is_not_kept(cached: Made) -> None:
+    route = cached(ignore_query=["utm_source"])
+    padded = "/?" + "utm_source=x&" * 100 + "page=evil"
+    ask(route, FRESH, b"evil", query=[("utm_source", "x")] * 100, variables={"request_uri": padded})
+    assert route.request().status == 0
+
+
+@pytest.mark.parametrize("headers", [{"content-length": "5"}, {"transfer-encoding": "chunked"}])
+def test_a_request_with_a_body_is_not_answered_nor_its_answer_kept(cached: Made, headers: dict[str, str]) -> None:
+    route = cached()
+    ask(route, FRESH, b"evil", headers=headers)
+    assert route.request().status == 0
+    ask(route, FRESH)
+    assert route.request(headers=headers).status == 0
+    assert route.request(headers={"content-length": "0"}).status == 200
+
+
 def test_what_addresses_are_the_same(cached: Made) -> None:
     route = cached(ignore_query=["utm_source"], vary_by="{header:x-tenant}")
     query = [("b", "2"), ("a", "1")]
@@ -176,6 +219,39 @@ def test_a_change_forgets_what_was_kept(cached: Made) -> None:
     assert route.request().status == 200, "it has changed nothing"
     ask(route, method="PUT")
     assert route.request().status == 0
+
+
+def test_a_change_forgets_all_answers_of_an_address(cached: Made) -> None:
+    route = cached()
+    vary = {**FRESH, "vary": "Accept-Language"}
+    for language in ("de", "fr"):
+        ask(route, vary, b"old", headers={"accept-language": language})
+    ask(route, method="PUT")
+    ask(route, vary, b"new", headers={"accept-language": "fr"})
+    assert route.request(headers={"accept-language": "de"}).status == 0, "it would be the one from before"
+    assert route.request(headers={"accept-language": "fr"}).body == b"new"
+
+
+def test_an_answer_that_has_to_be_fresh_is_not_given_stale_to_whom_it_would_do(
+    cached: Made, later: Callable[[float], None]
+) -> None:
+    for said, status in (("max-age=60", 200), ("max-age=60, must-revalidate", 0), ("s-maxage=60", 0)):
+        route = cached()
+        ask(route, {"cache-control": said, "etag": '"1"'})
+        later(70)
+        assert route.request(headers={"cache-control": "max-stale"}).status == status, said
+        later(0)
+
+
+def test_numbers_that_nobody_can_mean(cached: Made) -> None:
+    route, digits = cached(), "9" * 5000
+    ask(route, {"cache-control": f"max-age={digits}"})
+    assert route.request().status == 200
+    assert route.request(headers={"cache-control": f"max-age={digits}, min-fresh=\u0663"}).status == 200
+    assert route.request(headers={"cache-control": f"min-fresh={digits}"}).status == 0
+    old = cached()
+    ask(old, {**FRESH, "age": digits, "content-length": digits})
+    assert old.request().status == 0
 
 
 def test_a_failing_upstream_is_hidden_for_a_while(cached: Made, later: Callable[[float], None]) -> None:
@@ -242,7 +318,8 @@ def test_directives_as_they_are_written() -> None:
     ],
 )
 def test_freshness(said: dict[str, str], age: float, fresh: float, is_fine: bool) -> None:
-    assert is_fresh_enough(said, age, fresh) is is_fine
+    assert is_fresh_enough(said, age, fresh, may_be_stale=True) is is_fine
+    assert is_fresh_enough(said, age, fresh, may_be_stale=False) is (is_fine and age < fresh)
 
 
 def test_a_lifetime_by_dates() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
+from secrets import token_hex
 from time import time
 from typing import Annotated, Any, Final, Literal
 
@@ -19,12 +20,15 @@ from gatewright.plugins.cache.rules import (
     UNSAFE,
     date_of,
     directives,
+    has_body,
     is_fresh_enough,
     lifetime,
     matches,
+    may_be_stale,
     may_store,
     seconds_of,
-)  # fmt: skip
+    whole_number,
+)
 
 __all__ = ["Cache"]
 
@@ -34,6 +38,7 @@ _HOP_BY_HOP: Final = frozenset(
      "transfer-encoding", "upgrade")
 )  # fmt: skip
 _OF_304: Final = ("cache-control", "content-location", "date", "etag", "expires", "vary", "last-modified")
+_MOST_ARGUMENTS: Final = 100
 _FAILURES: Final = frozenset((500, 502, 503, 504))
 
 
@@ -113,20 +118,24 @@ class Cache(Plugin[CacheConfig]):
     async def on_request(self, request: Request) -> Response | None:
         """Answer from what is kept, or note what the answer will be good for."""
         method = request.method
+        headers = request.headers
+        key = ""
+        if method in UNSAFE or (method == "GET" and "range" not in headers and not has_body(headers.get)):
+            key = await self._key(request)
         if method in UNSAFE:
-            request.ctx[_CTX] = {"drop": await self._key(request)}
+            request.ctx[_CTX] = {"drop": key}
             return None
-        if method != "GET" or "range" in request.headers:
+        if not key:
             self._lookups.add("bypassed")
             return None
-        headers = request.headers
         said = directives(headers.get_all("cache-control")) if self.config.client_control == "heed" else {}
         if not said and self.config.client_control == "heed" and headers.get("pragma", "").strip() == "no-cache":
             said = {"no-cache": ""}
-        key = await self._key(request)
         entry = await self._find(key, request)
         now = time()
-        if entry is not None and is_fresh_enough(said, now - entry.made, entry.fresh):
+        if entry is not None and is_fresh_enough(
+            said, now - entry.made, entry.fresh, may_be_stale="max-stale" not in said or may_be_stale(entry.said())
+        ):
             self._lookups.add("hit")
             return self._answer(entry, now, request)
         self._lookups.add("miss" if entry is None else "stale")
@@ -147,13 +156,20 @@ class Cache(Plugin[CacheConfig]):
         return None
 
     async def _key(self, request: Request) -> str:
+        """Under this an answer is kept; nothing, where not all can be seen that it may depend on."""
+        # As it was sent: the path that plugins see is decoded, and `/a%2Fb` may be another thing upstream than `/a/b`.
+        # (APISIX puts a decoded one into $request_uri, and what was sent into a variable of its own.)
+        target = await request.var("real_request_uri") or await request.var("request_uri") or ""
+        path, _, sent = target.partition("?")
+        if sent.count("&") >= _MOST_ARGUMENTS:  # gateways don't hand over more, but send them on
+            return ""
         query = request.query
         parts = sorted(
             (name, value, "" if value or not query.is_bare(name) else "bare")
             for name, value in query.multi_items()
             if name not in self._ignored
         )  # of different names APISIX tells them in any order
-        whole = [request.route, request.headers.get("host", "").lower(), request.path, parts]
+        whole = [request.route, request.headers.get("host", "").lower(), request.path, path, parts]
         if self._vary_by.text:
             whole.append(await self._vary_by.render(request))
         return f"cache:{_digest(whole)}"
@@ -163,7 +179,7 @@ class Cache(Plugin[CacheConfig]):
         assert shelf is not None  # noqa: S101 - set up
         kept = await shelf.get(key)
         if isinstance(kept, Variants):
-            kept = await shelf.get(_variant(key, kept.names, request))
+            kept = await shelf.get(_variant(key, kept, request))
         return kept if isinstance(kept, Entry) else None
 
     def _answer(self, entry: Entry, now: float, request: Request | None) -> Response:
@@ -185,7 +201,7 @@ class Cache(Plugin[CacheConfig]):
         if not isinstance(noted, dict):
             return None
         if "drop" in noted:
-            if 200 <= response.status < 400:
+            if noted["drop"] and 200 <= response.status < 400:
                 await shelf.drop(noted["drop"])
             return None
         key, now = noted["key"], time()
@@ -225,7 +241,7 @@ class Cache(Plugin[CacheConfig]):
             return False
         entry = self._entry(response.status, headers, b"", now)
         length = response.headers.get("content-length", "")
-        if entry.fresh <= 0 or (length.isdecimal() and int(length) > self.config.max_body):
+        if entry.fresh <= 0 or (whole_number(length) or 0) > self.config.max_body:
             return False
         try:
             body = await response.body()
@@ -242,12 +258,11 @@ class Cache(Plugin[CacheConfig]):
             return next((value for known, value in headers if known == name), None)
 
         said = directives(value for name, value in headers if name == "cache-control")
-        age = header("age") or ""
         begun = date_of(header("date"))
-        made = min(now - int(age) if age.isdecimal() else now, begun if begun is not None else now)
+        made = min(now - (whole_number(header("age") or "") or 0), begun if begun is not None else now)
         fresh = min(lifetime(status, said, header, now, own.default_ttl), own.max_ttl)
         stale = max(own.stale_if_error, seconds_of(said, "stale-if-error") or 0)
-        if {"must-revalidate", "proxy-revalidate", "s-maxage"} & said.keys():
+        if not may_be_stale(said):
             stale = 0
         return Entry(status, [pair for pair in headers if pair[0] != "age"], body, made, fresh, stale)
 
@@ -260,9 +275,12 @@ class Cache(Plugin[CacheConfig]):
         if seconds <= 0:
             return False
         if vary:
-            if not await shelf.put(key, Variants(vary), seconds):
+            variants = await shelf.get(key)
+            if not isinstance(variants, Variants) or variants.names != vary:
+                variants = Variants(vary, token_hex(8))
+            if not await shelf.put(key, variants, max(seconds, self.config.max_ttl)):
                 return False
-            key = _variant(key, vary, request)
+            key = _variant(key, variants, request)
         return await shelf.put(key, entry, seconds)
 
 
@@ -271,8 +289,11 @@ def _vary(headers: list[tuple[str, str]]) -> list[str]:
     return sorted(names - {""})
 
 
-def _variant(key: str, names: list[str], request: Request) -> str:
-    return f"{key}:{_digest([request.headers.get(name) for name in names])}"
+def _variant(key: str, variants: Variants, request: Request) -> str:
+    # All of a header's values, together: in the response phase APISIX tells them so.
+    headers = [("; " if name == "cookie" else ", ").join(request.headers.get_all(name)) for name in variants.names]
+    there = [name in request.headers for name in variants.names]
+    return f"{key}:{variants.mark}:{_digest([headers, there])}"
 
 
 def _digest(value: Any) -> str:

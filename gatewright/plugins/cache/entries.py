@@ -10,6 +10,7 @@ import msgspec
 
 from gatewright.plugins._shared.expiring import ExpiringCache
 from gatewright.plugins._shared.redis_server import RedisServer, ServerFailedError
+from gatewright.plugins.cache.rules import Directives, directives
 
 __all__ = ["Entry", "MemoryEntries", "RedisEntries", "Shelf", "Variants", "shared_entries"]
 
@@ -39,11 +40,21 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         """One of its headers."""
         return next((value for known, value in self.headers if known == name), None)
 
+    def said(self) -> Directives:
+        """Its `Cache-Control`."""
+        return directives(value for name, value in self.headers if name == "cache-control")
+
 
 class Variants(msgspec.Struct, frozen=True, array_like=True):
-    """Of one address there are several answers: which it is depends on these headers of the request."""
+    """Of one address there are several answers.
+
+    Attributes:
+        names: which it is depends on these headers of the request.
+        mark: stands in the keys of all of them: once this is forgotten, they are not found any more.
+    """
 
     names: list[str]
+    mark: str = ""
 
 
 Kept = Entry | Variants
@@ -102,7 +113,7 @@ class MemoryEntries:
 
 def _size(kept: Kept) -> int:
     if isinstance(kept, Variants):
-        return 200 + sum(map(len, kept.names))
+        return 250 + sum(map(len, kept.names))
     return 500 + len(kept.body) + sum(len(name) + len(value) + 100 for name, value in kept.headers)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 __all__ = [
-    "HEURISTIC", "UNSAFE", "date_of", "directives", "is_fresh_enough", "lifetime", "matches", "may_store", "seconds_of",
+    "HEURISTIC", "UNSAFE", "date_of", "directives", "has_body", "is_fresh_enough", "lifetime", "matches",
+    "may_be_stale", "may_store", "seconds_of", "whole_number",
 ]  # fmt: skip
 
 HEURISTIC: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
@@ -15,6 +17,9 @@ HEURISTIC: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 
 UNSAFE: Final = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 """Methods after which what is kept of a path is no longer right."""
 _KNOWN: Final = HEURISTIC | {302, 303, 307, 400, 401, 402, 403, 406, 409, 422, 451, 500, 502, 503, 504}
+
+_LONGEST: Final = 1 << 31
+_MOST_DIGITS: Final = 10
 
 Directives = Mapping[str, str]
 
@@ -46,7 +51,14 @@ def seconds_of(said: Directives, name: str) -> int | None:
     """A directive's seconds; `None` if it isn't there, 0 if it can't be read: what is not clear is stale."""
     if name not in said:
         return None
-    return int(said[name]) if said[name].isdecimal() else 0
+    return whole_number(said[name]) or 0
+
+
+def whole_number(text: str) -> int | None:
+    """A header's number; `None` if it is none. One that is too large is as large as one can be (1.2.2)."""
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    return int(text) if len(text) < _MOST_DIGITS else _LONGEST
 
 
 def date_of(text: str | None) -> float | None:
@@ -54,7 +66,8 @@ def date_of(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return parsedate_to_datetime(text).timestamp()
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -100,20 +113,31 @@ def lifetime(status: int, said: Directives, headers: Callable[[str], str | None]
     return default if status in HEURISTIC else 0
 
 
-def is_fresh_enough(said: Directives, age: float, fresh: float) -> bool:
+def may_be_stale(said: Directives) -> bool:
+    """Whether an answer may be given when it is no longer fresh: by its own `Cache-Control` (4.2.4)."""
+    return not {"must-revalidate", "proxy-revalidate", "s-maxage"} & said.keys()
+
+
+def has_body(headers: Callable[[str], str | None]) -> bool:
+    """Whether a request brings a body. Of a GET it is in no key, so its answer is for nobody else."""
+    return headers("transfer-encoding") is not None or (headers("content-length") or "0").strip() != "0"
+
+
+def is_fresh_enough(said: Directives, age: float, fresh: float, *, may_be_stale: bool) -> bool:
     """Whether a request takes an answer from the cache (5.2.1).
 
     Args:
         said: the request's `Cache-Control`.
         age: seconds since the answer was made.
         fresh: seconds for which it is fresh.
+        may_be_stale: the answer itself allows that it is given later.
     """
     if "no-cache" in said:
         return False
     oldest = seconds_of(said, "max-age")
     if oldest is not None and age > oldest:
         return False
-    return age + (seconds_of(said, "min-fresh") or 0) < fresh or _stale_is_fine(said, age - fresh)
+    return age + (seconds_of(said, "min-fresh") or 0) < fresh or (may_be_stale and _stale_is_fine(said, age - fresh))
 
 
 def _stale_is_fine(said: Directives, stale: float) -> bool:
