@@ -40,7 +40,8 @@ class CorsConfig(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...], field("Headers of answers that they may read beside those which any page may.")
     ] = ()
     allow_credentials: Annotated[
-        bool, field("They may send cookies and passwords. Not with `*`: then every site could act for your users.")
+        bool,
+        field("They may send cookies and passwords. Not with `*` or `null`: then every site could act for your users."),
     ] = False
     max_age: Annotated[
         int, field("How long a browser may remember what a preflight said.", unit="seconds", ge=0, le=86400)
@@ -58,8 +59,11 @@ class CorsConfig(msgspec.Struct, frozen=True, kw_only=True):
             for name in names:
                 if not _TOKEN.fullmatch(name):
                     raise ValueError(f"not a name: {name!r}")
-        if self.allow_credentials and "*" in self.allow_origins:
-            raise ValueError("allow_credentials needs origins by name: with `*` every site could act for your users")
+        if self.allow_credentials and not {"*", "null"}.isdisjoint(self.allow_origins):
+            raise ValueError(
+                "allow_credentials needs origins by name: with `*`, or with `null`, which any site's page is in a "
+                "sandboxed frame, every site could act for your users"
+            )
 
 
 class Cors(Plugin[CorsConfig]):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from base64 import b64decode
 from typing import Annotated, Any, Final, Literal
+from weakref import WeakKeyDictionary
 
 from gatewright import ConfigError, Plugin, Request, Response, Secret
 from gatewright.plugins._shared.counting import counter
@@ -113,7 +115,6 @@ class HmacAuth(Plugin):
         self._store = CredentialStore(SigningKey, lambda key: key.id, own.keys, own, plugin=self.name)
         self._identity = IdentityHeaders.of_store(own.consumer_header, own.own_headers, own.keys)
         self._covered = frozenset(name.lower() for name in own.covered)
-        self._seen = _Seen(own.most_remembered)
         self._redis: RedisServer | None = None
         self._release: Any = None
         self._decisions = counter("hmac_auth_decisions", "Requests looked at, by what came of it.", ["decision"])
@@ -166,7 +167,7 @@ class HmacAuth(Plugin):
             raise SignatureError("the signature is wrong")
         await self._check_body(request, signature)
         if self.config.once:
-            await self._check_first(key.id, signature, expires - time.time())
+            await self._check_first(request, key.id, signature, expires - time.time())
         return key
 
     def _check_parameters(self, signature: Signature) -> float:
@@ -209,7 +210,7 @@ class HmacAuth(Plugin):
         if covered and not has_digest(", ".join(request.headers.get_all("content-digest")), body):
             raise SignatureError("content-digest is not the body's")
 
-    async def _check_first(self, id: str, signature: Signature, seconds: float) -> None:
+    async def _check_first(self, request: Request, id: str, signature: Signature, seconds: float) -> None:
         """See that the signature wasn't used before."""
         if self._redis is not None:
             name = f"{self.config.redis_prefix or self.name + ':'}seen:{id}:{signature.value.hex()}"
@@ -218,18 +219,17 @@ class HmacAuth(Plugin):
             if not first:
                 raise SignatureError("the signature was used before")
             return
-        self._seen.add(signature.value, seconds)
+        _seen_at(request.route).add(signature.value, seconds, self.config.most_remembered)
 
 
 class _Seen:
     """Signatures that were used. None is forgotten while it would be good: where there is no room, nobody passes."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._until: dict[bytes, float] = {}
+    def __init__(self) -> None:
+        self.until: dict[bytes, float] = {}
         self._cleared = 0.0
 
-    def add(self, value: bytes, seconds: float) -> None:
+    def add(self, value: bytes, seconds: float, most: int) -> None:
         """Remember one for some seconds.
 
         Raises:
@@ -237,11 +237,25 @@ class _Seen:
             StoreFailedError: there is no room.
         """
         now = time.monotonic()
-        if self._until.get(value, 0.0) > now:
+        if self.until.get(value, 0.0) > now:
             raise SignatureError("the signature was used before")
-        if len(self._until) >= self._most and now > self._cleared + 1:
+        if len(self.until) >= most and now > self._cleared + 1:
             self._cleared = now
-            self._until = {each: until for each, until in self._until.items() if until > now}
-        if len(self._until) >= self._most:
+            self.until = {each: until for each, until in self.until.items() if until > now}
+        if len(self.until) >= most:
             raise StoreFailedError("more signatures are to be remembered than there is room for (most_remembered)")
-        self._until[value] = now + seconds
+        self.until[value] = now + seconds
+
+
+_memories: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Seen]] = WeakKeyDictionary()
+"""Of each loop, by route: what was used has to survive a configuration that is changed, and so made anew."""
+
+
+def _seen_at(route: str) -> _Seen:
+    routes = _memories.setdefault(asyncio.get_running_loop(), {})
+    if route not in routes:
+        now = time.monotonic()
+        for gone in [each for each, seen in routes.items() if all(until <= now for until in seen.until.values())]:
+            del routes[gone]
+        routes[route] = _Seen()
+    return routes[route]

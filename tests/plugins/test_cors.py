@@ -10,7 +10,8 @@ from tests.plugins.harness import Gateway, Outcome
 
 PLUGINS = ["cors"]
 
-APP = {"allow_origins": ["https://app.example.com", "https://*.example.org", "null"]}
+NAMED = {"allow_origins": ["https://app.example.com", "https://*.example.org"]}
+APP = {"allow_origins": [*NAMED["allow_origins"], "null"]}
 
 
 def ask(gateway: Gateway, conf: Any, origin: str | None, **more: Any) -> Outcome:
@@ -64,7 +65,7 @@ def test_all_origins(gateway: Gateway) -> None:
 
 
 def test_credentials_name_the_origin(gateway: Gateway) -> None:
-    conf = {**APP, "allow_credentials": True}
+    conf = {**NAMED, "allow_credentials": True}
     headers = ask(gateway, conf, "https://app.example.com").headers
     assert headers["access-control-allow-credentials"] == "true"
     assert headers["access-control-allow-origin"] == "https://app.example.com"
@@ -87,7 +88,7 @@ def test_what_a_preflight_is_told(gateway: Gateway) -> None:
 
 
 def test_any_method_and_any_header(gateway: Gateway) -> None:
-    conf = {**APP, "allow_methods": ["*"], "allow_headers": ["*"], "allow_credentials": True}
+    conf = {**NAMED, "allow_methods": ["*"], "allow_headers": ["*"], "allow_credentials": True}
     answer = preflight(gateway, conf, "https://app.example.com", "PROPFIND", "x-a,x-b")
     assert answer.headers["access-control-allow-methods"] == "PROPFIND"
     assert answer.headers["access-control-allow-headers"] == "x-a, x-b"
@@ -104,6 +105,7 @@ def test_an_options_request_that_is_no_preflight_goes_on(gateway: Gateway) -> No
         ({"allow_origins": ["example.com"]}, "an origin is a scheme"),
         ({"allow_origins": ["https://example.com/"]}, "an origin is a scheme"),
         ({"allow_origins": ["*"], "allow_credentials": True}, "every site could act"),
+        ({"allow_origins": ["https://a.example", "null"], "allow_credentials": True}, "every site could act"),
         ({"allow_origins": ["*"], "allow_headers": ["a b"]}, "not a name"),
     ],
 )

@@ -195,12 +195,14 @@ def test_digests() -> None:
 
 def test_a_signature_is_good_once() -> None:
     with Gateway("apisix", PLUGINS) as apisix:
-        route = apisix.route(("hmac-auth", {**KEYS, "most_remembered": 2}))
+        route = apisix.route(("hmac-auth", {**KEYS, "most_remembered": 2}), id="once")
         variables = {"request_uri": "/", "scheme": "http"}
         first, second, third = (signed(nonce=f'"{n}"') for n in range(3))
         assert route.request(headers=first, variables=variables).status == 0
         again = route.request(headers=first, variables=variables)
         assert (again.status, again.json["error"]) == (401, "the signature was used before")
+        changed = apisix.route(("hmac-auth", {**KEYS, "most_remembered": 2, "hide": True}), id="once")
+        assert changed.request(headers=first, variables=variables).status == 401, "though the configuration is another"
         assert route.request(headers=second, variables=variables).status == 0
         full = route.request(headers=third, variables=variables)
         assert full.status == 503, "none is forgotten to make room"

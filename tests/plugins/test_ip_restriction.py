@@ -20,6 +20,9 @@ CASES = [
     ({"allow": ["2001:db8::/32"]}, "2001:db8:1::1", None, True),
     ({"allow": ["2001:db8::/32"]}, "192.0.2.1", None, False),
     ({"deny": ["192.0.2.0/24"]}, "::ffff:192.0.2.1", None, False),
+    ({"deny": ["::ffff:192.0.2.0/120"]}, "192.0.2.1", None, False),
+    ({"allow": ["::ffff:192.0.2.0/120"]}, "::ffff:192.0.2.1", None, True),
+    ({"allow": ["::ffff:192.0.2.0/120"]}, "192.0.3.1", None, False),
     ({"deny": ["0.0.0.0/0"]}, "2001:db8::1", None, True),
     # nobody is believed unless he is trusted
     ({"deny": ["192.0.2.0/24"]}, "10.0.0.1", "192.0.2.1", True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from gatewright import Request
@@ -13,6 +13,7 @@ from gatewright import Request
 __all__ = ["ClientAddress", "Networks", "parse_address"]
 
 Address = IPv4Address | IPv6Address
+_MAPPED: Final = 96  # bits before an IPv4 address within IPv6
 _WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|(\d+\.\d+\.\d+\.\d+):\d+")
 
 
@@ -30,6 +31,19 @@ def parse_address(text: str) -> Address:
     return mapped or address
 
 
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
+    """A network; an IPv4 one within IPv6 is what addresses in it are: IPv4.
+
+    Raises:
+        ValueError: it is none, or has bits beyond its mask.
+    """
+    network = ip_network(text)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is None or network.prefixlen < _MAPPED:
+        return network
+    return IPv4Network((mapped, network.prefixlen - _MAPPED))
+
+
 class Networks:
     """Networks that an address may be in."""
 
@@ -39,7 +53,7 @@ class Networks:
         Raises:
             ValueError: one is neither, or has bits beyond its mask.
         """
-        parsed = [ip_network(text.strip()) for text in networks]
+        parsed = [_parse_network(text.strip()) for text in networks]
         self._by_prefix: dict[tuple[int, int], set[int]] = {}
         for network in parsed:
             place = (network.version, network.max_prefixlen - network.prefixlen)

@@ -122,7 +122,11 @@ class RequestValidator(Plugin):
             faults += wanted.faults(value, own.max_faults)
         if not changed:
             return None
-        return bodies.encode_form(value) if kind == bodies.FORM else json.dumps(value, separators=(",", ":")).encode()
+        if kind == bodies.FORM:
+            return bodies.encode_form(value)
+        if wanted.model is not None:
+            return json.dumps(value, separators=(",", ":")).encode()
+        return bodies.rewritten_json(raw, wanted.shape.fill)
 
     async def _body(self, request: Request, needs: bool) -> bytes:
         headers, most = request.headers, self.config.max_bytes
@@ -149,8 +153,7 @@ class RequestValidator(Plugin):
             raise InvalidRequestError(400, _TITLE, [Fault("headers", "/content-type", "it is there more than once")])
         if not said:
             return bodies.JSON if bodies.JSON in operation.bodies else ""
-        charset = said[0].lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
-        if charset not in ("", "utf-8", "utf8", "us-ascii"):
+        if not bodies.is_utf8(said[0]):
             raise InvalidRequestError(415, "Bodies are taken in UTF-8 only")
         return said[0]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
+import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from gatewright.plugins._shared.strict_json import STRICT_JSON
@@ -18,22 +21,31 @@ __all__ = [
     "JSON",
     "MULTIPART",
     "encode_form",
+    "is_utf8",
     "kind_of",
     "media_type",
     "read_form",
     "read_json",
     "read_multipart",
+    "rewritten_json",
 ]
 
 JSON: Final = "application/json"
 FORM: Final = "application/x-www-form-urlencoded"
 MULTIPART: Final = "multipart/form-data"
+_CHARSET: Final = re.compile(r"charset(?:\*\d*)*\s*=\s*[\"']*(?:[\w-]+'[\w-]*')?([^\s;,\"']*)")
+_UTF8: Final = frozenset(("", "utf-8", "utf8", "us-ascii"))
 _MOST_FIELDS: Final = 1000
 
 
 def media_type(content_type: str) -> str:
     """The media type of a header's value, in lower case and without parameters."""
     return content_type.partition(";")[0].strip().lower()
+
+
+def is_utf8(content_type: str) -> bool:
+    """Whether a text in UTF-8 is what everybody reads, however they look for `charset` in that header's value."""
+    return all(found[1] in _UTF8 for found in _CHARSET.finditer(content_type.lower()))
 
 
 def kind_of(media: str) -> str:
@@ -64,6 +76,22 @@ def read_json(body: bytes, max_depth: int, title: str = "The body is not valid J
     if text.count("[") + text.count("{") > max_depth and _is_deeper(value, max_depth):
         raise _too_deep(max_depth)
     return value
+
+
+def rewritten_json(body: bytes, change: Callable[[Any], object]) -> bytes:
+    """A JSON text that `read_json` took, with a change; numbers stay as they are written, with all their digits.
+
+    Args:
+        body: the text.
+        change: changes its value in place.
+    """
+    value = _AS_WRITTEN.decode(body.decode("utf-8"))
+    change(value)
+    return _encode(value)
+
+
+_AS_WRITTEN: Final = json.JSONDecoder(parse_float=Decimal)
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def _is_text(value: Any) -> bool:

@@ -118,6 +118,11 @@ def test_which_bodies_are_looked_at(gateway: Gateway) -> None:
         ({"content-type": "application/vnd.x+json"}, 0),
         ({"content-type": "APPLICATION/JSON"}, 0),
         ({"content-type": "application/json; charset=utf-16"}, 415),
+        ({"content-type": "application/json; charset = utf-16"}, 415),
+        ({"content-type": "application/json; charset=utf-8; charset=utf-7"}, 415),
+        ({"content-type": 'application/json; x="charset=utf-8"; charset=utf-7'}, 415),
+        ({"content-type": "application/json; charset*=us-ascii'en'utf-7"}, 415),
+        ({"content-type": 'application/json;charset="utf-8"'}, 0),
         ({"content-type": "text/plain"}, 415),
         ({"content-type": "application/x-www-form-urlencoded"}, 415),
         ({"content-type": "application/json", "content-encoding": "gzip"}, 415),
@@ -127,6 +132,16 @@ def test_which_bodies_are_looked_at(gateway: Gateway) -> None:
 )
 def test_media_types(gateway: Gateway, headers: dict[str, Any], status: int) -> None:
     assert post(gateway, {"schema": {}}, {}, kind="", headers=headers).status == status
+
+
+def test_numbers_are_sent_on_as_they_are_written(gateway: Gateway) -> None:
+    config = {"schema": {"properties": {"currency": {"default": "EUR"}}}}
+    body = b'{"a": 1.10, "b": 12345678901234567890.12345678901234567890, "c": 123456789012345678901234567890, "d": -0}'
+    sent = post(gateway, config, body).upstream_body
+    assert sent == (
+        b'{"a":1.10,"b":12345678901234567890.12345678901234567890,"c":123456789012345678901234567890,"d":0,'
+        b'"currency":"EUR"}'
+    )
 
 
 def test_defaults_are_filled_in_and_sent_on(gateway: Gateway) -> None:
