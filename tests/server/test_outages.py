@@ -40,6 +40,7 @@ def is_alive(pid: int) -> bool:
 
 
 HOLDER = """
+import signal
 from gatewright import Plugin
 
 class Holds(Plugin):
@@ -48,12 +49,16 @@ class Holds(Plugin):
 """
 HOLDS = {
     "python": "while True: pass",
+    "python, and has SIGALRM": "signal.signal(signal.SIGALRM, lambda *_: None)\n        while True: pass",
+    "python, and hears no signal": "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n        while True: pass",
     # Keeps the interpreter's lock: no thread of the process can look at anything.
-    "c": "import ctypes; ctypes.PyDLL(None).pause()",
+    "c": "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')",
 }
 
 
-@pytest.mark.parametrize("how", HOLDS)
+@pytest.mark.parametrize(
+    "how", [how if how == "python" else pytest.param(how, marks=pytest.mark.long) for how in HOLDS]
+)
 def test_workers_end_with_their_supervisor_whatever_a_plugin_does(
     how: str, start_runner: StartRunner, plugin_dir: WriteFiles
 ) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, Final, cast
 
-__all__ = ["begin_anew", "say_farewell"]
+__all__ = ["begin_anew", "end_when_orphaned", "say_farewell"]
+
+_LOOK_SECONDS: Final = 0.25
 
 
 def begin_anew() -> None:
@@ -41,6 +44,26 @@ def say_farewell(seconds: float, code: int) -> None:
     for each in (first, atexit._run_exitfuncs):  # the former would be a thread's affair; `multiprocessing` waits for it
         with contextlib.suppress(BaseException):  # each one's failure is told, the last one is raised, too
             each()
+
+
+def end_when_orphaned(seconds: float) -> None:
+    """See that this process ends some time after its parent, where the kernel's word (`host.orphans`) isn't heard.
+
+    A plugin may have a handler for SIGALRM, or have blocked all signals, and then hold the loop. A thread sees to that,
+    as long as the interpreter lets any run.
+
+    Args:
+        seconds: how long after its parent.
+    """
+    parent, sleep = os.getppid(), _unpatched("time", "sleep")
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            sleep(_LOOK_SECONDS)
+        sleep(max(seconds - _LOOK_SECONDS, 0.0))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _unpatched("_thread", "start_new_thread")(watch, ())
 
 
 def _unpatched(module: str, name: str) -> Callable[..., Any]:

@@ -19,13 +19,14 @@ from gatewright.runtime.own_loops import allow_own_loops
 from gatewright.runtime.strands import Strand
 from gatewright.server.host.limits import raise_file_limit
 from gatewright.server.host.listener import BACKLOG
+from gatewright.server.host.orphans import GRACE_SECONDS
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
 from gatewright.server.ipc.keep import Region
 from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.loaded import plugins_told
 from gatewright.server.ipc.plan import RETIRE_MARGIN_SECONDS, TEARDOWN_SECONDS, StandIn
-from gatewright.server.worker.farewell import begin_anew, say_farewell
+from gatewright.server.worker.farewell import begin_anew, end_when_orphaned, say_farewell
 from gatewright.server.worker.link import Link
 from gatewright.server.worker.plugins_processes import SignalKeeper, forget_in_children, keep_standard_descriptors
 from gatewright.server.worker.reporting import resident_memory
@@ -155,6 +156,7 @@ async def _work(
     service.every(signals.INTERVAL, signals.look)
     if not plan.use_gevent:  # a thread that would be a greenlet sees nothing
         watchdog.start()
+    end_when_orphaned(GRACE_SECONDS)
     _watch_limits(service, link, settings)
     link.start()
     ending = await link.ending
