@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gatewright.errors import OverloadedError
+from gatewright.gateways.apisix.replies import Rewrite
 from gatewright.runtime.threads import Home, PluginThreads
 from tests.conftest import RunnerProcess, StartRunner
+from tests.peer import Refused
 
 PLUGINS = """
 import asyncio, threading, time
@@ -58,6 +61,16 @@ class Seen(Plugin):
         if "slow" in request.query:
             time.sleep(0.2)
         request.headers["x-made"] = repr(Seen.made)
+class HangsInAsync(Plugin):
+    timeout = 0.1
+    async def on_request(self, request):
+        if "first" in request.query:
+            await asyncio.to_thread(GATE.wait, 60)
+        await asyncio.gather(asyncio.to_thread(GATE.wait, 60), asyncio.sleep(60))
+class FineInAsync(Plugin):
+    async def on_request(self, request):
+        one, other = await asyncio.gather(asyncio.to_thread(lambda: "1"), asyncio.to_thread(lambda: "2"))
+        request.headers["x"] = one + other
 class Opens(Plugin):
     def on_request(self, request):
         GATE.set()
@@ -170,3 +183,21 @@ async def test_a_job_that_has_waited_in_vain_is_never_run() -> None:
     await threads.submit(lambda: None, "p", Home()).outcome
     assert ran == []
     threads.close()
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_threads_that_asyncio_gives_to_one_plugin_are_no_others_and_nobody_waits_for_them(
+    start_runner: StartRunner, plugin_dir: Callable[..., Path], workers: str
+) -> None:
+    runner = start_runner("-p", plugin_dir(p=PLUGINS), "--workers", workers, "--threads", "4")
+    runner.wait_for_log("listening")
+    with runner.peer() as peer:
+        fine = peer.prepare(("fine-in-async", "{}"))
+    for number in range(12):
+        with runner.peer() as peer, pytest.raises(Refused):
+            peer.request(peer.prepare(("hangs-in-async", "{}")), args=[("first", "1")] if number % 2 else [])
+    with runner.peer() as peer:
+        assert peer.request(fine) == Rewrite(headers=[("x", "12")])
+    started = time.monotonic()
+    assert runner.stop() == 0
+    assert time.monotonic() - started < 5

@@ -24,6 +24,7 @@ __all__ = ["Ending", "Link"]
 ALIVE_SECONDS = 0.5
 REPORT_SECONDS = 5.0
 _TRIES = 10
+_MOST_UNSENT = 16
 _PAUSE_SECONDS = 0.05
 
 Ending = str
@@ -72,7 +73,7 @@ class Link:
         service = self._service
         self.send(messages.Ready())
         service.every(ALIVE_SECONDS, self._alive)
-        service.every(REPORT_SECONDS, lambda: self._report(0))
+        service.every(REPORT_SECONDS, self._tell_how_it_is)
         service.every(service.confs.tick_seconds, self._tell_used)
 
     def send(self, message: messages.FromWorker) -> None:
@@ -207,6 +208,7 @@ class Link:
                     self._loop.call_later(_PAUSE_SECONDS, self._give_back_again)
             case messages.Forgotten(token):
                 service.confs.forget(token)
+                service.on_forgotten(token)
             case messages.Forwarded(letter):
                 service.on_letter(letter, True)
             case messages.Undelivered(letter):
@@ -291,7 +293,17 @@ class Link:
     # --- telling
 
     def _alive(self) -> None:
-        self.send(messages.Alive())
+        if self._is_heard:
+            self.send(messages.Alive())
+
+    def _tell_how_it_is(self) -> None:
+        if self._is_heard:
+            self._report(0)
+
+    @property
+    def _is_heard(self) -> bool:
+        """The supervisor reads what it's sent; one that was stopped would find days of news."""
+        return self._channel.unsent < _MOST_UNSENT
 
     def _report(self, number: int) -> None:
         self.send(messages.Reported(number, make_report(self._service, detailed=number > 0)))

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any, cast
 
 from gatewright.observe import logs
 from gatewright.observe.recording import Recorder
@@ -15,6 +16,7 @@ from gatewright.observe.tracing import Tracing
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import token_of
 from gatewright.runtime.discovery import Discovery
+from gatewright.runtime.executor import PluginExecutor, task_of_a_plugin
 from gatewright.runtime.own_loops import allow_own_loops
 from gatewright.runtime.strands import Strand
 from gatewright.server.host.limits import raise_file_limit
@@ -188,6 +190,9 @@ async def make_service(plan: WorkerPlan, discovery: Discovery, region: Region | 
             use_gevent=plan.use_gevent, region=region,
         )  # fmt: skip
 
+    if not plan.use_gevent:  # where all threads are greenlets, which wait for nobody
+        loop.set_default_executor(PluginExecutor(settings.threads))
+        loop.set_task_factory(cast("Any", task_of_a_plugin))
     # The hub greenlet of the bridge has to be the one that callbacks run in: hence a callback.
     made: asyncio.Future[Service] = loop.create_future()
     loop.call_soon(lambda: made.set_result(make()))

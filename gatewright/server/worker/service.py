@@ -113,6 +113,8 @@ class Service:
         """What a protocol's driver wants to know of letters from other workers (see `messages.Letter`)."""
         self.on_cut_off: Callable[[], None] = lambda: None
         """Called before connections with calls under way are closed."""
+        self.on_forgotten: Callable[[int], None] = lambda _token: None
+        """Told of configurations that are dropped in all workers."""
         self.on_gone: Callable[[int], None] = lambda _pid: None
         """Told of other workers that have ended."""
         self.guard: Guard | None = None

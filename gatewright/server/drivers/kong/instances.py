@@ -87,6 +87,7 @@ class Instances:
         service.every(_TICK_SECONDS, self._count_waiting)
         self.owners = Owners(self.close)
         service.every(Owners.INTERVAL, self.owners.look)
+        service.on_forgotten = self.owners.closed  # also where there were too many
         self._to_clear: list[tuple[Noted, int]] = []
         self.letters = Letters(service, self._pid, _PID_MASK, self.events, self.connections)
         """What goes to other workers and comes from them."""

@@ -64,13 +64,15 @@ class Owners:
 
     def closed(self, number: int) -> None:
         """An instance is gone."""
-        for numbers in self._started.values():
+        for owner, numbers in list(self._started.items()):
             numbers.discard(number)
+            if not numbers:
+                del self._started[owner]
 
     def look(self) -> None:
         """Drop what belongs to processes that are gone; to be called every `INTERVAL` seconds."""
         for owner in list(self._started):
             pid, started = owner
             if _started(pid) != started:
-                for number in self._started.pop(owner):
+                for number in self._started.pop(owner, ()):
                     self._drop(number)

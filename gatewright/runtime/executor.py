@@ -1,0 +1,65 @@
+"""What `asyncio.to_thread` and `run_in_executor(None, ...)` run in: threads of the plugin's own.
+
+asyncio has one pool of a few threads for all. Functions that never come back would take them from all plugins, and the
+process would wait for them when it ends. So each plugin has a pool, and nobody waits for what still runs in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from gatewright.runtime.spare_tasks import CURRENT
+from gatewright.runtime.strands import current_work
+
+__all__ = ["PluginExecutor", "task_of_a_plugin"]
+
+T = TypeVar("T")
+
+
+class PluginExecutor(ThreadPoolExecutor):  # asyncio takes no other kind
+    """A pool for each plugin, and one for whatever is no plugin's."""
+
+    def __init__(self, threads: int) -> None:
+        """Begin with none.
+
+        Args:
+            threads: how many one plugin may have at once.
+        """
+        super().__init__(max_workers=1)
+        self._threads_of_one = threads
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run a function in a thread of the plugin that wants it."""
+        under = current_work()
+        name = under[1].name if under is not None and under[1] is not None else ""
+        pool = self._pools.get(name)
+        if pool is None:
+            pool = self._pools[name] = ThreadPoolExecutor(self._threads_of_one, thread_name_prefix=f"plugin {name}")
+        return pool.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more functions. Those that run are not waited for: they may never come back."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+def task_of_a_plugin(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, T],
+    *,
+    context: contextvars.Context | None = None,
+    **more: Any,
+) -> asyncio.Task[T]:
+    """A loop's task factory: a task that a handler makes knows whose it is, in its logs and for `PluginExecutor`."""
+    under = current_work()
+    if under is not None:
+        context = contextvars.copy_context() if context is None else context
+        if context.get(CURRENT) is None:
+            context.run(CURRENT.set, under)
+    return asyncio.Task(coroutine, loop=loop, context=context, **more)
