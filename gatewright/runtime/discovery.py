@@ -162,7 +162,8 @@ def _discover_source(source: str | Path, discovery: Discovery) -> None:
             raise
         except BaseException as error:
             raise import_failure(source, error) from error
-        _take_module(module, getattr(module, "__file__", None) or source, discovery)
+        with loading(source):
+            _take_module(module, getattr(module, "__file__", None) or source, discovery)
     else:
         raise DiscoveryError(f"{source}: no such directory or file")
 
@@ -279,20 +280,21 @@ def _discover_installed(discovery: Discovery) -> None:
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         source = f"entry point {entry_point.name} = {entry_point.value}"
         try:
-            loaded = entry_point.load()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            discovery.errors.append(import_failure(source, error))
-            continue
-        if isinstance(loaded, ModuleType):
-            _take_module(loaded, source, discovery)
-            continue
-        plugins = as_plugins(loaded) if isinstance(loaded, type) else ()
-        if not plugins:
-            discovery.errors.append(DiscoveryError(f"{source}: neither a Plugin class nor a module"))
-        for plugin in plugins:
-            discovery.add(plugin, source)
+            with loading(source):
+                _take_loaded(entry_point.load(), source, discovery)
+        except DiscoveryError as error:
+            discovery.errors.append(error)
+
+
+def _take_loaded(loaded: Any, source: str, discovery: Discovery) -> None:
+    if isinstance(loaded, ModuleType):
+        _take_module(loaded, source, discovery)
+        return
+    plugins = as_plugins(loaded) if isinstance(loaded, type) else ()
+    if not plugins:
+        raise DiscoveryError(f"{source}: neither a Plugin class nor a module")
+    for plugin in plugins:
+        discovery.add(plugin, source)
 
 
 def import_failure(source: str, error: BaseException) -> DiscoveryError:

@@ -14,6 +14,7 @@ SHOWN_BY = {
         "server/test_wire_contract.py::test_an_exception_refuses_the_request_with_a_type_0_frame_and_one_log_line",
         "server/test_wire_contract.py::test_a_missed_deadline_refuses_the_request",
         "server/test_promises.py::test_whatever_a_handler_raises_is_answered_and_ends_no_worker",
+        "server/test_failing_anywhere.py::test_the_call_is_answered_and_the_worker_lives",
         "server/test_apisix_facts.py::test_a_failure_in_the_response_phase_is_answered_without_anything_of_the_upstreams",
         "dev/test_gateway.py::test_a_failure_is_503_unless_the_route_allows_degradation",
         "runtime/test_failures.py::test_a_failure_that_repeats_is_logged_a_few_times_and_then_counted",
@@ -70,6 +71,7 @@ SHOWN_BY = {
     "The runner is stopped": (
         "server/test_server_life.py::test_sigterm_lets_calls_under_way_end_and_removes_the_socket",
         "server/test_server_life.py::test_sigterm_ends_within_a_second_whatever_plugins_do",
+        "server/test_server_life.py::test_sigterm_ends_soon_whatever_hangs_in_plugins",
     ),
     "The runner is restarted": (
         "server/test_workers.py::test_a_restarted_runner_never_takes_a_token_for_another_configuration",

@@ -330,6 +330,49 @@ def test_sigterm_ends_within_a_second_whatever_plugins_do(start_runner: StartRun
     assert "calls under way were cut off" in runner.log
 
 
+HANGS = """
+import asyncio, atexit, threading, time
+from gatewright import Plugin
+atexit.register(time.sleep, 60)
+threading.Thread(target=time.sleep, args=(60,)).start()
+class Hangs(Plugin):
+    timeout = 0.1
+    async def on_request(self, request):
+        await asyncio.to_thread(time.sleep, 60)
+    async def teardown(self):
+        await asyncio.sleep(60)
+class HangsApart(Plugin):
+    timeout = 0.1
+    blocking = True
+    def on_request(self, request):
+        time.sleep(60)
+    def teardown(self):
+        time.sleep(60)
+class Holds(Plugin):
+    def on_request(self, request):
+        while True:
+            pass
+"""
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("last", ["hangs-apart", "holds"])
+def test_sigterm_ends_soon_whatever_hangs_in_plugins(
+    start_runner: StartRunner, plugin_dir: WriteFiles, last: str
+) -> None:
+    runner = start_runner("-p", plugin_dir(hangs=HANGS), "--drain", "0.8")
+    for plugin in ("hangs", "hangs-apart"):
+        with runner.peer() as peer, pytest.raises(Refused):
+            peer.request(peer.prepare((plugin, "{}")))
+    with runner.peer() as peer:
+        peer.begin(peer.prepare((last, "{}")))
+        time.sleep(0.3)
+        began = time.monotonic()
+        runner.process.terminate()
+        runner.process.wait(15)
+        assert time.monotonic() - began < 2.5  # measured for coverage, processes end more slowly
+
+
 def test_a_stale_socket_is_replaced(start_runner: StartRunner, plugin_dir: WriteFiles, tmp_path: Path) -> None:
     path = tmp_path / "stale.sock"
     with socket.socket(socket.AF_UNIX) as sock:

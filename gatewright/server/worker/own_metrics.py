@@ -36,7 +36,7 @@ def samples_of_plugins(failures: FailureLog) -> list[Sample]:
             continue
         try:
             samples = [_sample(family, sample) for sample in family.samples]
-        except Exception as error:  # whatever a plugin's own collector gives
+        except BaseException as error:  # whatever a plugin's own collector gives
             _leave_out(failures, name, error)
             continue
         if len(out) + len(samples) > MOST_SAMPLES:
@@ -50,11 +50,11 @@ def _families(registry: Any, failures: FailureLog) -> Iterator[Any]:
     for collector in list(getattr(registry, "_collector_to_names", ())) or [registry]:
         try:
             yield from collector.collect()
-        except Exception as error:
+        except BaseException as error:
             _leave_out(failures, getattr(collector, "_name", type(collector).__name__), error)
 
 
-def _leave_out(failures: FailureLog, name: object, error: Exception) -> None:
+def _leave_out(failures: FailureLog, name: object, error: BaseException) -> None:
     failures.report(
         "a plugin's metric is left out: it can't be exported", kind="metrics", error=error, metric=str(name)[:_LONGEST]
     )
