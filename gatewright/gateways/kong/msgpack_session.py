@@ -90,6 +90,8 @@ class MsgPackSession:
             match method:
                 case "plugin.HandleEvent":
                     return HandleEvent(ticket, _check(argument["InstanceId"], "InstanceId"), str(argument["EventName"]))
+                case "plugin.Step":
+                    return Answer(ticket, _check(argument["EventId"], "EventId"), argument.get("Data"))
                 case "plugin.StepError":
                     return Answer(ticket, _check(argument["EventId"], "EventId"), None, str(argument.get("Data")))
                 case "plugin.StartInstance":

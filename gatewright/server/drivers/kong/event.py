@@ -164,19 +164,20 @@ class Event(Asking):
     # --- after the handler
 
     def say_last(self, calls: list[tuple[str, tuple[Any, ...]]]) -> None:
-        """Have calls made that give nothing, the last of the event: nobody has to wait for their answers.
+        """Have calls made that give nothing, the last of the event. To be called in its strand.
 
-        Raises what `call` does, where the strand waits all the same: over a protocol that needs no answers, and where
-        the event is recorded.
+        Nobody has to wait for their answers, but where the event is recorded, or Kong is far behind: then it raises
+        what `call` does.
         """
-        if not calls:
-            return
-        if self.connection is not None and self.connection.session.moves and self._service.recorder is None:
+        if calls and self.connection is not None and self.connection.session.moves and self._service.recorder is None:
             calls.reverse()
             self._rest = calls
             return
         for method, args in calls:
-            self.call(method, args)
+            if self._put(method, args, self.strand):  # type: ignore[arg-type]  # it has one, this
+                answer = self._bridge.wait_for_resume(self._forget)
+                if isinstance(answer, BaseException):
+                    raise answer
 
     def go_on(self, connection: Way) -> bool:
         """Say the next of what is still to be said, if anything is; tells whether that is so.

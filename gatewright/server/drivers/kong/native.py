@@ -148,16 +148,17 @@ def _request_writes(call: Call) -> Writes:
 
 def _header_writes(where: str, changes: Mapping[str, Sequence[str] | None]) -> Writes:
     if len(changes) == 1:  # as it usually is
-        ((name, values),) = changes.items()
-        if values and len(values) == 1:  # costs both sides less than a table of them
-            return [(f"{where}.set_header", (name, values[0]))]
+        ((name, new),) = changes.items()
+        if new and len(new) == 1:
+            return [(f"{where}.set_header", (name, new[0]))]
     kept = {name: list(values) for name, values in changes.items() if values}
     writes: Writes = []
-    if len(kept) == 1 and len(entry := next(iter(kept.items()))[1]) == 1:
-        writes.append((f"{where}.set_header", (next(iter(kept)), entry[0])))
+    if len(kept) == 1 and len(values := next(iter(kept.values()))) == 1:  # costs both sides less than a table
+        writes.append((f"{where}.set_header", (next(iter(kept)), values[0])))
     elif kept:
         writes.append((f"{where}.set_headers", (kept,)))
-    writes += [(f"{where}.clear_header", (name,)) for name, values in changes.items() if not values]
+    if len(kept) < len(changes):
+        writes += [(f"{where}.clear_header", (name,)) for name, values in changes.items() if not values]
     return writes
 
 
