@@ -72,9 +72,14 @@ class Recorder:
         if self._is_full:
             self.lost += 1
             return False
-        self.at_rest = False
-        self._loop.call_later(_FLUSH_SECONDS, self.flush)
+        self.flush_soon()
         return True
+
+    def flush_soon(self) -> None:
+        """A call has ended, and `at_rest` is so again: it took longer than others may wait."""
+        if not self._is_full:  # or that is to be done anyhow
+            self.at_rest = False
+            self._loop.call_later(_FLUSH_SECONDS, self.flush)
 
     def close(self) -> None:
         """Send what waits, and no more."""

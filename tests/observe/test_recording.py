@@ -33,6 +33,17 @@ class Count(Plugin):
 """
 
 
+LARGE = PLUGIN.replace('"\\udcff"', '"x" * 10_000')
+SLOW = """
+import asyncio
+from gatewright import Plugin
+
+class Count(Plugin):
+    async def on_request(self, request):
+        await asyncio.sleep(0.1)
+"""
+
+
 class Listener(asyncio.Protocol):
     """Whoever is told."""
 
@@ -78,9 +89,9 @@ class Wire(asyncio.Transport):
         pass
 
 
-async def service_of(tmp_path: Path, record: str = "") -> tuple[Service, Connection, bytes]:
+async def service_of(tmp_path: Path, record: str = "", plugin: str = PLUGIN) -> tuple[Service, Connection, bytes]:
     """A service, a connection to it, and a call's frame."""
-    (tmp_path / "count.py").write_text(PLUGIN)
+    (tmp_path / "count.py").write_text(plugin)
     settings = Settings(plugins=(str(tmp_path / "count.py"),), record=record)
     chosen = plan(settings, lambda: discover(settings.plugins, installed=False))
     service = await make_service(chosen, chosen.discover())
@@ -161,29 +172,41 @@ async def test_every_call_is_told_however_many_come_at_once(tmp_path: Path) -> N
     server.close()
 
 
+async def test_a_call_that_takes_long_is_told_when_it_has_ended_though_no_other_comes(tmp_path: Path) -> None:
+    listener = Listener()
+    server = await asyncio.get_running_loop().create_unix_server(lambda: listener, str(tmp_path / "r.sock"))
+    service, connection, frame = await service_of(tmp_path, f"unix:{tmp_path / 'r.sock'}", SLOW)
+    await calls(connection, frame, 1)
+    async with asyncio.timeout(10):
+        while not listener.told:
+            await asyncio.sleep(0.02)
+    await service.close(1)
+    server.close()
+
+
 async def test_while_the_reader_is_behind_calls_are_only_counted(tmp_path: Path) -> None:
     listener = Listener()
     server = await asyncio.get_running_loop().create_unix_server(lambda: listener, str(tmp_path / "r.sock"))
-    service, connection, frame = await service_of(tmp_path, f"unix:{tmp_path / 'r.sock'}")
+    service, connection, frame = await service_of(tmp_path, f"unix:{tmp_path / 'r.sock'}", LARGE)
     await asyncio.sleep(0.05)
     assert listener.transport is not None
     listener.transport.pause_reading()
     rounds = 0
     while not service.recorder._is_full:  # type: ignore[union-attr]
-        await calls(connection, frame, 2000)
+        await calls(connection, frame, 100)
         await asyncio.sleep(0.02)
         rounds += 1
-        assert rounds < 200, "what waits has no bound"
+        assert rounds < 1000, "what waits has no bound"
     await calls(connection, frame, 10)
     listener.transport.resume_reading()
     async with asyncio.timeout(30):
         while service.recorder._is_full:  # type: ignore[union-attr]
             await asyncio.sleep(0.02)
         await calls(connection, frame, 5)
-        while listener.told + listener.lost < rounds * 2000 + 15:
+        while listener.told + listener.lost < rounds * 100 + 15:
             await asyncio.sleep(0.02)
     assert listener.lost >= 10
-    assert listener.told + listener.lost == rounds * 2000 + 15
+    assert listener.told + listener.lost == rounds * 100 + 15
     await service.close(1)
     server.close()
 

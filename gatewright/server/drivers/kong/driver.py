@@ -94,6 +94,8 @@ class RecordedPluginServerConnection(PluginServerConnection):
         finally:
             event.record = strand.record = None
             recorder.end(record)
+            if recorder.at_rest:
+                recorder.flush_soon()
 
 
 class _RecordedTracedConnection(RecordedPluginServerConnection, TracedPluginServerConnection):

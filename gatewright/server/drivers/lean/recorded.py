@@ -41,6 +41,8 @@ class RecordedLeanConnection(LeanConnection):
             call.record = None
             record.route = call.route
             recorder.end(record)
+            if recorder.at_rest:
+                recorder.flush_soon()
 
     def _refusal_of(self, error: GatewrightError, call: Call) -> bytes:
         if call.record is not None:
