@@ -5,7 +5,8 @@
     fake_upstream         an HTTP server that notes what it gets and answers as told
     gatewright_snapshot   compares what plugins changed with what they changed when the test was written
 
-`--gatewright-record DIR` keeps the records of failing tests there, for `gatewright inspect FILE`.
+`--gatewright-record DIR` keeps the records of failing tests there, for `gatewright inspect FILE`, however they made their
+clients.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["fake_upstream", "gateway", "gatewright_client", "gatewright_snapshot"]
 
 _FAILED = pytest.StashKey[bool]()
+_MOST_FILES = 20
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,36 +58,53 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     return report
 
 
-def _file_name(request: pytest.FixtureRequest) -> str:
-    return re.sub(r"[^\w.-]+", "-", request.node.nodeid.replace("::", "-")).strip("-")
+class _Records:
+    """Where a test's requests are recorded: a file for each client or gateway that it makes."""
+
+    def __init__(self, directory: Path, test: str) -> None:
+        self._directory = directory
+        self._stem = re.sub(r"[^\w.-]+", "-", test.replace("::", "-")).strip("-")
+        self._made = 0
+        self.files: list[Path] = []
+
+    def new(self, what: str = "") -> Path:
+        if len(self.files) == _MOST_FILES:  # a property's examples, say: what failed is among the last
+            self.files.pop(0).unlink(missing_ok=True)
+        self._made += 1
+        number = self._made
+        name = f"{self._stem}-{what}{number}" if what or number > 1 else self._stem
+        self.files.append(self._directory / f"{name}.jsonl")
+        return self.files[-1]
 
 
-@pytest.fixture
-def _gatewright_record(request: pytest.FixtureRequest) -> Iterator[Path | None]:
-    """Where this test's requests are recorded; removed if it passes."""
+@pytest.fixture(autouse=True)
+def _gatewright_records(request: pytest.FixtureRequest) -> Iterator[_Records | None]:
+    """Record the requests of all test clients that a test makes, if that is wanted; dropped if it passes."""
     directory: Path | None = request.config.getoption("--gatewright-record")
     if directory is None:
         yield None
         return
+    from gatewright.testing.client import AsyncTestClient
+
+    directory = directory.absolute()  # wherever the test goes
     directory.mkdir(parents=True, exist_ok=True)
-    file = directory / f"{_file_name(request)}.jsonl"
-    yield file
+    records = _Records(directory, request.node.nodeid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AsyncTestClient, "record_file", records.new)
+        yield records
     if not request.node.stash.get(_FAILED, False):
-        for each in directory.glob(f"{file.stem}*.jsonl"):
-            each.unlink()
+        for file in records.files:
+            file.unlink(missing_ok=True)
 
 
 @pytest.fixture
-def gatewright_client(_gatewright_record: Path | None) -> Iterator[Callable[..., TestClient]]:
+def gatewright_client() -> Iterator[Callable[..., TestClient]]:
     """Make test clients: `gatewright_client(Greet, config={...})`; see `gatewright.testing.TestClient`."""
     from gatewright.testing.client import TestClient
 
     clients: list[TestClient] = []
 
     def make(plugin: Any, config: Any = None, **how: Any) -> TestClient:
-        if _gatewright_record is not None:
-            number = f"-{len(clients) + 1}" if clients else ""
-            how.setdefault("record", _gatewright_record.with_name(f"{_gatewright_record.stem}{number}.jsonl"))
         clients.append(TestClient(plugin, config, **how))
         return clients[-1]
 
@@ -95,7 +114,7 @@ def gatewright_client(_gatewright_record: Path | None) -> Iterator[Callable[...,
 
 
 @pytest.fixture
-def gateway(_gatewright_record: Path | None) -> Iterator[Callable[..., Gateway]]:
+def gateway(_gatewright_records: _Records | None) -> Iterator[Callable[..., Gateway]]:
     """Start `gatewright dev` for some places: `gateway("plugins", upstream=fake_upstream.url)`; it has `url` and `get`.
 
     A real runner, and a development gateway before it, each in a process of its own, on free ports.
@@ -105,9 +124,7 @@ def gateway(_gatewright_record: Path | None) -> Iterator[Callable[..., Gateway]]
     started: list[Gateway] = []
 
     def start(*arguments: Any, upstream: str = "", **how: Any) -> Gateway:
-        record = None
-        if _gatewright_record is not None:
-            record = _gatewright_record.with_name(f"{_gatewright_record.stem}-gateway{len(started) + 1}.jsonl")
+        record = _gatewright_records.new("gateway") if _gatewright_records is not None else None
         started.append(Gateway.start(*arguments, upstream=upstream, record=record, **how))
         return started[-1]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from gatewright.datastructures import Headers
 from gatewright.dev.apisix.behaviour import BEHAVIOURS
@@ -100,6 +100,8 @@ class AsyncTestClient:
     """
 
     __test__ = False  # nothing for pytest to collect
+    record_file: ClassVar[Callable[[], Path | None]] = staticmethod(lambda: None)
+    """Where to record the requests of a client that isn't told: `pytest --gatewright-record` says so."""
 
     def __init__(
         self,
@@ -148,6 +150,8 @@ class AsyncTestClient:
             raise ConfigError(f"protocol is one of {', '.join(PROTOCOLS)} and lean, not {protocol!r}")
         if protocol == "lean" and allow_degradation:
             raise ConfigError("over the lean path nothing allows degradation")
+        if record is None:
+            record = type(self).record_file()
         self._chain = chain_of(plugin, config, kong=gateway == "kong" and protocol != "lean")
         values = {"apisix_version": version, **(settings or {})}
         self._settings = load_settings(flags={}, environ={}, file_values=values).settings

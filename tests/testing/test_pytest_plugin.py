@@ -39,16 +39,35 @@ def pytest_in(directory: Path, *arguments: object, source: str = "") -> subproce
 
 def test_records_of_failing_tests_are_kept(tmp_path: Path) -> None:
     source = """
-def test_passes(gatewright_client):
-    assert gatewright_client("greet.py").get("/x").status == 200
+import asyncio
+from gatewright.testing import AsyncTestClient, TestClient
 def test_fails(gatewright_client):
     assert gatewright_client("greet.py").get("/y").status == 201
+def test_made_by_hand():
+    TestClient("greet.py").get("/x")
+    assert TestClient("greet.py").get("/y").status == 201
+def test_made():  # no other test's records go when this one has passed
+    assert TestClient("greet.py").get("/x").status == 200
+def test_async():
+    async def run():
+        async with AsyncTestClient("greet.py") as client:
+            assert (await client.get("/z")).status == 201
+    asyncio.run(run())
+def test_many():
+    for number in range(30):
+        TestClient("greet.py").get(f"/{number}")
+    assert False
+def test_passes(gatewright_client):
+    assert gatewright_client("greet.py").get("/x").status == 200
 """
     run = pytest_in(tmp_path, "--gatewright-record", "records", source=source)
-    assert "1 failed, 1 passed" in run.stdout, run.stdout + run.stderr
-    (file,) = (tmp_path / "records").iterdir()
-    assert file.name == "test_it.py-test_fails.jsonl"
-    record = json.loads(file.read_text())
+    assert "4 failed, 2 passed" in run.stdout, run.stdout + run.stderr
+    kept = {file.stem.removeprefix("test_it.py-"): file for file in (tmp_path / "records").iterdir()}
+    many = {name for name in kept if name.startswith("test_many")}
+    assert many == {f"test_many-{number}" for number in range(11, 31)}
+    assert kept.keys() - many == {"test_fails", "test_made_by_hand", "test_made_by_hand-2", "test_async"}
+    assert json.loads(kept["test_async"].read_text())["request"]["target"] == "/z"
+    record = json.loads(kept["test_fails"].read_text())
     assert record["request"]["target"] == "/y"
     assert record["phases"][0]["plugins"][0]["changes"] == [
         {"of": "header", "name": "x-greeting", "before": None, "after": ["hello"]}
