@@ -5,8 +5,8 @@
     fake_upstream         an HTTP server that notes what it gets and answers as told
     gatewright_snapshot   compares what plugins changed with what they changed when the test was written
 
-`--gatewright-record DIR` keeps the records of failing tests there, for `gatewright inspect FILE`, however they made their
-clients.
+`--gatewright-record DIR` keeps the records of failing tests there, for `gatewright inspect FILE`; however they made
+their clients.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ async def look_at(file: Path, port: int | None) -> None:
         raise ListenError(f"127.0.0.1:{port}: {reason}; choose another one with --port") from None
     try:
         kept = f" (the last {len(book)} of {len(book) + book.dropped})" if book.dropped else ""
-        print(f"{len(book)} requests of {file}{kept}: {page.url}\nStop with Ctrl-C.", flush=True)
+        count = f"{len(book)} request{'s' * (len(book) != 1)}"
+        print(f"{count} of {file}{kept}: {page.url}\nStop with Ctrl-C.", flush=True)
         await asyncio.Event().wait()
     finally:
         await page.stop()
