@@ -13,10 +13,11 @@ import pytest
 from gatewright import Plugin, Response
 from gatewright.dev.inspector.exports import test_of as exported
 from gatewright.dev.kong.declarative import parse_declarative
+from gatewright.dev.kong.facts import facts_of
 from gatewright.dev.kong.gateway import KongGateway
 from gatewright.dev.kong.lean import LeanPlugins
 from gatewright.dev.kong.lean_schema import LEAN_PLUGINS
-from gatewright.dev.kong.plugins import Plugins
+from gatewright.dev.kong.plugins import KnownPlugin, Plugins
 from gatewright.dev.lean.client import LeanClient
 from gatewright.dev.messages import Answer, ClientRequest
 from gatewright.dev.upstream_reader import UpstreamAnswer
@@ -131,6 +132,23 @@ def test_what_the_plugins_schema_refuses_is_refused(config: dict[str, Any], word
     declared = parse_declarative({"_format_version": "3.0", "plugins": [{"name": "gatewright", "config": config}]})
     with pytest.raises(ConfigError, match=words):
         Plugins((), declared, others=LEAN_PLUGINS)
+
+
+def test_the_inspector_is_told_of_the_runners_plugins() -> None:
+    service = {"name": "s", "url": "http://h", "routes": [{"name": "r", "paths": ["/a"]}]}
+    declared = parse_declarative({"_format_version": "3.0", "services": [service],
+                                  "plugins": [lean("gatewright", NAMED), {"name": "plain"}]})  # fmt: skip
+    known = [KnownPlugin(name, 1, "1", ("access",), [{"n": {"type": "integer", "default": 3}}], "", "")
+             for name in ("conform", "plain")]  # fmt: skip
+    found = {"name": "conform", "phases": ["on_request"], "source": "conform.py", "needs": None, "config": None}
+    facts = facts_of(known, declared, {}, "127.0.0.1", 1, [found])
+    assert {plugin["name"]: plugin["phases"] for plugin in facts.plugins} == {
+        "plain": ["access"], "conform": ["on_request"],
+    }  # fmt: skip
+    code = json.dumps({"code": NAMED[1]})
+    assert facts.routes[0]["plugins"] == [("gatewright", "conform", code), ("everywhere", "plain", "{}")]
+    assert (facts.filled("plain", {}), facts.filled("conform", {"code": ""})) == ({"n": 3}, {"code": ""})
+    assert set(facts.read_as_kongs) == {"plain"}
 
 
 class Both(Plugin):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -23,6 +23,7 @@ class Facts:
         routes: each with `id`, `name`, `paths`, and `plugins`: (where it's named, its name, its configuration).
         errors: plugins that can't be loaded.
         filled: what the gateway makes of a plugin's configuration before it hands it over; raises `ConfigError`.
+        read_as_kongs: plugins that are read as Kong's plugin servers read them, by name; the others as a runner does.
         live: whether there is a gateway at all, or just a file that is looked at.
     """
 
@@ -32,6 +33,7 @@ class Facts:
     plugins: Sequence[Mapping[str, Any]] = ()
     routes: Sequence[Mapping[str, Any]] = ()
     errors: Sequence[str] = ()
+    read_as_kongs: Collection[str] = ()
     live: bool = True
     filled: Callable[[str, dict[str, Any]], dict[str, Any]] = lambda _name, config: config
 

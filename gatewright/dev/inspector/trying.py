@@ -1,4 +1,4 @@
-"""Tries a plugin's configuration on, in a process of its own: `python -m ... KIND PLACE NAME`.
+"""Tries a plugin's configuration on, in a process of its own: `python -m ... FORM PLACE NAME`.
 
 The configuration comes from stdin; what comes of it goes to stdout as JSON: `{"ok": true}`, or under `error` why not.
 """
@@ -24,17 +24,17 @@ __all__ = ["try_on"]
 _SECONDS: Final = 20.0
 
 
-async def try_on(kind: str, source: str, name: str, config: str) -> dict[str, Any]:
+async def try_on(source: str, name: str, config: str, *, is_kongs: bool) -> dict[str, Any]:
     """Try a configuration on.
 
     Args:
-        kind: `apisix` or `kong`: how files are read.
         source: where the plugin is.
         name: its name.
         config: the configuration's text.
+        is_kongs: it is read as Kong's plugin servers read it, and Kong checks its configuration.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gatewright.dev.inspector.trying", kind, source, name),
+        *(sys.executable, "-m", "gatewright.dev.inspector.trying", "kong" if is_kongs else "native", source, name),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -52,16 +52,16 @@ async def try_on(kind: str, source: str, name: str, config: str) -> dict[str, An
     return result
 
 
-def _tried(kind: str, source: str, name: str, config: str) -> dict[str, Any]:
+def _tried(form: str, source: str, name: str, config: str) -> dict[str, Any]:
     if name in shipped_names() and not Path(source).exists():
         plugin = load_shipped(name)
     else:
-        found = load_directory(Path(source)) if kind == "kong" else discover([source])
+        found = load_directory(Path(source)) if form == "kong" else discover([source])
         if name not in found.plugins:
             return {"error": str(found.errors[0]) if found.errors else f"{source} has no plugin {name!r} any more"}
         plugin = found.plugins[name]
     try:
-        if kind == "apisix":  # Kong checks its fields itself
+        if form != "kong":  # Kong checks its fields itself
             check_config(plugin, config)
         plugin(config)
     except ConfigError as error:
@@ -73,9 +73,9 @@ def _tried(kind: str, source: str, name: str, config: str) -> dict[str, Any]:
 
 def main() -> None:
     """The command."""
-    kind, source, name = sys.argv[1:4]
+    form, source, name = sys.argv[1:4]
     with contextlib.redirect_stdout(io.StringIO()):  # plugins may print
-        result = _tried(kind, source, name, sys.stdin.read())
+        result = _tried(form, source, name, sys.stdin.read())
     print(json.dumps(result))
 
 

@@ -216,7 +216,7 @@ class Page:
             return _json({"error": f"it is not JSON: {error}"})
         except ConfigError as error:
             return _json({"error": str(error)})
-        return _json(await try_on(self._inspector.gateway["name"], source, name, config))
+        return _json(await try_on(source, name, config, is_kongs=name in self._facts.read_as_kongs))
 
 
 async def _body(request: web.Request) -> Mapping[str, Any]:

@@ -44,7 +44,7 @@ def print_banner(serving: Serving, protocol: str, page: str, admin_port: int) ->
 
 def _plugins(serving: Serving) -> Iterator[str]:
     uses = serving.plugins.uses
-    over_lean = [plugin for plugin in serving.lean.found.plugins if serving.is_lean or uses(plugin["name"], lean=True)]
+    over_lean = serving.over_lean
     names_over_lean = {plugin["name"] for plugin in over_lean}
     known = [plugin for plugin in serving.known if uses(plugin.name) or plugin.name not in names_over_lean]
     names = [*(plugin.name for plugin in known), *(plugin["name"] for plugin in over_lean)]

@@ -33,6 +33,7 @@ def facts_of(
         port: its port.
         over_lean: the plugins of the lean path's runner (see `dev.survey`).
     """
+    theirs = {plugin["name"] for plugin in over_lean}
     routes = [
         {
             "id": route["id"],
@@ -57,14 +58,15 @@ def facts_of(
             "source": sources.get(plugin.name, {}).get("source", plugin.socket),
         }
         for plugin in known
-        if plugin.name not in {each["name"] for each in over_lean}
+        if plugin.name not in theirs
     ]
     plugins += [{**plugin, "schema": plugin.get("config")} for plugin in over_lean]
-    fields = {plugin.name: plugin.fields for plugin in known}
+    fields = {plugin.name: plugin.fields for plugin in known if plugin.name not in theirs}
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     return Facts(
         url=url, host=host, port=port, plugins=plugins, routes=routes,
-        filled=lambda name, config: filled(fields.get(name, ()), config, "config"),
+        read_as_kongs=fields.keys(),
+        filled=lambda name, config: filled(fields[name], config, "config") if name in fields else config,
     )  # fmt: skip
 
 

@@ -84,6 +84,12 @@ class Serving:
         if self.options.inspect.page:
             self.sources.update(await sources_of(self.servers.places))
 
+    @property
+    def over_lean(self) -> list[dict[str, Any]]:
+        """The plugins that the lean path's runner is asked for (see `dev.survey`)."""
+        uses = self.plugins.uses
+        return [each for each in self.lean.found.plugins if self.is_lean or uses(each["name"], lean=True)]
+
     def why_blocked(self) -> list[str]:
         """Why nothing may pass now."""
         return self.blocked
@@ -106,7 +112,7 @@ class Serving:
     def facts(self) -> Facts:
         """What the inspector is told."""
         gateway, host = self.gateway, self.options.host
-        return facts_of(self.known, gateway.declared, self.sources, host, gateway.port, self.lean.found.plugins)
+        return facts_of(self.known, gateway.declared, self.sources, host, gateway.port, self.over_lean)
 
     async def reload(self) -> str:
         """Reload; gives what to tell.
