@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS
-from gatewright.dev.apisix.exchange import Exchange
+from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.proxying import forwarded_headers
+from gatewright.dev.apisix.rewriting import proxy_rewrite
 from gatewright.dev.apisix.variables import variable
 from gatewright.dev.messages import ClientRequest
+from gatewright.dev.upstream import UpstreamError
 from gatewright.gateways.apisix.replies import Rewrite
 from tests.dev.test_apisix_plugins import CONSUMERS, Behind, ask
 from tests.dev.test_exchanges import PRE, gateway, request
@@ -59,11 +61,51 @@ def test_names_are_lower_from_3_18_on() -> None:
 
 
 def test_a_changed_header_s_variable_is_looked_up_again_from_3_10_on() -> None:
-    for version, value in (("3.9", b"Gw.Test:81"), ("3.10", b"other")):
+    for version, value in (("3.9", b"a=1"), ("3.10", b"b=2")):
+        seen = sent_by(version, ("Cookie", "a=1"))
+        assert [variable(seen, name) for name in ("http_host", "http_cookie")] == [b"Gw.Test:81", b"a=1"]
+        seen.apply_rewrite(Rewrite(headers=[("host", "other"), ("cookie", "b=2")]))
+        assert [variable(seen, name) for name in ("http_host", "http_cookie")] == [b"Gw.Test:81", value]
+
+
+@pytest.mark.parametrize(
+    ("version", "values"), [("3.17", [b"gw.test", b"9080", b"http"]), ("3.18", [b"Gw.Test:81", b"81", None])]
+)
+def test_variables_of_what_proxies_are_told(version: str, values: list[bytes | None]) -> None:
+    seen = sent_by(version)
+    assert [variable(seen, f"var_x_forwarded_{name}") for name in ("host", "port", "proto")] == values
+
+
+def test_more_than_one_challenge_goes_out_from_3_17_on() -> None:
+    for version, count in (("3.16", 1), ("3.17", 2)):
         seen = sent_by(version)
-        assert variable(seen, "http_host") == b"Gw.Test:81"
-        seen.set_header("host", "other")
-        assert variable(seen, "http_host") == value
+        seen.add_response_headers([("WWW-Authenticate", "a"), ("WWW-Authenticate", "b")], frozenset())
+        assert len(seen.response_headers) == count
+
+
+async def test_a_request_that_a_kept_connection_lost_is_sent_again_before_3_17() -> None:
+    for version, tries in (("3.16", 2), ("3.17", 1)):
+        sent: list[str] = []
+
+        async def lose(host: str, port: int, *, version: str = version, sent: list[str] = sent, **_: Any) -> Any:
+            sent.append(version)
+            raise UpstreamError("closed", sent=True)
+
+        status, headers, _ = await ask({}, version=version, behind=lose)  # type: ignore[arg-type]
+        assert (status, headers["X-APISIX-Upstream-Status"]) == (502, ", ".join(["502"] * tries))
+        assert len(sent) == tries
+
+
+def test_control_characters_of_a_rewritten_query_are_escaped_from_3_18_on() -> None:
+    conf = {"regex_uri": ["^/([^/]*)$", "/n?c=$1"]}
+    for version in ("3.17", "3.18"):
+        seen = Exchange(ClientRequest("GET", "/a%0Ab", [("Host", "h")], "127.0.0.1"), BEHAVIOURS[version])
+        if version == "3.17":
+            with pytest.raises(LuaError):
+                proxy_rewrite(seen, conf)
+        else:
+            proxy_rewrite(seen, conf)
+            assert seen.proxy_target() == "/n?c=a%0Ab"
 
 
 @pytest.mark.parametrize(

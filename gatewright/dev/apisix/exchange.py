@@ -19,9 +19,9 @@ from typing import Any
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.faults import ClientGoneError, LuaError
-from gatewright.dev.apisix.response_headers import EXCLUDED_RESPONSE_HEADERS, added, taken_over
+from gatewright.dev.apisix.response_headers import EXCLUDED_RESPONSE_HEADERS, SINGLE, added, taken_over
 from gatewright.dev.lean.operations import LeanState
-from gatewright.dev.messages import Answer, ClientRequest, Headers, raw
+from gatewright.dev.messages import Answer, ClientRequest, Headers, raw, text_of
 from gatewright.dev.nginx import (
     Args,
     escape,
@@ -61,6 +61,10 @@ class Exchange:
         ]
         self.host = self.request_host or host_name(self._first("host") or "") or "_"
         """`$host`: of the absolute target, the Host header, or the server's name; rewriting Host doesn't change it."""
+        # nginx has looked at the Host already, so that it is kept whatever is set later.
+        given = self._first("host")
+        self.kept_variables: dict[str, bytes] = {"http_host": raw(given)} if given is not None else {}
+        """What was asked for once and stays for the rest of the request."""
         if behaviour.forwarded != "kept":
             self._replace_forwarded()
         self.method = request.method
@@ -76,6 +80,7 @@ class Exchange:
         self.body_read = False
         self.body_changed = False
         self.response_headers: Headers = []
+        self._single = SINGLE - {"www-authenticate"} if behaviour.since(17) else SINGLE
         self._args: Args | None = None
         self.announced_length: int | None = None
         """A content-length that was set before the body was read: nginx then reads so many bytes. Of one that was
@@ -107,23 +112,24 @@ class Exchange:
         self.upstream_facts: dict[str, str] = {}
         """`upstream_status` and the like, of the last answer."""
         self.request_id = secrets.token_hex(16)
-        # Matching a route has looked at the Host already, so that it is kept whatever is set later.
-        host = self.table.get("host")
-        self.kept_variables: dict[str, bytes] = {"http_host": raw(host[0])} if host else {}
-        """What was asked for once and stays for the rest of the request."""
 
     def _first(self, name: str) -> str | None:
         return next((value for present, value in self.headers if present.lower() == name), None)
+
+    def seen_from_outside(self) -> tuple[str, str]:
+        """Host and port as APISIX names them to the upstream; of later versions as the Host header has them."""
+        host, port = self.host, str(self.request.server_port)
+        if self.behaviour.forwarded == "injected":
+            given = text_of(self.kept_variables.get("http_host", b""))
+            host, port = given or host, (re.search(":([0-9]+)$", given) or ["", port])[1]
+        return host, port
 
     def _replace_forwarded(self) -> None:
         """Put what the gateway itself sees in the place of what the client says of proxies before it."""
         if self.request.version == "0.9":
             return
-        host, port = self.host, str(self.request.server_port)
-        if self.behaviour.forwarded == "injected":
-            given = self._first("host") or ""
-            host, port = given or host, (re.search(":([0-9]+)$", given) or ["", port])[1]
-        else:
+        host, port = self.seen_from_outside()
+        if self.behaviour.forwarded == "observed":
             self.headers = set_header(self.headers, "X-Forwarded-For", [])
         self.headers = set_header(self.headers, "Forwarded", [])
         for name, value in (("Proto", "http"), ("Host", host), ("Port", port)):
@@ -215,8 +221,7 @@ class Exchange:
     def set_header(self, name: str, value: str | None) -> None:
         """`core.request.set_header`: an empty value deletes as an absent one does."""
         self.headers = set_header(self.headers, header_name(name), [header_value(value)] if value else [])
-        if self.behaviour.asks_again:
-            self.kept_variables.pop(f"http_{name.lower()}", None)
+        self._ask_again(name)
         key = name.lower() if self.behaviour.lower_names else name
         if not self._table_is_read:
             self.table = _table_of(self.headers, self.behaviour.most_headers)
@@ -228,12 +233,16 @@ class Exchange:
     def add_header(self, name: str, value: str) -> None:
         """`core.request.add_header`."""
         self.headers = [*self.headers, (header_name(name), header_value(value))]
-        if self.behaviour.asks_again:
-            self.kept_variables.pop(f"http_{name.lower()}", None)
+        self._ask_again(name)
         if self._table_is_read:
             self.table.setdefault(name.lower() if self.behaviour.lower_names else name, []).append(value)
         else:
             self.table = _table_of(self.headers, self.behaviour.most_headers)
+
+    def _ask_again(self, name: str) -> None:
+        """A variable that is kept is that of the name as it is; the Host nginx has kept itself."""
+        if self.behaviour.asks_again and name.lower() != "host":
+            self.kept_variables.pop(f"http_{name.lower()}", None)
 
     def set_args_text(self, query: str) -> None:
         """Replace the query."""
@@ -301,7 +310,7 @@ class Exchange:
         Raises:
             LuaError: a Content-Length that is no number.
         """
-        for self.response_headers in added(self.response_headers, entries, excluded):  # noqa: B020 - as far as it goes
+        for self.response_headers in added(self.response_headers, entries, excluded, self._single):  # noqa: B020 - as far as it goes
             pass
 
     def apply_resp_reply(self, reply: RespReply, upstream: Answer) -> None:
@@ -309,7 +318,7 @@ class Exchange:
         if reply.headers:
             self.add_response_headers(reply.headers, frozenset())
         else:
-            self.response_headers = taken_over(self.response_headers, upstream.headers)
+            self.response_headers = taken_over(self.response_headers, upstream.headers, self._single)
 
     # --- what the upstream is sent
 

@@ -31,6 +31,6 @@ def exited(exchange: Exchange, status: int, body: str | bytes | Mapping[str, Any
         exchange.make_way()
     request = exchange.request
     left = request.upload is None and not exchange.body_read and exchange.method != "HEAD"
-    if data and status in (204, 304) and left:
+    if data and status in (204, 304) and left and not exchange.behaviour.since(17):
         request.give_back(request.body)  # nginx forgets to do away with it
     return Answer(0) if status in CLOSES else answer

@@ -187,7 +187,8 @@ async def proxy(
             tries.append("502")
             if error.invalid or (error.sent and exchange.method in _NOT_REPEATED):
                 break
-            if error.sent and (upstream.host, upstream.port) not in ended:
+            was_kept = not exchange.behaviour.since(17) and (upstream.host, upstream.port) not in ended
+            if error.sent and was_kept:
                 left += 1  # a connection that was kept, and ends without an answer, is worth another one
             ended.add((upstream.host, upstream.port))
             continue

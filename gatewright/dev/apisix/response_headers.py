@@ -9,7 +9,7 @@ from gatewright.dev.messages import Headers
 from gatewright.dev.nginx import header_name, header_value, set_header
 from gatewright.gateways.apisix._reading import Entry
 
-__all__ = ["EXCLUDED_RESPONSE_HEADERS", "added", "taken_over"]
+__all__ = ["EXCLUDED_RESPONSE_HEADERS", "SINGLE", "added", "taken_over"]
 
 EXCLUDED_RESPONSE_HEADERS = frozenset(
     (
@@ -18,7 +18,7 @@ EXCLUDED_RESPONSE_HEADERS = frozenset(
     )
 )  # fmt: skip
 
-_SINGLE_RESPONSE_HEADERS = frozenset(
+SINGLE = frozenset(
     (
         "content-type", "content-length", "content-encoding", "content-range", "location", "refresh", "last-modified",
         "accept-ranges", "www-authenticate", "expires", "etag", "server", "date",
@@ -27,7 +27,9 @@ _SINGLE_RESPONSE_HEADERS = frozenset(
 """Those that nginx keeps one of."""
 
 
-def added(headers: Headers, entries: Sequence[Entry], excluded: frozenset[str]) -> Iterator[Headers]:
+def added(
+    headers: Headers, entries: Sequence[Entry], excluded: frozenset[str], single: frozenset[str] = SINGLE
+) -> Iterator[Headers]:
     """Headers with what a runner sets, entry by entry: what comes before an error stays.
 
     The first of a name sets, others add; names go out in lower case, with `-` for `_`. Nothing, or an empty value,
@@ -48,9 +50,9 @@ def added(headers: Headers, entries: Sequence[Entry], excluded: frozenset[str]) 
             values = [header_value(value or "")]
         else:
             values = []
-        if value == "" and lower in seen and out not in _SINGLE_RESPONSE_HEADERS:
+        if value == "" and lower in seen and out not in single:
             continue  # to add nothing changes nothing
-        if lower not in seen or not values or out in _SINGLE_RESPONSE_HEADERS:
+        if lower not in seen or not values or out in single:
             seen.add(lower)
             headers = set_header(headers, out, values)
         else:
@@ -58,12 +60,12 @@ def added(headers: Headers, entries: Sequence[Entry], excluded: frozenset[str]) 
         yield headers
 
 
-def taken_over(headers: Headers, upstream: Headers) -> Headers:
+def taken_over(headers: Headers, upstream: Headers, single: frozenset[str] = SINGLE) -> Headers:
     """Headers with those of the upstream's answer, which a reply of the response phase leaves as they are."""
     for name in dict.fromkeys(name for name, _ in upstream):
         if name.lower() not in EXCLUDED_RESPONSE_HEADERS:
             values = [header_value(value) for present, value in upstream if present == name and value]
-            if name.lower() in _SINGLE_RESPONSE_HEADERS:
+            if name.lower() in single:
                 values = values[-1:]
             headers = set_header(headers, header_name(name.replace("_", "-")), values)
     return headers

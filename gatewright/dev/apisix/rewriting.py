@@ -60,6 +60,8 @@ def _rewrite_path(exchange: Exchange, conf: Mapping[str, Any]) -> Sequence[str]:
                 path = path[: match.start()] + _filled(template, captures) + path[match.end() :]
                 break
     before, question, query = path.partition("?") if has_query else (path, "", "")
+    if exchange.behaviour.since(18):
+        query = re.sub(r"[\0-\x1f\x7f]", lambda match: f"%{ord(match[0]):02X}", query)
     exchange.upstream_uri = escape(before) + question + query
     if re.search(r"[\0-\x1f\x7f]", exchange.upstream_uri):
         raise LuaError(f"unsafe byte in uri {exchange.upstream_uri!r}")

@@ -90,9 +90,9 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "upstream_upgrade": lambda _: "",
     "upstream_uri": lambda exchange: exchange.upstream_uri,
     "uri": lambda exchange: exchange.uri,
-    "var_x_forwarded_host": lambda exchange: exchange.host,
-    "var_x_forwarded_port": lambda exchange: str(exchange.request.server_port),
-    "var_x_forwarded_proto": lambda _: "http",
+    "var_x_forwarded_host": lambda exchange: exchange.seen_from_outside()[0],
+    "var_x_forwarded_port": lambda exchange: exchange.seen_from_outside()[1],
+    "var_x_forwarded_proto": lambda exchange: None if exchange.behaviour.forwarded == "injected" else "http",
 }
 _APISIX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "balancer_ip": lambda exchange: exchange.balancer[0] if exchange.balancer else None,

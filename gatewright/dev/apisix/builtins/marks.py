@@ -137,8 +137,6 @@ def _allowed(exchange: Exchange, allowed: str | None, patterns: Sequence[str] | 
 def cors(exchange: Exchange, answer: Answer, plugin: PluginConf) -> Answer:
     """Tell a browser who may read the answer."""
     conf = plugin.conf
-    if exchange.origin is None and exchange.behaviour.since(17):
-        return answer
     headers = answer.headers
     origins = str(conf.get("allow_origins", "*"))
     origin = _allowed(exchange, origins, conf.get("allow_origins_by_regex"))
