@@ -6,7 +6,7 @@ from email.utils import formatdate
 
 from gatewright.dev.messages import Answer, ClientRequest
 
-__all__ = ["error_page", "reason_of", "response_head", "with_page"]
+__all__ = ["error_page", "is_silent", "reason_of", "response_head", "with_page"]
 
 _CHARSET_TYPES = (
     "text/html", "text/xml", "text/plain", "text/vnd.wap.wml", "application/javascript", "application/rss+xml",
@@ -73,13 +73,24 @@ def error_page(status: int) -> bytes:
 
 def with_page(answer: Answer) -> Answer:
     """An answer whose page, if it has one, is its body like any other."""
-    if not answer.page or not (page := error_page(answer.status)):
+    if not answer.page:
         return answer
+    page = error_page(answer.status)
     gone = {"content-type", "content-length", *_NOT_OF_PAGES}
-    kept = [(name, value) for name, value in answer.headers if name.lower() not in gone]
-    headers = [*kept, ("Content-Type", "text/html"), ("Content-Length", str(len(page)))] if page else kept
+    headers = [(name, value) for name, value in answer.headers if name.lower() not in gone]
+    headers += [*([("Content-Type", "text/html")] if page else []), ("Content-Length", str(len(page)))]
     close = answer.close or answer.status in _ENDS_CONNECTION
-    return Answer(answer.status, headers, page, framing="content-length", close=close, server=answer.server)
+    return Answer(
+        answer.status, headers, page, framing="content-length", close=close, untyped=True, server=answer.server
+    )
+
+
+def is_silent(answer: Answer) -> bool:
+    """Whether nginx sends nothing of an answer, and keeps the connection."""
+    if answer.status < 200 and answer.framing == "stop":
+        return True
+    # What Lua prints for a 204 nginx keeps back, and sends it only with the headers of one.
+    return answer.began == 204 and bool(answer.body) and answer.framing == "stop" and answer.status not in (204, 304)
 
 
 def _with_charset(kind: str, status: int) -> str:
@@ -120,16 +131,21 @@ def response_head(
     if types:
         kind = types[-1]
     else:  # what Lua prints has nginx's default_type
-        kind = "" if framing == "proxied" or (bodiless and answer.status >= 200) else "text/plain"
-    if kind and (answer.status != 204 or framing == "proxied"):
+        began = answer.began or answer.status
+        without = framing == "proxied" or answer.untyped or began == 304
+        kind = "" if without else "text/plain"
+    if kind and (answer.status != 204 or answer.status_line is not None):
         out.append(("Content-Type", _with_charset(kind, answer.status) if charset and answer.names_charset else kind))
     keep = request.keep_alive and not answer.close and not (answer.page and answer.status in _ENDS_CONNECTION)
     if bodiless:
         if length is not None and (framing == "chunked" or (framing == "stop" and body)) and not answer.page:
             out.append((next(n for n, _ in answer.headers if n.lower() == "content-length"), length))
-        elif length is not None and (framing == "proxied" or (answer.page and answer.status == 304)):
+        elif length is not None and (
+            answer.status_line is not None
+            or (answer.status == 304 and (framing in ("proxied", "content-length") or answer.page))
+        ):
             out.append(("Content-Length", length))
-        body = body if answer.status < 200 or answer.rewritten else b""
+        body = body if answer.status < 200 or (answer.rewritten and answer.status_line is not None) else b""
     elif length is not None and (framing in ("content-length", "proxied") or length.isdigit()):
         given = next((n for n, _ in answer.headers if n.lower() == "content-length"), "Content-Length")
         # What Lua sets keeps its name; nginx's own, and the upstream's, is written anew.
@@ -148,6 +164,7 @@ def response_head(
     has_date = any(name.lower() == "date" for name, _ in headers)
     if not has_date and (framing != "proxied" or answer.page):  # what's proxied has the upstream's or none
         out.append(("Date", formatdate(usegmt=True)))
-    out.append(("Server", answer.server or server))
+    if answer.server != "":
+        out.append(("Server", answer.server or server))
     status = 400 if answer.page and answer.status in _BAD_REQUESTS else answer.status
     return f"HTTP/1.1 {answer.status_line or f'{status:03d} {reason_of(status)}'}", out, body

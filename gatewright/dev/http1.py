@@ -7,7 +7,7 @@ import logging
 from functools import partial
 from typing import Protocol
 
-from gatewright.dev.answers import response_head
+from gatewright.dev.answers import is_silent, response_head
 from gatewright.dev.messages import Answer, ClientRequest, raw
 from gatewright.dev.reader import Incoming, RefusedError, RequestReader
 
@@ -139,7 +139,7 @@ class Http1Connection(asyncio.Protocol):
         if not answer.status:  # the gateway closes without a word
             self._transport.close()
             return
-        if answer.status < 200 and answer.framing == "stop":
+        if is_silent(answer):
             return  # nginx leaves the client without an answer for as long as it cares to wait
         stays = self._write(answer, request)
         self._task = None

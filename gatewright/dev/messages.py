@@ -55,7 +55,8 @@ class Answer:
     `body` is `None` where nothing is printed; `page`: the gateway's own HTML page; `cut`: the upstream broke off in the
     middle, and the connection ends there; `status_line`: the upstream's own; `headless`: the body is
     all there is; `names_charset`: a type of text gets one; `method`: what the request's is by now;
-    `rewritten`: the body was put in the place of the upstream's.
+    `rewritten`: the body was put in the place of the upstream's; `began`: the status with which nginx began, before a
+    plugin made it another; `untyped`: it has no type unless it's given one.
     """
 
     status: int
@@ -69,6 +70,8 @@ class Answer:
     headless: bool = False
     names_charset: bool = True
     rewritten: bool = False
+    began: int | None = None
+    untyped: bool = False
     method: str | None = None
     server: str | None = None
 

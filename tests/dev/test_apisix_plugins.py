@@ -20,10 +20,11 @@ from gatewright.dev.target import Upstream
 from gatewright.dev.upstream_reader import UpstreamAnswer
 from gatewright.errors import ConfigError
 from gatewright.gateways.apisix import replies
-from gatewright.gateways.apisix.replies import Rewrite
+from gatewright.gateways.apisix.replies import Rewrite, Stop
 from tests.dev.test_exchanges import POST, PRE, gateway, request
 
 NODE = Upstream("127.0.0.1", 1)
+MOCK = {"response_example": "mock"}
 
 
 class Behind:
@@ -391,3 +392,54 @@ def test_routes_have_conditions_and_addresses_and_the_next_best_is_taken() -> No
     ):
         with pytest.raises(ConfigError, match=word):
             found("GET", "/", {"uri": "/", **field})
+
+
+# --- an answer that becomes another one
+
+
+@pytest.mark.parametrize(
+    ("stop", "conf", "status", "kind", "length", "body"),
+    [
+        ((204, b""), {"status_code": 202}, 202, None, "0", b""),
+        ((204, b""), {"status_code": 202, "body": "RB"}, 202, None, None, b"RB"),
+        ((204, b"own"), {"status_code": 202, "body": "RB"}, 202, "text/plain; charset=utf-8", None, b"RB"),
+        ((304, b"own"), {"status_code": 202}, 202, None, None, b"own"),
+        ((200, b"own"), {"status_code": 304}, 304, "text/plain; charset=utf-8", None, b""),
+        ((404, b""), {"status_code": 304}, 304, "text/html; charset=utf-8", "225", b""),
+        ((418, b""), {"status_code": 404}, 404, None, "0", b""),
+        ((200, b"own"), {"status_code": 204, "body": "RB"}, 204, None, None, b""),
+    ],
+)
+async def test_what_nginx_began_with_shows_in_what_it_ends_with(
+    tmp_path: Path, stop: tuple[int, bytes], conf: dict[str, Any], status: int, kind: str | None,
+    length: str | None, body: bytes,
+) -> None:  # fmt: skip
+    answers = [replies.encode_stop(0, Stop(stop[0], (), stop[1]))]
+    async with gateway(tmp_path, answers, plugins={**PRE, "response-rewrite": conf}) as seen:
+        head, _, rest = (await seen.send(request())).partition(b"\r\n\r\n")
+    line, *lines = head.decode().split("\r\n")
+    headers = dict(each.split(": ", 1) for each in lines)
+    assert int(line.split()[1]) == status
+    assert (headers.get("Content-Type"), headers.get("Content-Length")) == (kind, length)
+    if "Transfer-Encoding" in headers:
+        assert rest.split(b"\r\n")[1] == body
+    else:
+        assert rest == body
+
+
+async def test_a_204_that_was_printed_and_becomes_another_is_kept_back(tmp_path: Path) -> None:
+    plugins = {**PRE, "response-rewrite": {"status_code": 202}}
+    async with gateway(tmp_path, [replies.encode_stop(0, Stop(204, (), b"own"))], plugins=plugins) as seen:
+        assert await seen.send_for(request()) == b""
+
+
+async def test_an_upstreams_answer_loses_what_a_204_can_t_have() -> None:
+    status, headers, body = await ask({"response-rewrite": {"status_code": 204, "body": "RB"}})
+    assert (status, "Content-Length" in headers, body) == (204, False, b"")
+
+
+async def test_the_gateway_s_name_and_the_date_may_be_changed() -> None:
+    _, headers, _ = await ask({"response-rewrite": {"headers": {"remove": ["Server", "Date"]}}, "mocking": MOCK})
+    assert {"Server", "Date"}.isdisjoint(headers)
+    _, headers, _ = await ask({"response-rewrite": {"headers": {"set": {"Server": "me"}}}, "mocking": MOCK})
+    assert headers["Server"] == "me"

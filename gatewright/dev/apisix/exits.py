@@ -9,7 +9,7 @@ from typing import Any, Final
 from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.messages import Answer, raw
 
-__all__ = ["CLOSES", "exited"]
+__all__ = ["CLOSES", "exited", "settle"]
 
 CLOSES: Final = frozenset((408, 444, 499))
 """Statuses with which nginx closes a connection without a word, if Lua exits with one and has printed nothing."""
@@ -26,11 +26,21 @@ def exited(exchange: Exchange, status: int, body: str | bytes | Mapping[str, Any
     if isinstance(body, Mapping):
         body = json.dumps(body, separators=(",", ":"), ensure_ascii=False) + "\n"
     data = raw(body) if isinstance(body, str) else body
-    answer = Answer(status, exchange.response_headers, data, page=status >= 300 and data is None, framing="stop")
+    answer = Answer(
+        status, exchange.response_headers, data, page=data is None and (status >= 300 or status == 204), framing="stop"
+    )
     if not answer.page:
         exchange.make_way()
+    return Answer(0) if status in CLOSES else answer
+
+
+def settle(exchange: Exchange, answer: Answer) -> None:
+    """What nginx does with a body that nobody has read once an answer is printed that can't have one.
+
+    It forgets to do away with it, and takes it for the next request.
+    """
     request = exchange.request
     left = request.upload is None and not exchange.body_read and exchange.method != "HEAD"
-    if data and status in (204, 304) and left and not exchange.behaviour.since(17):
-        request.give_back(request.body)  # nginx forgets to do away with it
-    return Answer(0) if status in CLOSES else answer
+    printed = answer.framing == "stop" and answer.body
+    if printed and answer.status in (204, 304) and left and not exchange.behaviour.since(17):
+        request.give_back(request.body)

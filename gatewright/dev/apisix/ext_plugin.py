@@ -236,8 +236,8 @@ class ExtPlugin:
             if reply.status in CLOSES:
                 return Answer(0)
             status = reply.status or got.status
-            silent = status < 200 and exchange.method != "HEAD"
-            return Answer(status, exchange.response_headers, reply.body, framing="stop" if silent else "chunked")
+            spoken = status < 200 and exchange.method == "HEAD"
+            return Answer(status, exchange.response_headers, reply.body, framing="chunked" if spoken else "stop")
         return await self._print(exchange, got, reply.status or got.status)
 
     async def _print(self, exchange: Exchange, got: UpstreamAnswer, status: int) -> Answer | None:

@@ -15,7 +15,7 @@ from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.builtins import Around, Counters
 from gatewright.dev.apisix.chain import Chain, answered, in_own_words, run_phase
 from gatewright.dev.apisix.exchange import ClientGoneError, Exchange, LuaError
-from gatewright.dev.apisix.exits import exited
+from gatewright.dev.apisix.exits import exited, settle
 from gatewright.dev.apisix.ext_plugin import ExtPlugin
 from gatewright.dev.apisix.lean import LeanPlugins
 from gatewright.dev.apisix.noting import note_route
@@ -159,6 +159,7 @@ class DevGateway:
         else:
             return Answer(500, page=True, close=True)
         answer.method = exchange.method
+        settle(exchange, answer)
         exchange.status = answer.status
         await self._worker_of(exchange, self._lean_plugins).log(exchange, exchange.plugins, answer)
         if exchange.request.body_is_broken and answer.body and not answer.page:

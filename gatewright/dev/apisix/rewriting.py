@@ -14,6 +14,7 @@ from typing import Any
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.expressions import condition_of
+from gatewright.dev.apisix.response_headers import SINGLE
 from gatewright.dev.apisix.variables import lua_value, resolved
 from gatewright.dev.messages import Answer, Headers, raw, text_of
 from gatewright.dev.nginx import escape, set_header
@@ -107,6 +108,7 @@ def response_rewrite(exchange: Exchange, answer: Answer, conf: Mapping[str, Any]
     if conf.get("vars") and not condition_of(conf["vars"])(lambda name: lua_value(exchange, name)):
         return answer
     if conf.get("status_code"):
+        answer.began = answer.began or answer.status
         answer.status, answer.status_line = int(conf["status_code"]), None
     exchange.status = answer.status
     body: bytes | None = None
@@ -119,11 +121,27 @@ def response_rewrite(exchange: Exchange, answer: Answer, conf: Mapping[str, Any]
     elif conf.get("body") is not None:
         body = base64.b64decode(conf["body"]) if conf.get("body_base64") else raw(str(conf["body"]))
     if body is not None:
-        answer.headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_A_CHANGED_BODY]
+        answer.headers = without(answer.headers, _OF_A_CHANGED_BODY)
+        if answer.began == 204:  # the new body is sent
+            answer.began = 200
         answer.body, answer.page = body, False
         answer.rewritten = answer.framing == "proxied"
-    answer.headers = _changed(exchange, answer.headers, conf.get("headers") or {})
+    changes = conf.get("headers") or {}
+    answer.headers = _changed(exchange, answer.headers, changes)
+    _, to_set, remove = _operations(changes)
+    servers = [resolved(exchange, value) for name, value in to_set if name.lower() == "server"]
+    if servers or any(name.lower() == "server" for name in remove):
+        answer.server = "" if any(name.lower() == "server" for name in remove) else servers[-1]
     return answer
+
+
+def without(headers: Headers, names: Sequence[str]) -> Headers:
+    """Headers without some; of one that there should be once, nginx knows the last, and takes away that."""
+    for name in names:
+        last = max((i for i, (present, _) in enumerate(headers) if present.lower() == name), default=None)
+        if last is not None:
+            headers = [*headers[:last], *headers[last + 1 :]]
+    return headers
 
 
 def _changed(exchange: Exchange, headers: Headers, changes: Mapping[str, Any]) -> Headers:
@@ -135,6 +153,8 @@ def _changed(exchange: Exchange, headers: Headers, changes: Mapping[str, Any]) -
         filled = resolved(exchange, value)
         headers = set_header(headers, name, [filled] if filled or name.lower() == "content-type" else [])
     for name in remove:
-        # An empty type is none; without one, nginx would take its default.
-        headers = set_header(headers, name, [""] if name.lower() == "content-type" else [])
+        if name.lower() in SINGLE and name.lower() not in ("content-type", "date"):
+            headers = without(headers, [name.lower()])
+        else:  # an empty type is none, and so is an empty date; without one, nginx would take its own
+            headers = set_header(headers, name, [""] if name.lower() in ("content-type", "date") else [])
     return headers

@@ -12,6 +12,7 @@ from gatewright.dev.apisix.builtins.shape import Around
 from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.exits import exited
 from gatewright.dev.apisix.expressions import address_matches
+from gatewright.dev.apisix.rewriting import without
 from gatewright.dev.apisix.route import PluginConf
 from gatewright.dev.apisix.variables import lua_value
 from gatewright.dev.messages import Answer, Headers, raw
@@ -177,7 +178,7 @@ def echo(exchange: Exchange, answer: Answer, plugin: PluginConf) -> Answer:
     """Put something around the body, or in its place (plugins/echo.lua)."""
     conf = plugin.conf
     if any(field in conf for field in ("body", "before_body", "after_body")):
-        answer.headers = [(name, value) for name, value in answer.headers if name.lower() not in _OF_THE_BODY]
+        answer.headers = without(answer.headers, _OF_THE_BODY)
         body = answer.body or b"" if conf.get("body") is None else raw(str(conf["body"]))
         answer.body = raw(str(conf.get("before_body", ""))) + body + raw(str(conf.get("after_body", "")))
         answer.page, answer.rewritten = False, answer.framing == "proxied"
