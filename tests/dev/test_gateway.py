@@ -265,6 +265,26 @@ def test_a_bad_route_file_says_where_and_why(tmp_path: Path, text: str, message:
         load_routes(file)
 
 
+@pytest.mark.parametrize(
+    ("rest", "told"),
+    [
+        ("    filter_func: x\n", "5: route two: `filter_func` is not supported"),
+        ("    plugins:\n      guard: {level: 3}\n", "6: route two: guard: here APISIX looks for plugins of its own"),
+        ("    plugins:\n      ext-plugin-pre-req:\n        confs: []\n", "7: route two: ext-plugin-pre-req: `confs`"),
+        ("    plugins:\n      ext-plugin-post-req: {conf: []}\n", "6: route two: ext-plugin-post-req: `conf` is empty"),
+        ("    upstream:\n      nods: {}\n", "6: route two: upstream: `nods` is not supported"),
+        ("    service_id: 9\n", "3: route two: there is no service"),
+        ("global_rules:\n  - id: 1\n    plugins:\n      guard: {}\n", "8: global rule: guard: here APISIX looks"),
+    ],
+)  # fmt: skip
+def test_a_bad_route_file_says_in_which_line(tmp_path: Path, rest: str, told: str) -> None:
+    file = tmp_path / "apisix.yaml"
+    file.write_text(f"routes:\n  - {{id: one, uri: /a}}\n  - id: two\n    uri: /b\n{rest}")
+    with pytest.raises(ConfigError) as raised:
+        load_routes(file, ours=["guard"])
+    assert str(raised.value).startswith(f"{file}:{told}")
+
+
 def test_routes_match_as_in_apisix(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "apisix.yaml"
     file.write_text(
@@ -455,5 +475,5 @@ def test_plugins_named_where_apisix_does_not_look_are_refused(conf: dict[str, ob
     ],
 )
 def test_a_plugin_named_like_one_of_apisix_s_own_is_refused(content: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"guard stands where APISIX looks .*conf: \[\{name: guard"):
+    with pytest.raises(ConfigError, match=r"guard: here APISIX looks for plugins of its own; .*conf: \[\{name: guard"):
         build_routes(content, ours=["guard"])

@@ -21,6 +21,7 @@ import yaml
 
 from gatewright.dev.apisix.builtins import BUILTINS
 from gatewright.dev.apisix.expressions import Condition, condition_of
+from gatewright.dev.apisix.places import line_of
 from gatewright.dev.apisix.route import PluginConf, Route, Routes
 from gatewright.dev.target import Upstream
 from gatewright.errors import ConfigError
@@ -76,23 +77,26 @@ def load_routes(file: Path, default_upstream: Upstream | None = None, *, ours: C
         raise ConfigError(f"{file}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(yaml_fault(file, error)) from None
-    return build_routes(content, source=str(file), version=version, default_upstream=default_upstream, ours=ours)
+    return build_routes(
+        content, source=str(file), text=text, version=version, default_upstream=default_upstream, ours=ours
+    )
 
 
 def build_routes(
     content: object,
     *,
     source: str = "routes",
+    text: str = "",
     version: str = "",
     default_upstream: Upstream | None = None,
     ours: Container[str] = (),
 ) -> Routes:
-    """Routes of an already parsed file.
+    """Routes of an already parsed file, whose text tells in which line something stands.
 
     Raises:
         ConfigError: as `load_routes`.
     """
-    builder = _Builder(content, source, version or str(int(time.time())), default_upstream, ours)
+    builder = _Builder(content, source, text, version or str(int(time.time())), default_upstream, ours)
     try:
         return builder.build()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -101,18 +105,29 @@ def build_routes(
 
 class _Builder:
     def __init__(
-        self, content: object, source: str, version: str, default_upstream: Upstream | None, ours: Container[str]
+        self,
+        content: object,
+        source: str,
+        text: str,
+        version: str,
+        default_upstream: Upstream | None,
+        ours: Container[str],
     ) -> None:
         if not isinstance(content, dict) or not isinstance(content.get("routes"), list):
             raise ConfigError(f"{source}: expected a list under `routes:`, as in APISIX's standalone apisix.yaml")
         self._content = content
         self._source = source
+        self._text = text
         self._version = version
         self._default = default_upstream
         self._ours = ours
 
     def _fail(self, place: str, problem: str) -> ConfigError:
-        return ConfigError(f"{self._source}: {place}: {problem}")
+        item, *keys = place.split(": ")
+        kind, _, name = ("global rule", "", "") if item == "global rule" else item.partition(" ")
+        keys += re.findall(r"`(\w+)`", problem)[:1]
+        line = line_of(self._text, kind, name, keys) if self._text else None
+        return ConfigError(f"{self._source}{f':{line}' if line else ''}: {place}: {problem}")
 
     def _by_id(self, kind: str) -> dict[str, dict[str, Any]]:
         return {str(item.get("id", item.get("username"))): item for item in self._content.get(kind) or []}
@@ -204,9 +219,9 @@ class _Builder:
             if name not in PLUGINS:
                 if name in self._ours:
                     raise self._fail(
-                        place,
-                        f"{name} stands where APISIX looks for plugins of its own; a plugin of the runner is named in "
-                        f"plugins: {{ext-plugin-pre-req: {{conf: [{{name: {name}, value: '{{...}}'}}]}}}}",
+                        f"{place}: {name}",
+                        "here APISIX looks for plugins of its own; one of the runner's is named in plugins: "
+                        f"{{ext-plugin-pre-req: {{conf: [{{name: {name}, value: '{{...}}'}}]}}}}",
                     )
                 logging.getLogger("gatewright.dev").warning(
                     "%s: plugin %s is ignored: the development gateway has only %s", place, name, ", ".join(PLUGINS)
