@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any, Final, cast
 
 import structlog
@@ -48,7 +49,7 @@ class _Handler(logging.Handler):
     """Writes to stderr or a file, never waiting for either, and opens the file anew when asked to."""
 
     def __init__(self, file: str) -> None:
-        self._file = file
+        self._file = str(Path(file).absolute()) if file else ""  # a plugin may go to another directory
         self._telling = False
         self.outlet = _open(file) if file else Outlet(_STDERR)
         super().__init__()
@@ -106,7 +107,7 @@ class _Handler(logging.Handler):
 
     def reopen(self) -> None:
         if self._file:
-            fresh = _open(self._file)
+            fresh = _open(self._file, self.outlet.mode)
             self.acquire()
             try:
                 old, self.outlet = self.outlet, fresh
@@ -277,9 +278,9 @@ def reopen() -> None:
             get_logger("gatewright.logs").error("the log file stays as it is", error=str(error))
 
 
-def _open(file: str) -> Outlet:
+def _open(file: str, mode: int = 0o666) -> Outlet:
     try:
-        return Outlet.to_file(file)
+        return Outlet.to_file(file, mode)
     except OSError as error:
         raise ConfigError(f"log_file {file}: {error.strerror}") from None
 

@@ -60,8 +60,12 @@ class Outlet:
         self.why = ""
 
     @classmethod
-    def to_file(cls, path: str) -> Outlet:
+    def to_file(cls, path: str, mode: int = 0o666) -> Outlet:
         """Append to a file, but not to what a link leads to that somebody else may have put in its place.
+
+        Args:
+            path: the file's.
+            mode: what it's made with, if it's made.
 
         Raises:
             OSError: it can't be opened.
@@ -70,12 +74,17 @@ class Outlet:
         if _others_may_write(Path(path).parent):
             flags |= os.O_NOFOLLOW
         try:
-            return cls(os.open(path, flags, 0o666), own=True)
+            return cls(os.open(path, flags, mode), own=True)
         except OSError as error:
             if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
                 why = "it's a symbolic link, in a directory that others may write; name the file itself"
                 raise OSError(errno.ELOOP, why) from None
             raise
+
+    @property
+    def mode(self) -> int:
+        """That of the file: another one in its place is to have the same, whatever a plugin's umask is."""
+        return stat.S_IMODE(os.fstat(self._fd).st_mode)
 
     def _second(self, fd: int) -> int:
         """Another descriptor for the same thing, on which writing doesn't wait.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -227,3 +228,34 @@ def test_a_plugin_that_spoils_logging_and_descriptors_costs_no_answer_no_line_an
     assert "ValueError: password=[redacted]" in runner.log
     assert "hunter2" not in runner.log
     assert runner.stop() == 0
+
+
+MOVES = """
+import os
+os.chdir("/")
+os.umask(0)
+from gatewright import Plugin
+class Raises(Plugin):
+    def on_request(self, request):
+        raise ValueError("moved")
+"""
+
+
+def test_a_log_file_stays_where_it_is_though_a_plugin_goes_elsewhere(
+    start_runner: StartRunner, plugin_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    runner = start_runner("-p", plugin_dir(moves=MOVES), "--log-file", "runner.log")
+    log = tmp_path / "runner.log"
+    runner.wait_for(lambda: log.exists() and "listening" in log.read_text())
+    mode = log.stat().st_mode
+    log.rename(tmp_path / "runner.log.1")
+    runner.process.send_signal(signal.SIGUSR1)
+    runner.wait_for(log.exists)
+
+    def is_told() -> bool:
+        with runner.peer() as peer:
+            assert peer.refuses(peer.prepare(("raises", "{}")))
+        return "moved" in log.read_text()
+
+    runner.wait_for(is_told)
+    assert log.stat().st_mode == mode
