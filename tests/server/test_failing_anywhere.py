@@ -259,3 +259,13 @@ def test_a_log_file_stays_where_it_is_though_a_plugin_goes_elsewhere(
 
     runner.wait_for(is_told)
     assert log.stat().st_mode == mode
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_plugin_that_makes_greenlets_of_threads_is_told_that_it_can_not_be(
+    start_runner: StartRunner, plugin_dir: Callable[..., Path], workers: str
+) -> None:
+    pytest.importorskip("gevent")
+    plugins = plugin_dir(patches="from gevent import monkey\nmonkey.patch_all()\n")
+    runner = start_runner("-p", plugins, "--workers", workers, wait=False)
+    runner.wait_for_log("a plugin has replaced the threads of the standard library", 20)

@@ -9,16 +9,19 @@ should retire. It's put back, and that is told.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterable
+from types import BuiltinFunctionType
 from typing import Final
 
+from gatewright.errors import ConfigError
 from gatewright.runtime.failures import FailureLog
 
-__all__ = ["SignalKeeper", "forget_in_children", "keep_standard_descriptors"]
+__all__ = ["SignalKeeper", "forget_in_children", "keep_standard_descriptors", "see_that_threads_are_threads"]
 
 _IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _STANDARD: Final = range(3)
@@ -56,6 +59,19 @@ def keep_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_RDWR), fd)  # opened, it has the lowest number that is free: this one
+
+
+def see_that_threads_are_threads() -> None:
+    """See that no plugin has put something else in the place of the system's threads, on which the loop relies.
+
+    Raises:
+        ConfigError: one has.
+    """
+    if not isinstance(_thread.start_new_thread, BuiltinFunctionType):
+        raise ConfigError(
+            "a plugin has replaced the threads of the standard library (gevent's `monkey.patch_all()`, say), and the "
+            "event loop can't run on greenlets: leave that out; on Kong, start the plugin server with `-g`"
+        )
 
 
 class SignalKeeper:

@@ -30,7 +30,12 @@ from gatewright.server.ipc.loaded import plugins_told
 from gatewright.server.ipc.plan import RETIRE_MARGIN_SECONDS, TEARDOWN_SECONDS, StandIn
 from gatewright.server.worker.farewell import begin_anew, end_when_orphaned, say_farewell
 from gatewright.server.worker.link import Link
-from gatewright.server.worker.plugins_processes import SignalKeeper, forget_in_children, keep_standard_descriptors
+from gatewright.server.worker.plugins_processes import (
+    SignalKeeper,
+    forget_in_children,
+    keep_standard_descriptors,
+    see_that_threads_are_threads,
+)
 from gatewright.server.worker.reporting import resident_memory
 from gatewright.server.worker.service import Service
 from gatewright.server.worker.watchdog import Watchdog
@@ -121,6 +126,8 @@ def work(
     new_loop = prepare_process(plan)
     discovery = plan.discover()
     keep_standard_descriptors()
+    if not plan.use_gevent:
+        see_that_threads_are_threads()
     with asyncio.Runner(loop_factory=new_loop) as runner:
         code, until = runner.run(_work(plan, discovery, sock, guard, region, last_seen, keeper))
     say_farewell(until - monotonic(), code)

@@ -19,7 +19,7 @@ from gatewright.server.host.notify import Notifier
 from gatewright.server.ipc.loaded import log_plugins, plugins_told
 from gatewright.server.ipc.plan import TEARDOWN_SECONDS
 from gatewright.server.worker.farewell import say_farewell
-from gatewright.server.worker.plugins_processes import keep_standard_descriptors
+from gatewright.server.worker.plugins_processes import keep_standard_descriptors, see_that_threads_are_threads
 from gatewright.server.worker.process import WorkerPlan, make_service, prepare_process
 from gatewright.server.worker.service import Service
 from gatewright.server.worker.watchdog import Watchdog
@@ -62,6 +62,8 @@ def run_single(
     new_loop = prepare_process(plan)
     discovery = plan.discover()
     keep_standard_descriptors()
+    if not plan.use_gevent:
+        see_that_threads_are_threads()
     log_plugins(
         plugins_told(discovery), [str(error) for error in discovery.errors], plan.settings.plugin_settings
     )  # fmt: skip
