@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from gatewright import ConfigError, Plugin, Request, Response
+from gatewright.plugins._shared.addresses import parse_address
 from gatewright.plugins._shared.breaker import CircuitBreaker, CircuitState
 from gatewright.plugins._shared.counting import counter
 from gatewright.plugins._shared.expiring import ExpiringCache
@@ -164,3 +165,13 @@ def test_a_key_that_needs_no_question_needs_no_loop() -> None:
         coroutine.send(None)
     assert end.value.value == "GET:x"
     assert asyncio.iscoroutine(coroutine)
+
+
+def test_an_address_is_one_however_it_is_written_and_has_a_length() -> None:
+    for text in ("fe80::1", "fe80::1%eth0", "fe80::1%" + "x" * 50, "[fe80::1]:443", " fe80:0::1 "):
+        assert str(parse_address(text)) == "fe80::1"
+    before = parse_address.cache_info().currsize
+    for text in ("fe80::1%" + "x" * 100, "192.0.2.1" + " " * 100):
+        with pytest.raises(ValueError, match="an address of"):
+            parse_address(text)
+    assert parse_address.cache_info().currsize == before

@@ -14,6 +14,7 @@ __all__ = ["ClientAddress", "Networks", "parse_address"]
 
 Address = IPv4Address | IPv6Address
 _MAPPED: Final = 96  # bits before an IPv4 address within IPv6
+_LONGEST: Final = 100
 _WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|(\d+\.\d+\.\d+\.\d+):\d+")
 
 
@@ -24,11 +25,14 @@ def parse_address(text: str) -> Address:
     Raises:
         ValueError: it is none.
     """
+    if len(text) > _LONGEST:
+        raise ValueError(f"an address of {len(text)} characters")
     text = text.strip()
     found = _WITH_PORT.fullmatch(text)
     address = ip_address(found[1] or found[2] if found else text)
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+    if not isinstance(address, IPv6Address):
+        return address
+    return address.ipv4_mapped or IPv6Address(int(address))  # an interface's name (`%eth0`) is no part of it
 
 
 def _parse_network(text: str) -> IPv4Network | IPv6Network:
