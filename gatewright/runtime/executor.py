@@ -6,16 +6,13 @@ process would wait for them when it ends. So each plugin has a pool, and nobody 
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from gatewright.runtime.spare_tasks import CURRENT
 from gatewright.runtime.strands import current_work
 
-__all__ = ["PluginExecutor", "task_of_a_plugin"]
+__all__ = ["PluginExecutor"]
 
 T = TypeVar("T")
 
@@ -47,19 +44,3 @@ class PluginExecutor(ThreadPoolExecutor):  # asyncio takes no other kind
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
         super().shutdown(wait=False, cancel_futures=True)
-
-
-def task_of_a_plugin(
-    loop: asyncio.AbstractEventLoop,
-    coroutine: Coroutine[Any, Any, T],
-    *,
-    context: contextvars.Context | None = None,
-    **more: Any,
-) -> asyncio.Task[T]:
-    """A loop's task factory: a task that a handler makes knows whose it is, in its logs and for `PluginExecutor`."""
-    under = current_work()
-    if under is not None:
-        context = contextvars.copy_context() if context is None else context
-        if context.get(CURRENT) is None:
-            context.run(CURRENT.set, under)
-    return asyncio.Task(coroutine, loop=loop, context=context, **more)

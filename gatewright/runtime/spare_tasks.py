@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import types
+from asyncio.tasks import _unregister_task
 from collections.abc import Callable, Generator
 from sys import getrefcount
 from typing import Any, Final, TypeVar
@@ -15,7 +16,7 @@ from greenlet import getcurrent, greenlet
 
 from gatewright.errors import PluginError
 
-__all__ = ["CANCELLED", "CURRENT", "ENDED", "Rest", "SpareTask", "SpareTasks", "TaskStep"]
+__all__ = ["CANCELLED", "CURRENT", "ENDED", "Rest", "SpareTask", "SpareTasks", "TaskStep", "hide"]
 
 T = TypeVar("T")
 
@@ -47,6 +48,12 @@ class _Task(asyncio.Task[Any]):
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__("touched", True)
         super().__setattr__(name, value)
+
+
+def hide(task: asyncio.Task[Any] | None) -> None:
+    """Leave a task of the runner's own out of `asyncio.all_tasks()`: whoever cancels all tasks means others."""
+    if task is not None:
+        _unregister_task(task)
 
 
 class SpareTask:
@@ -90,6 +97,7 @@ class SpareTask:
         self.send = self.driving.send
         self.task = _Task(_carry_on(self), loop=loop, context=contextvars.Context())
         task = self.task
+        hide(task)
         self.known, self.watched = getrefcount(task), getweakrefcount(task)
 
     @property

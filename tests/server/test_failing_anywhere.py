@@ -101,6 +101,24 @@ class SkippedSetup(Setup):
 class Ends(Fails):
     def teardown(self):
         self.fail()
+class Waits(Plugin):
+    async def on_request(self, request):
+        await asyncio.sleep(0.5)
+        request.headers["x"] = "1"
+class ExitsInATask(Passes):
+    async def on_request(self, request):
+        async def exits():
+            sys.exit("in a task")
+        self.task = asyncio.create_task(exits())
+        await asyncio.sleep(0.01)
+        request.headers["x"] = repr(self.task.exception())
+class CancelsAll(Plugin):
+    async def on_request(self, request):
+        mine = asyncio.create_task(asyncio.sleep(60))
+        for task in asyncio.all_tasks():
+            task.cancel()
+        await asyncio.wait([mine])
+        request.headers["x"] = str(mine.cancelled())
 class NoInstance(Fails):
     def __new__(cls, config=None):
         return None
@@ -142,6 +160,25 @@ def test_the_call_is_answered_and_the_worker_lives(runner: RunnerProcess, plugin
             else:
                 with pytest.raises(Refused, match="SERVICE_UNAVAILABLE"):
                     peer.request(token)
+    assert [worker["pid"] for worker in runner.workers()] == pids
+
+
+@pytest.mark.parametrize(
+    ("plugin", "told"),
+    [
+        ("exits-in-a-task", 'PluginError("a task can\'t end the process: SystemExit: in a task")'),
+        ("cancels-all", "True"),
+    ],
+)
+def test_tasks_of_a_plugins_own_end_neither_the_worker_nor_others_calls(
+    runner: RunnerProcess, plugin: str, told: str
+) -> None:
+    pids = [worker["pid"] for worker in runner.workers()]
+    with runner.peer() as other, runner.peer() as peer:
+        other.begin(other.prepare(("waits", "{}")))
+        runner.wait_for(lambda: runner.workers()[0]["calls_under_way"])
+        assert peer.request(peer.prepare((plugin, "{}"))) == Rewrite(headers=[("x", told)])
+        assert other.end() == Rewrite(headers=[("x", "1")])
     assert [worker["pid"] for worker in runner.workers()] == pids
 
 

@@ -12,6 +12,7 @@ from weakref import WeakSet
 from gatewright.observe import logs
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import Conf, conf_digest
+from gatewright.runtime.spare_tasks import hide
 from gatewright.runtime.strands import Strand
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
@@ -268,7 +269,9 @@ class Link:
 
         connection.setblocking(False)
         self._adopted.add(connection)
-        task = self._loop.create_task(self._loop.connect_accepted_socket(new_driver, connection))
+        # Not by the loop, whose factory for tasks may be a plugin's.
+        task = asyncio.Task(self._loop.connect_accepted_socket(new_driver, connection), loop=self._loop)
+        hide(task)
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 

@@ -16,8 +16,10 @@ from gatewright.observe.tracing import Tracing
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import token_of
 from gatewright.runtime.discovery import Discovery
-from gatewright.runtime.executor import PluginExecutor, task_of_a_plugin
+from gatewright.runtime.executor import PluginExecutor
 from gatewright.runtime.own_loops import allow_own_loops
+from gatewright.runtime.plugin_tasks import task_of_a_plugin
+from gatewright.runtime.spare_tasks import hide
 from gatewright.runtime.strands import Strand
 from gatewright.server.host.limits import raise_file_limit
 from gatewright.server.host.listener import BACKLOG
@@ -145,6 +147,7 @@ async def _work(
 ) -> tuple[int, float]:
     """Serve. Gives the exit code, and until when (as `monotonic` has it) the process may take to end."""
     loop = asyncio.get_running_loop()
+    hide(asyncio.current_task())
     settings = plan.settings
     service = await make_service(plan, discovery, region)
     service.guard, service.keeper = guard, keeper
@@ -154,7 +157,8 @@ async def _work(
     forget_in_children(link.sockets)
     signals = SignalKeeper(loop, lambda: link.retire("SIGTERM"), service.failures)
     urgent = await link.preloaded
-    building = loop.create_task(build_all(service, list(service.confs)))
+    building = asyncio.Task(build_all(service, list(service.confs)), loop=loop)
+    hide(building)
     if not urgent:
         await asyncio.wait((building,), timeout=min(_PRELOAD_SECONDS, settings.start_timeout / 2))
     service.start()

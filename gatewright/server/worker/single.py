@@ -14,6 +14,7 @@ from gatewright._version import __version__
 from gatewright.loggers import get_logger
 from gatewright.observe import logs
 from gatewright.runtime.discovery import Discovery
+from gatewright.runtime.spare_tasks import hide
 from gatewright.server.host.listener import BACKLOG, Listener, watches_parent
 from gatewright.server.host.notify import Notifier
 from gatewright.server.ipc.loaded import log_plugins, plugins_told
@@ -86,6 +87,7 @@ def run_single(
 async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerPlan], Shown]) -> int:
     log = get_logger("gatewright.server")
     loop = asyncio.get_running_loop()
+    hide(asyncio.current_task())
     stop = asyncio.Event()
     settings = plan.settings
     listener = Listener.obtain(settings)
