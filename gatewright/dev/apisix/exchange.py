@@ -153,6 +153,12 @@ class Exchange:
             if not self.body_changed:
                 self.body = came[0]
 
+    @property
+    def is_unreadable(self) -> bool:
+        """Lua can't read the body of HTTP/2 without Content-Length, be there one or not; not so of later versions."""
+        announced = any(name.lower() == "content-length" for name, _ in self.headers)
+        return self.request.version == "2" and not announced and not self.behaviour.reads_unsized_bodies
+
     def tell_to_go_on(self) -> None:
         """Tell the client to send its body, if the request, as it is by now, says that it waits for that."""
         expect = next((value for name, value in self.headers if name.lower() == "expect"), "")
@@ -269,6 +275,8 @@ class Exchange:
             if name.lower() == "host":
                 self.upstream_host = value
         if rewrite.body:
+            if self.is_unreadable:
+                raise LuaError("the body of an HTTP/2 request without Content-Length can't be replaced")
             self.body, self.body_read, self.body_changed = rewrite.body, True, True
             self.headers = set_header(self.headers, "Content-Length", [str(len(rewrite.body))])
             self.sent_length = None

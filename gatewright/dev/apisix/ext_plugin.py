@@ -147,7 +147,7 @@ class ExtPlugin:
         if question.kind == InfoType.REQ_BODY:
             await exchange.read_body()
             exchange.body_read = True
-            if exchange.request.framing == "h2" and not exchange.behaviour.reads_unsized_bodies:
+            if exchange.is_unreadable:
                 log.error("failed to read request body: HTTP/2 without content-length")
                 return None
             if exchange.request.body_is_broken:
@@ -169,7 +169,7 @@ class ExtPlugin:
 
     async def response_phase(self, exchange: Exchange, plugin: PluginConf, upstream: Upstream) -> Answer | None:
         """Post-resp: make the upstream request, show its answer to the runner, and answer as it says."""
-        if exchange.request.framing == "h2" and not exchange.behaviour.reads_unsized_bodies:
+        if exchange.is_unreadable:
             log.error("failed to request: HTTP/2 without content-length")
             return Answer(502, page=True)
         await exchange.read_body()

@@ -137,7 +137,7 @@ def forwarded_headers(exchange: Exchange) -> Headers:
     announced = any(name.lower() == "content-length" for name, _ in exchange.headers)
     if exchange.sent_length is not None:
         headers += [("Content-Length", exchange.sent_length)] if exchange.sent_length else []
-    elif exchange.body or announced or request.framing in ("content-length", "chunked"):
+    elif exchange.body or announced or request.framing in ("content-length", "chunked", "h2"):
         headers.append(("Content-Length", str(len(exchange.body))))
     return headers + [(n, v) for n, v in exchange.headers if n.lower() not in left]
 
