@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from apisix.runner.http.live import LiveDict
+from apisix.runner.http.response import a_dict
 from gatewright.datastructures import Headers, Query
 from gatewright.http import SyncRequest
 
@@ -128,9 +129,9 @@ class Request:
 
     def set_headers(self, headers: object) -> bool:
         """Make these the headers."""
-        if not isinstance(headers, dict) or not headers:
+        if not headers:
             return False
-        self._header_mapping().replace(headers)
+        self._header_mapping().replace(a_dict(headers))
         self._lives.pop("headers", None)
         return True
 
@@ -151,9 +152,9 @@ class Request:
 
     def set_args(self, args: object) -> bool:
         """Make these the arguments."""
-        if not isinstance(args, dict) or not args:
+        if not args:
             return False
-        self._arg_mapping().replace(args)
+        self._arg_mapping().replace(a_dict(args))
         self._lives.pop("args", None)
         return True
 
@@ -171,7 +172,11 @@ class Request:
 
     def set_uri(self, uri: object) -> bool:
         """Send the request to another path; the query stays."""
-        if not isinstance(uri, str) or not uri.startswith("/"):
+        if not uri:
+            return False
+        if not isinstance(uri, str):
+            raise TypeError(f"a path is a str, not {type(uri).__name__}")
+        if not uri.startswith("/"):
             return False
         if self._request is not None:
             self._request.path = uri

@@ -12,6 +12,17 @@ PLUGIN_ACTION_STOP = 1
 PLUGIN_ACTION_REWRITE = 2
 
 
+def a_dict(value: object) -> dict[str, str]:
+    """What is to be one.
+
+    Raises:
+        TypeError: it's none.
+    """
+    if not isinstance(value, dict):
+        raise TypeError(f"headers and arguments are a dict, not {type(value).__name__}")
+    return value
+
+
 class Response:
     """What a 0.x plugin fills in.
 
@@ -43,9 +54,9 @@ class Response:
 
     def set_headers(self, headers: object) -> bool:
         """Make these the headers."""
-        if not isinstance(headers, dict) or not headers:
+        if not headers:
             return False
-        self.headers = headers
+        self.headers = a_dict(headers)
         return True
 
     def get_header(self, key: str) -> str | None:
@@ -85,8 +96,8 @@ class Response:
         return self.status_code or 200
 
     def set_status_code(self, status_code: object) -> bool:
-        """Set the status."""
-        if not isinstance(status_code, int) or not 200 <= status_code <= 999:
+        """Set the status; one that can't be sent is an error, for without it the request would pass."""
+        if not status_code:
             return False
-        self.status_code = status_code
+        self.status_code = http.Response(cast("int", status_code)).status
         return True
