@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from gatewright.dev.kong.declarative import parse_declarative
+from gatewright.dev.kong.dialling import new_rpc
 from gatewright.dev.kong.gateway import KongGateway as DevKong
 from gatewright.dev.kong.lean import LeanPlugins
 from gatewright.dev.kong.lean_schema import LEAN_PLUGINS
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins, known_plugins
-from gatewright.dev.kong.rpc import Instance, PdkFunction, PluginRpc, new_rpc
+from gatewright.dev.kong.rpc import Instance, PdkFunction, PluginRpc
 from gatewright.dev.lean.client import LeanClient
 from gatewright.dev.messages import Answer, ClientRequest
 from gatewright.dev.upstream import Sender

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from gatewright.dev.kong.declarative import Declared, PluginEntry
-from gatewright.dev.kong.rpc import Instance, PluginRpc, RpcError, new_rpc
+from gatewright.dev.kong.dialling import new_rpc
+from gatewright.dev.kong.rpc import Instance, PluginRpc, RpcError
 from gatewright.errors import ConfigError, GatewrightError
 from gatewright.gateways.kong.conf import PluginServer
 from gatewright.gateways.kong.dump import PROTOCOLS

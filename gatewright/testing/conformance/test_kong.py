@@ -7,7 +7,8 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from gatewright.dev.kong.rpc import Exit, Instance, PluginRpc, RpcError, new_rpc
+from gatewright.dev.kong.dialling import new_rpc
+from gatewright.dev.kong.rpc import Exit, Instance, PluginRpc, RpcError
 from gatewright.dev.kong.values import LuaError
 from gatewright.gateways.kong.dump import PROTOCOLS
 
