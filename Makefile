@@ -69,6 +69,10 @@ frameworks: $(VENV)/.tests
 	@$(BIN)/python -c 'import pyright' 2>/dev/null || $(BIN)/pip install --quiet 'pyright[nodejs]>=1.1.390' || \
 		echo "pyright can't be installed: what it says to authors is not tested"
 
+.PHONY: test-long
+test-long: for-tests ## Run the long tests that need nothing more, and share the machine
+	SELECT="long and not alone" $(TESTS) $(ARGS)
+
 .PHONY: test-all
 test-all: for-tests frameworks ## Run also the tests that take minutes
 	SELECT="long or not long" GATEWRIGHT_MLSERVER=$(abspath $(VENV)-mlserver/bin/mlserver) $(TESTS) $(ARGS)

@@ -22,6 +22,7 @@ def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([COMPARE, *arguments], capture_output=True, text=True, check=False, timeout=100)
 
 
+@pytest.mark.long
 def test_lua_and_python_on_one_gateway(tmp_path: Path) -> None:
     pytest.importorskip("jwt")
     port = free_port()

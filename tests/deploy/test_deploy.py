@@ -244,6 +244,7 @@ def test_alert_rules() -> None:
     passes(promtool, "check", "config", DEPLOY / "prometheus" / "prometheus.yaml")
 
 
+@pytest.mark.long
 def test_the_package_runs_when_installed_with_the_images_settings_alone(tmp_path: Path) -> None:
     """As the image does it: install from the source, run with nothing but the environment."""
     wheels = tmp_path / "wheels"

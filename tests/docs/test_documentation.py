@@ -176,6 +176,7 @@ def test_the_tests_on_the_page_about_testing_pass(tmp_path: Path) -> None:
     assert "3 passed" in run.stdout
 
 
+@pytest.mark.long
 def test_the_first_plugins_page_is_true(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "first-plugin.md").read_text(encoding="utf-8")
     shown = re.findall(r"```(sh|text)\n(.*?)```", page, re.DOTALL)

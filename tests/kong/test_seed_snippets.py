@@ -94,6 +94,7 @@ def commands() -> list[str]:
     return re.findall(r"^pluginserver_\w+_(?:start|query)_cmd = (.+)$", seeds.text(DOCUMENT), re.MULTILINE)
 
 
+@pytest.mark.long
 def test_the_commands_of_kong_conf(run: Callable[..., MsgPackKong], tmp_path: Path) -> None:
     body = between("class Plugin(object):", "pass", "01212", after=PHASES)
     file = plugin_file(tmp_path, body)

@@ -74,6 +74,7 @@ def test_passes(gatewright_client):
     ]
 
 
+@pytest.mark.long
 def test_snapshots_of_changes_are_compared(tmp_path: Path) -> None:
     source = """
 def test_it(gatewright_client, gatewright_snapshot):

@@ -248,7 +248,7 @@ def test_a_long_body_of_bytes_is_shown_and_a_record_that_cannot_be_takes_nothing
         process.stdout.close()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [pytest.param(1300, "light", marks=pytest.mark.long), (390, "dark")])
 def test_axe_finds_no_serious_fault(browser: Any, as_apisix: Development, scheme: str, width: int) -> None:
     development = as_apisix
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
