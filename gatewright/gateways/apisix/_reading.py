@@ -18,8 +18,8 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix._names import NOWHERE, UNSURE, find_name
 
 __all__ = [
-    "Entry", "Layout", "find_entry", "has_entry", "layout_at", "read_bytes", "read_entries", "read_head", "read_root",
-    "read_string", "read_table", "read_u8", "read_u16", "read_u32",
+    "Entry", "Layout", "find_entry", "has_entry", "layout_at", "most_text", "read_bytes", "read_entries", "read_head",
+    "read_root", "read_string", "read_table", "read_u8", "read_u16", "read_u32",
 ]  # fmt: skip
 
 Entry = tuple[str, "str | None"]
@@ -159,6 +159,11 @@ def read_table(buf: bytes, table: int, offset: int) -> int | None:
         raise _malformed("field outside the buffer", table) from None
 
 
+def most_text(buf: bytes) -> int:
+    """How much text all entries of a vector may have together."""
+    return 2 * len(buf) + 65536
+
+
 def read_entries(buf: bytes, table: int, offset: int) -> list[Entry]:
     """A vector of TextEntry tables, in wire order; empty where absent.
 
@@ -204,7 +209,7 @@ def _read_entries(buf: bytes, table: int, offset: int, errors: str) -> list[Entr
     # out of the buffer read as Latin-1, which is right where they are ASCII and cheaper than to decode each; the same
     # few names come again and again.
     limit = len(buf)
-    budget = 2 * limit + 65536
+    budget = most_text(buf)
     text = buf.decode("latin-1")
     slot, references = _vector_at(buf, table, offset)
     out: list[Entry] = []

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from operator import itemgetter
 from typing import Final
 
 from gatewright.gateways.apisix._names import form_of
+from gatewright.gateways.apisix._reading import Entry, most_text
 
 __all__ = ["Shape", "Shapes"]
 
@@ -40,7 +43,7 @@ class Shape:
         read: takes all that it was learnt from out of a frame, from `begin` on; it has to be as `expected`.
     """
 
-    __slots__ = ("_alike", "begin", "expected", "names", "places", "read")
+    __slots__ = ("_alike", "_in_order", "_read_sizes", "_texts", "begin", "expected", "names", "places", "read")
 
     def __init__(self, frame: bytes, vector: int, entries: Sequence[tuple[str, int, int, int]], vtable: int) -> None:
         """Learn from a frame.
@@ -68,6 +71,28 @@ class Shape:
             key = name.lower()
             self.places[key] = 0 if key in self.places else entry + _HEAD - vector
         self._alike: dict[tuple[str, ...], bool] = {}
+        self._texts = [entry + _HEAD + 4 - vector for _, entry, _, _ in entries]
+        rising = sorted({entry + _HEAD for _, entry, _, _ in entries})
+        self._read_sizes: Callable[[bytes, int], tuple[int, ...]] | None = None
+        if 1 < len(rising) == len(entries) and rising[0] >= vector:
+            gaps = [begin - end - 4 for end, begin in pairwise(rising)]
+            if min(gaps) >= 0:
+                self._read_sizes = struct.Struct(
+                    f"<{rising[0] - vector}xI" + "".join(f"{gap}xI" for gap in gaps)
+                ).unpack_from
+        self._in_order = itemgetter(*(rising.index(entry + _HEAD) for _, entry, _, _ in entries))
+
+    def read_entries(self, frame: bytes, vector: int) -> list[Entry] | None:
+        """All headers of a frame of this shape; `None` where they are to be read one by one."""
+        if self._read_sizes is None:
+            return None
+        sizes = self._in_order(self._read_sizes(frame, vector))
+        text = frame[vector:].decode("latin-1")  # right where it's ASCII
+        values = [text[at : at + size] for at, size in zip(self._texts, sizes, strict=True)]
+        joined = "".join(values)
+        if len(joined) != sum(sizes) or len(joined) > most_text(frame) or not joined.isascii():
+            return None
+        return list(zip(self.names, values, strict=True))
 
     def has_alike(self, names: tuple[str, ...]) -> bool:
         """Whether an upstream could take a header for one of these names (in lower case)."""

@@ -155,6 +155,13 @@ class HttpReqCall:
 
     def read_headers(self) -> list[Entry]:
         """The request's headers, names in lower case unless a plugin rewrote them, repeats apart."""
+        shape = self._shape
+        if shape is _UNSEEN:
+            shape = self._look_at_shape()
+        if shape is not None:
+            known = shape.read_entries(self._frame, self._vector)
+            if known is not None:  # so few that none were cut off
+                return known
         entries = reading.read_entries(self._frame, self._table, self._layout[5])
         return CutEntries(entries) if len(self._frame) > _FEWEST and self.headers_cut else entries
 
