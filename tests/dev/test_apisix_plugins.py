@@ -317,6 +317,15 @@ async def test_what_can_t_be_done_is_refused_by_name() -> None:
             build_routes({"routes": [{"id": "r", "uri": "/", "plugins": plugins}]})
 
 
+async def test_what_a_global_rule_answers_only_global_rules_change() -> None:
+    stop = {"fault-injection": {"abort": {"http_status": 403, "body": "no"}}}
+    own = {"response-rewrite": {"status_code": 202}}
+    rules = [{"id": "g", "plugins": stop}, {"id": "h", "plugins": {"echo": {"after_body": "!"}}}]
+    status, _, body = await ask(own, global_rules=rules)
+    assert (status, body) == (403, b"no!")
+    assert (await ask({**own, **stop}, global_rules=rules[1:]))[::2] == (202, b"no!")
+
+
 # --- conditions
 
 

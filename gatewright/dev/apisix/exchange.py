@@ -226,6 +226,8 @@ class Exchange:
 
     def set_header(self, name: str, value: str | None) -> None:
         """`core.request.set_header`: an empty value deletes as an absent one does."""
+        if name.lower() == "content-length":
+            self._set_length(value)
         self.headers = set_header(self.headers, header_name(name), [header_value(value)] if value else [])
         self._ask_again(name)
         key = name.lower() if self.behaviour.lower_names else name
@@ -269,8 +271,6 @@ class Exchange:
             lower = name.lower()
             if lower == "host" and value and not valid_host(re.sub(r"[\x01-\x20\x7f]", "_", value)):
                 raise LuaError(f"a host of {value!r}")
-            if lower == "content-length":
-                self._set_length(value)
             self.set_header(name, value)
             if name.lower() == "host":
                 self.upstream_host = value

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.exits import CLOSES, exited
+from gatewright.dev.apisix.lengths import cut_or_awaited
 from gatewright.dev.apisix.noting import asking, note_call, note_failure, note_reply, noted_phase
 from gatewright.dev.apisix.proxying import subrequest
 from gatewright.dev.apisix.route import PluginConf
@@ -103,31 +103,7 @@ class ExtPlugin:
         if action.body and exchange.request.body_is_broken:
             return Answer(400, exchange.response_headers, page=True)
         exchange.apply_rewrite(action)
-        return self._check_announced_length(exchange)
-
-    @staticmethod
-    def _check_announced_length(exchange: Exchange) -> Answer | None:
-        announced, exchange.announced_length = exchange.announced_length, None
-        request = exchange.request
-        came = len(request.body)
-        if announced is None or announced == came:
-            return None
-        if announced < 0:
-            if request.framing != "content-length":
-                return None
-            announced = 0
-            exchange.request = replace(request, framing="none")
-        if announced > came:
-            log.warning(
-                "fault: content-length %d was set before the client's body of %d bytes was read: APISIX waits 60 s for "
-                "the rest and closes without an answer; read the body first", announced, came,
-            )  # fmt: skip
-            return Answer(0)
-        log.warning("fault: content-length %d was set before the body was read, which cuts it", announced)
-        request.give_back(request.body[announced:])
-        if not exchange.body_changed:
-            exchange.body = exchange.body[:announced]
-        return None
+        return cut_or_awaited(exchange)
 
     def _failed(self, exchange: Exchange, plugin: PluginConf, error: RpcError) -> Answer | None:
         _tell(error)

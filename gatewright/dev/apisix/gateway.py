@@ -191,13 +191,13 @@ class DevGateway:
         return answer
 
     async def _phases(self, exchange: Exchange, route: Route) -> Answer:
-        exchange.plugins = route.plugins
         lean = self._worker_of(exchange, self._lean_plugins)
         exchange.route_facts = route.facts
         exchange.upstream_scheme = route.upstream.scheme if route.upstream else "http"
         split = self._behaviour.splits_global_rules
         if (answer := await self._global_rules(exchange, "rewrite" if split else "")) is not None:
             return answer
+        exchange.plugins = route.plugins  # what a global rule answers they don't see
         if (answer := await self._run(exchange, route.plugins, "rewrite")) is not None:
             return answer
         if exchange.consumer_name is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from gatewright.dev.apisix.builtins.shape import Around
 from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.expressions import condition_of
+from gatewright.dev.apisix.lengths import cut_or_awaited
 from gatewright.dev.apisix.rewriting import proxy_rewrite, response_rewrite
 from gatewright.dev.apisix.route import PluginConf
 from gatewright.dev.messages import Answer
@@ -16,9 +17,13 @@ __all__ = ["answer", "check", "rewrite"]
 
 
 async def rewrite(exchange: Exchange, plugin: PluginConf, around: Around) -> Answer | None:
-    """Change the request."""
+    """Change the request; its body, too, if it's to have another length."""
+    changes = plugin.conf.get("headers") or {}
+    named = [*changes, *(changes.get("set") or ()), *(changes.get("remove") or ())]
+    if any(name.lower() == "content-length" for name in named):
+        await exchange.read_body()
     proxy_rewrite(exchange, plugin.conf)
-    return None
+    return cut_or_awaited(exchange)
 
 
 def answer(exchange: Exchange, given: Answer, plugin: PluginConf) -> Answer:
