@@ -142,7 +142,7 @@ def test_whatever_blocks_lets_others_go_on_from_the_first_call(start: Start, pro
     assert took < 3
     assert results == [[["x-async", "yes"]]] * 20
     threads = len(list(Path(f"/proc/{worker_of(server)}/task").iterdir()))
-    assert threads < 12, "greenlets are no threads"
+    assert threads < 20, "greenlets are no threads"  # gevent has ten of its own, for looking names up
 
 
 def worker_of(server: Server) -> int:
