@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -26,6 +27,16 @@ SHARED = ROOT.parent / "shared"
 # A machine that is busy is no failure of ours.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def own_levels() -> Iterator[None]:
+    """Leave the loggers' levels as they were: a command that a test runs in this process sets them for itself."""
+    loggers = [logging.getLogger(name) for name in ("gatewright.runtime", "gatewright.dev")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 MEASURING = {name: value for name, value in os.environ.items() if name.startswith("COV")}
