@@ -18,10 +18,12 @@ from gatewright.runtime.strands import Strand, Strands
 
 __all__ = ["Gathering"]
 
-_MANY: Final = 12
+_MANY: Final = 24
 """Calls of a turn from which on it's better to gather them."""
-_FEW: Final = 8
-"""Calls of a turn from which down it's no longer better."""
+_FEW: Final = 10.0
+"""Calls and answers of a turn, in the mean of some turns, from which down it's no longer better."""
+_LATEST: Final = 0.25
+"""What the latest turn counts for in that mean."""
 _COUNT_EVERY: Final = 32
 
 Job = Callable[[Strand, Any], None]
@@ -36,9 +38,11 @@ class Gathering(Strands):
         self.gathers = False
         """So many come in a turn that it's better to `start_soon` than to `start_counted`."""
         self._gathered: list[tuple[Job, Any]] = []
+        self._to_resume: list[tuple[Strand, int, object]] = []
         self._left: Iterator[tuple[Job, Any]] = iter(())
         self._idle_above: list[Strand] = []  # of those begun by `call_soon`; see `start_apart` why they are apart
         self._begun = 0
+        self._mean = 0.0
 
     def close(self) -> None:
         """Stop the sweep, and end the idle strands."""
@@ -61,9 +65,15 @@ class Gathering(Strands):
 
     def start_soon(self, job: Job, argument: object) -> None:
         """As `start`, in the loop's next turn, with all that are to be started then."""
-        if not self._gathered:
+        if not self._gathered and not self._to_resume:
             self.loop.call_soon(self._start_gathered)
         self._gathered.append((job, argument))
+
+    def resume_soon(self, strand: Strand, value: object) -> None:
+        """As `resume`, in the loop's next turn, before all that is to be started then."""
+        if not self._gathered and not self._to_resume:
+            self.loop.call_soon(self._start_gathered)
+        self._to_resume.append((strand, strand.waited, value))
 
     def start_each(self, job: Job, arguments: Sequence[object]) -> None:
         """As `start` for each argument in turn; those after one that waits don't wait for it."""
@@ -72,11 +82,17 @@ class Gathering(Strands):
     def _look_at_turn(self, begun: int) -> None:
         if self._begun - begun >= _MANY - 1:  # after the one that was noted
             self.gathers = True
+            self._mean = _MANY
 
     def _start_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []
-        if len(gathered) <= _FEW:
+        to_resume, self._to_resume = self._to_resume, []
+        self._mean += _LATEST * (len(gathered) + len(to_resume) - self._mean)
+        if self._mean < _FEW:
             self.gathers = False
+        for strand, waited, value in to_resume:
+            if strand in self._waiting and strand.waited == waited:  # else it has had to go on without
+                self.resume(strand, value)
         self._start_in_turn(gathered, self._idle_above)
 
     def _start_in_turn(self, jobs: Sequence[tuple[Job, Any]], idle: list[Strand]) -> None:

@@ -113,6 +113,8 @@ class GeventBridge(Bridge):
         """Let a strand that waits, for us or for anything of gevent's, go on with an exception, soon."""
         self._soon(self._go_on, strand, self._turns.get(strand), partial(self._throw, strand), error)
 
+    resume_soon = resume
+
     def _go_on(self, strand: Strand, turn: int | None, action: Callable[[Any], Any], argument: object) -> None:
         # Meanwhile somebody else may have let it go on.
         if turn is not None and self._turns.get(strand) == turn:

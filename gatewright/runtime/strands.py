@@ -53,6 +53,7 @@ class Strand(greenlet):
         dies: nobody will let it go on; greenlet ends it.
         thrown: what it is let go on with, where that's an exception: it's not of the code that it comes out of.
         lingering: done when what this strand no longer waits for, and could not end, has ended.
+        waited: how often it has begun to wait; tells whether a wait is still the same.
         deadline: loop time at which waiting ends with `DeadlineExceededError`; 0 until the first wait.
     """
 
@@ -66,6 +67,7 @@ class Strand(greenlet):
         self.began = 0.0
         self.work: Work | None = None
         self.call: Any = None
+        self.waited = 0
         self.deadline = 0.0
         self.on_expiry: Callable[[Strand], object] | None = None
         self.dies = False
@@ -212,6 +214,7 @@ class Strands:
         if held > self.hold_limit and strand.work is not None:
             self.on_hold(strand.work, held)
         strand.on_expiry = on_expiry
+        strand.waited += 1
         self._waiting.add(strand)
         if self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._look_at_deadlines)

@@ -94,7 +94,7 @@ def test_many_are_started_in_the_next_turn_in_order_and_in_one_strand() -> None:
     in_callbacks(Started.many, gather, look)
 
 
-def test_once_few_come_they_are_started_at_once_again() -> None:
+def test_once_few_come_for_a_while_they_are_started_at_once_again() -> None:
     def few(started: Started) -> None:
         started.ran = []
         for number in range(3):
@@ -104,7 +104,7 @@ def test_once_few_come_they_are_started_at_once_again() -> None:
         few(started)
         assert started.ran == [0, 1, 2]
 
-    in_callbacks(Started.many, few, at_once, at_once)
+    in_callbacks(Started.many, *[few] * 8, at_once, at_once)
 
 
 @pytest.mark.parametrize("way", ["gather", "start_each"])
@@ -145,3 +145,34 @@ def test_a_job_that_raises_costs_no_other_job(caplog: pytest.LogCaptureFixture) 
 
     in_callbacks(Started.many, start, lambda _: None, look)
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
+
+
+def test_who_waits_is_resumed_in_the_next_turn_unless_it_has_gone_on_meanwhile() -> None:
+    def begin(started: Started) -> None:
+        started.ran, started.strands = [], []
+
+        def wait(strand: Strand, _: object) -> None:
+            for _ in range(2):
+                try:
+                    started.ran.append(started.bridge.wait_for_resume())
+                except TimeoutError:
+                    started.ran.append("timed out")
+
+        for _ in range(2):
+            started.bridge.start(wait, None)
+        started.strands = list(started.bridge._waiting)
+
+    def answer(started: Started) -> None:
+        one, other = started.strands
+        started.bridge.resume_soon(one, "answer")
+        started.bridge.resume_soon(other, "answer")
+        assert started.ran == []
+        started.bridge.throw(other, TimeoutError())  # and waits anew
+
+    def look(started: Started) -> None:
+        assert sorted(started.ran) == ["answer", "timed out"]
+        for strand in started.strands:
+            started.bridge.resume(strand, "last")
+        assert sorted(started.ran) == ["answer", "last", "last", "timed out"]
+
+    in_callbacks(begin, answer, look)

@@ -22,7 +22,7 @@ from gatewright.settings import load_settings
 from tests.conftest import StartRunner
 from tests.server.test_last_words import REFUSED
 
-MANY = 40
+MANY = 80
 BLOCKS = """
 import logging, os, time
 from gatewright import Plugin

@@ -261,7 +261,8 @@ class Connection(NotedConnection):
         if isinstance(event, Answer):
             waiter = self._waiters.popleft()
             if isinstance(waiter, Strand):
-                self._bridge.resume(waiter, event.value)
+                resume = self._bridge.resume_soon if self._bridge.gathers else self._bridge.resume
+                resume(waiter, event.value)
             elif waiter is not None and not waiter.done():
                 waiter.set_result(event.value)
         elif isinstance(event, Prepare):
