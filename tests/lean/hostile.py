@@ -56,6 +56,8 @@ class HostileRunner:
         self.answer: Answer = NONSENSE["nothing"]
         self.early: Answer = NONSENSE["nothing"]
         """What it says to a response that has not come."""
+        self.closes = True
+        """Whether it mostly closes the connection on which it has answered."""
         self.requests = 0
         self._socket = socket
         self._chance = random.Random(0)
@@ -94,7 +96,7 @@ class HostileRunner:
                         self.requests += 1
                         said = self.answer(id, self._chance)
                         writer.write(said)
-                        if self._chance.random() < 0.9:
+                        if self.closes and self._chance.random() < 0.9:
                             await writer.drain()
                             writer.close()
                             return

@@ -45,6 +45,7 @@ def test_nonsense_is_refused(nginx: Nginx, hostile: HostileRunner, way: str, wha
 
 def test_kong_refuses_an_answer_with_nothing_of_the_services(hostile: HostileRunner, tmp_path: Path) -> None:
     kong = with_standins(tmp_path, Path(hostile._socket))
+    hostile.closes = False  # the response's call follows at once
     try:
         hostile.answer = lambda call, _: frame(call, b"H", b"x-checked", b"yes")
         hostile.early = lambda call, _: frame(call, b"R", b"x-early", b"1", kind=Kind.RESPONSE)
@@ -55,6 +56,7 @@ def test_kong_refuses_an_answer_with_nothing_of_the_services(hostile: HostileRun
         assert (answer.status, answer.header("x-upstream")) == (503, [])
         assert answer.body == b"The service is unavailable"
     finally:
+        hostile.closes = True
         kong.stop()
 
 
