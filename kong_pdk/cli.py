@@ -118,6 +118,9 @@ def start_dedicated_server(
     args.also = f"{name}.sock" if args.socket_name is None else None  # what it was called before
     source = getattr(sys.modules.get(plugin.__module__), "__file__", None) or name
     if args.gevent and Path(source).is_file():
+        if "<locals>" in plugin.__qualname__:  # which is not there in a process that imports the file
+            print(f"kong_pdk: {name}: -g needs its class at the top of {source}, not in a function", file=sys.stderr)
+            sys.exit(2)
         _start_anew(source, args, {"name": name, "class": plugin.__qualname__, "version": _version,
                                    "priority": _priority, "schema": list(schema), "also": args.also})  # fmt: skip
     discovery = Discovery(found={name: Found(adapted, source, _version or "")})

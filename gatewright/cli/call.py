@@ -21,7 +21,7 @@ from gatewright.plugin import Plugin
 from gatewright.runtime.fitting import check_config
 
 if TYPE_CHECKING:
-    from gatewright.testing import Answer, Changes
+    from gatewright.testing import Answer, Changes, PdkCall
 
 __all__ = ["call"]
 
@@ -117,6 +117,7 @@ def _plain(got: Answer) -> dict[str, Any]:
         "runs": [
             {"plugin": run.plugin, "phase": run.phase, "changes": run.changes.as_dict(),
              "answered": run.answer.status if run.answer is not None else None,
+             "pdk": [_pdk_call(call) for call in run.pdk],
              "error": f"{type(run.error).__name__}: {run.error}" if run.error is not None else None}
             for run in got.runs
         ],
@@ -128,13 +129,16 @@ def _print(got: Answer, plugin: type[Plugin], config: str) -> None:
         say(f"{run.plugin}, {run.phase}", "head")
         for line in _changes(run.changes):
             say(f"  {line}")
+        told = run.pdk if hasattr(plugin, "kong_schema") else []  # ours call the PDK for what is told above
+        for line in map(_pdk_call, told):
+            say(f"  {line}")
         if run.answer is not None:
             say(f"  answered with {run.answer.status}", "note")
         if run.error is not None:
             say(f"  failed: {type(run.error).__name__}: {run.error}", "problem")
             for frame in reversed(own_frames(run.error)):  # where it happened comes first
                 say(f"    {frame.filename}:{frame.lineno}, in {frame.name}\n        {frame.line}")
-        if not run.changes and run.answer is None and run.error is None:
+        if not run.changes and not told and run.answer is None and run.error is None:
             say("  changed nothing")
     if got.refused is not None:
         cause = got.refused.__cause__
@@ -172,6 +176,11 @@ def _changes(changes: Changes) -> list[str]:
         else:
             lines.append(f"{what} = {change!r}")
     return lines
+
+
+def _pdk_call(call: PdkCall) -> str:
+    value = "" if call.value is None else f" -> {call.value!r}"
+    return f"{call.method}({', '.join(map(repr, call.args))}){value}"
 
 
 def _body(body: bytes) -> None:

@@ -106,8 +106,11 @@ class _VisitRpc:
         visit.runs.append(run)
 
         def noted(method: str, args: Sequence[Any]) -> Any:
-            value = pdk(method, args)
-            run.pdk.append(PdkCall(method, tuple(args), value))
+            value = None
+            try:
+                value = pdk(method, args)
+            finally:  # those that end the phase give nothing
+                run.pdk.append(PdkCall(method, tuple(args), value))
             return value
 
         await self._rpc().handle_event(instance, phase, noted)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gatewright.http import Call, Response
+from gatewright.runtime.pdk import PhaseExit
 from gatewright.runtime.steps import Step
 from gatewright.testing.changes import Changes
 
@@ -133,7 +134,8 @@ class Watch:
         try:
             yield noted
         except BaseException as error:
-            noted.error = error
+            if not (isinstance(error, PhaseExit) and call.is_over):  # `kong.response.exit` is no failure
+                noted.error = error
             raise
         finally:
             if is_call:

@@ -177,6 +177,16 @@ class TestCheck:
         assert told["findings"][0]["level"] == "problem"
 
 
+KONGS = """
+class Plugin:
+    def __init__(self, config): pass
+    def access(self, kong):
+        if kong.request.get_method()[0] == "PUT":
+            return kong.service.request.set_header("x-a", "1")
+        kong.response.exit(403, "no")
+"""
+
+
 class TestCall:
     def test_it_shows_what_a_plugin_changes(self, plugin_dir: WriteFiles) -> None:
         file = plugin_dir(greet=GREET) / "greet.py"
@@ -204,6 +214,17 @@ class TestCall:
         assert (told["status"], told["body"]) == (201, "up")
         assert told["runs"][0]["changes"] == {"headers": {"x-greeting": ["hello a"]}, "query": {"secret": None}}
         assert told["upstream"][0]["method"] == "GET"
+
+    def test_what_one_of_kongs_asks_and_tells(self, plugin_dir: WriteFiles) -> None:
+        file = plugin_dir(kongs=KONGS) / "kongs.py"
+        told = gatewright("call", file)
+        assert "  kong.request.get_method() -> 'GET'\n  kong.response.exit(403, 'no')\nto the client\n  403" in told
+        assert "failed" not in told
+        told = gatewright("call", file, "-X", "PUT")
+        assert "kong.service.request.set_header('x-a', '1')" in told
+        assert "changed nothing" not in told
+        (run,) = json.loads(gatewright("call", file, "--json"))["runs"]
+        assert (run["error"], run["pdk"][-1]) == (None, "kong.response.exit(403, 'no')")
 
     def test_a_plugin_that_is_not_there(self, plugin_dir: WriteFiles) -> None:
         assert "no plugin is called 'gret'" in gatewright("call", "gret", "-p", plugin_dir(greet=GREET), code=2)

@@ -344,6 +344,17 @@ def test_ids_that_are_none_end_their_connection_only(serve: Start, request_: lis
     assert "worker ended" not in server.log
 
 
+def test_under_gevent_a_class_that_no_import_finds_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "made.py").write_text(
+        "def make():\n    class Plugin: pass\n    return Plugin\n"
+        "from kong_pdk.cli import start_dedicated_server\n"
+        "start_dedicated_server('made', make(), '1', 1, ())\n"
+    )
+    command = [sys.executable, tmp_path / "made.py", "-g", "-p", tmp_path]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (ended.returncode, "needs its class at the top of" in ended.stderr) == (2, True)
+
+
 def test_a_dedicated_server_says_what_is_wrong_with_its_plugin(tmp_path: Path) -> None:
     file = tmp_path / "odd.py"
     file.write_text(
