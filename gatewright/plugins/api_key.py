@@ -86,7 +86,7 @@ class ApiKey(Plugin):
         super().__init__(config)
         own = self.config
         self._place = Place(own.header.lower(), own.scheme.lower(), own.cookie, own.argument)
-        self._store = CredentialStore(Key, lambda key: key.digest, own.keys, own, plugin=self.name)
+        self._store = CredentialStore(Key, lambda key: key.digest, own.keys, own, plugin="api-key")
         self._identity = IdentityHeaders.of_store(own.consumer_header, own.own_headers, own.keys)
         self._decisions = counter("api_key_decisions", "Requests looked at, by what came of it.", ["decision"])
 

@@ -75,7 +75,7 @@ class BasicAuth(Plugin):
         for user in own.users:
             check_hash(user.hash.reveal(), user.consumer)
         self._store = CredentialStore(
-            User, lambda user: user.consumer, own.users, own, plugin=self.name, read_line=_of_htpasswd
+            User, lambda user: user.consumer, own.users, own, plugin="basic-auth", read_line=_of_htpasswd
         )
         self._identity = IdentityHeaders.of_store(own.consumer_header, own.own_headers, own.users)
         self._checker = PasswordChecker(own.checks, own.waiting, own.remember, own.remember_wrong)

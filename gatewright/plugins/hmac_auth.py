@@ -112,7 +112,7 @@ class HmacAuth(Plugin):
         own = self.config
         for key in own.keys:
             key.usable_secret()
-        self._store = CredentialStore(SigningKey, lambda key: key.id, own.keys, own, plugin=self.name)
+        self._store = CredentialStore(SigningKey, lambda key: key.id, own.keys, own, plugin="hmac-auth")
         self._identity = IdentityHeaders.of_store(own.consumer_header, own.own_headers, own.keys)
         self._covered = frozenset(name.lower() for name in own.covered)
         self._redis: RedisServer | None = None
@@ -213,7 +213,7 @@ class HmacAuth(Plugin):
     async def _check_first(self, request: Request, id: str, signature: Signature, seconds: float) -> None:
         """See that the signature wasn't used before."""
         if self._redis is not None:
-            name = f"{self.config.redis_prefix or self.name + ':'}seen:{id}:{signature.value.hex()}"
+            name = f"{self.config.redis_prefix or 'hmac-auth:'}seen:{id}:{signature.value.hex()}"
             milliseconds = max(int(seconds * 1000), 1)
             first = await self._redis.ask(lambda redis: redis.set(name, b"1", nx=True, px=milliseconds))
             if not first:

@@ -126,6 +126,15 @@ class ChainBuilder:
             self._make(step)
         return step
 
+    def to_load(self, names: Iterable[str]) -> list[str]:
+        """Those of these plugins that come along and are not imported yet."""
+        return [name for name in names if name not in self.plugins and is_shipped(name)]
+
+    def load(self, names: Iterable[str]) -> None:
+        """Import plugins that come along; one that can't be is told of by the step that is made of it. In a strand."""
+        for name in self.to_load(names):
+            self._find(name)
+
     def _find(self, name: str) -> tuple[type[Plugin] | None, GatewrightError | None]:
         """A plugin by name, somebody's own before one that comes along; or why there is none."""
         plugin_class = self.plugins.get(name)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from gatewright import Plugin
+from gatewright.errors import ConfigError
 from gatewright.gateways.lean.frames import PREFACE, FrameBuffer, Kind, encode_frame
-from gatewright.gateways.lean.needs import ALL_OF_RESPONSE, EARLY_RESPONSE
+from gatewright.gateways.lean.needs import ALL_OF_LOG, ALL_OF_REQUEST, ALL_OF_RESPONSE, EARLY_RESPONSE
 from gatewright.server.drivers.lean.driver import driver
 from gatewright.server.drivers.lean.plans import Plans
 from gatewright.server.worker.service import Service
@@ -134,3 +136,72 @@ def test_a_chain_that_does_the_same_goes_on(plugin: type[Plugin]) -> None:
         assert wire.frames[-1][:3] == (Kind.REQUEST, 0, 2)
 
     in_service(plugin, work)
+
+
+# --- plugins that come along, of which nothing is known before a configuration names them
+
+
+async def _service() -> Service:
+    """A worker's service that has not imported any plugin."""
+    loop = asyncio.get_running_loop()
+    made: asyncio.Future[Service] = loop.create_future()
+    loop.call_soon(lambda: made.set_result(Service(loop, load_settings(flags={}, environ={}).settings, {})))
+    return await made
+
+
+async def _answer(service: Service, frame: bytes) -> Any:
+    """What the service says to a frame, on a connection of its own."""
+    loop = asyncio.get_running_loop()
+    connection, wire = connected(service)
+    loop.call_soon(connection.data_received, frame)
+    while not wire.frames:  # what it waits for is in another thread
+        await asyncio.sleep(0.002)
+    return wire.frames.pop()
+
+
+def _prepare(name: str, phases: int) -> bytes:
+    conf = json.dumps({"headers": {"set": {"x-a": "1"}}} if name == "response-transform" else {})
+    return encode_frame(Kind.PREPARE, 1, (b"route", name.encode(), conf.encode()), argument=phases)
+
+
+@pytest.mark.parametrize(
+    ("name", "phases", "promised"),
+    [
+        ("response-transform", 2, [None, ALL_OF_RESPONSE, None]),
+        ("response-transform", 7, [None, ALL_OF_RESPONSE, None]),
+        ("circuit-breaker", 7, [ALL_OF_REQUEST, ALL_OF_RESPONSE, None]),
+        ("opentelemetry", 5, [ALL_OF_REQUEST, None, ALL_OF_LOG]),
+        ("cors", 5, [ALL_OF_REQUEST, None, None]),
+    ],
+)
+async def test_a_plugin_that_comes_along_is_known_when_its_chain_is_promised(
+    name: str, phases: int, promised: list[bytes | None]
+) -> None:
+    service = await _service()
+    answer = await _answer(service, _prepare(name, phases))
+    assert list(answer[4])[:3] == promised
+
+
+async def test_a_worker_that_has_not_imported_a_plugin_keeps_what_another_one_promised() -> None:
+    first = await _service()
+    await _answer(first, _prepare("response-transform", 2))
+    conf = [("response-transform", '{"headers": {"set": {"x-a": "1"}}}')]
+    plans = Plans(first.builder)
+    promised = plans.promise(*plans.of(conf, 2))
+    second = await _service()
+    token, _, _ = second.confs.prepare(f"route\0lean2:{promised}", conf)
+    answer = await _answer(second, encode_frame(Kind.RESPONSE, 9, (b"status", b"200"), argument=token))
+    assert answer[:3] == (Kind.RESPONSE, 0, 9)
+
+
+async def test_a_plugin_that_cannot_be_imported_is_refused_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ConfigError(f"{name} needs a package")
+
+    monkeypatch.setattr("gatewright.runtime.building.load_shipped", missing)
+    service = await _service()
+    prepared = await _answer(service, _prepare("cors", 5))
+    assert prepared[0] == Kind.PREPARE
+    refused = await _answer(service, encode_frame(Kind.REQUEST, 9, (b"path", b"/"), argument=prepared[3]))
+    assert refused[0] == Kind.ERROR
+    assert refused[3] != UNKNOWN_TOKEN

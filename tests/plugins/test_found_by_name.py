@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +22,9 @@ from gatewright.runtime.kong_modules import load_plugins
 from gatewright.runtime.kong_schema import faults
 from gatewright.runtime.shipped import load_shipped, shipped_names
 from tests.conftest import StartRunner
-from tests.plugins.harness import Gateway
+from tests.plugins.harness import Gateway, Outcome
+from tests.plugins.redis_servers import RedisProcess
+from tests.plugins.test_hmac_auth import KEYS, signed
 
 DENY = json.dumps({"deny": ["127.0.0.1"]})
 
@@ -103,6 +106,22 @@ def test_what_kong_has_itself_is_refused_in_words() -> None:
 def test_each_has_a_name_that_is_nobody_elses() -> None:
     with Gateway("apisix") as gateway:
         assert gateway.route(("gatewright-ip-restriction", DENY)).request().status == 403
+
+
+def test_what_is_kept_in_redis_is_the_same_by_either_name(redis: RedisProcess) -> None:
+    key, where = "k-by-either-name-0123", {"servers": [redis.address], "timeout": 5}
+    digest = sha256(key.encode()).hexdigest()
+    redis.client().set(f"api-key:{digest}", json.dumps({"sha256": digest, "consumer": "ada"}))
+    headers = signed(nonce='"by either name"')
+    with Gateway("apisix") as gateway:
+
+        def ask(plugin: str, config: dict[str, object], headers: dict[str, str]) -> Outcome:
+            route = gateway.route((plugin, {**config, "redis": where}))
+            return route.request(headers=headers, variables={"request_uri": "/"})
+
+        for name in ("api-key", "gatewright-api-key"):
+            assert ask(name, {}, {"x-api-key": key}).upstream == {"x-consumer": "ada"}
+        assert [ask(name, KEYS, headers).status for name in ("hmac-auth", "gatewright-hmac-auth")] == [0, 401]
 
 
 @pytest.mark.parametrize("name", sorted(shipped_names()))

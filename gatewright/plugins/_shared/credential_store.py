@@ -57,7 +57,7 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         RedisConfig | None, field("A Redis or Valkey that has one as JSON under `redis_prefix` and its id.")
     ] = None
     redis_prefix: Annotated[
-        str, field("What stands before the ids in Redis; empty: the plugin's name and a colon.")
+        str, field("What stands before the ids in Redis; empty: the plugin's name (without `gatewright-`) and a colon.")
     ] = ""
     redis_ttl: Annotated[float, field("How long what Redis said is used.", unit="seconds", ge=0)] = 60.0
     redis_absent_ttl: Annotated[
@@ -89,7 +89,7 @@ class CredentialStore(Generic[C]):
             id_of: gives a credential's id.
             inline: those of the configuration.
             config: where others are.
-            plugin: whose they are, for messages and Redis.
+            plugin: whose they are, for messages and Redis: its plain name, by whichever name it is called.
             read_line: reads one line of a file that is no JSON.
 
         Raises:

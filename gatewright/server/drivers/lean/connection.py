@@ -247,7 +247,10 @@ class LeanConnection(AskingConnection):
         elif isinstance(event, Logged):
             self._bridge.start(self._log, event.call)
         elif isinstance(event, Prepared):
-            self._prepare(event)
+            if self._plans.to_load(name for name, _ in event.conf):
+                self._bridge.start(self._prepare_after_loading, event)
+            else:
+                self._prepare(event)
         elif isinstance(event, Hello):
             settings = self._service.settings
             self._send(self._session.hello(event.id, workers=max(worker_count(settings), 1)))
@@ -264,6 +267,19 @@ class LeanConnection(AskingConnection):
                 self._send(self._session.token(event.id, token, plans, int(seconds * 1000)))
 
         self._service.prepare(f"{event.key}:{self._plans.promise(plans, seconds)}", event.conf, answer)
+
+    def _prepare_after_loading(self, strand: Strand, event: Prepared) -> None:
+        """As `_prepare`, once plugins are imported that come along. Runs in a strand."""
+        try:
+            self._plans.load(name for name, _ in event.conf)
+            self._prepare(event)
+        except BaseException as error:  # the gateway must have an answer
+            if strand.dies:
+                raise
+            self._service.failures.report(
+                "configuration refused: its plugins can't be imported now", kind="internal", error=error, traceback=True
+            )
+            self._send(self._refuse(event.id, Refusal.UNAVAILABLE, "its plugins can't be imported now"))
 
     def _end_for_protocol_error(self, error: ProtocolError) -> None:
         self._service.failures.report("connection closed: the peer broke the protocol", kind="protocol", error=error)

@@ -35,10 +35,19 @@ class Plans:
         self._builder = builder
         self._plugins: Mapping[str, type[Plugin]] = builder.plugins
 
+    def to_load(self, names: Iterable[str]) -> list[str]:
+        """Plugins that come along, of which nothing is known before they are imported: which phases they have."""
+        return self._builder.to_load(names)
+
+    def load(self, names: Iterable[str]) -> None:
+        """Import them. To be called in a strand."""
+        self._builder.load(names)
+
     def of(self, conf: Sequence[tuple[str, str]], phases: int) -> tuple[list[bytes | None], float]:
         """The plans to begin with, for each phase that there is something to do in, and how long a call may take.
 
-        A plugin that is not there, or has no handler for any phase that is called, counts for all: to refuse.
+        A plugin that is not there, or has no handler for any phase that is called, counts for all: to refuse. What
+        `to_load` names has to be loaded before.
         """
         handlers = [self._handlers(name, phases) for name, _ in conf]
         missing = not all(handlers)  # it counts wherever a call can be refused
@@ -64,10 +73,12 @@ class Plans:
         """Whether a chain still does what the gateway was told that it does.
 
         With a reload a plugin may have got another handler, which a gateway that goes by its old plans would never
-        call: it has to hand the configuration over anew.
+        call: it has to hand the configuration over anew. To be called in a strand: plugins may have to be imported,
+        where another worker gave the token out.
         """
         kept: bool | None = chain.learnt.get("kept")
         if kept is None:
+            self._builder.load(chain.names)
             phases = sum(bit for phase, bit in _BITS.items() if phase in (chain.phases_called or ()))
             kept = chain.promised == self.promise(*self.of([(name, "") for name in chain.names], phases))
             chain.learnt["kept"] = kept
