@@ -6,11 +6,15 @@ import gzip
 import json
 import re
 import secrets
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from gatewright.runtime.shipped import load_shipped, shipped_names
 from gatewright.testing import Request, TestClient
 from tests.conftest import StartRunner
 from tests.plugins.harness import Gateway, Outcome, Route
+from tests.plugins.redis_servers import free_port
 
 
 class AnswersAnything(Plugin):
@@ -399,6 +404,54 @@ def test_otlp_over_grpc(receiver: Receiver) -> None:
         assert seen["x-token"] == "t"
     finally:
         server.stop(None)
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[tuple[int, int, Path]]:
+    """A collector of somebody else's making: its ports for HTTP and gRPC, and where it writes what it took."""
+    package = find_spec("rotel")
+    if package is None or package.origin is None:
+        pytest.skip("rotel is not made for this machine")
+    over_http, over_grpc, out = free_port(), free_port(), tmp_path / "out"
+    command = [
+        Path(package.origin).parent / "rotel-agent", "start", "--otlp-http-endpoint", f"127.0.0.1:{over_http}",
+        "--otlp-grpc-endpoint", f"127.0.0.1:{over_grpc}", "--exporter", "blackhole",
+        "--debug-log", "traces", "--debug-log-verbosity", "detailed",
+    ]  # fmt: skip
+    with out.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+        try:
+            for port in (over_http, over_grpc):
+                until(partial(_listens, port))
+            yield over_http, over_grpc, out
+        finally:
+            process.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_collector_takes_what_is_sent_over_both_protocols(collector: tuple[int, int, Path]) -> None:
+    over_http, over_grpc, out = collector
+    exporters = [
+        {"kind": "otlp-http", "endpoint": f"http://127.0.0.1:{over_http}", "gzip": True},
+        {"kind": "otlp-grpc", "endpoint": f"http://127.0.0.1:{over_grpc}", "gzip": True},
+    ]
+    config = {"service": "shop", "route": "/g/{x}", "request_headers": ["x-a"], "exporters": exporters, "delay": 0.02}
+    with Gateway("apisix") as gateway:
+        route = gateway.route(("opentelemetry", config))
+        outcome = route.request("/g/1", headers={**INCOMING, "x-a": "ü"})
+        route.answered(200, path="/g/1")
+    span = (outcome.upstream["traceparent"] or "").split("-")[2]
+    told = until(lambda: (text := out.read_text()).count("http.response.status_code: Int(200)") == 2 and text)
+    assert told.count(f"    ID             : {span}\n") == 2
+    for line in (
+        f"Trace ID       : {TRACE}", f"Parent ID      : {PARENT}", "Name           : GET /g/{x}",
+        "Kind           : SPAN_KIND_SERVER", "service.name: Str(shop)", "url.path: Str(/g/1)",
+        "http.route: Str(/g/{x})", "http.request.header.x-a: Slice(Str(ü))",
+    ):  # fmt: skip
+        assert told.count(line) == 2, told
 
 
 def test_a_receiver_that_is_gone_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
