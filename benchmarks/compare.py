@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import statistics
 import sys
 import time
@@ -23,6 +24,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +35,10 @@ from benchmarks.http_load import Load, connection
 
 SECRET = "the-secret-of-this-benchmark-long-enough-for-HS256"
 PREFIX = "/gatewright-compare"
+LOOK = "gatewright-compare-look"
+CHANGED = "x-runner"
+SEEN = "x-upstream-got"
+WORKS = ("header change", "token check", "limit", "shared limit")
 MANY = 1_000_000_000
 _CLOCK = os.sysconf("SC_CLK_TCK")
 
@@ -164,7 +170,9 @@ class Admin:
 
 
 class _Upstream(asyncio.Protocol):
-    ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-type: text/plain\r\n\r\nok\n"
+    """Answers, and tells in a header what it got in the one that plugins change."""
+
+    ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-type: text/plain\r\n%s\r\nok\n"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self._buffer = transport, b""
@@ -172,8 +180,12 @@ class _Upstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         while b"\r\n\r\n" in self._buffer:
-            self._buffer = self._buffer.partition(b"\r\n\r\n")[2]
-            self._transport.write(self.ANSWER)  # type: ignore[attr-defined]
+            head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+            told = b""
+            if LOOK.encode() in head:
+                found = re.search(rb"(?mi)^%s: *(.*?)\r?$" % CHANGED.encode(), head)
+                told = b"%s: %s\r\n" % (SEEN.encode(), found[1] if found else b"")
+            self._transport.write(self.ANSWER % told)  # type: ignore[attr-defined]
 
 
 @contextlib.asynccontextmanager
@@ -253,18 +265,41 @@ def request_of(row: Row, host: str) -> bytes:
     return f"GET {row.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: gatewright-compare\r\n{more}\r\n".encode()
 
 
+def _ask(row: Row, url: str, headers: dict[str, str]) -> Message:
+    request = urllib.request.Request(url + row.path, headers={"User-Agent": LOOK, **headers})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        told: Message = answer.headers
+        return told
+
+
+def _undone(row: Row, url: str) -> str:
+    """Why the work that the row is for is not done: APISIX leaves plugins out that it doesn't know."""
+    why = ""
+    told = _ask(row, url, row.headers)
+    if row.work == "token check" and row.language:
+        try:
+            _ask(row, url, {})
+            why = "lets requests without a token pass"
+        except urllib.error.HTTPError as error:
+            why = "" if error.code == 401 else f"answers {error.code} to a request without a token"
+    elif "limit" in row.work and "x-ratelimit-limit" not in told:
+        why = "counts nothing"
+    elif row.work == "header change" and told.get(SEEN, row.language.lower()) != row.language.lower():
+        why = "changes no header"  # an upstream that is not ours doesn't tell
+    return f"{why}: is {next(iter(row.plugins))} enabled there?" if why else ""
+
+
 async def look(row: Row, url: str) -> None:
-    """See that a row's route is there and lets the request pass."""
-    request = urllib.request.Request(url + row.path, headers={"User-Agent": "gatewright-compare", **row.headers})
+    """See that a row's route is there, lets the request pass, and does what it is for."""
     for attempt in range(20):
         try:
-            await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=10).close())
-            row.problem = ""
-            return
+            row.problem = await asyncio.to_thread(_undone, row, url)
         except urllib.error.HTTPError as error:
             row.problem = f"answers {error.code}"
         except OSError as error:
-            row.problem = str(error)
+            row.problem = str(getattr(error, "reason", error))
+        if not row.problem:
+            return
         await asyncio.sleep(0.1 * (attempt < 10))
 
 
@@ -311,7 +346,7 @@ def _median(row: Row, place: int) -> float:
 async def compare(args: argparse.Namespace) -> int:
     """The command's work; gives its exit code."""
     compared = [row for row in rows(args.redis) if not args.only or row.work in ("nothing", *args.only)]
-    url = args.url.rstrip("/")
+    url = args.url.rstrip("/") if "://" in args.url else f"http://{args.url.rstrip('/')}"
     async with upstream(args.upstream) as behind:
         content = routes(compared, behind)
         admin = Admin(args.admin, args.key) if args.admin else None
@@ -352,7 +387,7 @@ def main() -> None:
     add("--upstream", default="", metavar="HOST:PORT", help="where requests end; :PORT for our own there")
     add("--redis", default="", metavar="HOST:PORT", help="compare limits that are counted there, too")
     add("--runner", default="", metavar="SOCKET", help="the runner's socket, to count its processor time")
-    add("--only", nargs="+", default=[], metavar="WORK", help="such as 'header change'")
+    add("--only", nargs="+", default=[], choices=WORKS, metavar="WORK", help=", ".join(WORKS))
     add("--admin", default="", metavar="URL", help="make the routes over this Admin API")
     add("--key", default="", help="of the Admin API")
     add("--routes", type=Path, metavar="FILE", help="write the routes to this file, which the gateway reads")

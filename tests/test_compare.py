@@ -26,10 +26,11 @@ def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_lua_and_python_on_one_gateway(tmp_path: Path) -> None:
     pytest.importorskip("jwt")
     port = free_port()
-    printed = compare("--print-routes", "--only", "header change", "--upstream", f"127.0.0.1:{port}")
+    only = ["--only", "header change", "token check"]
+    printed = compare("--print-routes", *only, "--upstream", f"127.0.0.1:{port}")
     assert printed.returncode == 0, printed.stderr
     assert printed.stdout.endswith("#END\n")
-    assert len(yaml.safe_load(printed.stdout)["routes"]) == 4
+    assert len(yaml.safe_load(printed.stdout)["routes"]) == 6
     assert "&id" not in printed.stdout, "APISIX's reader knows no references"
     routes = tmp_path / "apisix.yaml"
     routes.write_text(printed.stdout)
@@ -44,15 +45,19 @@ def test_lua_and_python_on_one_gateway(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         url = out.read_text().partition("Listening on ")[2].partition(",")[0]
-        run = compare("-u", url, "--only", "header change", "--upstream", f":{port}", "-s", "0.3", "-r", "1", "-c", "4")
+        address = url.removeprefix("http://")
+        run = compare("-u", address, *only, "--upstream", f":{port}", "-s", "0.3", "-r", "1", "-c", "4")
     finally:
         gateway.send_signal(signal.SIGINT)
         gateway.wait(20)
-    assert run.returncode == 0, run.stdout + run.stderr
-    rows = re.findall(r"^\| (nothing|header change) \| (\S+) \| ([\d,]+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \| (\d+|-) \|$",
+    assert run.returncode == 1, run.stdout + run.stderr
+    missing = "| token check | Lua | lets requests without a token pass: is jwt-auth enabled there? |"
+    assert missing in run.stdout, "APISIX passes over a plugin that it doesn't have"
+    rows = re.findall(r"^\| ([a-z ]+) \| (\S+) \| ([\d,]+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \| (\d+|-) \|$",
                       run.stdout, re.MULTILINE)  # fmt: skip
     assert [row[:2] for row in rows] == [
-        ("nothing", "-"), ("nothing", "Python"), ("header change", "Lua"), ("header change", "Python")
+        ("nothing", "-"), ("nothing", "Python"), ("header change", "Lua"), ("header change", "Python"),
+        ("token check", "Python"),
     ]  # fmt: skip
 
 
@@ -60,3 +65,9 @@ def test_a_gateway_without_its_routes_is_told_of_in_words() -> None:
     run = compare("-u", f"http://127.0.0.1:{free_port()}", "--only", "header change")
     assert run.returncode == 1
     assert run.stdout.count("Connection refused") == 4
+
+
+def test_work_that_is_none_is_refused() -> None:
+    run = compare("--only", "haeder change")
+    assert run.returncode == 2
+    assert "header change" in run.stderr
