@@ -1,4 +1,7 @@
-"""Real Redis servers: one, one with TLS and users, a set with Sentinels, a Cluster."""
+"""Real Redis servers: one, one with TLS and users, a set with Sentinels, a Cluster.
+
+`GATEWRIGHT_REDIS=valkey-server` has Valkey, or any other program that stands in for Redis, in their place.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +54,14 @@ class RedisProcess:
     """A redis-server on a free port."""
 
     def __init__(self, directory: Path, *arguments: str, port: int = 0, config: str = "", sentinel: bool = False):
-        assert shutil.which("redis-server"), "redis-server is needed: `make test` installs it"
+        program = os.environ.get("GATEWRIGHT_REDIS", "redis-server")
+        assert shutil.which(program), f"{program} is needed: `make test` installs redis-server"
         self.port = port or free_port()
         self._directory = directory
         file = directory / f"{self.port}.conf"
         usual = 'save ""\nappendonly no\nbind 127.0.0.1\n' if not sentinel else "bind 127.0.0.1\n"
         file.write_text(f"port {self.port}\ndir {directory}\n{usual}{config}")
-        self._command = ["redis-server", str(file), *(["--sentinel"] if sentinel else []), *arguments]
+        self._command = [program, str(file), *(["--sentinel"] if sentinel else []), *arguments]
         self._client: redis.Redis | None = None
         self.start()
 
