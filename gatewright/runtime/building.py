@@ -20,11 +20,13 @@ from gatewright.errors import (
     UnknownPluginError,
     words_of,
 )
+from gatewright.loggers import get_logger
 from gatewright.plugin import Plugin, takes_answer
 from gatewright.runtime.apart import Apart, renew
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.fitting import check_fields, with_misspelt
+from gatewright.runtime.made_for_threads import LOCAL, what_wants_threads
 from gatewright.runtime.shipped import is_shipped, load_shipped, shipped_names
 from gatewright.runtime.stats import Tallies
 from gatewright.runtime.steps import Around, Limit, Mode, PhaseHandler, Policy, State, Step, awaited, mode_of
@@ -82,6 +84,8 @@ class ChainBuilder:
         """Told when plugins of a chain are about to be made or set up (`True`), and when that's over (`False`)."""
         self._around = around
         self._limits: dict[str, Limit] = {}
+        self._log = get_logger("gatewright.runtime")
+        self._uses: dict[type[Plugin], frozenset[str]] = {}
         self._policies = policies or {}
         self._timeout = timeout
 
@@ -116,9 +120,11 @@ class ChainBuilder:
             self.failures.report(f"configuration {what}", kind="conf", plugin=name, route=route, error=missing)
             return step
         blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
-        step.apart = blocking or name in self.apart.names
+        uses = self._uses_of(plugin_class)
+        step.apart = blocking or name in self.apart.names or bool(uses and self._may_move(plugin_class, policy))
         if self._blocking is not None:
             step.apart = self._blocking
+        step.wants_fresh_threads = LOCAL in uses and getattr(plugin_class, "thread_for_each_call", False)
         step.optional_phases = plugin_class.optional_phases
         step.make = step.remake = partial(self._instance, plugin_class, text)
         self.apart.joined(step)
@@ -134,6 +140,25 @@ class ChainBuilder:
         """Import plugins that come along; one that can't be is told of by the step that is made of it. In a strand."""
         for name in self.to_load(names):
             self._find(name)
+
+    def _uses_of(self, plugin_class: type[Plugin]) -> frozenset[str]:
+        """What its code uses that is for threads, see `made_for_threads`."""
+        uses = self._uses.get(plugin_class)
+        if uses is None:
+            # Where strands take turns like threads anyway (gevent), there's nothing to be seen to.
+            uses = self._uses[plugin_class] = (
+                what_wants_threads(plugin_class) if self.bridge.waits_here else frozenset()
+            )
+            if uses and self._may_move(plugin_class, self._policies.get(plugin_class.name, Policy())):
+                told = "plugin is made for threads and runs there; `blocking = False` in its class keeps it on the loop"
+                self._log.info(told, plugin=plugin_class.name, uses=", ".join(sorted(uses)))
+        return uses
+
+    @staticmethod
+    def _may_move(plugin_class: type[Plugin], policy: Policy) -> bool:
+        """Neither the class nor the settings say where it runs."""
+        theirs = plugin_class.__mro__[: plugin_class.__mro__.index(Plugin)]
+        return policy.blocking is None and not any("blocking" in vars(cls) for cls in theirs)
 
     def _find(self, name: str) -> tuple[type[Plugin] | None, GatewrightError | None]:
         """A plugin by name, somebody's own before one that comes along; or why there is none."""
@@ -166,6 +191,7 @@ class ChainBuilder:
         assert make is not None  # noqa: S101
         if step.apart:
             step.home = Home(partial(self._thread_lost, step))
+            step.home.fresh = step.wants_fresh_threads
         try:
             plugin = self.bridge.run_blocking(make) if step.apart else make()
             handlers = _Handlers(plugin)
@@ -255,7 +281,7 @@ class ChainBuilder:
             if step.plugin is not None and step.state is not State.READY:
                 self._call_hook(step, step.plugin.setup, apart=step.made_apart)
                 step.state, step.error = State.READY, None
-            if step.made_apart:
+            if step.made_apart and not step.home.fresh:
                 step.home.bound = step.home.bound or holds_what_is_thread_bound(step.plugin)
         except BaseException as error:
             if strand.dies or (isinstance(error, GatewayClosedError) and error is strand.thrown):

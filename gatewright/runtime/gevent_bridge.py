@@ -89,9 +89,8 @@ class GeventBridge(Bridge):
     # --- from the loop
 
     def start(self, job: Callable[[Strand, Any], None], argument: object) -> None:
-        """Run `job(strand, argument)` in a strand, soon."""
-        strand = self.idle.pop() if self.idle else Strand(self, self.idle)
-        self._soon(self._begin, strand, job, argument)
+        """Run `job(strand, argument)` in a strand, soon: one of its own, since gevent's locals go by greenlet."""
+        self._soon(self._begin, Strand(self, None), job, argument)
 
     start_apart = start_counted = start_soon = start
 

@@ -34,6 +34,8 @@ _POLICIES = ("blocking", "timeout", "on_error", "max_concurrent")
 
 class _Adapter(NativePlugin):
     abstract = True
+    thread_for_each_call = True
+    """As there; told apart only by what keeps things by thread."""
     wrapped: type[Any]
     kong_schema: Sequence[Any] = ()
 

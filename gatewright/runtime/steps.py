@@ -108,6 +108,8 @@ class Step:
     """As `make`, for when it has to be done again."""
     apart: bool = False
     """All of its code that is not `async def` runs in a thread."""
+    wants_fresh_threads: bool = False
+    """And each time in one that has run nothing before."""
     made_apart: bool = False
     """The plugin was made in one, too."""
     old: Plugin | None = None

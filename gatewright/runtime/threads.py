@@ -34,14 +34,15 @@ class Home:
     Attributes:
         thread: the one that its code ran in first; `None` if there is none yet, or if it's lost.
         bound: its code can run in no other.
+        fresh: each time its code runs, it's in a thread that has run nothing before.
         on_lost: told when the thread of a bound one is lost.
     """
 
-    __slots__ = ("__weakref__", "bound", "on_lost", "thread")
+    __slots__ = ("__weakref__", "bound", "fresh", "on_lost", "thread")
 
     def __init__(self, on_lost: Callable[[], None] = lambda: None) -> None:
         self.thread: _Thread | None = None
-        self.bound = False
+        self.bound = self.fresh = False
         self.on_lost = on_lost
 
 
@@ -164,7 +165,10 @@ class PluginThreads:
             return home.thread
         if home.bound and home.thread is not None:
             return None
-        if self._idle:
+        if self._idle and home.fresh:
+            if len(self._threads) >= self.most:
+                self._end(self._idle.popitem()[0])
+        elif self._idle:
             # The one that has rested longest: it's least likely to be an instance's home that is about to be needed.
             thread = next(iter(self._idle))
             del self._idle[thread]
@@ -177,13 +181,17 @@ class PluginThreads:
         thread.start()
         return thread
 
+    def _end(self, thread: _Thread) -> None:
+        self._threads.discard(thread)
+        thread.jobs.put(None)
+
     @staticmethod
     def _hand(thread: _Thread, job: Job) -> None:
         job.thread = thread
-        if job.home.thread is None:
+        if job.home.thread is None and not job.home.fresh:
             job.home.thread = thread
             thread.homes.add(job.home)
-        job.abroad = job.home.thread is not thread
+        job.abroad = job.home.thread is not thread and not job.home.fresh
         thread.jobs.put(job)
 
     def _lose(self, job: Job) -> None:
@@ -213,7 +221,11 @@ class PluginThreads:
             thread.jobs.put(None)
             return
         self._room += 1
-        self._next(thread)
+        if job.home.fresh or (self._waiting and any(waiting.home.fresh for waiting in self._waiting)):
+            self._end(thread)
+            self._next(None)
+        else:
+            self._next(thread)
 
     def _next(self, thread: _Thread | None) -> None:
         """Let the job that has waited longest have a thread, this one or any."""

@@ -201,3 +201,23 @@ def test_threads_that_asyncio_gives_to_one_plugin_are_no_others_and_nobody_waits
     started = time.monotonic()
     assert runner.stop() == 0
     assert time.monotonic() - started < 5
+
+
+async def test_fresh_ones_have_run_nothing_before() -> None:
+    threads = PluginThreads(asyncio.get_running_loop(), most=2, queue=10)
+    fresh, other = Home(), Home()
+    fresh.fresh = True
+
+    def note() -> bool:
+        here = threading.current_thread()
+        was_here = hasattr(here, "seen")
+        here.seen = True  # type: ignore[attr-defined]
+        time.sleep(0.01)
+        return was_here
+
+    jobs = [threads.submit(note, "it", home) for home in (other, other, fresh, fresh, other, fresh) for _ in range(2)]
+    seen = [(job.home is fresh, (await job.outcome)[0]) for job in jobs]
+    assert (True, True) not in seen
+    assert threads.in_use == 0
+    assert (await threads.submit(note, "it", fresh).outcome)[0] is False
+    threads.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +102,83 @@ def test_on_kong_too(start: Start, more: tuple[str, ...]) -> None:
     with server.kong() as kong:
         kong.event(kong.start("loops", {}), "access", {})
         assert kong.calls == [("kong.response.set_header", ["x-asked", "asked"])]
+
+
+TURNS = {
+    "lock": "with lock:\n        got.append(user(request)); ask(request); mine = got.pop()",
+    "local": "kept.user = user(request); ask(request); mine = kept.user",
+    "rlock": "with rlock:\n        got[:] = [user(request)]; ask(request); mine = got[0]",
+}
+FOR_THREADS = """
+import threading
+from gatewright import Plugin
+from apisix.runner.plugin.core import PluginBase
+lock, rlock, kept, got = threading.Lock(), threading.RLock(), threading.local(), []
+def work(request, user, ask):
+    WORK
+    return mine
+class Own(Plugin):
+    def on_request(self, request):
+        request.headers["x-mine"] = work(request, lambda r: r.headers["x-user"], lambda r: r.body())
+class Old(PluginBase):
+    def name(self): return "old"
+    def filter(self, conf, request, response):
+        request.set_header("x-mine", work(request, lambda r: r.get_header("x-user"), lambda r: r.get_body()))
+class Stays(Plugin):
+    blocking = False
+    def on_request(self, request):
+        request.headers["x-thread"] = threading.current_thread().name
+"""
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_locks_and_locals_of_def_handlers_do_what_they_are_for(
+    start_runner: StartRunner, plugin_dir: Callable[..., Path], turn: str
+) -> None:
+    runner = start_runner("-p", plugin_dir(p=FOR_THREADS.replace("WORK", TURNS[turn])), "--workers", "1")
+    asked = threading.Barrier(2 if turn == "local" else 1)  # each waits for the gateway while others are called
+
+    def mine(plugin: str, user: str, told: list[object]) -> None:
+        with runner.peer() as peer:
+            token = peer.prepare((plugin, "{}"))
+            answers = lambda _: (asked.wait(10), time.sleep(0.05), b"body")[2]  # noqa: E731
+            told.append((peer.request(token, headers=[("x-user", user)], method="POST", answers=answers), user))
+
+    for plugin in ("own", "old"):
+        told: list[Any] = []
+        threads = [threading.Thread(target=mine, args=(plugin, user, told)) for user in ("ada", "bob")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(told) == 2
+        assert [action for action, _ in told] == [Rewrite(headers=[("x-mine", user)]) for _, user in told]
+    with runner.peer() as peer:
+        assert peer.request(peer.prepare(("stays", "{}"))) == Rewrite(headers=[("x-thread", "MainThread")])
+    assert "plugin is made for threads" in runner.log
+
+
+KONGS_LOCAL = """
+import threading
+version, priority, Schema = "1.0.0", 1, ()
+kept = threading.local()
+class Plugin:
+    def __init__(self, config): pass
+    def access(self, kong):
+        if not hasattr(kept, "user"):
+            kept.user, _ = kong.request.get_header("x-user")
+        kong.response.set_header("x-mine", kept.user)
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("-g",)], ids=["threads", "gevent"])
+def test_kongs_events_have_a_thread_each_where_things_are_kept_by_thread(start: Start, more: tuple[str, ...]) -> None:
+    server = start("msgpack", *more, local=KONGS_LOCAL)
+    with server.kong() as kong:
+        instance = kong.start("local", {})
+        for user in ("ada", "bob", "eve"):
+            kong.event(instance, "access", {"kong.request.get_header": lambda _, user=user: user})
+            assert kong.calls[-1] == ("kong.response.set_header", ["x-mine", user])
 
 
 NEIGHBOURS = {
