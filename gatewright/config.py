@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from gatewright.errors import ConfigError
+from gatewright.plain_defaults import with_plain_defaults
 from gatewright.secret import SCHEMA, Secret
 
 __all__ = ["config_schema", "parse_config"]
@@ -21,13 +22,13 @@ def _made(kind: type, value: Any) -> Any:
     """A value of a type that msgspec doesn't know."""
     if kind is Secret:
         return value if isinstance(value, Secret) else Secret(value)
-    raise NotImplementedError(f"a configuration can't hold {kind.__name__}")
+    raise TypeError(f"a configuration can't hold {kind.__name__}, which JSON has no form of")
 
 
 def _schema_of(kind: type) -> dict[str, Any]:
     if kind is Secret:
         return dict(SCHEMA)
-    raise NotImplementedError(f"a configuration can't hold {kind.__name__}")
+    raise TypeError(f"a configuration can't hold {kind.__name__}, which JSON has no form of")
 
 
 def parse_config(model: Any, value: object) -> Any:
@@ -80,13 +81,42 @@ def _parse_pydantic(model: Any, value: object) -> Any:
         raise ConfigError(problems) from None
 
 
+def _own_schema(model: Any) -> dict[str, Any]:
+    try:
+        return msgspec.json.schema(model, schema_hook=_schema_of)
+    except TypeError:  # a secret among the defaults, say
+        return msgspec.json.schema(with_plain_defaults(model), schema_hook=_schema_of)
+
+
+def _pydantic_schema(model: Any) -> dict[str, Any]:
+    from pydantic.errors import PydanticInvalidForJsonSchema
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class Quiet(GenerateJsonSchema):  # type: ignore[misc, unused-ignore]
+        """Says nothing of a secret among the defaults, which it leaves out."""
+
+        ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
+
+    try:
+        schema: dict[str, Any] = model.model_json_schema(schema_generator=Quiet)
+    except PydanticInvalidForJsonSchema as error:
+        raise ConfigError(f"{model.__qualname__}: {error.message}") from error
+    return schema
+
+
 def config_schema(model: Any) -> dict[str, Any]:
-    """The JSON Schema of a configuration model; `{"type": "object"}` where the plugin declares none."""
+    """The JSON Schema of a configuration model; `{"type": "object"}` where the plugin declares none.
+
+    Raises:
+        ConfigError: it is no such model, or has a field that no JSON can hold.
+    """
     if model is None:
         return {"type": "object"}
     if _is_pydantic(model):
-        schema: dict[str, Any] = model.model_json_schema()
-        return schema
+        return _pydantic_schema(model)
     if dataclasses.is_dataclass(model) or isinstance(model, type):
-        return msgspec.json.schema(model, schema_hook=_schema_of)
+        try:
+            return _own_schema(model)
+        except (TypeError, NameError) as error:
+            raise ConfigError(f"{getattr(model, '__name__', model)}: {error}") from error
     raise ConfigError(f"{model!r} is not a configuration model: use a Struct, dataclass, TypedDict or pydantic model")

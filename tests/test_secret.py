@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import pytest
@@ -12,6 +12,7 @@ from gatewright import ConfigError, Plugin, Secret
 from gatewright.config import config_schema
 from gatewright.gateways.kong.dump import kong_fields
 from gatewright.runtime.fitting import check_fields
+from gatewright.runtime.kong_modules import load_directory
 
 pydantic = pytest.importorskip("pydantic")
 
@@ -53,6 +54,93 @@ def test_kong_may_have_it_in_a_vault(model: Any) -> None:
     ((field,),) = (entry.values() for entry in kong_fields(config_schema(model)))
     assert field["type"] == "string"
     assert field["referenceable"] is True
+
+
+class ByDefault(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """What there is."""
+
+    host_name: str
+    token: Secret = Secret("$env://TOKEN")
+    tries: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class DataByDefault:
+    """What there is."""
+
+    hostName: str
+    token: Secret = Secret("$env://TOKEN")  # noqa: RUF009 - it's a value
+    tries: int = 3
+
+
+class ModelByDefault(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+    """What there is."""
+
+    hostName: str
+    token: Secret = Secret("$env://TOKEN")
+    tries: int = 3
+
+
+class Typed(TypedDict):
+    one: ByDefault
+
+
+class Around(msgspec.Struct):
+    one: ByDefault | None = None
+    some: Annotated[dict[str, list[ByDefault]], msgspec.Meta(description="more")] = {}
+    kind: Literal["a", "b"] = "a"
+    typed: Typed | None = None
+
+
+class Holding(msgspec.Struct):
+    inner: list[Holding] = []
+    token: Secret = Secret("$env://TOKEN")
+
+
+@pytest.mark.parametrize("model", [ByDefault, DataByDefault, ModelByDefault])
+def test_one_that_is_there_by_default_is_a_field_that_need_not_be_given(model: Any) -> None:
+    schema = config_schema(model)
+    schema = schema.get("$defs", {}).get(model.__name__, schema)
+    token, tries = schema["properties"]["token"], schema["properties"]["tries"]
+    assert (token["format"], "default" in token, tries["default"]) == ("password", False, 3)
+    assert (schema["required"], schema["description"]) == (["hostName"], "What there is.")
+    assert plugin(model)({"hostName": "a"}).config.token == Secret("$env://TOKEN")
+
+
+def test_one_that_is_there_by_default_may_be_deep_inside() -> None:
+    schema = config_schema(Around)
+    outer, inner = schema["$defs"]["Around"], schema["$defs"]["ByDefault"]
+    assert outer["properties"]["some"]["description"] == "more"
+    assert outer["properties"]["kind"] == {"enum": ["a", "b"], "default": "a"}
+    assert (inner["required"], inner["additionalProperties"]) == (["hostName"], False)
+    assert schema["$defs"]["Typed"]["required"] == ["one"]
+
+
+class Pathed(msgspec.Struct):
+    place: Path = Path()
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [(Holding, "Holding holds itself"), (Pathed, "a configuration can't hold Path"), (3, "3 is not a configuration")],
+)
+def test_a_model_that_has_no_schema_is_told(model: Any, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        config_schema(model)
+
+
+def test_a_plugin_server_leaves_out_what_kong_cannot_be_told_of(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from pathlib import Path\nimport msgspec\nfrom gatewright import Plugin\n"
+        "class C(msgspec.Struct):\n    place: Path\n"
+        "class Odd(Plugin):\n    Config = C\n    async def on_request(self, request): ...\n"
+        "class Even(Plugin):\n    async def on_request(self, request): ...\n"
+    )
+    discovery = load_directory(tmp_path)
+    assert list(discovery.plugins) == ["even"]
+    assert "odd.py: odd: its Config can't be used: C: a configuration can't hold Path" in str(discovery.errors[0])
+    with pytest.raises(ConfigError, match="can't hold Path"):
+        plugin(Pathed)({"place": "/tmp"})
 
 
 def test_it_can_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

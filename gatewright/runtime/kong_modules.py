@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gatewright.config import config_schema
 from gatewright.errors import ConfigError, DiscoveryError
 from gatewright.plugin import KONG_PHASES
 from gatewright.plugin import Plugin as NativePlugin
@@ -165,6 +166,11 @@ def _take(module: ModuleType, file: Path, discovery: Discovery, *, alone: bool) 
         return
     native = plugins_of_module(module)
     for each in native:
-        discovery.add(each, str(file))
+        try:
+            config_schema(each.Config)
+        except ConfigError as error:  # Kong couldn't be told of it, nor of the others that are served with it
+            discovery.errors.append(DiscoveryError(f"{file}: {each.name}: its Config can't be used: {error}"))
+        else:
+            discovery.add(each, str(file))
     if not native and (alone or any(hasattr(module, name) for name in _OF_PLUGINS)):
         discovery.errors.append(DiscoveryError(f"{file}: neither a class Plugin nor one that is derived from Plugin"))
