@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,10 @@ def test_whatever_changes_is_taken_however_soon(
         running.wait_for("reloaded: late")
         assert '"one-2"' in running.get()[1]
         (data / "words.txt").write_text("two")
-        running.wait_for("changed: words.txt\nreloaded: late")
-        assert '"two-2"' in running.get()[1]
+        deadline = time.monotonic() + 30
+        running.wait_for("words.txt")  # alone or, on a busy machine, with what changed before
+        while '"two-2"' not in running.get()[1]:
+            assert time.monotonic() < deadline, running.output
 
 
 class TestKongsForm:

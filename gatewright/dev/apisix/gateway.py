@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from gatewright.dev.access import tell_request
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.builtins import Around, Counters
 from gatewright.dev.apisix.chain import Chain, answered, in_own_words, run_phase
@@ -135,7 +136,7 @@ class DevGateway:
         except ClientGoneError:
             log.warning("the client prematurely closed its connection")
             answer = Answer(0)
-        log.info("%s %s -> %d", request.method, request.target, answer.status)
+        tell_request(request, answer)
         return answer
 
     async def _handle(self, request: ClientRequest) -> Answer:

@@ -22,6 +22,7 @@ from gatewright.dev.lean.noting import NotingHost, note_operations
 from gatewright.dev.lean.operations import OwnAnswer
 from gatewright.dev.messages import Answer
 from gatewright.dev.target import Upstream
+from gatewright.dev.trail import current_trail
 from gatewright.dev.upstream import Sender, UpstreamError
 
 __all__ = ["LeanPlugins"]
@@ -167,7 +168,8 @@ class LeanPlugins:
 
 
 def _refused(exchange: Exchange, name: str, error: LeanError, status: int = 503) -> Answer:
-    log.error("%s: request refused: %s", name, error)
+    followed = current_trail() is not None  # then it is told in the request's own line
+    log.log(logging.DEBUG if followed else logging.ERROR, "%s: request refused: %s", name, error)
     note_failure(error)
     return Answer(status, exchange.response_headers, page=True)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gatewright.dev.access import tell_request
 from gatewright.dev.front import Front, Handler
 from gatewright.dev.kong.answering import NAME, refusal
 from gatewright.dev.kong.declarative import Declared
@@ -143,7 +144,7 @@ class KongGateway:
             pdk = Pdk(Exchange(request), self._declared, trusted=self._trusted, body_file=body_file, counts=counts)
             visit = Visit(pdk, self._plugins, self._router, self._proxy, self._requests, self._lean)
             answer = await visit.run()
-        log.info("%s %s -> %d", request.method, request.target, answer.status)
+        tell_request(request, answer)
         trail = current_trail()
         if trail is not None:
             trail.open += 1

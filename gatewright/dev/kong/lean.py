@@ -21,6 +21,7 @@ from gatewright.dev.kong.rpc import Exit
 from gatewright.dev.lean.client import Chain, LeanClient, LeanError
 from gatewright.dev.lean.noting import NotingHost, note_operations
 from gatewright.dev.lean.operations import OwnAnswer
+from gatewright.dev.trail import current_trail
 
 __all__ = ["LeanPlugins"]
 
@@ -137,6 +138,7 @@ class LeanPlugins:
 
 
 def _refusal(entry: PluginEntry, error: LeanError) -> Exit:
-    log.error("%s: request refused: %s", entry.name, error)
+    followed = current_trail() is not None  # then it is told in the request's own line
+    log.log(logging.DEBUG if followed else logging.ERROR, "%s: request refused: %s", entry.name, error)
     headers = {"Content-Type": ["application/json; charset=utf-8"]}
     return Exit(503, b'{"message":"The service is unavailable"}', headers)
