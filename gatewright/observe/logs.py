@@ -22,7 +22,7 @@ import structlog
 from gatewright.errors import ConfigError
 from gatewright.http import RequestCall
 from gatewright.loggers import get_logger
-from gatewright.observe.outlet import Outlet, Stream
+from gatewright.observe.outlet import Outlet, Printed, Stream
 from gatewright.observe.own_loggers import OURS, OwnLogger, keep_loggers
 from gatewright.observe.short_traceback import short_stack, short_traceback
 from gatewright.redaction import redact, redact_fields
@@ -253,7 +253,7 @@ def never_wait_for_output() -> None:
         outlet = Outlet(fd)
         _streams.append(outlet)
         raw = io.BufferedWriter(Stream(outlet, fd))
-        setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True))
+        setattr(sys, name, Printed(raw, "utf-8", "backslashreplace", line_buffering=True))
 
 
 def level() -> str:

@@ -19,10 +19,11 @@ import socket
 import stat
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Outlet", "Stream"]
+__all__ = ["Outlet", "Printed", "Stream"]
 
 _MOST_WAITING: Final = 1 << 20
 _SURE: Final = select.PIPE_BUF
@@ -217,3 +218,20 @@ class Stream(io.RawIOBase):
         raw = bytes(data)  # type: ignore[call-overload]
         self._outlet.write(raw)
         return len(raw)
+
+
+class Printed(io.TextIOWrapper):
+    """Text on its way to a stream.
+
+    Attributes:
+        told: is given what is written, too, where somebody wants to know.
+    """
+
+    told: Callable[[str], None] | None = None
+
+    def write(self, text: str, /) -> int:
+        """Write it."""
+        written = super().write(text)
+        if self.told is not None:
+            self.told(text)
+        return written

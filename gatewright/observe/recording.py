@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
+import threading
 from time import perf_counter, time
 from typing import Any, Final
 
@@ -19,6 +21,7 @@ import msgpack
 import msgspec
 
 from gatewright.loggers import get_logger
+from gatewright.observe.outlet import Printed
 from gatewright.runtime.recorded import current_record
 from gatewright.runtime.records import CallRecord
 
@@ -126,7 +129,7 @@ def _plain(value: object) -> str:
 
 
 class LogTap(logging.Handler):
-    """Writes down what plugins log, besides where it goes."""
+    """Writes down what plugins log and, where they run in a worker, print, besides where it goes."""
 
     def attach(self) -> None:
         """Begin to."""
@@ -135,11 +138,17 @@ class LogTap(logging.Handler):
         self._tapped = [logging.getLogger(), *(() if ours.propagate else (ours,))]
         for logger in self._tapped:
             logger.addHandler(self)
+        self._begun = threading.local()
+        self._streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, Printed)]
+        for stream in self._streams:
+            stream.told = self._printed
 
     def detach(self) -> None:
         """End it."""
         for logger in self._tapped:
             logger.removeHandler(self)
+        for stream in self._streams:
+            stream.told = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add a line to the record of the plugin that runs, if one does."""
@@ -151,7 +160,8 @@ class LogTap(logging.Handler):
                 fields = {name: str(value) for name, value in record.msg.items() if name not in _NOT_FIELDS}
                 text = str(record.msg.get("event", ""))
             else:
-                fields, text = {"logger": record.name}, record.getMessage()
+                extra = {name: str(record.__dict__[name]) for name in record.__dict__.keys() - _OF_ANY_LINE}
+                fields, text = {"logger": record.name, **extra}, record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:
                 fields["exception"] = repr(record.exc_info[1])
         except Exception:  # what a plugin logs may do anything when it's made into text
@@ -159,7 +169,20 @@ class LogTap(logging.Handler):
             return
         call.log(record.levelname.lower(), text, fields)
 
+    def _printed(self, text: str) -> None:
+        """Add whole lines to the record of the plugin that runs: `print` writes its arguments one after another."""
+        call = current_record()
+        before, begun = getattr(self._begun, "line", (None, ""))
+        *lines, rest = ((begun if before is call else "") + text).split("\n")
+        self._begun.line = call, rest
+        if call is not None:
+            for line in lines:
+                call.log("print", line, {})
 
+
+_OF_ANY_LINE: Final = frozenset(
+    (*logging.makeLogRecord({}).__dict__, "message", "asctime", "_record", "_from_structlog")
+)
 _OURS: Final = ("gatewright.runtime", "gatewright.server", "gatewright.observe", "gatewright.logs")
 """Loggers of the runner's own: what they say of a plugin is told as its outcome."""
 _NOT_FIELDS: Final = frozenset(

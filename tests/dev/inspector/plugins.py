@@ -14,7 +14,8 @@ class Greet(Plugin):
     async def on_request(self, request: Request) -> Response | None:
         if "x-stop" in request.headers:
             return Response(401, body="who are you?")
-        self.log.warning("greeting %s", request.headers.get("x-user", "nobody"))
+        self.log.warning("greeting %s", request.headers.get("x-user", "nobody"), extra={"how": "kindly"})
+        print("said", 2, "words", flush=True)
         request.headers["x-greeting"] = self.config.greeting
         request.headers["x-uri"] = await request.var("request_uri") or ""
         request.query["added"] = "1"

@@ -36,7 +36,9 @@ def test_what_each_plugin_changed_asked_and_logged(development: Development) -> 
     assert greet["outcome"] == keep["outcome"] == "went on"
     assert changes(greet)["header", "x-greeting"] == (None, ["hello"])
     assert changes(greet)["header", "x-user"] == (["ada"], ["one", "two"])
-    assert [line["text"] for line in greet["log"]] == ["greeting ada"]
+    logged, printed = greet["log"]
+    assert (logged["text"], logged["fields"]["how"]) == ("greeting ada", "kindly")
+    assert (printed["level"], printed["text"]) == ("print", "said 2 words")
     (before, after) = changes(keep)["body", ""]
     assert after["text"] == "kept: hi"
     if development.gateway == "apisix":

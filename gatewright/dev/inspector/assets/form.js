@@ -61,7 +61,7 @@ function Field({ name, schema, root, value, required, onChange, path }) {
       onInput=${(event) => onChange(event.target.value === "" ? undefined : Number(event.target.value))} /></label>`;
   }
   if (schema.type === "string") {
-    const secret = /pass|secret|key$|token/i.test(name);
+    const secret = schema.format === "password" || /pass|secret|key$|token/i.test(name);
     return html`<label>${label}<input type=${secret ? "password" : "text"} autocomplete="off" value=${shown}
       onInput=${(event) => onChange(event.target.value === "" && !required ? undefined : event.target.value)} /></label>`;
   }
