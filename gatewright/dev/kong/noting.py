@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from gatewright.dev.kong.declarative import PluginEntry
-from gatewright.dev.kong.exchange import Exchange
+from gatewright.dev.kong.exchange import Exchange, HeaderList
 from gatewright.dev.kong.lean_host import ResponseState
 from gatewright.dev.kong.lean_schema import chain_of
 from gatewright.dev.kong.rpc import Exit, PdkFunction
@@ -37,11 +37,13 @@ def noted_phase(exchange: Exchange, entry: PluginEntry, phase: str) -> Iterator[
         yield
         return
     before = _state(exchange)
+    instead: Exit | None = None
     with trail.phase(phase, phase, [(entry.name, json.dumps(entry.config))], entry.id) as noted:
         noted.carries_out, noted.came = True, _came(before, phase)
         try:
             yield
         except Exit as exit:
+            instead = exit if phase == "response" else None
             noted.reply = {
                 "kind": "exit", "status": exit.status, "body": body_form(exit.body),
                 "headers": [[name, value] for name, values in exit.headers.items() for value in _listed(values)],
@@ -51,7 +53,7 @@ def noted_phase(exchange: Exchange, entry: PluginEntry, phase: str) -> Iterator[
             noted.error = str(error)
             raise
         finally:
-            noted.made = _changes(before, _state(exchange))
+            noted.made = _changes(before, _state(exchange, instead))
 
 
 @contextmanager
@@ -159,15 +161,26 @@ def note_match(exchange: Exchange) -> None:
         }
 
 
-def _state(exchange: Exchange) -> dict[str, Any]:
+def _state(exchange: Exchange, instead: Exit | None = None) -> dict[str, Any]:
+    """All that plugins can change, as it is just now.
+
+    Args:
+        exchange: the request.
+        instead: what a plugin says in place of the upstream's answer, which is carried out later.
+    """
     query = f"?{exchange.query}" if exchange.query else ""
+    upstreams = exchange.service_answer.body if exchange.service_answer is not None else None
+    response_headers = HeaderList(exchange.response_headers.entries)
+    for name, values in instead.headers.items() if instead is not None else ():
+        response_headers.set(name.replace("_", "-"), _listed(values))
     return {
         "method": exchange.method,
         "target": f"{exchange.upstream_path}{query}",
-        "status": exchange.status or None,
+        "status": (instead.status if instead is not None else exchange.status) or None,
         "headers": list(exchange.headers.entries),
         "body": exchange.body,
-        "response_headers": list(exchange.response_headers.entries),
+        "response_headers": list(response_headers.entries),
+        "response body": instead.body or b"" if instead is not None else upstreams,
         "upstream": exchange.target or exchange.upstream_name or None,
         "consumer": (exchange.consumer or {}).get("username") or (exchange.consumer or {}).get("id"),
     }
@@ -176,7 +189,7 @@ def _state(exchange: Exchange) -> dict[str, Any]:
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
     single = [
         {"of": of, "name": "", "before": _plain(before[of]), "after": _plain(after[of])}
-        for of in ("method", "target", "status", "upstream", "consumer", "body")
+        for of in ("method", "target", "status", "upstream", "consumer", "body", "response body")
         if before[of] != after[of]
     ]
     return [

@@ -13,7 +13,9 @@ class Greet(Plugin):
 
     async def on_request(self, request: Request) -> Response | None:
         if "x-stop" in request.headers:
-            return Response(401, body="who are you?")
+            return Response(403) if request.headers["x-stop"] == "silently" else Response(401, body="who are you?")
+        if "x-secretly" in request.headers:
+            request.headers["authorization"] = "Bearer abcdefghijkl"
         self.log.warning("greeting %s", request.headers.get("x-user", "nobody"), extra={"how": "kindly"})
         print("said", 2, "words", flush=True)
         request.headers["x-greeting"] = self.config.greeting
@@ -27,6 +29,7 @@ class Greet(Plugin):
         response.headers.add("x-served-by", "gatewright")
         if response.headers.get("x-upstream"):
             response.status = 299
+            response.headers.discard("server")
 
 
 class Keep(Plugin):

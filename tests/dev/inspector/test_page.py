@@ -159,8 +159,11 @@ def test_exported_tests_pass_when_run(
     for development in (as_apisix, as_kong):
         shown = Seen(browser, development)
         for record in (
-            development.recorded("POST", "/exported?b=c", {"X-User": "ada"}, b"hi"),
+            development.recorded(
+                "POST", "/exported?b=c", {"X-User": "ada", "x-secretly": "1", "x-upstream": "1"}, b"hi"
+            ),
             development.recorded("GET", "/exported/stop", {"x-stop": "yes"}),
+            development.recorded("GET", "/exported/stop", {"x-stop": "silently"}),
             development.recorded("GET", "/exported/fails", {"x-break": "yes"}),
         ):
             shown.open(record["id"])
@@ -175,7 +178,7 @@ def test_exported_tests_pass_when_run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=100, cwd=tmp_path,
     )  # fmt: skip
-    assert "6 passed" in run.stdout, run.stdout
+    assert "8 passed" in run.stdout, run.stdout
 
 
 def test_a_copied_curl_command_sends_the_same_request(page_seen: Seen) -> None:
