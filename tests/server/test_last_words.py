@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from gatewright import Plugin
 
 class Waits(Plugin):
     timeout = None
+    async def on_request(self, request):
+        await asyncio.sleep(60)
     async def on_response(self, request, response):
         match self.config.get("does"):
             case "waits":
@@ -87,3 +90,36 @@ def test_what_a_blocked_worker_has_not_read_is_served_by_the_next_one(runner: Ru
         number, reply = replies.decode_resp_reply(frame)
         assert number == 10
         assert dict(reply.headers)["x-pid"] not in (None, str(pid))
+
+
+def test_what_comes_on_an_idle_connection_after_its_worker_was_killed_is_served(runner: RunnerProcess) -> None:
+    """APISIX may take it out of its pool in the very moment in which it would be closed."""
+    pid = runner.workers()[0]["pid"]
+    with runner.peer() as idle:
+        token = idle.prepare(("waits", "{}"))
+
+        def served_by() -> str | None:
+            answers = {"RESP_BODY": b"x", "request_method": b"GET"}
+            return dict(idle.response(token, 200, headers=SECRET, answers=answers).headers).get("x-pid")
+
+        assert served_by() == str(pid)
+        kill(runner)
+        runner.wait_for_log("worker ended")
+        assert served_by() not in (None, str(pid))
+
+
+def test_a_request_phase_under_way_is_ended_soon(runner: RunnerProcess) -> None:
+    with runner.peer() as idle, runner.peer() as waiting:
+        token = waiting.prepare(("waits", json.dumps({"does": "waits"})))
+        waiting.send(
+            calls.encode_http_req_call(
+                id=11, conf_token=token, src_ip=bytes(4), method="GET", path="/", args=[], headers=[]
+            )
+        )
+        runner.wait_for(lambda: runner.workers()[0]["calls_under_way"])
+        kill(runner)
+        began = time.monotonic()
+        for peer in (waiting, idle):
+            with pytest.raises((EOFError, ConnectionError)):
+                peer.receive()
+        assert time.monotonic() - began < 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from gatewright.server.supervisor.dispatcher import Dispatcher
@@ -14,6 +14,7 @@ from gatewright.server.supervisor.workers import Worker
 __all__ = ["LastWords"]
 
 _LINGER_SECONDS: Final = 1.0
+_PATIENCE_SECONDS: Final = 0.2
 _READ: Final = 1 << 16
 
 
@@ -53,6 +54,8 @@ class LastWords:
                 usable = whole and (not asked or (said and worker.plan.goes_on))
             if usable and (not stopping or self._dispatcher.to_keeper is not None):
                 self._dispatcher.place(connection)
+            elif worker.plan.begins_anew is not None and not asked and whole and not stopping:
+                self._wait_for_call(connection, worker.plan.begins_anew)
             elif said or worker.plan.begins_anew is None:
                 self._let_linger(connection, at_once=worker.plan.begins_anew is not None)
             else:  # no more than that: it may be the keeper's already
@@ -74,6 +77,27 @@ class LastWords:
         with contextlib.suppress(OSError):  # the gateway is gone, too
             return bool(words) and connection.send(words) == len(words)
         return False
+
+    def _wait_for_call(self, connection: socket.socket, begins_anew: Callable[[bytes], bool]) -> None:
+        """Give a connection to another worker if the gateway sends a call on it, or else close it soon.
+
+        It may be idle, and then the gateway may take it out of its pool at any moment: what it sends on a connection
+        that was closed meanwhile is lost, and in APISIX's response phase the upstream's body is shown. Or it is in the
+        middle of a request phase, whose client shall not wait for long.
+        """
+        self._lingering.add(connection)
+
+        def end(*, place: bool) -> None:
+            if connection in self._lingering:
+                self._lingering.discard(connection)
+                self._loop.remove_reader(connection)
+                if place:
+                    self._dispatcher.place(connection)
+                else:
+                    connection.close()
+
+        self._loop.add_reader(connection, lambda: end(place=begins_anew(_unread(connection))))
+        self._loop.call_later(_PATIENCE_SECONDS, lambda: end(place=False))
 
     def _let_linger(self, connection: socket.socket, *, at_once: bool) -> None:
         """Close a connection soon: the gateway may still want to send something, and has to read what it was sent.
