@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,15 @@ class Peer:
 
     def close(self) -> None:
         self.sock.close()
+
+    def is_closed(self) -> bool:
+        """Whether the runner has closed the connection, and nothing of what it said is unread."""
+        if not select.select([self.sock], [], [], 0)[0]:
+            return False
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def __enter__(self) -> Peer:
         return self
