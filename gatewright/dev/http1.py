@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from functools import partial
 from typing import Protocol
 
 from gatewright.dev.answers import is_silent, response_head
-from gatewright.dev.messages import Answer, ClientRequest, raw
+from gatewright.dev.messages import Answer, ClientRequest, Tunnel, raw
 from gatewright.dev.reader import Incoming, RefusedError, RequestReader
 
 __all__ = ["Http1Connection", "Served"]
 
 log = logging.getLogger("gatewright.dev")
 
+_TUNNELLED = 1 << 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -51,6 +53,7 @@ class Http1Connection(asyncio.Protocol):
         self._upload: asyncio.Future[tuple[bytes, bool] | None] | None = None
         self._requests = 0
         self._ended = False
+        self._tunnel: Tunnel | None = None
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,6 +67,8 @@ class Http1Connection(asyncio.Protocol):
         self._ended = True
         self._served.connection_closed(self._transport)
         self._uploaded(None)
+        if self._tunnel is not None:
+            self._tunnel.writer.close()
 
     def eof_received(self) -> bool:
         """The client sends no more; what it asked for is still answered."""
@@ -73,6 +78,9 @@ class Http1Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
+        if self._tunnel is not None:
+            self._tunnel.writer.write(data)
+            return
         self._reader.receive_data(data)
         if self._task is None or self._uploading is not None:
             self._next()
@@ -142,11 +150,34 @@ class Http1Connection(asyncio.Protocol):
         if is_silent(answer):
             return  # nginx leaves the client without an answer for as long as it cares to wait
         stays = self._write(answer, request)
+        if answer.tunnel is not None:
+            await self._go_through(answer.tunnel)
+            return
         self._task = None
         if not stays or self._transport.is_closing():
             self._transport.close()
         else:
             self._next()
+
+    async def _go_through(self, tunnel: Tunnel) -> None:
+        """Pass on what either side sends, until one ends."""
+        self._tunnel = tunnel
+        tunnel.writer.write(self._reader.take_rest())
+        data = tunnel.begun
+        with contextlib.suppress(ConnectionError):
+            while (data or (data := await tunnel.reader.read(_TUNNELLED))) and not self._transport.is_closing():
+                self._transport.write(data)
+                data = b""
+        tunnel.writer.close()
+        self._transport.close()
+
+    def _give_back(self, incoming: Incoming, data: bytes) -> None:
+        """Nobody wants a request's body, not even to do away with it: it's taken for the next request."""
+        if incoming is self._uploading:
+            self._uploading = None
+            self._reader.forget_body()
+        else:
+            self._reader.give_back(data)
 
     def _write(self, answer: Answer, request: ClientRequest) -> bool:
         """Send an answer; tells whether the connection stays open."""
@@ -184,7 +215,7 @@ class Http1Connection(asyncio.Protocol):
             number=self._requests,
             is_gone=lambda: self._ended,
             upload=None if self._upload is None else partial(_wait, self._upload),
-            give_back=self._reader.give_back,
+            give_back=partial(self._give_back, incoming),
             go_on=partial(self._go_on, incoming),
         )
 

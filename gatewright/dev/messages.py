@@ -5,10 +5,11 @@ Text is `str` with `surrogateescape`, so that every byte survives.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-__all__ = ["Answer", "ClientRequest", "Headers", "raw", "text_of"]
+__all__ = ["Answer", "ClientRequest", "Headers", "Tunnel", "raw", "text_of"]
 
 Headers = list[tuple[str, str]]
 
@@ -49,6 +50,21 @@ class ClientRequest:
 
 
 @dataclass(slots=True)
+class Tunnel:
+    """A connection to an upstream that client and upstream go on with in a protocol of their own.
+
+    Attributes:
+        reader: what the upstream sends.
+        writer: what it's sent.
+        begun: what it has sent already.
+    """
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    begun: bytes = b""
+
+
+@dataclass(slots=True)
 class Answer:
     """What the client gets.
 
@@ -74,6 +90,8 @@ class Answer:
     untyped: bool = False
     method: str | None = None
     server: str | None = None
+    tunnel: Tunnel | None = None
+    """What follows a 101."""
 
 
 def raw(text: str) -> bytes:

@@ -123,6 +123,17 @@ class RequestReader:
         """Put bytes back before what comes next."""
         self._data[:0] = data
 
+    def take_rest(self) -> bytes:
+        """All that came and is no request."""
+        rest = bytes(self._data)
+        self._data.clear()
+        return rest
+
+    def forget_body(self) -> None:
+        """Take the body that is awaited, and what has come of it, for the next request."""
+        self._data[:0] = self._chunks.taken
+        self._head, self._chunks = None, _Chunks()
+
     def next_request(self) -> Incoming | None:
         """The next request, whole; `None` until more has come.
 
@@ -140,6 +151,7 @@ class RequestReader:
                 return None
         head = self._head
         if head.framing == "chunked":
+            self._chunks.remembers = head.method == "HEAD"
             try:
                 body = self._chunks.read(self._data)
             except RefusedError:
@@ -301,6 +313,9 @@ class _Chunks:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._ended = False
+        self.remembers = False
+        self.taken = bytearray()
+        """All that was read, as it came, if it's remembered."""
 
     def read(self, data: bytearray) -> bytes | None:
         """Take what has come out of `data`; gives the whole body once its end has come."""
@@ -337,6 +352,8 @@ class _Chunks:
             else:
                 raise RefusedError(400, "client sent invalid chunked body")
             part = bytes(data[start : start + size])
+            if self.remembers:
+                self.taken += data[: start + size + end]
             del data[: start + size + end]
             yield part
 

@@ -19,7 +19,6 @@ class Upstream:
     scheme: str = "http"
     pass_host: str = "pass"
     upstream_host: str = ""
-    retries: int = 0
 
     @property
     def authority(self) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from typing import Protocol
 
-from gatewright.dev.messages import Headers, raw
+from gatewright.dev.messages import Headers, Tunnel, raw
 from gatewright.dev.trail import body_form, current_trail
 from gatewright.dev.upstream_reader import InvalidAnswerError, UpstreamAnswer, read_as_lua, read_as_nginx
 
@@ -24,12 +25,18 @@ class UpstreamError(Exception):
     Attributes:
         sent: it was reached, so that it may have the request.
         invalid: it has answered, but what came is no answer.
+        late: it was not heard of for too long.
+        unknown: its name is nobody's.
     """
 
-    def __init__(self, reason: str, *, sent: bool = False, invalid: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, sent: bool = False, invalid: bool = False, late: bool = False, unknown: bool = False
+    ) -> None:
         super().__init__(reason)
         self.sent = sent
         self.invalid = invalid
+        self.late = late
+        self.unknown = unknown
 
 
 class Sender(Protocol):
@@ -46,8 +53,10 @@ class Sender(Protocol):
         headers: Headers,
         body: bytes,
         timeout: float = 60.0,
+        connect: float | None = None,
         verify: bool = True,
         lua: bool = False,
+        upgrade: bool = False,
     ) -> UpstreamAnswer:
         """See `send_request`."""
         ...
@@ -63,8 +72,10 @@ async def send_request(
     headers: Headers,
     body: bytes,
     timeout: float = 60.0,
+    connect: float | None = None,
     verify: bool = True,
     lua: bool = False,
+    upgrade: bool = False,
 ) -> UpstreamAnswer:
     """Send one request on a connection of its own and read the answer.
 
@@ -76,9 +87,11 @@ async def send_request(
         target: its target, as it goes over the wire.
         headers: its headers.
         body: its body.
-        timeout: seconds for the whole answer.
+        timeout: seconds for which it may be silent.
+        connect: seconds until it's reached; as many, unless told.
         verify: with TLS, check the certificate.
         lua: do so as lua-resty-http does, whose answer's body is read later; otherwise as nginx does, all of it.
+        upgrade: the client wants another protocol: with a 101 the connection stays open, as a tunnel.
 
     Raises:
         UpstreamError: no answer.
@@ -87,24 +100,28 @@ async def send_request(
     trail = current_trail()
     noted = trail.send(f"{host}:{port}", method, target, headers, body) if trail is not None else None
     try:
-        async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_connection(host, port, ssl=_tls_context(verify) if tls else None)
-            sent = True
-            try:
-                head = raw(f"{method} {target} HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers) + "\r\n")
-                if lua:
-                    answer = await _ask_as_lua(reader, writer, method, head, headers, body)
-                else:
-                    writer.write(head + body)
-                    answer = await read_as_nginx(reader, method)
-            except BaseException:
-                writer.close()
-                raise
+        async with asyncio.timeout(timeout if connect is None else connect):
+            context = _tls_context(verify) if tls else None
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+        sent = True
+        try:
+            head = raw(f"{method} {target} HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers) + "\r\n")
+            if lua:
+                answer = await _ask_as_lua(reader, writer, method, head, headers, body, timeout)
+            else:
+                writer.write(head + body)
+                answer = await read_as_nginx(reader, method, timeout, upgrade=upgrade)
+        except BaseException:
+            writer.close()
+            raise
     except (OSError, EOFError, TimeoutError, UnicodeError, InvalidAnswerError) as error:
         reason = str(error) or type(error).__name__
         if noted is not None:
             noted.failed(reason)
-        raise UpstreamError(reason, sent=sent, invalid=isinstance(error, InvalidAnswerError)) from None
+        raise UpstreamError(
+            reason, sent=sent, invalid=isinstance(error, InvalidAnswerError), late=isinstance(error, TimeoutError),
+            unknown=isinstance(error, socket.gaierror | UnicodeError),
+        ) from None  # fmt: skip
 
     def note() -> None:
         if noted is not None:
@@ -119,7 +136,10 @@ async def send_request(
             await writer.wait_closed()
 
     note()
-    if lua:  # its body is read later
+    if answer.framing == "tunnel":
+        answer.tunnel = Tunnel(reader, writer, answer.body)
+        answer.body = b""
+    elif lua:  # its body is read later
         answer.close = close
     else:
         await close()
@@ -127,18 +147,24 @@ async def send_request(
 
 
 async def _ask_as_lua(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, head: bytes, headers: Headers, body: bytes
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    method: str,
+    head: bytes,
+    headers: Headers,
+    body: bytes,
+    timeout: float,
 ) -> UpstreamAnswer:
     waits = any(name.lower() == "expect" and value == "100-continue" for name, value in headers)
     writer.write(head if waits else head + body)
     first = None
     if waits:  # the body is sent after a 100 only
-        first = (await reader.readline()).replace(b"\r", b"").removesuffix(b"\n")
+        first = (await asyncio.wait_for(reader.readline(), timeout)).replace(b"\r", b"").removesuffix(b"\n")
         if first[9:12] == b"100":
             await reader.readline()
             writer.write(body)
             first = None
-    return await read_as_lua(reader, method, status_line=first)
+    return await read_as_lua(reader, method, timeout, status_line=first)
 
 
 def _tls_context(verify: bool) -> ssl.SSLContext:

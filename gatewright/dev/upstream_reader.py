@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from gatewright.dev.messages import Headers, text_of
+from gatewright.dev.messages import Headers, Tunnel, text_of
 
 __all__ = ["InvalidAnswerError", "LuaBody", "UpstreamAnswer", "read_as_lua", "read_as_nginx"]
 
@@ -33,6 +33,7 @@ _UNIQUE: Final = frozenset(
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[^\n]*)?\r?\n")
 _CHUNK_LINE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]+[ \t]*(?:;[^\n]*)?\r?)?")
 _MOST_OF_A_HEAD: Final = 4096  # proxy_buffer_size
+_BUFFER: Final = 4096  # each of proxy_buffers
 _LUA_HEADER: Final = re.compile(rb"([^:\s]+):\s*(.*)")
 
 
@@ -46,13 +47,15 @@ class UpstreamAnswer:
 
     Attributes:
         reason: the words after the status.
-        framing: `content-length`, `chunked`, `close` or `none`; `raw` if there is no head, just bytes.
+        framing: `content-length`, `chunked`, `close` or `none`; `raw` if there is no head, just bytes; `tunnel` if what
+            follows is none of HTTP.
         complete: all of the body came.
         garbled: the body's chunks are none.
         parts: the body as lua-resty-http gives it.
         rest: the body, where it's yet to be read.
         status_line: the status and what follows it, as it came.
         close: to be called when no more is wanted.
+        tunnel: what follows a 101.
     """
 
     status: int
@@ -66,6 +69,7 @@ class UpstreamAnswer:
     rest: LuaBody | None = None
     status_line: str = ""
     close: Callable[[], Awaitable[None]] | None = None
+    tunnel: Tunnel | None = None
 
     def __post_init__(self) -> None:
         if self.body or self.framing == "content-length":
@@ -79,33 +83,49 @@ class UpstreamAnswer:
 # --- nginx
 
 
-async def read_as_nginx(reader: asyncio.StreamReader, method: str) -> UpstreamAnswer:
+async def read_as_nginx(
+    reader: asyncio.StreamReader, method: str, silence: float = 60.0, *, upgrade: bool = False
+) -> UpstreamAnswer:
     """Read a whole answer.
+
+    Args:
+        reader: the connection.
+        method: what was asked for.
+        silence: seconds after which no more is awaited.
+        upgrade: after a 101, nothing is read any more.
 
     Raises:
         InvalidAnswerError: nginx calls it invalid.
         EOFError: the connection ended before the headers did.
+        TimeoutError: nothing came for too long, before the headers had come.
     """
-    source = _Source(reader)
+    source = _Source(reader, silence)
     line = await source.line()
     status = _STATUS_LINE.fullmatch(line)
     if status is None:
-        if not line or (line.startswith(b"HTTP/") and not line.endswith(b"\n")):
-            raise EOFError("upstream prematurely closed connection while reading response header")
+        if source.fell_silent or not line or (line.startswith(b"HTTP/") and not line.endswith(b"\n")):
+            raise source.end_of_head()
         return UpstreamAnswer(200, "OK", [], line + await source.all(), "raw")
     answer = UpstreamAnswer(int(status[1]), text_of(status[2] or b"").strip())
     answer.status_line = text_of(status[1] + (status[2] or b""))
     while (line := await source.line()).rstrip(b"\r\n"):
         if not line.endswith(b"\n"):
-            raise EOFError("upstream prematurely closed connection while reading response header")
+            raise source.end_of_head()
         if not line.startswith(b"HTTP/"):
             answer.headers.append(_nginx_header(line))
     if not line.endswith(b"\n"):
-        raise EOFError("upstream prematurely closed connection while reading response header")
+        raise source.end_of_head()
     if source.taken > _MOST_OF_A_HEAD:
         raise InvalidAnswerError("upstream sent too big header")
     answer.framing = _nginx_framing(answer, method)
+    if upgrade and answer.status == 101:
+        answer.framing, answer.body = "tunnel", source.rest()
+        return answer
+    head = source.taken
     await _nginx_body(source, answer)
+    if source.fell_silent:  # what doesn't fill a buffer is lost
+        answer.complete = False
+        answer.body = answer.body[: max((head + len(answer.body)) // _BUFFER * _BUFFER - head, 0)]
     return answer
 
 
@@ -176,19 +196,22 @@ async def _nginx_body(source: _Source, answer: UpstreamAnswer) -> None:
 # --- lua-resty-http
 
 
-async def read_as_lua(reader: asyncio.StreamReader, method: str, *, status_line: bytes | None = None) -> UpstreamAnswer:
+async def read_as_lua(
+    reader: asyncio.StreamReader, method: str, silence: float = 60.0, *, status_line: bytes | None = None
+) -> UpstreamAnswer:
     """Read an answer's head; its body is `rest`.
 
     Args:
         reader: the connection.
         method: what was asked for.
+        silence: seconds after which no more is awaited.
         status_line: the status line, where it was read before.
 
     Raises:
         InvalidAnswerError: there is no status line.
         EOFError: the connection ended before the headers did.
     """
-    source = _Source(reader)
+    source = _Source(reader, silence)
     line = _lua_line(await source.line()) if status_line is None else status_line
     version, status = _lua_number(line[5:8]), _lua_number(line[9:12])
     if version is None or status is None:
@@ -238,6 +261,7 @@ class LuaBody:
         self._read = True
         if self._framing == "close":
             self.parts = [await self._source.all()]
+            self.failed = self._source.fell_silent
         elif self._framing == "content-length":
             body = await self._source.exactly(self._length or 0)
             if len(body) < (self._length or 0):
@@ -282,12 +306,20 @@ def _lua_number(text: bytes, base: int = 10) -> float | None:
 
 
 class _Source:
-    """Lines and bytes from a connection; at its end, what there is."""
+    """Lines and bytes from a connection; at its end, or when it falls silent, what there is."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, silence: float) -> None:
         self._reader = reader
+        self._silence = silence
         self._data = bytearray()
         self.taken = 0
+        self.fell_silent = False
+
+    def end_of_head(self) -> Exception:
+        """Why there is no head."""
+        if self.fell_silent:
+            return TimeoutError("upstream timed out")
+        return EOFError("upstream prematurely closed connection while reading response header")
 
     async def line(self) -> bytes:
         """Up to and with the next LF."""
@@ -307,6 +339,10 @@ class _Source:
             pass
         return self._take(len(self._data))
 
+    def rest(self) -> bytes:
+        """What has come already."""
+        return self._take(len(self._data))
+
     def _take(self, size: int) -> bytes:
         taken = bytes(self._data[:size])
         del self._data[:size]
@@ -314,8 +350,13 @@ class _Source:
         return taken
 
     async def _more(self) -> bool:
+        if self.fell_silent:
+            return False
         try:
-            data = await self._reader.read(_READ)
+            async with asyncio.timeout(self._silence):
+                data = await self._reader.read(_READ)
+        except TimeoutError:
+            self.fell_silent, data = True, b""
         except ConnectionError:  # to both readers a reset is an end
             data = b""
         self._data += data

@@ -193,8 +193,10 @@ def sender_for(upstream: Upstream | None) -> Any:
         headers: list[tuple[str, str]],
         body: bytes,
         timeout: float = 60.0,
+        connect: float | None = None,
         verify: bool = True,
         lua: bool = False,
+        upgrade: bool = False,
     ) -> UpstreamAnswer:
         visit = CURRENT.get()
         request = UpstreamRequest(method, target, Headers(headers), body)

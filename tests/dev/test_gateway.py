@@ -253,7 +253,7 @@ def test_dev_that_is_stopped_while_it_starts_leaves_nothing_behind() -> None:
         ("routes: [{id: 1}]", "route 1: needs `uri` or `uris`"),
         ("routes: [{id: 7, uri: /a, filter_func: x}]", "route 7: `filter_func` is not supported"),
         ("routes: [{uri: /a, service_id: 9}]", "there is no service 9"),
-        ("routes: [{uri: /a, upstream: {nodes: {}}}]", "needs `nodes`"),
+        ("routes: [{uri: /a, upstream: {type: roundrobin}}]", "needs `nodes`"),
         ("routes: [{uri: /a, plugins: {ext-plugin-pre-req: {conf: [{name: x}]}}}]", "needs `name` and `value`"),
         ("routes: [{uri: /a, plugins: {ext-plugin-pre-req: {conf: [{name: x, value: {a: 1}}]}}}]", "as JSON text"),
     ],

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from gatewright.dev.answers import with_page
 from gatewright.dev.apisix.builtins import BUILTINS, Around
 from gatewright.dev.apisix.exchange import Exchange
+from gatewright.dev.apisix.exits import in_own_words
 from gatewright.dev.apisix.ext_plugin import ExtPlugin
 from gatewright.dev.apisix.lean import LeanPlugins
 from gatewright.dev.apisix.route import PluginConf
 from gatewright.dev.apisix.variables import lua_value
-from gatewright.dev.messages import Answer, Headers, raw
+from gatewright.dev.messages import Answer, Headers
 
-__all__ = ["Chain", "answered", "in_own_words", "ordered", "run_phase"]
+__all__ = ["Chain", "answered", "ordered", "run_phase", "runs"]
 
 Chain = Mapping[str, PluginConf]
 
@@ -41,8 +41,8 @@ def ordered(chain: Chain) -> Iterator[tuple[str, PluginConf]]:
     )
 
 
-def _runs(exchange: Exchange, plugin: PluginConf) -> bool:
-    """Whether its condition holds; that is found out once a request."""
+def runs(exchange: Exchange, plugin: PluginConf) -> bool:
+    """Whether a plugin's condition holds; that is found out once a request."""
     if plugin.condition is None:
         return True
     if plugin.key not in exchange.conditions:
@@ -77,7 +77,7 @@ async def run_phase(
         if own is not None and not (again and own.identifies):
             act = own.rewrite if phase == "rewrite" else own.access
         asks = name in _ASKED[phase]
-        if (act is None and not asks) or not _runs(exchange, plugin):
+        if (act is None and not asks) or not runs(exchange, plugin):
             continue
         if act is not None:
             answer = await act(exchange, plugin, around)
@@ -90,16 +90,6 @@ async def run_phase(
     return None
 
 
-def in_own_words(answer: Answer, plugin: PluginConf) -> Answer:
-    """A refusal says what the plugin's configuration wants it to say."""
-    words = plugin.meta.get("error_response")
-    if words is None or answer.status < 400:
-        return answer
-    text = words if isinstance(words, str) else json.dumps(words, separators=(",", ":"), ensure_ascii=False) + "\n"
-    answer.body, answer.page = raw(text), False
-    return answer
-
-
 def answered(exchange: Exchange, chain: Chain, answer: Answer) -> Answer:
     """An answer once the plugins have changed it."""
     for name, plugin in ordered(chain):
@@ -108,7 +98,7 @@ def answered(exchange: Exchange, chain: Chain, answer: Answer) -> Answer:
             continue
         answer = with_page(answer)
         exchange.status, exchange.response_headers = answer.status, _sent(answer)
-        if _runs(exchange, plugin):
+        if runs(exchange, plugin):
             answer = own.answer(exchange, answer, plugin)
     return answer
 

@@ -91,6 +91,8 @@ class Exchange:
         """What the client is answered, for those who change the answer."""
         self.args_set = False
         self.upstream_scheme = "http"
+        self.upgrade = ("", "")
+        """Upgrade and Connection for the upstream, on a route that lets websockets pass."""
         self.balancer: tuple[str, int] | None = None
         """The node that was chosen, once one was."""
         self.route_facts: dict[str, str] = {}
@@ -172,7 +174,7 @@ class Exchange:
         """
         if self.method != "HEAD":
             self.tell_to_go_on()
-        elif self.request.upload is None and not self.body_read:
+        elif not self.body_read and not self._upload_is_read:
             self.request.give_back(self.request.body)
 
     # --- what the runner is told

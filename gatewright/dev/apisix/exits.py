@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gatewright.dev.apisix.exchange import Exchange
+from gatewright.dev.apisix.route import PluginConf
 from gatewright.dev.messages import Answer, raw
 
-__all__ = ["CLOSES", "exited", "settle"]
+__all__ = ["CLOSES", "exited", "in_own_words", "settle"]
 
 CLOSES: Final = frozenset((408, 444, 499))
 """Statuses with which nginx closes a connection without a word, if Lua exits with one and has printed nothing."""
@@ -32,6 +33,16 @@ def exited(exchange: Exchange, status: int, body: str | bytes | Mapping[str, Any
     if not answer.page:
         exchange.make_way()
     return Answer(0) if status in CLOSES else answer
+
+
+def in_own_words(answer: Answer, plugin: PluginConf) -> Answer:
+    """A refusal says what the plugin's configuration wants it to say."""
+    words = plugin.meta.get("error_response")
+    if words is None or answer.status < 400:
+        return answer
+    text = words if isinstance(words, str) else json.dumps(words, separators=(",", ":"), ensure_ascii=False) + "\n"
+    answer.body, answer.page = raw(text), False
+    return answer
 
 
 def settle(exchange: Exchange, answer: Answer) -> None:

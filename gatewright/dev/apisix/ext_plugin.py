@@ -5,11 +5,10 @@ Where APISIX has a fault, the fault is shown as a warning that names it, with th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
-from gatewright.dev.apisix.exits import CLOSES, exited
+from gatewright.dev.apisix.exits import CLOSES, exited, in_own_words
 from gatewright.dev.apisix.lengths import cut_or_awaited
 from gatewright.dev.apisix.noting import asking, note_call, note_failure, note_reply, noted_phase
 from gatewright.dev.apisix.proxying import subrequest
@@ -47,7 +46,7 @@ class ExtPlugin:
 
         Args:
             client: the way to the runner.
-            upstream_timeout: seconds for an upstream's whole answer.
+            upstream_timeout: seconds for which an upstream may be silent.
             send: sends requests to the upstream.
         """
         self._client = client
@@ -156,7 +155,8 @@ class ExtPlugin:
             got = await subrequest(exchange, upstream, self._upstream_timeout, self._send)
         except UpstreamError as error:
             log.error("failed to request: %s", error)
-            return Answer(502, exchange.response_headers, page=True)
+            status = 503 if error.unknown else 502  # a node without an address is none
+            return in_own_words(Answer(status, exchange.response_headers, page=True), plugin)
         try:
             return await self._show(exchange, plugin, upstream, got)
         finally:
@@ -168,8 +168,7 @@ class ExtPlugin:
         rest, got.rest = got.rest, None
         if rest is None:
             return True
-        async with asyncio.timeout(self._upstream_timeout):
-            await rest.read()
+        await rest.read()
         got.parts = rest.parts
         return not rest.failed
 
@@ -205,7 +204,7 @@ class ExtPlugin:
                 log.warning("Plugin Runner is wrong, allow degradation")
             else:
                 status = 503
-            return await self._print(exchange, got, status)
+            return await self._print(exchange, plugin, got, status)
         note_reply(reply)
         exchange.apply_resp_reply(reply, answer)
         if reply.body:
@@ -213,17 +212,18 @@ class ExtPlugin:
                 return Answer(0)
             status = reply.status or got.status
             spoken = status < 200 and exchange.method == "HEAD"
-            return Answer(status, exchange.response_headers, reply.body, framing="chunked" if spoken else "stop")
-        return await self._print(exchange, got, reply.status or got.status)
+            framing = "chunked" if spoken else "stop"
+            return in_own_words(Answer(status, exchange.response_headers, reply.body, framing=framing), plugin)
+        return await self._print(exchange, plugin, got, reply.status or got.status)
 
-    async def _print(self, exchange: Exchange, got: UpstreamAnswer, status: int) -> Answer | None:
+    async def _print(self, exchange: Exchange, plugin: PluginConf, got: UpstreamAnswer, status: int) -> Answer | None:
         """Send the upstream's body on."""
         failed = not await self._read_body(got)
         if got.parts:  # once something is sent, be it nothing but the headers, an error just ends it
             return Answer(status, exchange.response_headers, b"".join(got.parts))
         if failed:
             log.warning("fault: the upstream broke its answer off: 502, with the headers that are set already")
-            return Answer(502, exchange.response_headers, page=True)
+            return in_own_words(Answer(502, exchange.response_headers, page=True), plugin)
         log.warning(
             "fault: the upstream's answer has no body and the reply brought none: APISIX now sends the request "
             "upstream a second time; a runner prevents that with any non-empty body"

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from gatewright.dev.access import tell_request
+from gatewright.dev.apisix.balancing import Turn
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.builtins import Around, Counters
-from gatewright.dev.apisix.chain import Chain, answered, in_own_words, run_phase
+from gatewright.dev.apisix.chain import Chain, answered, run_phase, runs
 from gatewright.dev.apisix.exchange import ClientGoneError, Exchange, LuaError
 from gatewright.dev.apisix.exits import exited, settle
 from gatewright.dev.apisix.ext_plugin import ExtPlugin
@@ -23,10 +24,10 @@ from gatewright.dev.apisix.noting import note_route
 from gatewright.dev.apisix.proxying import InternalRedirect, proxy
 from gatewright.dev.apisix.route import PluginConf, Route, Routes
 from gatewright.dev.apisix.rpc import Dial, RunnerClient, SharedTokens, Timeouts
-from gatewright.dev.apisix.variables import lua_value
+from gatewright.dev.apisix.variables import lua_value, variable
 from gatewright.dev.front import Front, Handler
 from gatewright.dev.lean.client import LeanClient
-from gatewright.dev.messages import Answer, ClientRequest
+from gatewright.dev.messages import Answer, ClientRequest, text_of
 from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import Sender, send_request
 from gatewright.settings import parse_address
@@ -72,7 +73,7 @@ class DevGateway:
             routes: what to do with which request.
             runner: the runner's address, `unix:/path` or `tcp://host:port`, or what gives a socket that leads to it.
             timeouts: towards the runner; APISIX's own by default.
-            upstream_timeout: seconds for an upstream's whole answer.
+            upstream_timeout: seconds for which an upstream may be silent, unless it says so itself.
             server_header: what the gateway calls itself.
             behaviour: which version it behaves as.
             send: sends requests to the upstream.
@@ -92,7 +93,7 @@ class DevGateway:
         self._lean_plugins = [LeanPlugins(client, upstream_timeout, send) for client in self._lean_clients]
         self._upstream_timeout = upstream_timeout
         self._counters = Counters()
-        self._ended: set[tuple[str, int]] = set()
+        self._ended: set[Upstream] = set()
         self._front = Front(watch(self.handle), server_header=server_header, refusal=_refusal, reads_late=True)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -194,7 +195,6 @@ class DevGateway:
     async def _phases(self, exchange: Exchange, route: Route) -> Answer:
         lean = self._worker_of(exchange, self._lean_plugins)
         exchange.route_facts = route.facts
-        exchange.upstream_scheme = route.upstream.scheme if route.upstream else "http"
         split = self._behaviour.splits_global_rules
         if (answer := await self._global_rules(exchange, "rewrite" if split else "")) is not None:
             return answer
@@ -210,25 +210,30 @@ class DevGateway:
             return answer
         if (answer := await self._run(exchange, exchange.plugins, "access")) is not None:
             return answer
-        upstream = route.upstream
-        if upstream is None:
+        if route.upstream is None or not route.upstream.nodes:
             log.warning("route %s has no upstream", route.id)
             return Answer(503, exchange.response_headers, page=True)
+        turn = Turn(route.upstream, exchange)
+        upstream = turn.node
+        exchange.upstream_scheme = upstream.scheme
+        if route.upgrades:
+            asked = (variable(exchange, name) or b"" for name in ("http_upgrade", "http_connection"))
+            exchange.upgrade = text_of(next(asked)), text_of(next(asked))
         self._pin_host(exchange, upstream)
         for chain in (*self._rules(), exchange.plugins):
-            if "ext-plugin-post-resp" in chain:
+            if "ext-plugin-post-resp" in chain and runs(exchange, chain["ext-plugin-post-resp"]):
                 answer = await self._worker_of(exchange, self._ext_plugins).response_phase(
                     exchange, chain["ext-plugin-post-resp"], upstream
                 )
                 if answer is not None:
-                    return in_own_words(answer, chain["ext-plugin-post-resp"])
+                    return answer
             if "gatewright-response" in chain:
                 answer = await lean.response_phase(
                     exchange, chain["gatewright-response"], upstream, self.routes.known_consumers
                 )
                 if answer is not None:
                     return lean.finish(exchange, answer)
-        return lean.finish(exchange, await proxy(exchange, upstream, self._upstream_timeout, self._send, self._ended))
+        return lean.finish(exchange, await proxy(exchange, turn, self._upstream_timeout, self._send, self._ended))
 
     def _rules(self) -> Sequence[Chain]:
         """The global rules; where they are one, what is in several of them is in none."""

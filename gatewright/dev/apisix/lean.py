@@ -45,7 +45,7 @@ class LeanPlugins:
 
         Args:
             client: the way to the runner.
-            upstream_timeout: seconds for an upstream's whole answer.
+            upstream_timeout: seconds for which an upstream may be silent.
             send: sends requests to the upstream.
         """
         self._client = client

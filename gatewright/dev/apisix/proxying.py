@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import re
 
+from gatewright.dev.apisix.balancing import Turn
 from gatewright.dev.apisix.exchange import Exchange
+from gatewright.dev.apisix.tries import NoAnswerError, tried
 from gatewright.dev.apisix.variables import variable
 from gatewright.dev.messages import Answer, Headers, text_of
 from gatewright.dev.target import Upstream
@@ -47,7 +49,6 @@ _NOT_IN_VALUES = re.compile("[\0-\x08\x0a-\x1f\x7f]")
 _TOKEN = re.compile("[!#$%&'*+.0-9A-Z^_`a-z|~-]+")
 _HAVE_BODIES = ("POST", "PUT", "PATCH")
 """Methods for which lua-resty-http announces a body, be it empty."""
-_NOT_REPEATED = ("POST", "LOCK", "PATCH")
 
 
 class InternalRedirect(Exception):  # noqa: N818 - nothing has failed
@@ -124,6 +125,7 @@ def forwarded_headers(exchange: Exchange) -> Headers:
         ("X-Real-IP", exchange.client_ip),
         ("X-Forwarded-For", _text(exchange, "proxy_add_x_forwarded_for", "")),
     ]
+    forwarded += [("Upgrade", exchange.upgrade[0]), ("Connection", exchange.upgrade[1])]
     left = _NOT_FORWARDED
     if exchange.behaviour.forwarded == "injected":  # they are headers like others
         left = left - _FORWARDED
@@ -142,15 +144,13 @@ def forwarded_headers(exchange: Exchange) -> Headers:
     return headers + [(n, v) for n, v in exchange.headers if n.lower() not in left]
 
 
-async def proxy(
-    exchange: Exchange, upstream: Upstream, timeout: float, send: Sender, ended: set[tuple[str, int]]
-) -> Answer:
+async def proxy(exchange: Exchange, turn: Turn, timeout: float, send: Sender, ended: set[Upstream]) -> Answer:
     """Nginx's `proxy_pass`.
 
     Args:
         exchange: the request.
-        upstream: where it goes.
-        timeout: seconds for the whole answer.
+        turn: where it goes.
+        timeout: seconds for which an upstream may be silent, unless it says so itself.
         send: sends it.
         ended: the nodes whose last connection has ended; to others nginx has one from earlier requests; updated.
     """
@@ -167,53 +167,30 @@ async def proxy(
         return Answer(500, exchange.response_headers, page=True)
     if not target.startswith("/"):
         log.warning("fault: the runner set a path without a leading slash: 502")
-        return _bad_gateway(exchange, [])
-    tries: list[str] = []
-    left = 1 + upstream.retries
-    while len(tries) < left:
-        try:
-            got = await send(
-                upstream.host,
-                upstream.port,
-                tls=upstream.scheme == "https",
-                method=exchange.method,
-                target=target,
-                headers=headers,
-                body=exchange.body,
-                timeout=timeout,
-            )
-        except UpstreamError as error:
-            log.error("%s while reading response header from upstream", error)
-            tries.append("502")
-            if error.invalid or (error.sent and exchange.method in _NOT_REPEATED):
-                break
-            was_kept = not exchange.behaviour.since(17) and (upstream.host, upstream.port) not in ended
-            if error.sent and was_kept:
-                left += 1  # a connection that was kept, and ends without an answer, is worth another one
-            ended.add((upstream.host, upstream.port))
-            continue
-        exchange.upstream_facts["upstream_status"] = str(got.status)
-        if got.complete and not got.garbled and got.framing not in ("close", "raw"):
-            ended.discard((upstream.host, upstream.port))
-        if got.garbled:
-            log.error("upstream sent invalid chunked response while reading upstream")
-            return Answer(0)
-        elsewhere = got.first("x-accel-redirect")
-        if elsewhere is not None:
-            kept = [(n, v) for n, v in got.headers if n.lower() in _KEPT_ELSEWHERE]
-            raise InternalRedirect(elsewhere, [*exchange.response_headers, *kept])
-        passed = [(n, v) for n, v in got.headers if n.lower() not in _NOT_PASSED_BACK]
-        answer = Answer(got.status, [*exchange.response_headers, *passed], got.body, framing="proxied")
-        answer.status_line = got.status_line or f"{got.status} {got.reason}"
-        answer.names_charset = got.first("x-accel-charset") is None
-        answer.headless = got.framing == "raw"
-        if not got.complete:
-            log.warning("fault: the upstream broke its answer off; the client gets what came, and a closed connection")
-            answer.cut = True
-        if 500 <= got.status <= 599:
-            answer.headers.append(("X-APISIX-Upstream-Status", str(got.status)))
-        return answer
-    return _bad_gateway(exchange, tries)
+        return _gateway_error(exchange, 502, "")
+    try:
+        got = await tried(exchange, turn, timeout, send, ended, target, headers)
+    except NoAnswerError as error:
+        return _gateway_error(exchange, error.status, error.tries)
+    if got.garbled:
+        log.error("upstream sent invalid chunked response while reading upstream")
+        return Answer(0)
+    elsewhere = got.first("x-accel-redirect")
+    if elsewhere is not None:
+        kept = [(n, v) for n, v in got.headers if n.lower() in _KEPT_ELSEWHERE]
+        raise InternalRedirect(elsewhere, [*exchange.response_headers, *kept])
+    passed = [(n, v) for n, v in got.headers if n.lower() not in _NOT_PASSED_BACK]
+    answer = Answer(got.status, [*exchange.response_headers, *passed], got.body, framing="proxied")
+    answer.status_line = got.status_line or f"{got.status} {got.reason}"
+    answer.names_charset = got.first("x-accel-charset") is None
+    answer.headless = got.framing == "raw"
+    answer.tunnel = got.tunnel
+    if not got.complete:
+        log.warning("fault: the upstream broke its answer off; the client gets what came, and a closed connection")
+        answer.cut = True
+    if 500 <= got.status <= 599:
+        answer.headers.append(("X-APISIX-Upstream-Status", exchange.upstream_facts["upstream_status"]))
+    return answer
 
 
 def _text(exchange: Exchange, name: str, default: str) -> str:
@@ -221,8 +198,8 @@ def _text(exchange: Exchange, name: str, default: str) -> str:
     return default if value is None else text_of(value)
 
 
-def _bad_gateway(exchange: Exchange, tries: list[str]) -> Answer:
+def _gateway_error(exchange: Exchange, status: int, tries: str) -> Answer:
     headers = [*exchange.response_headers]
     if tries:
-        headers.append(("X-APISIX-Upstream-Status", ", ".join(tries)))
-    return Answer(502, headers, page=True)
+        headers.append(("X-APISIX-Upstream-Status", tries))
+    return Answer(status, headers, page=True)

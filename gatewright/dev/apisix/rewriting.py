@@ -31,8 +31,6 @@ def proxy_rewrite(exchange: Exchange, conf: Mapping[str, Any]) -> None:
     """Change path, headers and method. The path is set from scratch, so that a runner's earlier path is lost."""
     if conf.get("host"):
         exchange.upstream_host = str(conf["host"])
-    if conf.get("scheme"):
-        exchange.upstream_scheme = str(conf["scheme"])
     if exchange.upstream_uri:
         log.warning("fault: proxy-rewrite runs after pre-req and overwrites the path that the runner set")
     captures: Sequence[str] = ()

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
+from gatewright.dev.apisix.balancing import Balanced
 from gatewright.dev.apisix.expressions import Condition, LuaValue, address_matches
 from gatewright.dev.messages import raw
-from gatewright.dev.target import Upstream
 
 __all__ = ["PluginConf", "Route", "Routes"]
 
@@ -59,7 +59,7 @@ class Route:
 
     id: str
     uris: tuple[str, ...]
-    upstream: Upstream | None
+    upstream: Balanced | None
     plugins: Mapping[str, PluginConf]
     methods: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -69,6 +69,8 @@ class Route:
     conf_type: str = "route"
     conf_id: str = ""
     version: str = ""
+    upgrades: bool = False
+    """Websockets pass."""
     facts: dict[str, str] = field(default_factory=dict)
     """`route_id`, and where there are such, `route_name`, `service_id`, `service_name`."""
 

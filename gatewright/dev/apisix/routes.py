@@ -19,8 +19,10 @@ from typing import Any
 
 import yaml
 
+from gatewright.dev.apisix.balancing import Balanced
 from gatewright.dev.apisix.builtins import BUILTINS
 from gatewright.dev.apisix.expressions import Condition, condition_of
+from gatewright.dev.apisix.nodes import UPSTREAM_FIELDS, balanced
 from gatewright.dev.apisix.places import line_of
 from gatewright.dev.apisix.route import PluginConf, Route, Routes
 from gatewright.dev.target import Upstream
@@ -48,12 +50,6 @@ _ROUTE_FIELDS = frozenset(
         "id", "name", "desc", "uri", "uris", "methods", "method", "host", "hosts", "priority", "plugins", "upstream",
         "upstream_id", "service_id", "plugin_config_id", "status", "labels", "create_time", "update_time",
         "enable_websocket", "timeout", "remote_addr", "remote_addrs", "vars",
-    )
-)  # fmt: skip
-_UPSTREAM_FIELDS = frozenset(
-    (
-        "id", "name", "desc", "type", "nodes", "scheme", "pass_host", "upstream_host", "retries", "retry_timeout",
-        "timeout", "keepalive_pool", "labels", "hash_on", "key", "create_time", "update_time"
     )
 )  # fmt: skip
 
@@ -179,7 +175,7 @@ class _Builder:
                 raise self._fail(place, f"there is no plugin config {item['plugin_config_id']!r}")
             plugins = {**(config.get("plugins") or {}), **plugins}
             version = f"{version}#{self._version}"
-        upstream = self._upstream_of(item, place)
+        upstream, upgrades = self._upstream_of(item, place), item.get("enable_websocket")
         facts = {"route_id": id} | ({"route_name": str(item["name"])} if item.get("name") else {})
         if "service_id" in item:
             service = services.get(str(item["service_id"]))
@@ -190,6 +186,7 @@ class _Builder:
             if service.get("name"):
                 facts["service_name"] = str(service["name"])
             upstream = upstream or self._upstream_of(service, place)
+            upgrades = service.get("enable_websocket") if upgrades is None else upgrades
             conf_type, conf_id = "route&service", f"{id}&{item['service_id']}"
             version = f"{version}&{self._version}"
             if hosts is None:
@@ -198,7 +195,7 @@ class _Builder:
         return Route(
             id=id,
             uris=uris,
-            upstream=upstream or self._default,
+            upstream=upstream or (Balanced.of(self._default) if self._default is not None else None),
             plugins=self._plugins(plugins, conf_type, conf_id, place, version),
             methods=(methods,) if isinstance(methods, str) else tuple(methods),
             hosts=tuple(hosts or ()),
@@ -208,6 +205,7 @@ class _Builder:
             conf_type=conf_type,
             conf_id=conf_id,
             version=version,
+            upgrades=bool(upgrades),
             facts=facts,
         )
 
@@ -303,40 +301,21 @@ class _Builder:
         if conf.get("conf") == []:
             raise self._fail(place, "`conf` is empty: APISIX wants one entry at least")
 
-    def _upstream_of(self, item: Mapping[str, Any], place: str) -> Upstream | None:
+    def _upstream_of(self, item: Mapping[str, Any], place: str) -> Balanced | None:
         if "upstream_id" in item:
             upstream = self._by_id("upstreams").get(str(item["upstream_id"]))
             if upstream is None:
                 if self._default is not None and not self._content.get("upstreams"):
-                    return self._default
+                    return Balanced.of(self._default)
                 raise self._fail(place, f"there is no upstream {item['upstream_id']!r}")
-            return self._upstream(upstream, place)
-        return self._upstream(item["upstream"], place) if item.get("upstream") else None
+            return self._upstream(upstream, item, place)
+        return self._upstream(item["upstream"], item, place) if item.get("upstream") else None
 
-    def _upstream(self, upstream: Mapping[str, Any], place: str) -> Upstream:
-        unknown = sorted(set(upstream) - _UPSTREAM_FIELDS)
+    def _upstream(self, upstream: Mapping[str, Any], item: Mapping[str, Any], place: str) -> Balanced:
+        unknown = sorted(set(upstream) - UPSTREAM_FIELDS)
         if unknown:
             raise self._fail(place, f"upstream: `{unknown[0]}` is not supported by the development gateway")
-        nodes = upstream.get("nodes") or {}
-        if isinstance(nodes, list):
-            pairs = [(str(node["host"]), int(node.get("port", 80))) for node in nodes]
-        else:
-            pairs = [_host_port(str(name)) for name in nodes]
-        if not pairs:
-            raise self._fail(place, "upstream: needs `nodes`")
-        if len(pairs) > 1:
-            logging.getLogger("gatewright.dev").warning("%s: only the upstream's first node is used", place)
-        host, port = pairs[0]
-        return Upstream(
-            host=host,
-            port=port,
-            scheme=str(upstream.get("scheme", "http")),
-            pass_host=str(upstream.get("pass_host", "pass")),
-            upstream_host=str(upstream.get("upstream_host", "")),
-            retries=int(upstream.get("retries", len(pairs) - 1)),
-        )
-
-
-def _host_port(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return (host, int(port)) if host else (text, 80)
+        try:
+            return balanced(upstream, item.get("timeout") or upstream.get("timeout") or {})
+        except ValueError as error:
+            raise self._fail(place, f"upstream: {error}") from None
