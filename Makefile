@@ -70,8 +70,8 @@ frameworks: $(VENV)/.tests
 		echo "pyright can't be installed: what it says to authors is not tested"
 
 .PHONY: test-long
-test-long: for-tests ## Run the long tests that need nothing more, and share the machine
-	SELECT="long and not alone" $(TESTS) $(ARGS)
+test-long: for-tests ## Run the long tests that need nothing more
+	SELECT="long and not soak" $(TESTS) $(ARGS)
 
 .PHONY: test-all
 test-all: for-tests frameworks ## Run also the tests that take minutes

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import re
 import shutil
@@ -185,6 +186,8 @@ def recorder(loop: asyncio.AbstractEventLoop) -> Recorder:
 
 def instrument(whether: str) -> None:
     """Let valgrind, which this runs in, begin or end to count."""
+    gc.collect()
+    gc.freeze()  # as workers are forked: else a look at all there is falls into what is counted, or doesn't
     subprocess.run(["callgrind_control", "-i", whether, str(os.getpid())], check=True, capture_output=True)
 
 

@@ -111,6 +111,7 @@ def test_header_rewrite_with_the_guides_configuration(run_guide_plugin) -> None:
     assert answer == Rewrite(headers=[("x-company", "Apache"), ("x-app", "APISIX"), ("user-agent", None)])
 
 
+@pytest.mark.long
 def test_the_guides_unit_test_passes(tmp_path: Path) -> None:
     seeds.write(tmp_path / "header_rewrite.py", guide(HEADER_REWRITE))
     seeds.write(tmp_path / "test_header_rewrite.py", guide(UNIT_TEST))

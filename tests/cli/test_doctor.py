@@ -60,6 +60,7 @@ def two_plugins(directory: Path) -> Path:
     return directory / "plugins"
 
 
+@pytest.mark.long
 def test_what_older_and_newer_kongs_never_call(tmp_path: Path) -> None:
     plugins = two_plugins(tmp_path)
     (tmp_path / "kong.conf").write_text(run("kong", "conf", "-d", plugins, "-p", tmp_path).stdout)
@@ -91,7 +92,7 @@ def test_a_kong_yml_to_start_from_does_not_ask_kong_itself(tmp_path: Path) -> No
     assert '"http://u:1"' in run("kong", "conf", "-d", plugins, "--declarative", "--upstream", "http://u:1").stdout
 
 
-@pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+@pytest.mark.parametrize("protocol", ["msgpack", pytest.param("protobuf", marks=pytest.mark.long)])
 def test_plugin_servers_of_a_kong_conf(tmp_path: Path, protocol: str) -> None:
     (tmp_path / "plugins").mkdir()
     source = "class Plugin(object):\n    def __init__(self, config): pass\n    def access(self, kong): pass\n"

@@ -386,6 +386,7 @@ def test_dev_that_cannot_start_says_why(tmp_path: Path, arguments: list[str], me
     assert message in run.stderr
 
 
+@pytest.mark.long
 def test_a_taken_port_is_named_with_the_cure() -> None:
     with dev(ROOT / "examples" / "plugins", "--port", "0") as (_, lines):
         port = lines[-1].split(":")[-1].split("/")[0]
@@ -408,6 +409,7 @@ def test_a_plugin_that_ends_its_worker_costs_its_own_request_only(tmp_path: Path
         assert get(url)[0] == 200
 
 
+@pytest.mark.long
 def test_a_runner_that_ends_ends_dev_with_an_error() -> None:
     with dev(ROOT / "examples" / "plugins", "--port", "0", code=1) as (process, _):
         runner = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]

@@ -99,7 +99,7 @@ def dev(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.parametrize(
-    "gateway", ["apisix", "lean", *(pytest.param(each, marks=pytest.mark.long) for each in ("kong", "kong, lean"))]
+    "gateway", ["apisix", *(pytest.param(each, marks=pytest.mark.long) for each in ("lean", "kong", "kong, lean"))]
 )
 def test_it_waits_for_plugins_and_explains_what_keeps_requests_from_passing(
     dev: Callable[..., Any], plugin_dir: WriteFiles, gateway: str
@@ -162,6 +162,7 @@ def test_what_is_wrong_with_routes_and_configurations_is_told_at_the_start(
             assert words in running.output
 
 
+@pytest.mark.long
 def test_a_plugin_that_needs_a_configuration_refuses_and_settings_are_used(
     dev: Callable[..., Any], plugin_dir: WriteFiles, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_the_readmes_commands_and_flags_exist(line: str) -> None:
         assert flag in shown, f"{command} has no {flag}"
 
 
+@pytest.mark.long
 def test_the_five_minutes_with_kong(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "kong.md").read_text(encoding="utf-8")
     command, request = blocks(page, "sh")[:2]
@@ -158,6 +159,7 @@ def test_the_page_on_the_architecture_names_every_room() -> None:
     assert named - files - {"gatewright"} <= rooms, "the page names a room that isn't there"
 
 
+@pytest.mark.long
 def test_the_tests_on_the_page_about_testing_pass(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
     (tmp_path / "plugins").mkdir()

@@ -501,7 +501,7 @@ class Plugin(object):
 """
 
 
-@both
+@pytest.mark.parametrize("protocol", [pytest.param("msgpack", marks=pytest.mark.long), "protobuf"])
 @pytest.mark.alone
 async def test_a_plugin_that_fails_refuses_its_request_and_others_go_on(
     start: Start, tmp_path: Path, protocol: str
@@ -780,6 +780,7 @@ class Greet(Plugin):
 """
 
 
+@pytest.mark.long
 async def test_dev_starts_a_runner_once_the_file_names_plugins_over_the_lean_path(tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "greet.py").write_text(LEAN)
@@ -801,6 +802,7 @@ async def test_dev_starts_a_runner_once_the_file_names_plugins_over_the_lean_pat
         assert await fetch(f"{url}/here") == (200, "new")
 
 
+@pytest.mark.long
 async def test_dev_with_a_kong_conf_starts_its_plugin_servers(tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     for name in ("mark", "mark-two"):

@@ -214,6 +214,7 @@ values = st.one_of(texts, st.booleans(), st.lists(texts, max_size=3))
 
 @given(st.dictionaries(texts, values, max_size=6), st.data())
 @settings(max_examples=300, deadline=None)
+@pytest.mark.long
 def test_headers_are_read_quickly_as_the_tables_read_them(headers: dict[str, Any], data: st.DataObject) -> None:
     decode = METHODS["kong.request.get_headers"].decode
     raw = STRUCT.encode({"fields": headers})

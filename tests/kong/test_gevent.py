@@ -124,7 +124,7 @@ def at_once(server: Server, instance: int, hows: list[str], phase: str = "access
     return time.monotonic() - began, results
 
 
-@both
+@pytest.mark.parametrize("protocol", [pytest.param("msgpack", marks=pytest.mark.long), "protobuf"])
 @pytest.mark.alone
 def test_whatever_blocks_lets_others_go_on_from_the_first_call(start: Start, protocol: str, url: str) -> None:
     server = start(protocol, "-g", plain=PLUGIN)
@@ -150,7 +150,7 @@ def worker_of(server: Server) -> int:
     return int(pid)
 
 
-@both
+@pytest.mark.parametrize("protocol", [pytest.param("msgpack", marks=pytest.mark.long), "protobuf"])
 @pytest.mark.alone
 def test_deadlines_interrupt_what_blocks(start: Start, protocol: str) -> None:
     server = start(protocol, "-g", plain=PLUGIN, environ={"GATEWRIGHT_TIMEOUT": "1"})

@@ -43,7 +43,7 @@ def keepers(path: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+@pytest.mark.parametrize("protocol", ["msgpack", pytest.param("protobuf", marks=pytest.mark.long)])
 def test_nothing_passes_while_the_server_is_gone_and_the_next_one_takes_over(tmp_path: Path, protocol: str) -> None:
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "deny.py").write_text(DENY)

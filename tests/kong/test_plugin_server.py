@@ -204,7 +204,7 @@ def test_what_the_server_says_of_itself(start: Start, protocol: str) -> None:
             assert (status.name, status.instance_id) == ("hello", instance)
 
 
-@both
+@pytest.mark.parametrize("protocol", [pytest.param("msgpack", marks=pytest.mark.long), "protobuf"])
 @pytest.mark.alone
 def test_a_slow_handler_holds_nobody_up(start: Start, protocol: str) -> None:
     server = start(protocol, hello=HELLO, quick=QUICK)
@@ -538,6 +538,7 @@ def test_idle_connections_of_a_dead_worker_are_served_by_another(start: Start, p
             kong.event(instance, "access", {})
 
 
+@pytest.mark.long
 def test_a_letter_to_a_dead_worker_is_answered(start: Start) -> None:
     server = start("msgpack", deadly=DEADLY, environ={"GATEWRIGHT_WORKERS": "2"})
     with server.kong(1) as one, server.kong(1) as other:

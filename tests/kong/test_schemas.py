@@ -166,6 +166,7 @@ def structs(depth: int) -> st.SearchStrategy[tuple[Any, dict[str, Any]]]:
 
 @settings(max_examples=40, deadline=None)
 @given(structs(DEPTH))
+@pytest.mark.long
 def test_kong_starts_with_any_model_and_takes_what_it_takes(made: tuple[Any, dict[str, Any]]) -> None:
     kind, value = made
     fields = kong_fields(config_schema(kind))

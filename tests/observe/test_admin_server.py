@@ -56,7 +56,10 @@ async def probe(port: int) -> bytes:
         writer.close()
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n", PROBE, PROBE.replace(b"healthz", b"large")])
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET / HTTP/1.1\r\n", PROBE, pytest.param(PROBE.replace(b"healthz", b"large"), marks=pytest.mark.long)],
+)
 def test_clients_that_hold_connections_keep_no_health_check_out(sent: bytes) -> None:
     async def test(port: int) -> None:
         held = [await connect(port, sent) for _ in range(http._MAX_CONNECTIONS)]

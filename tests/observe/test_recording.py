@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgpack
+import pytest
 import structlog.testing
 from msgspec import convert
 
@@ -184,6 +185,7 @@ async def test_a_call_that_takes_long_is_told_when_it_has_ended_though_no_other_
     server.close()
 
 
+@pytest.mark.long
 async def test_while_the_reader_is_behind_calls_are_only_counted(tmp_path: Path) -> None:
     listener = Listener()
     server = await asyncio.get_running_loop().create_unix_server(lambda: listener, str(tmp_path / "r.sock"))

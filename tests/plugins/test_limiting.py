@@ -424,6 +424,7 @@ async def test_never_one_too_many_of_many_at_once(redis: RedisProcess) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.long
 def test_decisions_a_second_on_one_core(tmp_path: Path) -> None:
     """With 64 under way: at least 25,000 a second of processor time, and 0.6 of what a bare client's pipelines do."""
     own = RedisProcess(tmp_path).wait()

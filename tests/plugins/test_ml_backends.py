@@ -218,6 +218,7 @@ async def test_tensorflow_gives_what_tensorflow_gives(tmp_path: Path) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.long
 async def test_batches_are_four_times_as_fast_as_one_by_one(tmp_path: Path) -> None:
     """64 requests in flight, each of one row, through the same model: twice a megabyte of weights for each run."""
     source = ModelSource(kind="onnx", path=str(perceptron(tmp_path / "m.onnx", [256, 1024, 1024, 256, 8])))

@@ -206,6 +206,7 @@ def own_redis(tmp_path: Path) -> Iterator[RedisProcess]:
     server.end()
 
 
+@pytest.mark.long
 def test_two_runners_with_four_workers_never_let_one_too_many_pass(
     start_runner: StartRunner, redis: RedisProcess
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_chain_that_is_built_twice_uses_its_tally_until_both_are_gone() -> Non
     assert ("p", "request", "r") not in tallies
 
 
+@pytest.mark.long
 def test_reports_added_up_have_no_more_series_than_some() -> None:
     counts = [1] + [0] * len(BOUNDS)
     total = WorkerReport()

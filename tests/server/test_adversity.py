@@ -57,6 +57,7 @@ def reload(runner: RunnerProcess) -> dict[str, object]:
 
 
 @pytest.mark.alone
+@pytest.mark.long
 def test_a_worker_with_very_many_connections_hands_all_of_them_over(
     start_runner: StartRunner, plugin_dir: WriteFiles
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_worker_with_very_many_connections_hands_all_of_them_over(
         peer.close()
 
 
+@pytest.mark.long
 def test_nothing_is_lost_when_descriptors_run_short(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
     command = ["prlimit", "--nofile=128:128", sys.executable, "-m", "gatewright", "run"]
     runner = start_runner("-p", plugin_dir(plain=PLAIN), "--workers", "3", command=command)
@@ -385,6 +387,7 @@ def test_sigterm_is_heard_while_a_worker_retires(start_runner: StartRunner, plug
         assert runner.process.wait(5) == 0
 
 
+@pytest.mark.long
 def test_http_clients_that_do_not_read_or_are_too_many_do_no_harm(
     start_runner: StartRunner, plugin_dir: WriteFiles
 ) -> None:
@@ -442,6 +445,7 @@ def test_a_socket_that_can_not_be_removed_does_not_keep_the_runner_alive(
 
 
 @pytest.mark.alone
+@pytest.mark.long
 def test_workers_are_not_blamed_when_all_was_frozen(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
     runner = start_runner("-p", plugin_dir(plain=PLAIN), "--stuck-limit", "1.5")
     runner.wait_for_log("listening")

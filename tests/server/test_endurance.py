@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.endure import soak, under_load
 
-pytestmark = [pytest.mark.long, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.soak, pytest.mark.alone, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("kind", ["reload", "kill"])

@@ -42,6 +42,7 @@ def test_a_worker_of_another_user_can_connect(program: str, first: bool, plugin_
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the stand-in's worker is of another user")
+@pytest.mark.long
 def test_a_gateway_that_reloads_always_finds_a_runner(plugin_dir: Callable[..., Path]) -> None:
     """The second runner takes the place of the first one's socket, which serves until then."""
     plugins = plugin_dir(nop="from gatewright import Plugin\nclass Nop(Plugin):\n    def on_request(self, r): pass\n")

@@ -152,6 +152,7 @@ def test_retirement_waits_as_long_as_a_plugin_may_take(start_runner: StartRunner
     assert "retired with calls under way" not in runner.log
 
 
+@pytest.mark.long
 def test_only_so_many_workers_retire_at_once(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
     runner = start_runner("-p", plugin_dir(long=LONG), "--workers", "1")
     peers: list[Peer] = []

@@ -355,6 +355,7 @@ def test_a_worker_is_replaced_after_max_requests_and_on_sigterm_without_a_loss(
 
 @pytest.mark.parametrize("kind", ["reload", "kill"])
 @pytest.mark.alone
+@pytest.mark.long
 def test_under_full_load(kind: str) -> None:
     outcome = under_load(kind, seconds=4, every=0.9)
     assert outcome.faults == []

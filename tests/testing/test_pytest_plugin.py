@@ -37,6 +37,7 @@ def pytest_in(directory: Path, *arguments: object, source: str = "") -> subproce
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_records_of_failing_tests_are_kept(tmp_path: Path) -> None:
     source = """
 import asyncio
@@ -88,6 +89,7 @@ def test_it(gatewright_client, gatewright_snapshot):
     assert "plugins change something else" in pytest_in(tmp_path).stdout
 
 
+@pytest.mark.long
 def test_a_real_gateway_and_an_upstream_that_notes(tmp_path: Path) -> None:
     source = """
 def test_it(gateway, fake_upstream):

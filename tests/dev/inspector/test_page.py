@@ -153,6 +153,7 @@ def test_replay_with_edits(page_seen: Seen) -> None:
     page.get_by_text("Bearer abcdefghijkl").first.wait_for(state="attached")
 
 
+@pytest.mark.long
 def test_exported_tests_pass_when_run(
     browser: Any, as_apisix: Development, as_kong: Development, tmp_path: Path
 ) -> None:
@@ -274,6 +275,7 @@ def test_axe_finds_no_serious_fault(browser: Any, as_apisix: Development, scheme
     assert shown.complaints == []
 
 
+@pytest.mark.long
 def test_the_oldest_call_can_be_read_though_each_new_one_takes_the_place_of_one(
     browser: Any, tmp_path: Path, as_apisix: Development
 ) -> None:

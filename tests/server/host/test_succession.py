@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.kong.conftest import wait_until
 
 RELOAD = Path(__file__).parents[1] / "gateway_reload.py"
@@ -25,6 +27,7 @@ def reloads(tmp_path: Path) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.long
 def test_somebody_listens_all_through_a_reload(tmp_path: Path) -> None:
     assert reloads(tmp_path) == ["0", "l"]
     wait_until(lambda: not (tmp_path / "k.sock").exists())  # the last one removes it
