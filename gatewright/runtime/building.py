@@ -32,6 +32,7 @@ from gatewright.runtime.stats import Tallies
 from gatewright.runtime.steps import Around, Limit, Mode, PhaseHandler, Policy, State, Step, awaited, mode_of
 from gatewright.runtime.thread_bound import holds_what_is_thread_bound
 from gatewright.runtime.threads import Home
+from gatewright.runtime.weight import too_heavy
 
 __all__ = ["ChainBuilder"]
 
@@ -118,6 +119,13 @@ class ChainBuilder:
             step.state, step.error = State.BROKEN, missing
             what = "names an unknown plugin" if isinstance(missing, UnknownPluginError) else "names an unusable plugin"
             self.failures.report(f"configuration {what}", kind="conf", plugin=name, route=route, error=missing)
+            return step
+        excess = too_heavy(text)
+        if excess:
+            step.state, step.error = State.BROKEN, ConfigError(f"its configuration is too large to be read: {excess}")
+            self.failures.report(
+                "plugin configuration is invalid", kind="conf", plugin=name, route=route, error=step.error
+            )
             return step
         blocking = plugin_class.blocking if policy.blocking is None else policy.blocking
         uses = self._uses_of(plugin_class)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from gatewright.runtime.chain import Chain
+from gatewright.runtime.weight import expanded_size
 
 __all__ = [
     "MOST_CONF_BYTES", "Conf", "ConfStore", "TokenTable", "conf_digest", "conf_size", "instance_id_of", "token_of",
@@ -24,7 +25,7 @@ __all__ = [
 Conf = Sequence[tuple[str, str]]
 
 MOST_CONF_BYTES: Final = 1 << 28
-"""Text of all configurations together; etcd, where APISIX has them from, has 2 GiB for everything by default."""
+"""Of all configurations together, as they are in memory; etcd, where APISIX's are, has 2 GiB for all by default."""
 _ENTRY_BYTES: Final = 100
 _TICKS = 8  # ticks in one cache time
 
@@ -41,7 +42,7 @@ def conf_digest(key: str, conf: Conf) -> bytes:
 
 def conf_size(key: str | bytes, conf: Sequence[tuple[str, str]] | Sequence[tuple[bytes, bytes]]) -> int:
     """About how many bytes a configuration takes up."""
-    return len(key) + sum(len(name) + len(text) + _ENTRY_BYTES for name, text in conf)
+    return len(key) + sum(len(name) + expanded_size(text) + _ENTRY_BYTES for name, text in conf)
 
 
 def token_of(digest: bytes, attempt: int = 0) -> int:

@@ -15,9 +15,10 @@ import pytest
 
 from gatewright.errors import ConfigError, PluginError
 from gatewright.gateways.kong.pdk import METHODS
+from gatewright.observe.control import ask_json
 from gatewright.runtime.kong_modules import adapt
 from gatewright.server.ipc.guard import Guard
-from tests.kong.conftest import Start
+from tests.kong.conftest import Server, Start
 from tests.kong.peer import Closed, Exited, Failed, MsgPackKong, connect
 
 both = pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
@@ -353,6 +354,48 @@ def test_under_gevent_a_class_that_no_import_finds_is_said_to_be_one(tmp_path: P
     command = [sys.executable, tmp_path / "made.py", "-g", "-p", tmp_path]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert (ended.returncode, "needs its class at the top of" in ended.stderr) == (2, True)
+
+
+BIG = """
+version, priority, Schema = "1.0.0", 1, ()
+class Plugin:
+    def __init__(self, config): pass
+    def access(self, kong):
+        kong.response.exit(200, "x" * (1 << 20))
+"""
+
+
+def memory_of_worker(server: Server) -> int:
+    (worker,) = ask_json(f"{server.path}.control", "/status")[1]["workers"]
+    return int(worker["memory"])
+
+
+def test_answers_that_kong_does_not_take_are_not_made(start: Start) -> None:
+    server = start("msgpack", big=BIG)
+    with server.kong(1) as kong:
+        instance = kong.start("big", {})
+        before = memory_of_worker(server)
+        asked = [{"InstanceId": instance, "EventName": "access"}]
+        kong.pool[0].sendall(b"".join(msgpack.packb([0, n, "plugin.HandleEvent", asked]) for n in range(1000)))
+        with server.kong(1) as other:
+            assert other.start("big", {}) != instance, "others are served"
+        assert memory_of_worker(server) - before < 64 << 20
+        answered = 0
+        unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=1 << 26)
+        while answered < 1000:  # and none is lost
+            unpacker.feed(kong.pool[0].recv(1 << 20))
+            answered += sum(message[3]["Data"]["Method"] == "kong.response.exit" for message in unpacker)
+
+
+def test_a_configuration_that_is_too_much_is_not_read_and_refuses_all(serve: Start) -> None:
+    for protocol in ("msgpack", "protobuf"):
+        server = serve(protocol, plain=PLUGIN)
+        with server.kong() as kong:
+            heavy = kong.start("plain", '{"a": [' + "[]," * 1_000_000 + "[]]}")
+            with pytest.raises(Exited) as raised:
+                kong.event(heavy, "access", {})
+            assert raised.value.status == 500
+        assert "its configuration is too large to be read" in server.log
 
 
 def test_a_dedicated_server_says_what_is_wrong_with_its_plugin(tmp_path: Path) -> None:

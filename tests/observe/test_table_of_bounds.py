@@ -26,9 +26,12 @@ REACHED_BY = {
     "Input sent ahead while a call is under way":
         ("server/test_backpressure.py::test_while_a_call_is_under_way_no_more_is_read_than_a_little",),
     "Answers that a gateway doesn't take":
-        ("server/test_backpressure.py::test_who_does_not_take_answers_gets_no_more_of_them",),
-    "Input that waits, of all connections":
-        ("server/test_backpressure.py::test_all_together_hold_no_more_than_max_buffered",),
+        ("server/test_backpressure.py::test_who_does_not_take_answers_gets_no_more_of_them",
+         "lean/test_backpressure.py::test_answers_that_are_not_taken_are_not_made",
+         "kong/test_adversity.py::test_answers_that_kong_does_not_take_are_not_made"),
+    "Input and answers that wait, of all connections":
+        ("server/test_backpressure.py::test_all_together_hold_no_more_than_max_buffered",
+         "server/test_backpressure.py::test_what_all_leave_untaken_counts_too"),
     "Connections that no worker has taken yet":
         ("server/test_outages.py::test_connections_that_no_worker_takes_wait_in_the_kernel",),
     "Questions that a plugin has open": ("server/test_unheard.py::test_open_questions_of_a_call_have_a_bound",),
@@ -49,6 +52,9 @@ REACHED_BY = {
         ("runtime/test_kept.py::test_whatever_it_is_it_has_an_end_and_what_is_missing_is_told",
          "server/test_keep.py::test_a_full_ring_gives_the_oldest_up_and_says_so",
          "server/test_keep.py::test_nothing_is_kept_for_longer_than_it_should"),
+    "One plugin's configuration":
+        ("runtime/test_weight.py::test_its_route_is_refused_and_others_are_served",
+         "kong/test_adversity.py::test_a_configuration_that_is_too_much_is_not_read_and_refuses_all"),
     "Configurations":
         ("runtime/test_bounds.py::test_beyond_the_limit_those_go_that_were_never_used_again",
          "runtime/test_bounds.py::test_configurations_together_have_a_size",

@@ -142,6 +142,23 @@ def test_all_together_hold_no_more_than_max_buffered(start_runner: StartRunner, 
                 peer.receive()
 
 
+def test_what_all_leave_untaken_counts_too(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:
+    runner = start_runner("-p", plugin_dir(plugins=PLUGINS), "--max-frame", "1000000", "--max-buffered", "3000000")
+    with runner.peer() as one, runner.peer() as two, runner.peer() as three, runner.peer() as four:
+        token = one.prepare(("big", "{}"))
+        for peer in (one, two, three, four):
+            peer.send(call(token))
+        runner.wait_for_log("too much output waits in this process")
+        assert runner.log.count("too much output waits") == 1
+        whole = 0
+        for peer in (one, two, three, four):
+            try:
+                whole += len(peer.receive()) > 1 << 20
+            except EOFError:
+                continue
+        assert whole == 3
+
+
 def test_max_buffered_has_room_for_a_frame() -> None:
     with pytest.raises(ConfigError, match=r"max_buffered .* is less than max_frame"):
         Settings(max_buffered=1 << 20)

@@ -1,7 +1,8 @@
-"""What has been received and not yet used: one total for the process, and when a connection is not read from.
+"""What waits, received or to be sent: one total for the process, and when a connection is not read from.
 
-A session keeps what comes while a call is under way, and frames that have not come whole. Each connection has a bound
-of its own (`max_frame`, and `_AHEAD` during a call); this keeps many of them together within `max_buffered`.
+A session keeps what comes while a call is under way, and frames that have not come whole; a transport keeps answers
+that are not taken. Each connection has bounds of its own (`max_frame`, `_AHEAD` during a call, no further calls while
+answers lie untaken); this keeps many of them together within `max_buffered`.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ _AHEAD: Final = 1 << 16
 
 
 class Holder(Protocol):
-    """A connection that keeps input."""
+    """A connection that keeps something."""
 
     def end_for_room(self, held: int) -> None:
         """Close the connection: it holds more than all others while there is no room for more."""
 
 
 class BufferedInput:
-    """How much input all connections of a process keep.
+    """How much all connections of a process keep.
 
     Attributes:
-        total: bytes.
+        total: bytes, of input and of output that is not taken.
     """
 
     def __init__(self, most: int, failures: FailureLog) -> None:
@@ -41,26 +42,38 @@ class BufferedInput:
         self._most = most
         self._failures = failures
         self._held: dict[Holder, int] = {}
+        self._untaken: dict[Holder, int] = {}
         self._ending: set[Holder] = set()
         self.total = 0
 
     def set(self, holder: Holder, size: int) -> None:
-        """A connection keeps so many bytes now."""
-        self.total += size - self._held.pop(holder, 0)
+        """A connection keeps so many bytes of input now."""
+        self._set(self._held, holder, size)
+
+    def set_untaken(self, holder: Holder, size: int) -> None:
+        """So many bytes of its answers lie untaken, of a connection that is not read from for that."""
+        self._set(self._untaken, holder, size)
+
+    def _set(self, kept: dict[Holder, int], holder: Holder, size: int) -> None:
+        self.total += size - kept.pop(holder, 0)
         if size:
-            self._held[holder] = size
+            kept[holder] = size
         if self.total > self._most:
             self._make_room()
 
+    def _of(self, holder: Holder) -> int:
+        return self._held.get(holder, 0) + self._untaken.get(holder, 0)
+
     def _make_room(self) -> None:
-        rest = sorted((h for h in self._held if h not in self._ending), key=self._held.__getitem__)
-        stays = self.total - sum(self._held[holder] for holder in self._ending)  # these are about to go
+        rest = sorted({*self._held, *self._untaken} - self._ending, key=self._of)
+        stays = self.total - sum(map(self._of, self._ending))  # these are about to go
         while stays > self._most and rest:
             holder = rest.pop()
-            held = self._held[holder]
+            held = self._of(holder)
             stays -= held
+            what = "input" if self._held.get(holder, 0) * 2 >= held else "output"
             self._failures.report(
-                "connection closed: too much input waits in this process, and most of it on this connection",
+                f"connection closed: too much {what} waits in this process, and most of it on this connection",
                 kind="max_buffered", held=held, in_all=self.total, limit=self._most,
             )  # fmt: skip
             self._ending.add(holder)
@@ -68,7 +81,7 @@ class BufferedInput:
 
     def gone(self, holder: Holder) -> None:
         """A connection is gone, and what it kept with it."""
-        self.total -= self._held.pop(holder, 0)
+        self.total -= self._held.pop(holder, 0) + self._untaken.pop(holder, 0)
         self._ending.discard(holder)
 
 

@@ -17,6 +17,7 @@ from gatewright.gateways.events import Session
 from gatewright.http import Call, Question, Recipe, find_header
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.strands import Strand
+from gatewright.server.worker.inflow import Inflow
 from gatewright.server.worker.service import Service
 
 __all__ = ["AskingConnection", "Waiter"]
@@ -37,6 +38,7 @@ class AskingConnection(asyncio.Protocol):
     _transport: asyncio.Transport
     _call: Call | None
     _waiters: deque[Waiter | None]
+    _inflow: Inflow
     _half_closed: bool
     _closed: bool
 
@@ -106,6 +108,11 @@ class AskingConnection(asyncio.Protocol):
         self._service.bytes_out += len(frame)
         self._waiters.append(waiter)
         self._transport.write(frame)
+        if self._inflow.blocked:
+            self._note_untaken()
+
+    def _note_untaken(self) -> None:
+        raise NotImplementedError
 
     def _put_for_thread(self, call: Call, question: Question, waiter: concurrent.futures.Future[Any]) -> None:
         try:

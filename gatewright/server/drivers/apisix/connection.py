@@ -95,10 +95,15 @@ class Connection(NotedConnection):
     def pause_writing(self) -> None:
         """The gateway doesn't take its answers: no more questions of its own until it does."""
         self._inflow.untaken(self._transport, much=True)
+        self._note_untaken()
+
+    def _note_untaken(self) -> None:
+        self._service.buffered_input.set_untaken(self, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """It has taken them."""
         self._inflow.untaken(self._transport, much=False)
+        self._service.buffered_input.set_untaken(self, 0)
         if self._session.buffered and not self._session.busy:
             self._service.loop.call_soon(self._look_again)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Iterator, Sequence
 from time import time
 from typing import Any, Final, cast
 
@@ -85,28 +86,19 @@ class PluginServerConnection(SendingConnection):
             self._break_off("connection closed: internal error", "internal", error)
             return
         if session.buffered != self._held:
-            self._held = session.buffered
-            self._service.buffered_input.set(self, self._held)
+            self._note_held()
         if events:
             if self.slot >= 0 and self._guard is not None:
                 self.asked += 1
                 if not self._noted:
                     self._guard.mark(self.slot, self._head)
                     self._noted = not session.moves
-            self._receiving = True
-            try:
-                for event in events:
-                    if type(event) is HandleEvent and self._taken_in:
-                        if self.last is not None:
-                            self._overtake(None)
-                        self._owed += 1
-                        self._start(self._handle, event)
-                    else:
-                        self._on_event(event)
-            finally:
-                self._receiving = False
-            if self._ahead and not self._transport.is_closing():
-                self._send(b"")
+            if self._blocked or self._put_off:
+                self._put_off += events
+                self._put_off_size += len(data)
+                self._note_held()
+                return
+            self._take(events if len(events) == 1 else self._while_taken(events, len(data)))
         elif first or session.moves:  # a part of a request
             self._note_part()
         elif self.event is None and not session.buffered:  # Kong has caught up
@@ -116,8 +108,52 @@ class PluginServerConnection(SendingConnection):
             if self._service.leaving:
                 self._leave_if_idle()
 
+    def _take(self, events: Iterable[KongEvent]) -> None:
+        self._receiving = True
+        try:
+            for event in events:
+                if type(event) is HandleEvent and self._taken_in:
+                    if self.last is not None:
+                        self._overtake(None)
+                    self._owed += 1
+                    self._start(self._handle, event)
+                else:
+                    self._on_event(event)
+        finally:
+            self._receiving = False
+        if self._ahead and not self._transport.is_closing():
+            self._send(b"")
+
+    def _while_taken(self, events: Sequence[KongEvent], size: int) -> Iterator[KongEvent]:
+        """As many of what Kong asks at once as it takes answers; the rest is put off."""
+        for number, event in enumerate(events):
+            if self._blocked:
+                self._put_off += events[number:]
+                self._put_off_size += size
+                self._note_held()
+                return
+            yield event
+
+    def _note_held(self) -> None:
+        self._held = self.session.buffered
+        self._service.buffered_input.set(self, self._held + self._put_off_size)
+
+    def _take_put_off(self) -> None:
+        """Kong has taken what lay untaken: go on with what it sent meanwhile."""
+        events, self._put_off = self._put_off, []
+        size, self._put_off_size = self._put_off_size, 0
+        if not self._closed:
+            self._note_held()
+            self._take(self._while_taken(events, size))
+            if self._service.leaving:
+                self._leave_if_idle()
+
     def end_for_room(self, held: int) -> None:
         """Refuse what is asked on this connection, which holds more than the others, because there is no room."""
+        if self._blocked:  # and it would not read that either
+            self._service.failures.report("connection closed: Kong doesn't read", kind="max_buffered", held=held)
+            self._transport.abort()
+            return
         self._break_off("request refused", "max_buffered", OverloadedError(f"{held} bytes of it wait (max_buffered)"))
 
     def _break_off(self, why: str, kind: str, error: Exception) -> None:

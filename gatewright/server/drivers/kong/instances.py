@@ -16,6 +16,7 @@ from gatewright.gateways.kong.events import PHASES
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.sources import makes_tasks
 from gatewright.runtime.strands import Strand
+from gatewright.runtime.weight import too_heavy
 from gatewright.server.drivers.kong.event import Event, conclude
 from gatewright.server.drivers.kong.letters import Letters
 from gatewright.server.drivers.kong.owners import Owners
@@ -100,9 +101,14 @@ class Instances:
         Raises:
             ConfigError: the configuration is not JSON.
         """
+        raw = json_text.decode("utf-8", "surrogateescape")
+        if too_heavy(raw):  # it's not read here either; its first call tells why it can't be used
+            key = f"{name}#global\0{secrets.token_hex(8)}"
+            self.service.prepare(key, [(name, raw)], lambda number: answer(number, None))
+            return
         try:
             config = json.loads(json_text) if json_text else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"the configuration of {name} is not JSON: {error}") from None
         text = json.dumps(config if self.made_for_kong(name) else self._own_config(name, config))
         key = f"{name}#{_place_of(config)}\0{secrets.token_hex(8)}"

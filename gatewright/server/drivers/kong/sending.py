@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gatewright.gateways.kong.events import KongSession
+from gatewright.gateways.kong.events import KongEvent, KongSession
 from gatewright.server.drivers.kong.event import REFUSAL, Event
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.drivers.kong.noted import NotedConnection
@@ -24,6 +24,9 @@ class SendingConnection(NotedConnection):
         self._unread = 0  # bytes sent since Kong has last read all
         self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
         self._inflow = Inflow()
+        self._blocked = False  # Kong doesn't take its answers
+        self._put_off: list[KongEvent] = []  # what Kong has asked while it doesn't take its answers
+        self._put_off_size = 0
 
     def write(self, data: bytes) -> None:
         """Send an answer."""
@@ -36,6 +39,8 @@ class SendingConnection(NotedConnection):
         self._unread += size
         self._service.bytes_out += size
         transport.write(data)
+        if self._blocked:
+            self._note_untaken()
         if self.event is None:
             self._answered()
         self._owed -= 1
@@ -54,9 +59,11 @@ class SendingConnection(NotedConnection):
         self._unread += len(data)
         self._service.bytes_out += len(data)
         self._transport.write(data)
+        if self._blocked:
+            self._note_untaken()
 
     def _leave_if_idle(self) -> None:
-        if self._closed or self._owed or self.event is not None or self.session.buffered:
+        if self._closed or self._owed or self._put_off or self.event is not None or self.session.buffered:
             return
         if self._service.draining and self.session.moves and self._instances.events:
             return  # whose next step may come here, and no other worker stays that could pass it on
@@ -80,11 +87,20 @@ class SendingConnection(NotedConnection):
 
     def pause_writing(self) -> None:
         """Kong doesn't take what it was sent: it is not read from until it does."""
+        self._blocked = True
         self._inflow.untaken(self._transport, much=True)
+        self._note_untaken()
+
+    def _note_untaken(self) -> None:
+        self._service.buffered_input.set_untaken(self, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """It has taken it."""
+        self._blocked = False
         self._inflow.untaken(self._transport, much=False)
+        self._service.buffered_input.set_untaken(self, 0)
+        if self._put_off:
+            self._service.loop.call_soon(self._take_put_off)
         if self._service.leaving:
             self._leave_if_idle()
 
@@ -95,13 +111,25 @@ class SendingConnection(NotedConnection):
 
     def close_if_idle(self) -> None:
         """Close the connection unless an event is under way on it, or may go on over it."""
-        is_idle = self.event is None and not self._owed and not (self.session.moves and self._instances.events)
+        is_idle = (
+            self.event is None
+            and not self._owed
+            and not self._put_off
+            and not (self.session.moves and self._instances.events)
+        )
         if is_idle and not self.give_back():
             self._transport.close()
 
+    def _take_put_off(self) -> None:
+        raise NotImplementedError
+
+    def end_for_room(self, held: int) -> None:
+        """There is no room for what it holds, which is more than what others do."""
+        raise NotImplementedError
+
     def give_back(self) -> bool:
         """Let another worker serve this connection, if no answer is owed on it."""
-        if self._closed or self._owed or self.event is not None or self.session.buffered:
+        if self._closed or self._owed or self._put_off or self.event is not None or self.session.buffered:
             return False
         if self._transport.get_write_buffer_size():
             return False

@@ -6,6 +6,7 @@ Each call runs in a strand of its own (see `runtime.strands`). What one piece of
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Final, cast
 
 from gatewright.errors import CallRefusedError, GatewayClosedError, GatewrightError, ProtocolError
@@ -25,6 +26,10 @@ from gatewright.settings import worker_count
 __all__ = ["LeanConnection"]
 
 _LONGEST_TEXT: Final = 500
+_MUCH: Final = 1 << 13
+"""Bytes that may be more than a few calls."""
+_AT_ONCE: Final = 32
+"""Calls that are begun before it's seen whether their answers are taken."""
 
 
 class LeanConnection(AskingConnection):
@@ -50,6 +55,8 @@ class LeanConnection(AskingConnection):
         self._waiters = {}
         self._out: list[bytes] | None = None
         self._held = 0
+        self._put_off: deque[Call] = deque()
+        self._put_off_size = 0
         self._stalled_since = 0.0
         self._told_to_leave = False
         self._closed = False
@@ -73,14 +80,18 @@ class LeanConnection(AskingConnection):
         service.bytes_in += len(data)
         out = self._out = []
         try:
-            calls = []
+            calls: list[Call] = []
             for event in self._receive(data):
                 kind = type(event)
                 if kind is LeanRequestCall or kind is LeanResponseCall:
-                    calls.append(event)
+                    calls.append(event)  # type: ignore[arg-type]  # `cast` would be a call for each call
                 else:
                     self._other_event(event)
-            if calls:
+            if len(data) > _MUCH or self._put_off:
+                self._put_off += calls
+                self._put_off_size += len(data)
+                self._begin_put_off(out)
+            elif calls:
                 self._bridge.start_each(self._serve, calls)
         except ProtocolError as error:
             self._end_for_protocol_error(error)
@@ -95,7 +106,21 @@ class LeanConnection(AskingConnection):
                 self._transport.close()
         elif self._session.buffered != self._held:
             self._held = self._session.buffered
-            service.buffered_input.set(self, self._held)
+            service.buffered_input.set(self, self._held + self._put_off_size)
+
+    def _begin_put_off(self, out: list[bytes]) -> None:
+        """Begin calls of which many have come at once, as long as their answers are taken."""
+        put_off = self._put_off
+        while put_off and not self._inflow.blocked and not self._closed:
+            some = [put_off.popleft() for _ in range(min(_AT_ONCE, len(put_off)))]
+            self._bridge.start_each(self._serve, some)
+            if out and not self._transport.is_closing():
+                self._service.bytes_out += sum(map(len, out))
+                self._transport.write(b"".join(out))
+            out.clear()
+        if not put_off:
+            self._put_off_size = 0
+        self._held = -1  # what is put off counts, too
 
     def _send(self, frame: bytes) -> None:
         """Send a frame; what is sent while input is looked at goes out together."""
@@ -104,18 +129,28 @@ class LeanConnection(AskingConnection):
         elif not self._closed:
             self._service.bytes_out += len(frame)
             self._transport.write(frame)
+            if self._inflow.blocked:
+                self._note_untaken()
 
     def pause_writing(self) -> None:
         """The gateway doesn't take its answers: no more questions of its own until it does."""
         self._inflow.untaken(self._transport, much=True)
+        self._note_untaken()
+
+    def _note_untaken(self) -> None:
+        self._service.buffered_input.set_untaken(self, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """It has taken them."""
         self._inflow.untaken(self._transport, much=False)
+        self._service.buffered_input.set_untaken(self, 0)
+        if self._put_off:
+            self._service.loop.call_soon(self.data_received, b"")
 
     def connection_lost(self, _: Exception | None) -> None:
         """End what still waits for this gateway."""
         self._closed = True
+        self._put_off.clear()
         self._service.let_go(self)
         self._service.buffered_input.gone(self)
         self._give_up_waiting()
