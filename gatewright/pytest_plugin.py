@@ -11,6 +11,7 @@ their clients.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Generator, Iterator
@@ -105,6 +106,7 @@ def gatewright_client() -> Iterator[Callable[..., TestClient]]:
     clients: list[TestClient] = []
 
     def make(plugin: Any, config: Any = None, **how: Any) -> TestClient:
+        __tracebackhide__ = True
         clients.append(TestClient(plugin, config, **how))
         return clients[-1]
 
@@ -150,6 +152,7 @@ def gatewright_snapshot(request: pytest.FixtureRequest) -> Callable[[Answer], No
     seen = 0
 
     def compare(answer: Answer) -> None:
+        __tracebackhide__ = True
         nonlocal seen
         seen += 1
         name = re.sub(r"[^\w.-]+", "-", f"{request.path.stem}-{request.node.name}")
@@ -159,15 +162,19 @@ def gatewright_snapshot(request: pytest.FixtureRequest) -> Callable[[Answer], No
              "answered": run.answer.status if run.answer is not None else None}
             for run in answer.runs
         ]  # fmt: skip
+        text = json.dumps(now, indent=2, ensure_ascii=False) + "\n"
         if update:
             directory.mkdir(exist_ok=True)
-            file.write_text(json.dumps(now, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            file.write_text(text, encoding="utf-8")
             return
         if not file.exists():
             pytest.fail(
                 f"{file} is not there yet: run pytest with --gatewright-update once, and look at what it writes"
             )
-        before = json.loads(file.read_text(encoding="utf-8"))
-        assert now == before, f"plugins change something else than {file} says (--gatewright-update takes it)"  # noqa: S101
+        before = file.read_text(encoding="utf-8")
+        if json.loads(before) != now:
+            differs = difflib.unified_diff(before.splitlines(), text.splitlines(), str(file), "now", lineterm="", n=6)
+            told = "\n".join(differs)
+            pytest.fail(f"plugins change something else than {file} says (--gatewright-update takes it):\n{told}")
 
     return compare

@@ -18,7 +18,7 @@ from gatewright.datastructures import Headers
 from gatewright.dev.apisix.behaviour import BEHAVIOURS
 from gatewright.dev.messages import Answer as GatewayAnswer
 from gatewright.dev.messages import ClientRequest
-from gatewright.errors import CallRefusedError, ConfigError
+from gatewright.errors import CallRefusedError, ConfigError, GatewrightError
 from gatewright.gateways.kong.dump import PROTOCOLS
 from gatewright.server.worker.process import new_event_loop
 from gatewright.settings import load_settings
@@ -27,6 +27,7 @@ from gatewright.testing.as_kong import KongGateway
 from gatewright.testing.chains import PluginLike, chain_of
 from gatewright.testing.messages import Pairs, Upstream, UpstreamRequest, answer_parts, client_request, sender_for
 from gatewright.testing.runs import CURRENT, PluginRuns, Run, Visit
+from gatewright.testing.tracebacks import told_briefly
 
 __all__ = ["Answer", "AsyncTestClient", "TestClient"]
 
@@ -142,6 +143,7 @@ class AsyncTestClient:
         Raises:
             ConfigError: something of this can't be.
         """
+        __tracebackhide__ = True
         if gateway not in ("apisix", "kong"):
             raise ConfigError(f"gateway is apisix or kong, not {gateway!r}")
         if version not in BEHAVIOURS:
@@ -152,7 +154,10 @@ class AsyncTestClient:
             raise ConfigError("over the lean path nothing allows degradation")
         if record is None:
             record = type(self).record_file()
-        self._chain = chain_of(plugin, config, kong=gateway == "kong" and protocol != "lean")
+        try:
+            self._chain = chain_of(plugin, config, kong=gateway == "kong" and protocol != "lean")
+        except GatewrightError as error:
+            raise told_briefly(error)  # noqa: B904 - it's the same
         values = {"apisix_version": version, **(settings or {})}
         self._settings = load_settings(flags={}, environ={}, file_values=values).settings
         self._raises = raise_errors
@@ -220,6 +225,7 @@ class AsyncTestClient:
                 upstream function raised.
             GatewayClosedError: the client gets no answer.
         """
+        __tracebackhide__ = True
         gateway = await self._started_gateway()
         request = client_request(
             method, path, headers=headers, query=query, body=body, json_body=json, client_ip=client_ip
@@ -232,39 +238,46 @@ class AsyncTestClient:
         finally:
             CURRENT.reset(token)
         if visit.failed is not None:
-            raise visit.failed
+            raise told_briefly(visit.failed)
         if visit.refused is not None and self._raises:
             cause = visit.refused.__cause__ if isinstance(visit.refused, CallRefusedError) else None
-            raise cause or visit.refused
+            raise told_briefly(cause or visit.refused)
         status, got, content = answer_parts(answer, request, server=gateway.server, charset=gateway.charset)
         return Answer(status, Headers(got), content, visit)
 
     async def get(self, path: str, **how: Any) -> Answer:
         """Send a GET; see `request`."""
+        __tracebackhide__ = True
         return await self.request("GET", path, **how)
 
     async def post(self, path: str, **how: Any) -> Answer:
         """Send a POST; see `request`."""
+        __tracebackhide__ = True
         return await self.request("POST", path, **how)
 
     async def put(self, path: str, **how: Any) -> Answer:
         """Send a PUT; see `request`."""
+        __tracebackhide__ = True
         return await self.request("PUT", path, **how)
 
     async def patch(self, path: str, **how: Any) -> Answer:
         """Send a PATCH; see `request`."""
+        __tracebackhide__ = True
         return await self.request("PATCH", path, **how)
 
     async def delete(self, path: str, **how: Any) -> Answer:
         """Send a DELETE; see `request`."""
+        __tracebackhide__ = True
         return await self.request("DELETE", path, **how)
 
     async def head(self, path: str, **how: Any) -> Answer:
         """Send a HEAD; see `request`."""
+        __tracebackhide__ = True
         return await self.request("HEAD", path, **how)
 
     async def options(self, path: str, **how: Any) -> Answer:
         """Send an OPTIONS; see `request`."""
+        __tracebackhide__ = True
         return await self.request("OPTIONS", path, **how)
 
     async def close(self) -> None:
@@ -300,6 +313,7 @@ class TestClient:
         **how: Any,
     ) -> None:
         """Make a client; see `AsyncTestClient` for what it takes."""
+        __tracebackhide__ = True
         self._client = AsyncTestClient(plugin, config, **how)
         self._runner = asyncio.Runner(loop_factory=new_event_loop)
         self._finalizer = weakref.finalize(self, _end, self._runner, self._client)
@@ -317,40 +331,50 @@ class TestClient:
         client_ip: str = "127.0.0.1",
     ) -> Answer:
         """Send a request; see `AsyncTestClient.request`."""
+        __tracebackhide__ = True
         if _loop_runs():
             raise RuntimeError("an event loop runs already: use AsyncTestClient in an `async` test")
-        return self._runner.run(
-            self._client.request(
-                method, path, headers=headers, query=query, body=body, json=json, client_ip=client_ip
-            )
-        )  # fmt: skip
+        sending = self._client.request(
+            method, path, headers=headers, query=query, body=body, json=json, client_ip=client_ip
+        )
+        try:
+            return self._runner.run(sending)
+        except Exception as error:
+            raise told_briefly(error)  # noqa: B904 - it's the same
 
     def get(self, path: str, **how: Any) -> Answer:
         """Send a GET; see `request`."""
+        __tracebackhide__ = True
         return self.request("GET", path, **how)
 
     def post(self, path: str, **how: Any) -> Answer:
         """Send a POST; see `request`."""
+        __tracebackhide__ = True
         return self.request("POST", path, **how)
 
     def put(self, path: str, **how: Any) -> Answer:
         """Send a PUT; see `request`."""
+        __tracebackhide__ = True
         return self.request("PUT", path, **how)
 
     def patch(self, path: str, **how: Any) -> Answer:
         """Send a PATCH; see `request`."""
+        __tracebackhide__ = True
         return self.request("PATCH", path, **how)
 
     def delete(self, path: str, **how: Any) -> Answer:
         """Send a DELETE; see `request`."""
+        __tracebackhide__ = True
         return self.request("DELETE", path, **how)
 
     def head(self, path: str, **how: Any) -> Answer:
         """Send a HEAD; see `request`."""
+        __tracebackhide__ = True
         return self.request("HEAD", path, **how)
 
     def options(self, path: str, **how: Any) -> Answer:
         """Send an OPTIONS; see `request`."""
+        __tracebackhide__ = True
         return self.request("OPTIONS", path, **how)
 
     def close(self) -> None:

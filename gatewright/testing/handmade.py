@@ -17,7 +17,7 @@ from gatewright.call import Call, CallSource, Question, Recipe, RequestCall, Res
 from gatewright.datastructures import Headers, Query
 from gatewright.testing.changes import Changes
 
-__all__ = ["Request", "Response", "SyncRequest", "SyncResponse"]
+__all__ = ["Request", "Response", "SyncRequest", "SyncResponse", "body_bytes"]
 
 Pairs = Mapping[str, str] | Iterable[tuple[str, str]]
 Entries = list[tuple[str, "str | None"]]
@@ -34,8 +34,17 @@ def _query(query: Pairs | str | None) -> Entries:
     return [(unquote_plus(name), unquote_plus(value) if equals else None) for name, equals, value in parts]
 
 
-def _content(body: bytes | str) -> bytes:
-    return body.encode("utf-8", "surrogateescape") if isinstance(body, str) else bytes(body)
+def body_bytes(body: bytes | str | None) -> bytes:
+    """A body as bytes: text goes as UTF-8.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(body, str):
+        return body.encode("utf-8", "surrogateescape")
+    if body is not None and not isinstance(body, bytes | bytearray | memoryview):
+        raise TypeError(f"a body is bytes or str, not {type(body).__name__} (a test client sends JSON with `json=`)")
+    return bytes(body or b"")
 
 
 class _Source:
@@ -80,7 +89,7 @@ class _Gateway:
         if question.kind in self._bodies:
             return self._bodies[question.kind]
         value = self._variables.get(question.name)
-        return None if value is None else _content(value)
+        return None if value is None else body_bytes(value)
 
     def ask(self, _: Call, question: Question) -> Awaitable[bytes | None]:
         async def answer() -> bytes | None:
@@ -143,7 +152,7 @@ def _request_call(
     Headers(headers or ())  # what is no header is refused
     source = _Source(method, path, _entries(headers), _query(rest if mark else query), client_ip)
     call = RequestCall(_check_type(source), 0)
-    call.asker = _Gateway(_content(body), variables or {})
+    call.asker = _Gateway(body_bytes(body), variables or {})
     call.kept_ctx = ctx
     return call
 
@@ -207,7 +216,7 @@ def _response_call(status: int, headers: Pairs | None, body: bytes | str) -> Res
     call = ResponseCall(_Source("GET", "/", [], [], "127.0.0.1"), 0)
     call.response_status = status
     call.response_source = lambda: list(entries)
-    call.asker = _Gateway(b"", {}, _content(body))
+    call.asker = _Gateway(b"", {}, body_bytes(body))
     return call
 
 

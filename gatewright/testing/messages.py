@@ -22,6 +22,7 @@ from gatewright.dev.trail import current_trail
 from gatewright.dev.upstream import UpstreamAnswer, UpstreamError
 from gatewright.errors import GatewayClosedError, GatewrightError
 from gatewright.http import Response, SyncResponse
+from gatewright.testing.handmade import body_bytes
 from gatewright.testing.runs import CURRENT
 
 __all__ = ["Pairs", "Upstream", "UpstreamRequest", "answer_parts", "client_request", "response_of", "sender_for"]
@@ -73,13 +74,15 @@ def client_request(
     """
     if body is not None and json_body is not ...:
         raise ValueError("`body` and `json` are given: say one")
+    if not path.startswith(("/", "http://", "https://")) and path != "*":
+        raise ValueError(f"a path begins with /, and {path!r} doesn't")
     entries = _pairs(headers)
     names = {name.lower() for name, _ in entries}
     if json_body is not ...:
         body = json.dumps(json_body, ensure_ascii=False)
         if "content-type" not in names:
             entries.append(("Content-Type", "application/json"))
-    content = raw(body) if isinstance(body, str) else bytes(body or b"")
+    content = body_bytes(body)
     if "host" not in names:
         entries.insert(0, ("Host", "gateway.test"))
     if "transfer-encoding" in names:
@@ -87,6 +90,8 @@ def client_request(
     elif body is not None and "content-length" not in names:
         entries.append(("Content-Length", str(len(content))))
     for name, value in entries:
+        if not isinstance(value, str):
+            raise TypeError(f"the value of header {name!r} must be str, not {type(value).__name__}")
         if re.search(r"[\r\n\0]", name + value):
             raise ValueError(f"a client can't send the header {name!r} with the value {value!r}")
     head = f"{method} {_target(path, query)} HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in entries) + "\r\n"

@@ -68,8 +68,24 @@ def test_all_that_a_def_plugin_changes_shows(gateway: str) -> None:
 @pytest.mark.parametrize("gateway", GATEWAYS)
 def test_what_a_handler_raises_is_raised_in_the_test(gateway: str) -> None:
     client = TestClient(Boom, gateway=gateway)
-    with pytest.raises(RuntimeError, match="boom"):
+    with pytest.raises(RuntimeError, match="boom") as raised:
         client.get("/")
+    shown = [frame for frame in raised.traceback if not frame.ishidden(raised)]
+    assert [frame.name for frame in shown] == ["test_what_a_handler_raises_is_raised_in_the_test", "on_request"]
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"body": {"a": 1}}, "a body is bytes or str, not dict"),
+        ({"headers": {"a": 1}}, "the value of header 'a' must be str, not int"),
+        ({"path": "x"}, "a path begins with /, and 'x' doesn't"),
+    ],
+)
+def test_what_no_client_could_send_is_told(how: dict[str, Any], why: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=why) as raised:
+        TestClient(Greet).post(**{"path": "/x", **how})
+    assert len([frame for frame in raised.traceback if not frame.ishidden(raised)]) == 1
 
 
 def test_a_failure_is_logged_in_a_few_lines_that_pytest_captures(caplog: pytest.LogCaptureFixture) -> None:

@@ -86,7 +86,11 @@ def test_it(gatewright_client, gatewright_snapshot):
     assert "hello" in (tmp_path / "__changes__" / "test_it-test_it.json").read_text()
     assert pytest_in(tmp_path).returncode == 0
     (tmp_path / "greet.py").write_text(GREET.replace("hello", "bye"))
-    assert "plugins change something else" in pytest_in(tmp_path).stdout
+    told = pytest_in(tmp_path).stdout
+    assert "plugins change something else" in told
+    assert '-          "hello"' in told
+    assert '+          "bye"' in told
+    assert "unified_diff" not in told, "the fixture's own lines say nothing to an author"
 
 
 @pytest.mark.long
