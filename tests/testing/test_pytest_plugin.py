@@ -16,6 +16,7 @@ from gatewright.dev.reader import RefusedError
 from gatewright.errors import GatewayClosedError
 from gatewright.testing import SyncRequest as MadeRequest
 from gatewright.testing import TestClient, strategies
+from gatewright.testing.conformance.conftest import listening
 from tests.conftest import ROOT, StartRunner
 
 GREET = """
@@ -154,6 +155,11 @@ class TestConformance:
             "--plugin-server-protocol", protocol,
         )  # fmt: skip
         assert run.returncode == 0, run.stdout + run.stderr
+
+    @pytest.mark.parametrize("address", ["unix:/nowhere/r.sock", "tcp://127.0.0.1:1", "nonsense"])
+    def test_nobody_who_listens_is_told_once_and_passes_nothing(self, address: str) -> None:
+        with pytest.raises(pytest.exit.Exception, match=r"--runner (is unix:|.*: nobody listens there: )"):
+            listening(address, "--runner")
 
     @pytest.mark.long
     def test_a_runner_that_lets_everything_pass_does_not(self, tmp_path: Path) -> None:

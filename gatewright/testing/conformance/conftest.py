@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 
-from gatewright.settings import parse_address
+from gatewright.errors import ConfigError
+from gatewright.settings import Address, parse_address
 from gatewright.testing.conformance.asking import Runner
 
-__all__ = ["plugin_server", "runner"]
+__all__ = ["listening", "plugin_server", "runner"]
 
 
 @pytest.fixture
@@ -16,7 +20,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
     address = request.config.getoption("--runner")
     if not address:
         pytest.skip("name an APISIX runner's socket: --runner unix:/path")
-    return Runner(parse_address(address, "--runner"))
+    return Runner(listening(address, "--runner"))
 
 
 @pytest.fixture
@@ -26,4 +30,22 @@ def plugin_server(request: pytest.FixtureRequest) -> tuple[str, str]:
     if not address:
         pytest.skip("name a plugin server's socket: --plugin-server unix:/path")
     protocol: str = request.config.getoption("--plugin-server-protocol")
-    return parse_address(address, "--plugin-server").path, protocol
+    return listening(address, "--plugin-server").path, protocol
+
+
+def listening(text: str, flag: str) -> Address:
+    """An address where somebody listens. Where nobody does, nothing passes either, which is no merit: so all ends."""
+    try:
+        address = parse_address(text, flag)
+    except ConfigError as error:
+        pytest.exit(str(error), pytest.ExitCode.USAGE_ERROR)
+    try:
+        if address.path:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(address.path)
+        else:
+            socket.create_connection((address.host, address.port), timeout=10).close()
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        pytest.exit(f"{flag} {text}: nobody listens there: {why}", pytest.ExitCode.USAGE_ERROR)
+    return address
