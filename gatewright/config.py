@@ -112,6 +112,18 @@ def config_schema(model: Any) -> dict[str, Any]:
     """
     if model is None:
         return {"type": "object"}
+    schema = _schema(model)
+    shape = schema
+    while "$ref" in shape:
+        shape = schema["$defs"][shape["$ref"].rpartition("/")[2]]
+    if shape.get("type", "object") != "object":
+        raise ConfigError(
+            f"{model!r} is not a configuration model: a configuration is a JSON object, not {shape['type']}"
+        )
+    return schema
+
+
+def _schema(model: Any) -> dict[str, Any]:
     if _is_pydantic(model):
         return _pydantic_schema(model)
     if dataclasses.is_dataclass(model) or isinstance(model, type):

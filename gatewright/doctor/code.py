@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from gatewright.doctor.awaits import check_awaits, check_kinds
 from gatewright.doctor.findings import Finding, problem, warning
 from gatewright.plugin import HANDLERS, Plugin
 
@@ -119,7 +120,9 @@ def _check_parameters(handler: Any, name: str, wanted: tuple[str, ...], source: 
 
 
 def check_code(file: Path) -> Iterator[Finding]:
-    """Look for calls that block, in the `async def`s of a file's classes. `# gatewright: may-block` allows a line.
+    """Look for calls that block or that nobody waits for, in the `async def`s of a file's classes.
+
+    `# gatewright: may-block` allows a line to block.
 
     Args:
         file: a Python file that can be parsed.
@@ -131,7 +134,10 @@ def check_code(file: Path) -> Iterator[Finding]:
     for item in ast.walk(tree):
         if isinstance(item, ast.ClassDef):
             for method in item.body:
+                if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield from check_kinds(file, item.name, method)
                 if isinstance(method, ast.AsyncFunctionDef):
+                    yield from check_awaits(file, item.name, method)
                     for call in sorted(_calls(method), key=lambda call: call.lineno):
                         meant = _meant(call.func, names)
                         cure = _BLOCKS.get(meant)
@@ -144,17 +150,23 @@ def check_code(file: Path) -> Iterator[Finding]:
 
 
 def _maybe_handler(item: ast.ClassDef, method: ast.stmt, file: Path) -> Iterator[Finding]:
+    if isinstance(method, ast.ClassDef) and method.name == "config" and _is_plugin(item):
+        yield warning(
+            f"{file}:{method.lineno}: {item.name}.config is no model of the configuration: nothing looks at it",
+            "class Config",
+        )
     if not isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) or not method.name.startswith("on_"):
         return
-    bases = {base.id for base in item.bases if isinstance(base, ast.Name)}
-    bases |= {
-        base.value.id for base in item.bases if isinstance(base, ast.Subscript) and isinstance(base.value, ast.Name)
-    }
-    if "Plugin" in bases and method.name not in HANDLERS:
+    if _is_plugin(item) and method.name not in HANDLERS:
         yield warning(
             f"{file}:{method.lineno}: {item.name}.{method.name} is no handler: no gateway calls it",
             f"handlers are {', '.join(HANDLERS)}; call other methods otherwise than on_...",
         )
+
+
+def _is_plugin(item: ast.ClassDef) -> bool:
+    bases = [base.value if isinstance(base, ast.Subscript) else base for base in item.bases]
+    return any(isinstance(base, ast.Name) and base.id == "Plugin" for base in bases)
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,12 +125,17 @@ class TestCheck:
             ("    async def on_request(self, request):\n        time.sleep(1)", ":6: Plug.on_request blocks the loop"),
             ("    async def on_request(self, request):\n        nap(1)", "time.sleep() in an `async def`"),
             ("    async def setup(self):\n        requests.get('x')", "Plug.setup blocks the loop: requests.get()"),
+            ("    async def on_request(self, request):\n        a = request.body()", "waits for request.body(), so it"),
+            ("    async def on_request(self, request):\n        request.json()['a']", "-> await request.json()"),
+            ("    async def on_response(self, q, r):\n        if r.body(): return", "nobody waits for r.body()"),
+            ("    async def help(self, q: Request):\n        x = f'{q.var(\"uri\")}'", "-> await q.var('uri')"),
+            ("    Config = int\n    def on_request(self, request): pass", "a JSON object, not integer"),
             ("    Config = 5\n    def on_request(self, request): pass", "its Config can't be used"),
             ("    def on_request(self, request): pass\n    on_error = 'Skip'", 'on_error is "fail" or "skip"'),
         ],
     )
     def test_a_mistake_is_told_with_its_place(self, plugin_dir: WriteFiles, body: str, words: str) -> None:
-        head = "import time\nfrom time import sleep as nap\nfrom gatewright import Plugin\n"
+        head = "import time\nfrom time import sleep as nap\nfrom gatewright import Plugin, Request\n"
         if "requests" in body:
             head = f"try:\n    import requests\nexcept ImportError: pass\n{head}"
         directory = plugin_dir(plug=f"{head}class Plug(Plugin):\n{body}")
@@ -146,6 +151,12 @@ class TestCheck:
             "        def later(): time.sleep(1)",
             "        await asyncio.sleep(1)",
             "        request.time.sleep(1)",
+            "        a = request.body()\n        await a",
+            "        await asyncio.gather(request.body(), request.var('uri'))",
+            "        a, b = request.body(), request.var('uri')\n        await asyncio.gather(a, b)",
+            "        a = asyncio.create_task(request.body())\n        return await a",
+            "        asked = [request.var(name) for name in 'ab']\n        await asyncio.gather(*asked)",
+            "        return await request.json()",
             "        pass\n    def on_log(self, request, response):",
         ],
     )
@@ -153,6 +164,21 @@ class TestCheck:
         head = "import asyncio, time\nfrom gatewright import Plugin\nclass Plug(Plugin):\n"
         method = f"    async def on_request(self, request):\n{body}\n        return None\n"
         gatewright("check", plugin_dir(plug=head + method))
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            ("    def on_request(self, request: Request): pass", "-> request: SyncRequest; or `async def`"),
+            ("    async def on_request(self, request: 'SyncRequest'): pass", "is given a Request, not a SyncRequest"),
+            ("    def on_response(self, q, r: Response): pass", "given a SyncResponse, not a Response"),
+            ("    class config: a: int\n    def on_request(self, request): pass", "Plug.config is no model"),
+        ],
+    )
+    def test_what_is_meant_otherwise_is_warned_of(self, plugin_dir: WriteFiles, body: str, words: str) -> None:
+        head = "from __future__ import annotations\nfrom gatewright import *\nclass Plug(Plugin):\n"
+        directory = plugin_dir(plug=f"{head}{body}")
+        assert words in gatewright("check", directory)
+        gatewright("check", "--strict", directory, code=1)
 
     def test_two_of_a_name_and_broken_files(self, plugin_dir: WriteFiles) -> None:
         output = gatewright("check", plugin_dir(a=GREET, b=GREET, c="import nowhere"), code=1)
