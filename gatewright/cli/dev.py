@@ -23,7 +23,8 @@ __all__ = ["dev"]
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--upstream", metavar="URL",
-    help="where requests go; without it, where the routes say, or else to a built-in upstream that echoes them",
+    help="where requests go, whatever the routes say; echo: to a built-in upstream that echoes them; without it, where "
+    "the routes say, or else there",
 )  # fmt: skip
 @click.option(
     "--routes", type=click.Path(path_type=Path),
@@ -116,12 +117,7 @@ def dev(
         fail(f"the development gateway needs {error.name}: pip install 'gatewright[dev-gateway]'")
     as_kong = gateway == "kong" or (gateway == "auto" and (kong_conf is not None or is_declarative(routes)))
     try:
-        if connect and as_kong:
-            raise ConfigError("--connect is for APISIX's runners; for Kong, name its kong.conf: --kong-conf")
-        if protocol == "lean" and kong_conf is not None:
-            raise ConfigError("--protocol lean asks a runner; --kong-conf starts plugin servers")
-        if protocol == "lean" and routes is not None:
-            raise ConfigError("--protocol lean is for the route that is made up; in --routes, name `gatewright`")
+        _refuse_contradictions(as_kong=as_kong)
         for path in paths:
             if not path.exists():
                 raise ConfigError(f"{path} does not exist")
@@ -144,6 +140,48 @@ def dev(
     except GatewrightError as error:
         fail(error)
     sys.exit(code)
+
+
+_OF_APISIX = ("version", "gateway_workers", "connect", "admin_key")
+_TOGETHER = (
+    ("connect", "debug", "a runner that runs already is debugged where it was started"),
+    ("connect", "watched", "a runner that runs already is reloaded by `gatewright reload`"),
+    ("kong_conf", "debug", "what kong.conf starts runs in processes of its own; name the plugins' directory instead"),
+    ("routes", "confs", "the routes say how plugins are configured"),
+    ("admin", "confs", "the routes say how plugins are configured"),
+    ("no_inspect", "inspect_port", "there is no page"),
+)
+
+
+def _refuse_contradictions(*, as_kong: bool) -> None:
+    """Tell of options of which one would have no effect.
+
+    Raises:
+        ConfigError: there are such.
+    """
+    context = click.get_current_context()
+    flags = {
+        each.name or "": each.opts[0] if each.opts[0].startswith("-") else "PATHS" for each in context.command.params
+    }
+
+    def given(name: str) -> bool:
+        said = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        return said and context.params[name] not in ((), None)
+
+    for name in _OF_APISIX:
+        if as_kong and given(name):
+            hint = "; for Kong, name its kong.conf: --kong-conf" if name == "connect" else ""
+            raise ConfigError(f"{flags[name]} is for APISIX, and this is to be Kong{hint}")
+    lean = context.params["protocol"] == "lean"
+    if given("protocol") and not as_kong and not lean:
+        raise ConfigError(f"--protocol {context.params['protocol']} is for Kong: --gateway kong")
+    if lean and given("kong_conf"):
+        raise ConfigError("--protocol lean asks a runner; --kong-conf starts plugin servers")
+    if lean and given("routes"):
+        raise ConfigError("--protocol lean is for the route that is made up; in --routes, name `gatewright`")
+    for one, other, why in _TOGETHER:
+        if given(one) and given(other):
+            raise ConfigError(f"{flags[one]} and {flags[other]} don't go together: {why}")
 
 
 def _places() -> list[Path]:

@@ -7,7 +7,10 @@ import json
 
 from aiohttp import web
 
-__all__ = ["EchoUpstream"]
+__all__ = ["ECHO", "EchoUpstream"]
+
+ECHO = "echo"
+"""What it is called on the command line."""
 
 
 class EchoUpstream:

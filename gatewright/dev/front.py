@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,8 +34,11 @@ def listening(address: str, flag: str) -> Iterator[None]:
     """
     try:
         yield
+    except socket.gaierror as error:  # the host's fault
+        raise ListenError(f"{address}: {error.strerror}; choose another host with --host") from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
+        flag = "--host" if error.errno == errno.EADDRNOTAVAIL else flag
         raise ListenError(f"{address}: {reason}; choose another one with {flag}") from None
 
 

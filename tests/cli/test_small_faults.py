@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import socket
@@ -15,6 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from gatewright.cli import main
+from gatewright.dev.front import listening
 from gatewright.dev.kong.declarative import parse_declarative
 from gatewright.dev.kong.plugins import Plugins, known_plugins
 from gatewright.errors import ConfigError, ListenError
@@ -41,6 +43,11 @@ class TestPorts:
             (["dev", "--conf", "greet"], "--conf is NAME=JSON"),
             (["dev", "--conf", "greet={"], "--conf greet: not valid JSON"),
             (["dev", "--connect", "unix:/x.sock", "--gateway", "kong"], "--connect is for APISIX"),
+            (["dev", "--gateway", "kong", "--apisix", "3.18"], "--apisix is for APISIX, and this is to be Kong"),
+            (["dev", "--protocol", "protobuf"], "--protocol protobuf is for Kong: --gateway kong"),
+            (["dev", "--connect", "unix:/x.sock", "--debug"], "--connect and --debug don't go together"),
+            (["dev", "--routes", "x.yaml", "--conf", "a={}"], "--routes and --conf don't go together"),
+            (["dev", "--connect", "unix:/x.sock", "--watch", "."], "--connect and --watch don't go together"),
             (["dev", "/nonexistent"], "/nonexistent does not exist"),
             (["dev", "--watch", "/nonexistent"], "--watch /nonexistent: there is no such file"),
             (["run", "--metrics", "127.0.0.1:99999"], "metrics is unix:/path or tcp://host:port, with a port"),
@@ -59,6 +66,18 @@ class TestPorts:
             address = Address(host="127.0.0.1", port=taken.getsockname()[1])
             with pytest.raises(ListenError, match="in use; choose another address with --metrics"):
                 Listener.bind(address, flag="--metrics")
+
+    @pytest.mark.parametrize(
+        ("error", "cure"),
+        [
+            (socket.gaierror(-2, "Name or service not known"), "Name or service not known; choose another host with"),
+            (OSError(errno.EADDRNOTAVAIL, ""), "choose another one with --host"),
+            (OSError(errno.EADDRINUSE, ""), "choose another one with --port"),
+        ],
+    )
+    def test_what_is_wrong_with_the_host_is_no_fault_of_the_port(self, error: OSError, cure: str) -> None:
+        with pytest.raises(ListenError, match=cure), listening("nowhere:9080", "--port"):
+            raise error
 
 
 def test_a_runner_without_workers_can_be_asked(start_runner: StartRunner, plugin_dir: Callable[..., Path]) -> None:

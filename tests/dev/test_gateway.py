@@ -371,6 +371,18 @@ def test_a_route_file_and_an_upstream_are_used(tmp_path: Path) -> None:
         assert get(f"{base}/else")[0] == 404
 
 
+def test_where_requests_are_to_go_is_there_whatever_routes_say() -> None:
+    said = {"routes": [
+        {"id": 1, "uri": "/a", "upstream": {"nodes": {"10.0.0.1:80": 1}, "pass_host": "node"}},
+        {"id": 2, "uri": "/b"},
+    ]}  # fmt: skip
+    routes = build_routes(said, source="x", version="1").to(Upstream("127.0.0.1", 5000))
+    assert [(route.upstream.host, route.upstream.port) for route in routes.routes if route.upstream] == [
+        ("127.0.0.1", 5000), ("127.0.0.1", 5000),
+    ]  # fmt: skip
+    assert routes.routes[0].upstream == Upstream("127.0.0.1", 5000, pass_host="node")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -20,7 +20,7 @@ from gatewright.dev.apisix.gateway import SERVER_HEADER, DevGateway
 from gatewright.dev.apisix.routes import Routes
 from gatewright.dev.apisix.rpc import Timeouts
 from gatewright.dev.apisix.table import made_up_routes, read_routes
-from gatewright.dev.echo import EchoUpstream
+from gatewright.dev.echo import ECHO, EchoUpstream
 from gatewright.dev.explaining import explaining
 from gatewright.dev.front import Front, listening
 from gatewright.dev.here import RunnerHere, leave_at_once, runner_here, settings_for_debugging
@@ -73,7 +73,8 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
         leave_at_once(directory)
     try:
         await echo.start()
-        target = upstream_of(options.upstream) if options.upstream else Upstream("127.0.0.1", echo.port)
+        there = options.upstream or ECHO
+        target = Upstream("127.0.0.1", echo.port) if there == ECHO else upstream_of(there)
         facts = {"name": "apisix", "version": behaviour.version}
         async with (
             inspecting(options.inspect, directory, facts, server_header=SERVER_HEADER, charset=True) as inspection,
@@ -98,7 +99,7 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
             state.changed = lambda: inspection.changed(facts_of(state.found, gateway, options.host))
             page = await inspection.show(facts_of(found, gateway, options.host))
             if admin is not None:
-                admin.on_change = lambda: gateway.replace_routes(admin.routes())
+                admin.on_change = lambda: gateway.replace_routes(state.table())
                 front = Front(
                     admin.handle, server_header=SERVER_HEADER, refusal=lambda status: Answer(status, page=True)
                 )
@@ -228,12 +229,14 @@ class _State:
     changed: Callable[[], None] = lambda: None
 
     def table(self) -> Routes:
-        """The routes."""
+        """The routes; where somebody says where requests go, they go there whatever the routes say."""
         if self.admin is not None:
-            return self.admin.routes()
-        if self.routes is not None:
-            return read_routes(self.found, self.routes, self.upstream)
-        return made_up_routes(self.found, self.options.confs, self.upstream, lean=self.lean)
+            said = self.admin.routes()
+        elif self.routes is not None:
+            said = read_routes(self.found, self.routes, self.upstream)
+        else:
+            return made_up_routes(self.found, self.options.confs, self.upstream, lean=self.lean)
+        return said if self.options.upstream is None else said.to(self.upstream)
 
     def why_blocked(self) -> list[str]:
         """Why nothing may pass: where every plugin is to guard every path, and one of them isn't there."""
@@ -322,7 +325,11 @@ class _State:
             lines.append(
                 f"  admin     http://{where}:{self.admin_port}/apisix/admin/, X-API-KEY: {self.options.admin_key}"
             )
-        lines.append(f"  upstream  {options.upstream or 'built in: echoes the request'}")
+        default = "where the routes say" if self.routes or self.admin else ECHO
+        upstream = options.upstream or default
+        lines.append(f"  upstream  {'built in: echoes the request' if upstream == ECHO else upstream}")
+        if self.lean:
+            lines.append("  protocol  lean")
         if options.connect:
             lines.append(f"  runner    {options.connect}, which ran already")
         if options.debug:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -102,6 +102,14 @@ class Routes:
     """All of them, by name: their plugins."""
     custom_ids: Mapping[str, str] = field(default_factory=dict)
     """What consumers are called elsewhere, by name: their label `custom_id`."""
+
+    def to(self, upstream: Upstream) -> Routes:
+        """The same routes, whose requests go elsewhere; how their upstreams are to be asked stays."""
+        host, port, scheme = upstream.host, upstream.port, upstream.scheme
+        return replace(self, routes=[
+            replace(route, upstream=replace(route.upstream or upstream, host=host, port=port, scheme=scheme))
+            for route in self.routes
+        ])  # fmt: skip
 
     def find(
         self,

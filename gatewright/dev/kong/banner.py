@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from gatewright.dev.echo import ECHO
 from gatewright.dev.kong.serving import Serving
 
-__all__ = ["ECHO", "print_banner"]
-
-ECHO = "echo"
-"""What the built-in upstream is called on the command line."""
+__all__ = ["print_banner"]
 
 
 def print_banner(serving: Serving, protocol: str, page: str, admin_port: int) -> None:

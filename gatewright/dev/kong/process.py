@@ -9,14 +9,14 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from gatewright.dev.echo import EchoUpstream
+from gatewright.dev.echo import ECHO, EchoUpstream
 from gatewright.dev.explaining import explaining
 from gatewright.dev.front import Front, listening
 from gatewright.dev.here import leave_at_once
 from gatewright.dev.inspector.session import inspecting
 from gatewright.dev.kong.admin import KongAdmin
 from gatewright.dev.kong.answering import NAME
-from gatewright.dev.kong.banner import ECHO, print_banner
+from gatewright.dev.kong.banner import print_banner
 from gatewright.dev.kong.configuring import shipped_in
 from gatewright.dev.kong.declarative import load_content
 from gatewright.dev.kong.gateway import KongGateway

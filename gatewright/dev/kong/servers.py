@@ -155,6 +155,8 @@ class ConfiguredServers:
             raise ConfigError(f"{self.file}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise ConfigError(f"{self.file} is not text in UTF-8") from None
+        except ConfigError as error:
+            raise ConfigError(f"{self.file}: {error}") from None
 
     async def known(self) -> list[KnownPlugin]:
         """See `PluginServers`."""
