@@ -377,10 +377,9 @@ def test_where_requests_are_to_go_is_there_whatever_routes_say() -> None:
         {"id": 2, "uri": "/b"},
     ]}  # fmt: skip
     routes = build_routes(said, source="x", version="1").to(Upstream("127.0.0.1", 5000))
-    assert [(route.upstream.host, route.upstream.port) for route in routes.routes if route.upstream] == [
-        ("127.0.0.1", 5000), ("127.0.0.1", 5000),
-    ]  # fmt: skip
-    assert routes.routes[0].upstream == Upstream("127.0.0.1", 5000, pass_host="node")
+    targets = [route.upstream.target(0) for route in routes.routes if route.upstream]
+    assert [(target.host, target.port) for target in targets] == [("127.0.0.1", 5000)] * 2
+    assert targets[0].pass_host == "node"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any, Final
 from gatewright.dev.apisix.balancing import Balanced
 from gatewright.dev.apisix.expressions import Condition, LuaValue, address_matches
 from gatewright.dev.messages import raw
+from gatewright.dev.target import Upstream
 
 __all__ = ["PluginConf", "Route", "Routes"]
 
@@ -105,9 +106,9 @@ class Routes:
 
     def to(self, upstream: Upstream) -> Routes:
         """The same routes, whose requests go elsewhere; how their upstreams are to be asked stays."""
-        host, port, scheme = upstream.host, upstream.port, upstream.scheme
+        there = Balanced.of(upstream)
         return replace(self, routes=[
-            replace(route, upstream=replace(route.upstream or upstream, host=host, port=port, scheme=scheme))
+            replace(route, upstream=replace(route.upstream or there, nodes=there.nodes, scheme=there.scheme))
             for route in self.routes
         ])  # fmt: skip
 
