@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gatewright.cli._found import plugin_named
+from gatewright.cli._names import PluginName
 from gatewright.cli._options import fail
 from gatewright.cli._output import say
 from gatewright.doctor.code import what_fits
@@ -27,7 +28,7 @@ __all__ = ["call"]
 
 
 @click.command()
-@click.argument("plugin")
+@click.argument("plugin", type=PluginName())
 @click.argument("path", default="/")
 @click.option("--plugins", "-p", "places", multiple=True, metavar="PATH", help="where to look for it (repeatable)")
 @click.option("--config", "-c", default="{}", metavar="JSON", help="its configuration; @FILE reads it from a file")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gatewright.cli._found import find, places_or_settings, plugin_named
+from gatewright.cli._names import PluginName
 from gatewright.cli._options import fail
 from gatewright.cli._output import print_table
 from gatewright.errors import GatewrightError
@@ -20,7 +21,7 @@ __all__ = ["plugins"]
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=PluginName())
 @click.option("--markdown", is_flag=True, help="print a table in Markdown")
 @click.option("--plugins", "-p", "places", multiple=True, metavar="PATH", help="where to look for others (repeatable)")
 @click.option("--json", "as_json", is_flag=True, help="print JSON: the list, or the configuration's JSON Schema")

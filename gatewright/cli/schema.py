@@ -9,6 +9,7 @@ import click
 import yaml
 
 from gatewright.cli._found import plugin_named
+from gatewright.cli._names import PluginName
 from gatewright.cli._options import fail
 from gatewright.errors import GatewrightError
 from gatewright.field_docs import described_schema
@@ -22,7 +23,7 @@ _PHASES = {"on_request": "ext-plugin-pre-req", "on_response": "ext-plugin-post-r
 
 
 @click.command()
-@click.argument("plugin")
+@click.argument("plugin", type=PluginName())
 @click.option("--plugins", "-p", "places", multiple=True, metavar="PATH", help="where to look for it (repeatable)")
 @click.option(
     "--as", "form", type=click.Choice(["json-schema", "kong", "route"]), default="json-schema", show_default=True,

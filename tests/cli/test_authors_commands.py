@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -338,6 +339,20 @@ class TestHelp:
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_shells_can_complete(self, shell: str) -> None:
         assert "_GATEWRIGHT_COMPLETE" in gatewright("completion", shell)
+
+    def test_names_of_plugins_are_completed_whatever_plugins_say(self, plugin_dir: WriteFiles) -> None:
+        directory = plugin_dir(greet="import os\nos.write(2, b'noise')\n" + GREET, broken="import nowhere")
+        run = subprocess.run(
+            [sys.executable, "-c", "from gatewright.cli import main; main(prog_name='gatewright')"],
+            capture_output=True, text=True, check=False,
+            env={**os.environ, "_GATEWRIGHT_COMPLETE": "bash_complete", "COMP_CWORD": "4",
+                 "COMP_WORDS": f"gatewright schema -p {directory} "},
+        )  # fmt: skip
+        assert {"plain,greet", "plain,cors"} <= set(run.stdout.split())
+        assert "noise" not in run.stderr
+
+    def test_a_misspelt_command_is_met_with_the_one_that_is_meant(self) -> None:
+        assert "No such command 'stats'. Did you mean status?" in gatewright("stats", code=2)
 
     def test_colour_is_for_terminals(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from gatewright.cli import _output
