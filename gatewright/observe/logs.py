@@ -22,7 +22,7 @@ import structlog
 from gatewright.errors import ConfigError
 from gatewright.http import RequestCall
 from gatewright.loggers import get_logger
-from gatewright.observe.outlet import Outlet, Printed, Stream
+from gatewright.observe.outlet import Outlet, Printed, Stream, never_wait_for
 from gatewright.observe.own_loggers import OURS, OwnLogger, keep_loggers
 from gatewright.observe.short_traceback import short_stack, short_traceback
 from gatewright.redaction import redact, redact_fields
@@ -252,8 +252,11 @@ def never_wait_for_output() -> None:
     for name, fd in (("stdout", 1), ("stderr", _STDERR)):
         outlet = Outlet(fd)
         _streams.append(outlet)
+        never_wait_for(fd)
         raw = io.BufferedWriter(Stream(outlet, fd))
-        setattr(sys, name, Printed(raw, "utf-8", "backslashreplace", line_buffering=True))
+        stream = Printed(raw, "utf-8", "backslashreplace", line_buffering=True)
+        for spelled in (name, f"__{name}__"):
+            setattr(sys, spelled, stream)
 
 
 def level() -> str:

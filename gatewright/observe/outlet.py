@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Outlet", "Printed", "Stream"]
+__all__ = ["Outlet", "Printed", "Stream", "never_wait_for"]
 
 _MOST_WAITING: Final = 1 << 20
 _SURE: Final = select.PIPE_BUF
@@ -177,6 +177,20 @@ class Outlet:
         elif self._own:
             os.close(self._fd)
         self._own, self._socket, self._fd = False, None, -1
+
+
+def never_wait_for(fd: int) -> None:
+    """Have what writes to a descriptor itself, such as libraries in C, lose what nobody reads rather than wait.
+
+    That is so for pipes, with a description of our own in the place of the one that we share.
+    """
+    try:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.dup2(own, fd)
+            os.close(own)
+    except OSError:  # closed; somebody else's pipe, or no /proc: it stays as it is
+        return
 
 
 def _duplicate(fd: int) -> int:

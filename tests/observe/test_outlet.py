@@ -137,12 +137,15 @@ def test_a_fork_does_not_write_its_parents_lines(pipe: tuple[int, int]) -> None:
 # --- whole runners
 
 NOISY = """
+import ctypes, sys
 from gatewright import Plugin
 
 class Noisy(Plugin):
     def on_request(self, request):
         self.log.info("x" * 300 + " y")
         print("z" * 300)
+        print("z" * 300, file=sys.__stderr__)
+        ctypes.CDLL(None).puts(b"z" * 300)
 
 class Quiet(Plugin):
     def on_request(self, request):

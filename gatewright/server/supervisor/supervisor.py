@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import selectors
 import signal
@@ -87,6 +88,7 @@ class Supervisor:
             while (worker := self._loop.run_until_complete(self._fleet.next_to_fork())) is not None:
                 self._fleet.fork(worker)
             self._loop.run_until_complete(self._close_admin())
+        gc.freeze()  # a gateway waits for a second in all: what is left is not to be looked through when Python ends
         code = self._fleet.exit_code
         if code == EXIT_CUT_OFF:
             self._log.warning("stopped; calls under way were cut off")
