@@ -19,6 +19,7 @@ import pytest
 from gatewright.gateways.apisix import calls, replies
 from gatewright.gateways.apisix.frames import MAX_PAYLOAD
 from gatewright.gateways.apisix.replies import ErrorCode, Rewrite, Stop
+from gatewright.observe.control import ask
 from tests.conftest import RunnerProcess, StartRunner
 from tests.peer import Peer, Refused
 
@@ -415,6 +416,33 @@ def test_only_ones_own_socket_is_removed_on_exit(start_runner: StartRunner, plug
         other.bind(str(runner.socket))
         assert runner.stop() == 0
         assert runner.socket.exists()
+
+
+def test_a_socket_that_somebody_removes_is_made_again(
+    start_runner: StartRunner, plugin_dir: WriteFiles, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "metrics.sock"
+    source = "from gatewright import Plugin\nclass Tag(Plugin):\n    def on_request(self, request):\n"
+    plugins = plugin_dir(tag=source + "        request.headers['x'] = '1'\n")
+    runner = start_runner("-p", plugins, "--socket-mode", "0600", "--metrics", f"unix:{metrics}")
+    with runner.peer() as old:
+        token = old.prepare(("tag", "{}"))
+        runner.socket.unlink()
+        runner.wait_for_log("somebody removed the socket's file: it's made again")
+        with runner.peer() as new:
+            assert new.request(token) is not None
+        assert old.request(token) is not None
+        assert stat.S_IMODE(runner.socket.stat().st_mode) == 0o600
+        runner.socket.unlink()
+        runner.socket.write_text("somebody's")
+        runner.wait_for(lambda: ask(str(metrics), "/readyz")[0] == 503)
+        assert "another file has taken its place" in runner.log
+        runner.socket.unlink()
+        runner.wait_for(lambda: ask(str(metrics), "/readyz")[0] == 200)
+        with runner.peer() as new:
+            assert new.request(token) is not None
+    assert runner.stop() == 0
+    assert not runner.socket.exists()
 
 
 def test_the_socket_is_closed_to_strangers_by_default(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:

@@ -167,6 +167,24 @@ class Listener:
             return False
         return (there.st_dev, there.st_ino) != self.file.file
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether our file was removed, and nothing is in its place."""
+        if self.file is None:
+            return False
+        try:
+            Path(self.address.path).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # we may not look there any more: who can say?
+            return False
+        return False
+
+    def become(self, fresh: Listener) -> None:
+        """Listen with what another one has bound at the same address."""
+        self.socket.close()
+        self.socket, self.file = fresh.socket, fresh.file
+
     def leave_file(self) -> None:
         """Its file is somebody else's affair from now on."""
         self.file = None

@@ -194,7 +194,11 @@ class Admin:
         return Answer(200, b"ok\n")
 
     async def _readyz(self, _: Ask) -> Answer:
-        return Answer(200, b"ready\n") if self._runner.ready else Answer(503, b"not ready: no worker serves\n")
+        return (
+            Answer(200, b"ready\n")
+            if self._runner.ready
+            else Answer(503, b"not ready: no worker serves, or no gateway can connect\n")
+        )
 
     async def _metrics(self, ask: Ask) -> Answer:
         each, total = await self._runner.reports()

@@ -16,7 +16,7 @@ from gatewright.server.host.listener import Listener
 from gatewright.server.ipc import messages
 from gatewright.server.supervisor.keeper import Keeper
 from gatewright.server.supervisor.workers import Worker, least_loaded, to_give_back
-from gatewright.settings import Address
+from gatewright.settings import Address, Settings
 
 __all__ = ["Dispatcher"]
 
@@ -36,6 +36,7 @@ class Dispatcher:
     Attributes:
         hopeless: no worker can be started for now: connections are closed at once, so that the gateway answers 503
             rather than waits.
+        unreachable: somebody else's file is where gateways look for ours.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Dispatcher:
         self._accepting = False
         self._closed = False
         self._most_held = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
-        self.hopeless = False
+        self.hopeless = self.unreachable = False
         self._have(listener)
 
     def descriptors(self) -> set[int]:
@@ -93,6 +94,28 @@ class Dispatcher:
         self._have(listener)
         if self._accepting:
             self._loop.add_reader(listener.socket, self._take_connections, listener)
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """What connections come from."""
+        return self._listeners
+
+    def renew(self, listener: Listener, settings: Settings) -> None:
+        """Listen anew where a listener's file is gone.
+
+        Raises:
+            ListenError: see `Listener.bind`.
+        """
+        fresh = Listener.bind_as(settings, listener.address, warn=False)
+        fresh.set_backlog(listener.backlog)
+        if self._accepting:
+            self._take_connections(listener)  # those that had come before
+            self._loop.remove_reader(listener.socket)
+        listener.become(fresh)
+        if self._accepting:
+            self._loop.add_reader(listener.socket, self._take_connections, listener)
+        if self._keeper is not None:
+            self._keeper.hold(listener)
 
     def close(self) -> None:
         """Accept no more, and close what has no worker."""

@@ -73,7 +73,8 @@ class Keeper:
         held = Held(listener.address.path, listener.file.file, listener.file.directory, listener.backlog)
         with contextlib.suppress(OSError):  # it was killed: `take_over` will tell
             socket.send_fds(self._channel, [msgspec.json.encode(held)], [listener.socket.fileno()])
-            self._held.append(listener)
+            if listener not in self._held:
+                self._held.append(listener)
 
     def adopt(self, connection: socket.socket) -> None:
         """Leave a connection to it."""

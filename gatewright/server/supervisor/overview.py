@@ -42,7 +42,9 @@ class Overview:
     def ready(self) -> bool:
         """Whether a call would be answered."""
         now = monotonic()
-        return not self._fleet.stopping and any(worker.is_lively(now) for worker in self._fleet.workers)
+        if self._fleet.stopping or self._fleet.dispatcher.unreachable:
+            return False
+        return any(worker.is_lively(now) for worker in self._fleet.workers)
 
     @property
     def uptime(self) -> float:

@@ -36,6 +36,7 @@ from gatewright.server.supervisor.fleet import EXIT_CUT_OFF, Fleet
 from gatewright.server.supervisor.keeper import Keeper
 from gatewright.server.supervisor.mail import Mail
 from gatewright.server.supervisor.overview import Overview
+from gatewright.server.supervisor.places import Places
 from gatewright.server.supervisor.reloading import Reloads
 from gatewright.server.supervisor.rounds import Rounds
 from gatewright.server.supervisor.shifts import Shifts
@@ -123,6 +124,7 @@ class Supervisor:
         ).take
         fleet.reloads = self._reloads = Reloads(shifts, self._load, self._notifier)
         fleet.on_give_up = self._give_up
+        self._places = Places(fleet.dispatcher, settings)
         self._rounds = Rounds(fleet.workers, fleet.dispatcher, self._notifier, fleet.kill)
         self._overview.of(fleet, self._reloads, str(listener.address))
 
@@ -152,6 +154,7 @@ class Supervisor:
             self._stop()
         if not self._fleet.stopping:
             self._rounds.look(self._fleet.plan.settings)
+            self._places.look()
 
     def _tick(self) -> None:
         self._fleet.registry.tick()
