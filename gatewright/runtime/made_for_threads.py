@@ -18,6 +18,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 from gatewright.plugin import KONG_PHASES
+from gatewright.runtime.thread_bound import holds_what_is_thread_bound
 
 __all__ = ["LOCAL", "what_wants_threads"]
 
@@ -59,6 +60,8 @@ def what_wants_threads(plugin: type[Any]) -> frozenset[str]:
     found: set[str] = set()
     for module in modules:
         found |= _of_module(module, own)
+    if found and any(_opened_for_one_thread(module, own) for module in modules):
+        return frozenset()
     return frozenset(found)
 
 
@@ -105,6 +108,20 @@ def _of_module(module: ModuleType, own: frozenset[str]) -> set[str]:
     for held in _held(vars(module).values(), own):
         found |= {name for kind, name in _TYPES.items() if isinstance(held, kind)}
     return found
+
+
+def _opened_for_one_thread(module: ModuleType, own: frozenset[str]) -> bool:
+    """Whether it has opened a database when it was imported that can be used in this thread only: it has to stay."""
+    sqlite3 = sys.modules.get("sqlite3")
+    if sqlite3 is None:
+        return False
+    opened = [held for held in _held(vars(module).values(), own) if isinstance(held, sqlite3.Connection)]
+    said: list[bool] = []
+    if opened:
+        elsewhere = threading.Thread(target=lambda: said.append(holds_what_is_thread_bound(opened)))
+        elsewhere.start()
+        elsewhere.join()
+    return any(said)
 
 
 def _named_here(module: ModuleType) -> Iterator[tuple[str, str]]:

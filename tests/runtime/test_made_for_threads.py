@@ -37,6 +37,13 @@ SOURCES = {
     ),
     "in a file beside it": ("import HELPER", "HELPER.count()", "threading.Lock"),
     "from a file beside it": ("from HELPER import count", "count()", "threading.Lock"),
+    "a database that was opened for this thread": (
+        "import sqlite3, threading\nlock = threading.Lock()\ndb = sqlite3.connect(':memory:')", "db", "",
+    ),
+    "a database that was opened for all": (
+        "import sqlite3, threading\nlock = threading.Lock()\ndb = sqlite3.connect(':memory:', check_same_thread=False)",
+        "db", "threading.Lock",
+    ),
     "nothing": ("import threading, logging\nlog = logging.getLogger()", "threading.get_ident()", ""),
     "an event that stops a thread": ("import threading\nends = threading.Event()", "ends.set()", ""),
     "what a library does for itself": ("import queue, logging\nq = queue.Queue()\nh = logging.Handler()", "q", ""),
