@@ -216,3 +216,20 @@ def test_what_is_empty_or_bare(serve: Start, protocol: str, method: str, pdk: Ca
     with server.kong() as kong, pytest.raises(Exited) as exited:
         kong.event(kong.start("asks", {"method": method}), "access", known)
     assert exited.value.body in (value, value.encode())
+
+
+BUFFERS = """
+version, priority, Schema = "1.0.0", 1, ()
+class Plugin:
+    def __init__(self, config): pass
+    def access(self, kong):
+        kong.response.set_header("x", str(kong.service.request.enable_buffering()))
+    def response(self, kong): pass
+"""
+
+
+@pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
+def test_who_has_a_response_phase_need_not_have_the_answer_buffered(serve: Start, protocol: str) -> None:
+    with serve(protocol, buffers=BUFFERS).kong() as kong:
+        kong.event(kong.start("buffers", {}), "access", {})
+        assert kong.calls == [("kong.response.set_header", ["x", "(None, None)"])]

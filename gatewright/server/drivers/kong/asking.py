@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from greenlet import getcurrent
 
@@ -40,9 +40,13 @@ Waiter = Strand | _Future
 _Calls = Generator[tuple[str, Sequence[Any]], Any, Any]
 
 
+_BUFFERS: Final = "kong.service.request.enable_buffering"
+
+
 @lru_cache
 def _with_recipe(phase: str) -> frozenset[str]:
-    return UNCHANGING | REMADE | refused_in(phase).keys() | (KEPT.keys() if phase == "log" else set())
+    kept = KEPT.keys() if phase == "log" else set()
+    return frozenset({_BUFFERS, *UNCHANGING, *REMADE, *refused_in(phase), *kept})
 
 
 class Asking(ABC):
@@ -113,6 +117,8 @@ class Asking(ABC):
             kept = yield "kong.nginx.get_ctx", (KEPT[method],)
             host = None if kept is not None else (yield "kong.request.get_header", ("host",))
             return kept_value(method, kept, host)
+        if method == _BUFFERS and self._is_buffered:
+            return None
         known = self._known
         key = (method, *args)
         if method in UNCHANGING and known is not None and key in known:
@@ -169,6 +175,11 @@ class Asking(ABC):
                 waiting.set_result(None)
         except BaseException as error:
             waiting.set_exception(error)
+
+    @property
+    @abstractmethod
+    def _is_buffered(self) -> bool:
+        """Kong waits for all of the upstream's answer anyway."""
 
     def _forget_changed(self, method: str) -> None:
         # `kong.request` gives what the client sent, until that is changed for the service.

@@ -158,6 +158,10 @@ class Event(Asking):
         return True
 
     @property
+    def _is_buffered(self) -> bool:  # for whoever has a response phase (plugins_iterator.lua, `buffered_proxying`)
+        return any("response" in step.phases for step in self.chain.steps)
+
+    @property
     def _may_ask(self) -> bool:
         return self.connection is not None
 
