@@ -86,7 +86,7 @@ def keep_busy(socket: Path, stop: threading.Event) -> None:
         peer.close()
 
 
-@pytest.mark.parametrize("suffix", ["svg", "json", "txt"])
+@pytest.mark.parametrize("suffix", ["svg", *(pytest.param(each, marks=pytest.mark.long) for each in ("json", "txt"))])
 def test_profiling_a_worker_names_the_plugins_function(runner: RunnerProcess, tmp_path: Path, suffix: str) -> None:
     if not Path("/proc/sys/kernel").exists() or os.geteuid() != 0:
         pytest.skip("py-spy needs the right to look into another process")

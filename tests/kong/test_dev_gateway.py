@@ -745,7 +745,8 @@ async def fetch(url: str, **headers: str) -> tuple[int, str | None]:
         return answer.status, answer.headers.get("x-mark")
 
 
-@pytest.mark.parametrize("protocol", ["msgpack", pytest.param("protobuf", marks=pytest.mark.long)])
+@both
+@pytest.mark.long
 async def test_dev_with_a_declarative_file_and_reload(tmp_path: Path, protocol: str) -> None:
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "mark.py").write_text(MARK)

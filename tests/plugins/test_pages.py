@@ -174,7 +174,7 @@ class DevGateway:
 _FORM = "application/x-www-form-urlencoded"
 
 
-@pytest.fixture(scope="module", params=["apisix", "kong"])
+@pytest.fixture(scope="module", params=["apisix", pytest.param("kong", marks=pytest.mark.long)])
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, stand_ins: dict[str, str]
 ) -> Iterator[DevGateway]:

@@ -84,6 +84,7 @@ def test_calls_appear_as_they_come_with_their_plugins_and_marks(page_seen: Seen)
     assert "keep" in row.text_content()
 
 
+@pytest.mark.long
 def test_one_call_shows_changes_questions_lines_and_what_was_sent(seen: Seen) -> None:
     record = seen.development.recorded("POST", "/shown?b=c", {"X-User": "ada"}, b"hi")
     seen.open(record["id"])
@@ -197,6 +198,7 @@ def test_a_copied_curl_command_sends_the_same_request(page_seen: Seen) -> None:
     assert json.dumps(plain[0]) == json.dumps(plain[1])
 
 
+@pytest.mark.long
 def test_plugins_are_told_of_and_a_configuration_is_tried_on(seen: Seen) -> None:
     page = seen.page
     page.goto(f"{seen.development.page}#/plugins/greet")
@@ -213,6 +215,7 @@ def test_plugins_are_told_of_and_a_configuration_is_tried_on(seen: Seen) -> None
     page.wait_for_selector('.try .error:has-text("greeting")')
 
 
+@pytest.mark.long
 def test_a_plugin_that_is_saved_is_seen_at_once(page_seen: Seen) -> None:
     page, place = page_seen.page, page_seen.development.place
     page.goto(f"{page_seen.development.page}#/plugins/greet")
@@ -227,6 +230,7 @@ def test_a_plugin_that_is_saved_is_seen_at_once(page_seen: Seen) -> None:
     page.wait_for_selector('ul.names a:has-text("late")', state="detached", timeout=30_000)
 
 
+@pytest.mark.long
 def test_a_long_body_of_bytes_is_shown_and_a_record_that_cannot_be_takes_nothing_with_it(
     page_seen: Seen, browser: Any, tmp_path: Path
 ) -> None:
@@ -252,7 +256,8 @@ def test_a_long_body_of_bytes_is_shown_and_a_record_that_cannot_be_takes_nothing
         process.stdout.close()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [pytest.param(1300, "light", marks=pytest.mark.long), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(1300, "light"), (390, "dark")])
+@pytest.mark.long
 def test_axe_finds_no_serious_fault(browser: Any, as_apisix: Development, scheme: str, width: int) -> None:
     development = as_apisix
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
