@@ -38,6 +38,8 @@ _NEEDED = (
     "gatewright.cli.run",
     "gatewright.cli.dev",
     "gatewright.cli.doctor",
+    "gatewright.dev.apisix.process",
+    "gatewright.dev.kong.process",
     "gatewright.server.drivers.kong.driver",
     "kong_pdk.pdk.kong",
 )

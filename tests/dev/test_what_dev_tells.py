@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests import launching
 from tests.conftest import StartRunner
 
 WriteFiles = Callable[..., Path]
@@ -40,7 +42,7 @@ class Greet(Plugin):
 class Dev:
     """A `gatewright dev` that runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], file: Path) -> None:
+    def __init__(self, process: launching.Process, file: Path) -> None:
         self.process, self._file = process, file
 
     @property
@@ -81,19 +83,21 @@ def dev(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     @contextmanager
     def start(*arguments: object, cwd: Path | None = None) -> Iterator[Dev]:
         file = tmp_path / "dev.log"
+        command = [sys.executable, "-m", "gatewright", "dev", "--port", "0", *map(str, arguments)]
+        process: launching.Process
         with file.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "gatewright", "dev", "--port", "0", *map(str, arguments)],
-                stdin=subprocess.PIPE, stdout=out, stderr=out, cwd=cwd or tmp_path,
-            )  # fmt: skip
+            if "--debug" in arguments:  # which somebody talks to
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, cwd=cwd or tmp_path)
+            else:
+                process = launching.launch(command, env=os.environ, output=out, cwd=cwd or tmp_path)
         try:
             yield Dev(process, file)
         finally:
             if process.poll() is None:
                 process.terminate()
                 process.wait(15)
-            assert process.stdin is not None
-            process.stdin.close()
+            if isinstance(process, subprocess.Popen) and process.stdin is not None:
+                process.stdin.close()
 
     yield start
 

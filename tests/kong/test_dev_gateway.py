@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import json
 import logging
+import os
 import signal
 import ssl
 import subprocess
@@ -728,9 +729,8 @@ def dev(tmp_path: Path, *arguments: str | Path) -> Iterator[tuple[str, Path]]:
     """`gatewright dev`; gives the URL and the file with what it printed."""
     out = tmp_path / "out"
     with out.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gatewright", "dev", "--port", "0", *arguments], stdout=file, stderr=file
-        )
+        command = [sys.executable, "-m", "gatewright", "dev", "--port", "0", *arguments]
+        process = launching.launch(command, env=os.environ, output=file)
     try:
         wait_until(lambda: "Listening on" in out.read_text() or process.poll() is not None, 30)
         assert process.poll() is None, out.read_text()
