@@ -57,6 +57,71 @@ def test_variables_are_those_of_apisix(name: str, value: bytes | None) -> None:
     assert variable(seen, name) == value
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ARG_a", b"%31"), ("ARG_b", None), ("arg_a", b"2"), ("ARG_c", b""), ("Cookie_C", b"2, d=4"),
+        ("HTTP_HOST", b"gw.test"),
+        ("remote_user", b"ada"), ("sent_http_connection", b"keep-alive"), ("uri_param__path", b"/r/*"),
+        ("uri_param__method", b"GET"), ("echo_request_method", b"GET"), ("echo_request_uri", b"/r/x"), ("msie", b"1"),
+        ("modern_browser", b""), ("ancient_browser", b"1"), ("uid_reset", b""), ("http3", b""),
+        ("invalid_referer", b""), ("document_root", b"/usr/local/apisix/html"),
+        ("request_filename", b"/usr/local/apisix/html/r/x"),
+    ],
+)  # fmt: skip
+def test_variables_that_are_nginxs_own(name: str, value: bytes | None) -> None:
+    headers = [
+        ("Authorization", "basic YWRhOng6eQ=="),
+        ("Cookie", "a=b; C = 2, d=4; c=3"),
+        ("User-Agent", "x MSIE 6.0 y"),
+    ]
+    seen = exchange("/r/x?A=%31&a=2&b&c=", *headers)
+    seen.route_facts = {"uri_param__path": "/r/*"}
+    assert variable(seen, name) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "user"),
+    [
+        ("Basic YWRh", None),
+        ("Basic OmFkYQ==", None),
+        ("Bearer YWRhOng=", None),
+        ("Basic !", None),
+        ("BASIC  YTo=", b"a"),
+    ],
+)
+def test_who_has_no_name_in_basic_credentials_is_no_user(given: str, user: bytes | None) -> None:
+    assert variable(exchange("/", ("Authorization", given)), "remote_user") == user
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a=1, b=2", {"a": b"1,", "b": b"2"}), (";;a=1", {"a": None}), ('a="1; 2"; b=3', {"a": b'"1', "b": None}),
+        ("a=; b=2", {"a": b"", "b": b"2"}), ("a=b=c", {"a": b"b=c"}), ("a", {"a": None}), ("a=1\tb=2", {"b": b"2"}),
+    ],
+)  # fmt: skip
+def test_cookies_are_read_as_lua_resty_cookie_reads_them(text: str, found: dict[str, bytes | None]) -> None:
+    assert {name: variable(exchange("/", ("Cookie", text)), f"cookie_{name}") for name in found} == found
+
+
+def test_cookies_are_read_once() -> None:
+    seen = exchange("/", ("Cookie", "b=1"))
+    assert variable(seen, "cookie_a") is None
+    seen.apply_rewrite(Rewrite(headers=[("cookie", "a=new; b=2")]))
+    assert (variable(seen, "cookie_a"), variable(seen, "cookie_b"), variable(seen, "Cookie_a")) == (None, b"1", b"new")
+
+
+def test_a_body_in_chunks_has_a_length_once_it_is_read() -> None:
+    seen = exchange("/", body=b"x=1", framing="chunked")
+    assert (variable(seen, "content_length"), variable(seen, "request_body")) == (None, None)
+    seen.body_read = True
+    assert (variable(seen, "content_length"), variable(seen, "request_body")) == (b"3", b"x=1")
+    empty = exchange("/", framing="chunked")
+    empty.body_read = True
+    assert (variable(empty, "content_length"), variable(empty, "request_body")) == (b"0", b"")
+
+
 def test_a_form_field_is_read_from_the_body() -> None:
     form = ("Content-Type", "application/x-www-form-urlencoded; charset=x")
     seen = exchange("/", form, body=b"x=1&y=a%20b&x=2")

@@ -177,6 +177,8 @@ class _Builder:
             version = f"{version}#{self._version}"
         upstream, upgrades = self._upstream_of(item, place), item.get("enable_websocket")
         facts = {"route_id": id} | ({"route_name": str(item["name"])} if item.get("name") else {})
+        if len(uris) == 1 and not hosts:
+            facts["uri_param__path"] = uris[0]
         if "service_id" in item:
             service = services.get(str(item["service_id"]))
             if service is None:

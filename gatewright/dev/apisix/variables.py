@@ -12,6 +12,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final
 
+from gatewright.dev.apisix.credentials import basic_user, lua_cookie, nginx_cookie
 from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.expressions import LuaValue
 from gatewright.dev.messages import raw, text_of
@@ -20,6 +21,7 @@ from gatewright.dev.nginx import parse_args
 __all__ = ["lua_value", "resolved", "variable"]
 
 _NOT_KEPT: Final = frozenset(("args", "is_args"))
+_ROOT: Final = "/usr/local/apisix/html"  # where its packages put it
 _FORM: Final = "application/x-www-form-urlencoded"
 
 
@@ -39,7 +41,7 @@ def _forwarded_for(exchange: Exchange) -> str:
 
 
 def _request_body(exchange: Exchange) -> str | None:
-    announced = exchange.request.framing == "content-length"
+    announced = exchange.request.framing in {"content-length", "chunked"}
     return _text(exchange.body) if exchange.body_read and (exchange.body or announced) else None
 
 
@@ -47,20 +49,49 @@ def _request_length(exchange: Exchange) -> str:
     return str(exchange.request.head_size + (len(exchange.request.body) if exchange.body_read else 0))
 
 
+def _content_length(exchange: Exchange) -> str | None:
+    if exchange.body_read and exchange.request.framing == "chunked":
+        return str(len(exchange.body))
+    return _joined(exchange, "content_length")
+
+
+def _connection(exchange: Exchange) -> str:
+    if exchange.status == 101:
+        return "upgrade"
+    return "keep-alive" if exchange.request.keep_alive else "close"
+
+
+def _is_msie(exchange: Exchange) -> str:
+    agent = _joined(exchange, "user_agent") or ""
+    return "1" if 0 <= agent.find("MSIE ") < len(agent) - 7 and "Opera" not in agent else ""
+
+
 _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
+    "ancient_browser": lambda _: "1",
     "args": lambda exchange: _non_empty(exchange.args_text),
     "body_bytes_sent": lambda _: "0",
     "bytes_sent": lambda _: "0",
     "connection_requests": lambda exchange: str(exchange.request.number),
-    "content_length": lambda exchange: _joined(exchange, "content_length"),
+    "content_length": _content_length,
     "content_type": lambda exchange: _joined(exchange, "content_type"),
+    "document_root": lambda _: _ROOT,
     "document_uri": lambda exchange: exchange.uri,
+    "echo_cacheable_request_uri": lambda exchange: exchange.uri,
+    "echo_client_request_method": lambda exchange: exchange.request.method,
+    "echo_request_body": _request_body,
+    "echo_request_method": lambda exchange: exchange.request.method,
+    "echo_request_uri": lambda exchange: exchange.uri,
     "host": lambda exchange: exchange.host,
     "hostname": lambda _: socket.gethostname(),
     "http2": lambda exchange: "h2c" if exchange.request.version == "2" else "",
+    "http3": lambda _: "",
+    "http_host": lambda exchange: _of_client(exchange, "host"),
     "https": lambda _: "",
+    "invalid_referer": lambda _: "",
     "is_args": lambda exchange: exchange.is_args,
     "limit_rate": lambda _: "0",
+    "modern_browser": lambda _: "",
+    "msie": _is_msie,
     "nginx_version": lambda exchange: exchange.behaviour.nginx,
     "pipe": lambda _: ".",
     "proxy_add_x_forwarded_for": _forwarded_for,
@@ -68,19 +99,24 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "realip_remote_addr": lambda exchange: exchange.request.client_ip,
     "realip_remote_port": lambda exchange: str(exchange.request.client_port),
     "remote_addr": lambda exchange: exchange.client_ip,
+    "realpath_root": lambda _: _ROOT,
     "remote_port": lambda exchange: exchange.client_port,
+    "remote_user": lambda exchange: basic_user(_joined(exchange, "authorization")),
     "request": lambda exchange: f"{exchange.request.method} {exchange.request.target} HTTP/{exchange.http_version}",
     "request_body": _request_body,
     "request_completion": lambda _: "",
+    "request_filename": lambda exchange: _ROOT + exchange.uri,
     "request_length": _request_length,
     "request_method": lambda exchange: exchange.request.method,
     "scheme": lambda _: "http",
+    "sent_http_connection": _connection,
     "server_addr": lambda exchange: exchange.request.server_addr,
     "server_name": lambda _: "_",
     "server_port": lambda exchange: str(exchange.request.server_port),
     "server_protocol": lambda exchange: f"HTTP/{exchange.http_version}",
     "status": lambda exchange: str(exchange.status),
     "ctx_ref": lambda _: "",
+    "uid_reset": lambda _: "",
     "upstream_connection": lambda exchange: exchange.upgrade[1],
     "upstream_mirror_host": lambda _: "",
     "upstream_mirror_uri": lambda _: "",
@@ -107,6 +143,8 @@ _APISIX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "route_name": lambda exchange: exchange.route_facts.get("route_name"),
     "service_id": lambda exchange: exchange.route_facts.get("service_id"),
     "service_name": lambda exchange: exchange.route_facts.get("service_name"),
+    "uri_param__method": lambda exchange: exchange.request.method,
+    "uri_param__path": lambda exchange: exchange.route_facts.get("uri_param__path"),
 }
 
 
@@ -146,7 +184,7 @@ def _look_up(exchange: Exchange, name: str) -> bytes | None:
     if name in _APISIX:
         value = _APISIX[name](exchange)
     elif name.startswith("cookie_"):
-        value = _cookie(exchange, name[7:])
+        value = _cookie(exchange, name.removeprefix("cookie_"))
     elif name.startswith("arg_"):
         value = _of_args(exchange.args(), name[4:])
     elif name.startswith("post_arg_"):
@@ -157,24 +195,35 @@ def _look_up(exchange: Exchange, name: str) -> bytes | None:
         if name in exchange.behaviour.variables:
             return b""
         lower = name.lower()
-        if lower.startswith("sent_http_"):
+        if lower.startswith("sent_http_") and lower not in _NGINX:
             values = [v for n, v in exchange.response_headers if n.lower().replace("-", "_") == lower[10:]]
             return raw(", ".join(values)) if values else None
         known = _NGINX.get(lower)
-        if known is not None:
-            value = known(exchange)
-        else:  # nginx's own names are in any case
-            value = _joined(exchange, lower[5:]) if lower.startswith("http_") else None
+        value = known(exchange) if known is not None else _by_prefix(exchange, lower)
     return None if value is None else raw(value)
 
 
 def _cookie(exchange: Exchange, name: str) -> str | None:
-    found = None
-    for part in (_joined(exchange, "cookie") or "").split(";"):
-        key, equals, value = part.strip(" \t").partition("=")
-        if equals and key == name and name:
-            found = value  # the last one counts
-    return found
+    if exchange.cookies is None:
+        exchange.cookies = _joined(exchange, "cookie")
+    return lua_cookie(exchange.cookies or "", name) if name else None
+
+
+def _by_prefix(exchange: Exchange, name: str) -> str | None:
+    """What nginx itself finds by a name's beginning, its own names being in any case."""
+    prefix, _, rest = name.partition("_")
+    if prefix == "http":
+        return _joined(exchange, rest)
+    if prefix == "cookie" and rest:
+        return nginx_cookie(_joined(exchange, "cookie") or "", rest)
+    if prefix == "arg" and rest:  # as it came, without its escapes undone
+        found = (pair.partition("=") for pair in exchange.args_text.split("&"))
+        return next((value for key, equals, value in found if equals and key.lower() == rest), None)
+    return None
+
+
+def _of_client(exchange: Exchange, name: str) -> str | None:
+    return next((value for present, value in exchange.request.headers if present.lower() == name), None)
 
 
 def _form_field(exchange: Exchange, name: str) -> str | None:
