@@ -502,7 +502,8 @@ class Plugin(object):
 """
 
 
-@pytest.mark.parametrize("protocol", [pytest.param("msgpack", marks=pytest.mark.long), "protobuf"])
+@both
+@pytest.mark.long
 @pytest.mark.alone
 async def test_a_plugin_that_fails_refuses_its_request_and_others_go_on(
     start: Start, tmp_path: Path, protocol: str

@@ -124,7 +124,8 @@ def at_once(server: Server, instance: int, hows: list[str], phase: str = "access
     return time.monotonic() - began, results
 
 
-@pytest.mark.parametrize("protocol", [pytest.param("msgpack", marks=pytest.mark.long), "protobuf"])
+@both
+@pytest.mark.long
 @pytest.mark.alone
 def test_whatever_blocks_lets_others_go_on_from_the_first_call(start: Start, protocol: str, url: str) -> None:
     server = start(protocol, "-g", plain=PLUGIN)

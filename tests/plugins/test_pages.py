@@ -194,6 +194,8 @@ def test_the_commands_do_what_the_page_says(served: DevGateway, page: Path, stan
         for said, meant in stand_ins.items():
             command = command.replace(said, meant)
         status = served.curl(command)
+        if page.stem == "circuit-breaker":
+            time.sleep(0.2)  # on Kong an answer is counted in the log phase, when the client has it already
         assert str(status) == expected.strip()[:3], f"{line}\n{served.output}"
 
 
