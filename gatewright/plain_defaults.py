@@ -59,6 +59,7 @@ def _plain_class(model: Any, made: dict[Any, Any]) -> Any:
 def _typed_dict(model: Any, made: dict[Any, Any]) -> Any:
     hints = typing.get_type_hints(model, include_extras=True)
     fields = {name: _plain_type(hint, made) for name, hint in hints.items()}
+    # (mypy takes only what is written out for a call of TypedDict.)
     return typing.TypedDict(model.__name__, fields, total=model.__total__)  # type: ignore[operator]
 
 
@@ -66,6 +67,7 @@ def _struct(model: type[msgspec.Struct], made: dict[Any, Any]) -> type[msgspec.S
     fields: list[tuple[str, Any, Any]] = []
     for each in msgspec.structs.fields(model):
         default, factory = _plain(each.default, each.default_factory, msgspec.NODEFAULT)
+        # (For mypy a field has a default or a factory; msgspec takes both where one of them is NODEFAULT.)
         field: Any = msgspec.field(default=default, default_factory=factory, name=each.encode_name)  # type: ignore[call-overload]
         fields.append((each.name, _plain_type(each.type, made), field))
     return msgspec.defstruct(

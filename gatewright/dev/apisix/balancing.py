@@ -13,7 +13,7 @@ import math
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Final
 
@@ -75,7 +75,7 @@ class Balanced:
     read: float | None = None
     hash_on: str = "vars"
     key: str = ""
-    state: _State = None  # type: ignore[assignment]
+    state: _State = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", _State(self))
