@@ -72,6 +72,13 @@ class HttpServer:
         start = asyncio.start_unix_server if self._sock.family == socket.AF_UNIX else asyncio.start_server
         self._server = await start(self._serve, sock=self._sock)
 
+    async def move(self, sock: socket.socket) -> None:
+        """Accept connections at another socket from now on; those that there are go on."""
+        if self._server is not None:
+            self._server.close()
+        self._sock = sock
+        await self.start()
+
     async def close(self) -> None:
         """Close the socket and all connections."""
         if self._server is not None:

@@ -48,6 +48,8 @@ SHOWN_BY = {
     "A handler never returns the loop": (
         "server/test_workers.py::test_a_blocked_loop_is_named_with_its_stack_and_its_worker_replaced",
         "runtime/test_moving.py::test_the_successors_of_a_worker_that_was_killed_for_it_know",
+        "server/test_stopped_workers.py::"
+        "test_connections_that_a_stopped_worker_has_not_come_for_go_to_another_one",
     ),
     "A worker is killed": (
         "server/test_workers.py::test_a_worker_that_dies_costs_only_its_own_call",

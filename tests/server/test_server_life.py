@@ -418,6 +418,21 @@ def test_only_ones_own_socket_is_removed_on_exit(start_runner: StartRunner, plug
         assert runner.socket.exists()
 
 
+@pytest.mark.parametrize("workers", ["1", "0"])
+def test_the_control_socket_that_somebody_removes_is_made_again(
+    workers: str, start_runner: StartRunner, plugin_dir: WriteFiles
+) -> None:
+    runner = start_runner("-p", plugin_dir(), "--workers", workers)
+    runner.wait_for_log("listening")
+    control = Path(f"{runner.socket}.control")
+    control.unlink()
+    runner.wait_for(control.exists, 5)
+    assert runner.status()["workers"]
+    assert stat.S_IMODE(control.stat().st_mode) == 0o600
+    assert runner.stop() == 0
+    assert not control.exists()
+
+
 def test_a_socket_that_somebody_removes_is_made_again(
     start_runner: StartRunner, plugin_dir: WriteFiles, tmp_path: Path
 ) -> None:

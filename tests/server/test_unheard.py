@@ -11,6 +11,7 @@ import pytest
 from gatewright import Plugin
 from gatewright.server.drivers.apisix.asking import AskingConnection
 from gatewright.server.drivers.kong.instances import Instances
+from gatewright.server.ipc.handover import Handover
 from gatewright.server.worker.link import Link
 from gatewright.server.worker.service import Service
 from tests.lean.test_plans import in_service
@@ -23,12 +24,14 @@ class It(Plugin):
 def test_news_for_a_supervisor_that_does_not_read_are_few() -> None:
     def work(service: Service) -> None:
         ours, theirs = socket.socketpair()
-        link = Link(service, ours, AskingConnection)
+        handover = Handover(service.loop)
+        link = Link(service, ours, handover, AskingConnection)
         for _ in range(3000):
             link._alive()
             link._tell_how_it_is()
         assert link._channel.unsent <= 16
         link._channel.close()
+        handover.close()
         theirs.close()
 
     in_service(It, work)

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from gatewright.loggers import get_logger
-from gatewright.server.ipc.messages import Return, Take
+from gatewright.server.ipc.messages import Return
 
 __all__ = ["Channel"]
 
@@ -157,7 +157,7 @@ class Channel(Generic[M]):
         del received[:start]
         for message in messages:
             connection = None
-            if isinstance(message, Take | Return):
+            if isinstance(message, Return):
                 fd = self._fds.popleft() if self._fds else _LOST
                 connection = None if fd == _LOST else socket.socket(fileno=fd)
             if self.closed:

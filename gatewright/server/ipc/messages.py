@@ -1,8 +1,8 @@
 """What supervisor and workers say to each other over a socket pair.
 
 Each message is a length (four bytes, big-endian) and a MessagePack array whose first item is the message's name. A
-connection travels beside its `Take` or `Return` as a file descriptor. Text of configurations travels as bytes, since it
-need not be valid UTF-8.
+connection that is given back travels beside its `Return` as a file descriptor; those that are given to workers have a
+way of their own (`handover`). Text of configurations travels as bytes, since it need not be valid UTF-8.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ __all__ = [
     "Return",
     "Returned",
     "Stop",
-    "Take",
     "Taken",
     "Undelivered",
     "Unknown",
@@ -90,15 +89,6 @@ class PluginInfo(Message):
 
 
 # --- from the supervisor
-
-
-class Take(Message, tag=True):
-    """A connection to serve; its descriptor comes with this message."""
-
-    slot: int = -1
-    """Its place in the worker's guard, if there is one."""
-    read: bytes = b""
-    """What another worker, which is dead, has read of it and not begun."""
 
 
 class Known(Message, tag=True):
@@ -271,8 +261,9 @@ class Alive(Message, tag=True):
 
 
 class Taken(Message, tag=True):
-    """The oldest connection on its way has come, and was not read from yet; or its descriptor was lost on the way."""
+    """A connection on its way (see `handover`) has come, and was not read from yet; or its descriptor was lost."""
 
+    number: int
     came: bool
 
 
@@ -304,7 +295,7 @@ class Reported(Message, tag=True):
 
 
 FromSupervisor = (
-    Take | Known | Unknown | Preloaded | Assigned | Forgotten | Forwarded | Undelivered | Gone | Returned | Rebalance
+    Known | Unknown | Preloaded | Assigned | Forgotten | Forwarded | Undelivered | Gone | Returned | Rebalance
     | Retire | Stop | Report | Level | Reopen | Apart
 )  # fmt: skip
 FromWorker = (

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from gatewright.server.ipc.guard import Guard
+from gatewright.server.ipc.handover import Handover
 from gatewright.server.ipc.keep import Region
 from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.settings import Address, Settings
@@ -94,6 +95,7 @@ class Plan(Protocol):
     def work(
         self,
         sock: socket.socket,
+        handover: Handover,
         guard: Guard | None,
         region: Region,
         last_seen: LastSeen | None,
@@ -103,6 +105,7 @@ class Plan(Protocol):
 
         Args:
             sock: the worker's end of the channel.
+            handover: what connections come by.
             guard: where to write what is asked on a connection.
             region: where to leave what other phases of a request look for.
             last_seen: where to say what blocks the loop.

@@ -26,6 +26,7 @@ __all__ = ["Admin", "Reloading"]
 _RELOAD_SECONDS = 90.0
 _TAKE_OVER_SECONDS = 10.0
 _RETRY_SECONDS = 0.1
+_LOOK_SECONDS = 1.0
 _PRIVATE = ("chains", "last_errors", "last_reload", "plugin_errors")
 """What may quote requests, configurations or code: for the control socket only."""
 
@@ -91,9 +92,8 @@ class Admin:
         """
         self._runner = runner
         self._awaited: list[tuple[Callable[[], Listener], dict[tuple[str, str], Handler]]] = []
-        self._taking_over: asyncio.Task[None] | None = None
-        self._listeners: list[Listener] = []
-        self._servers: list[HttpServer] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._open: list[tuple[Callable[[], Listener], Listener, HttpServer]] = []
         shows: dict[tuple[str, str], Handler] = {
             ("GET", "/healthz"): self._healthz,
             ("GET", "/readyz"): self._readyz,
@@ -137,12 +137,13 @@ class Admin:
                 raise
             self._awaited.append((bind, handlers))
         else:
-            self._add(listener, handlers)
+            self._add(bind, listener, handlers)
 
-    def _add(self, listener: Listener, handlers: dict[tuple[str, str], Handler]) -> HttpServer:
+    def _add(
+        self, bind: Callable[[], Listener], listener: Listener, handlers: dict[tuple[str, str], Handler]
+    ) -> HttpServer:
         server = HttpServer(listener.socket, handlers)
-        self._listeners.append(listener)
-        self._servers.append(server)
+        self._open.append((bind, listener, server))
         return server
 
     async def start(self) -> None:
@@ -151,10 +152,31 @@ class Admin:
         A gateway that reloads starts a new runner before the old one has ended its calls: what that one still holds is
         tried again for some seconds.
         """
-        for server in self._servers:
+        for _, _, server in self._open:
             await server.start()
+        self._tasks.append(asyncio.create_task(self._keep_files()))
         if self._awaited:
-            self._taking_over = asyncio.create_task(self._take_over())
+            self._tasks.append(asyncio.create_task(self._take_over()))
+
+    async def _keep_files(self) -> None:
+        """Make sockets' files anew that somebody removes (see `places`, of which these are no affair)."""
+        log = structlog.get_logger("gatewright.server")
+        told = ""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for bind, listener, server in self._open:
+                if not listener.is_gone:
+                    continue
+                try:
+                    fresh = bind()
+                except ListenError as error:
+                    if str(error) != told:
+                        told = str(error)
+                        log.error("somebody removed a socket's file, and it can't be made again", why=told)
+                    continue
+                await server.move(fresh.socket)  # before the old one is closed, which its loop still looks at
+                listener.become(fresh)
+                log.warning("somebody removed the socket's file: it's made again", socket=str(listener.address))
 
     async def _take_over(self) -> None:
         log = structlog.get_logger("gatewright.server")
@@ -172,20 +194,20 @@ class Admin:
                         break
                     await asyncio.sleep(_RETRY_SECONDS)
                     continue
-                await self._add(listener, handlers).start()
+                await self._add(bind, listener, handlers).start()
                 log.info("taken over from an earlier runner", address=str(listener.address))
                 break
 
     async def close(self) -> None:
         """Stop to serve."""
-        if self._taking_over is not None:
-            self._taking_over.cancel()
-        for server in self._servers:
+        for task in self._tasks:
+            task.cancel()
+        for _, _, server in self._open:
             await server.close()
 
     def unlink(self) -> None:
         """Remove the sockets' files."""
-        for listener in self._listeners:
+        for _, listener, _ in self._open:
             listener.close()
 
     # --- shows

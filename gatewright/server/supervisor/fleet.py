@@ -24,6 +24,7 @@ from gatewright.server.host.listener import Listener
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
 from gatewright.server.ipc.guard import Guard
+from gatewright.server.ipc.handover import Handover
 from gatewright.server.ipc.keep import Keep
 from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.plan import Plan
@@ -186,13 +187,15 @@ class Fleet:
             return  # not wanted any more
         others = self.dispatcher.descriptors()
         for other in self.workers:
-            others |= {connection.fileno() for _, connection, _ in other.in_transit}
+            others |= {each.connection.fileno() for each in other.in_transit.values()}
+            others |= other.handover.descriptors() if other.handover is not None else set()
             others |= {connection.fileno() for connection in other.held.values()}
         others |= self.last_words.descriptors()
         if worker.plan.last_words is not None or worker.plan.begins_anew is not None:
             worker.guard = Guard(worker.plan.settings.max_connections + _REFUSED_AT_ONCE)
         worker.region = self._keep.lease()
         worker.last_seen = LastSeen()
+        worker.handover = Handover(self._loop)
         worker.keeper = self.dispatcher.to_keeper
         try:
             ours = fork_worker(worker, self._selector, others, self._keep, self)
@@ -238,8 +241,9 @@ class Fleet:
                 asked.set_result(worker.report)
         if worker in self.workers:
             self.workers.remove(worker)
-        while worker.in_transit:
-            _, connection, read = worker.in_transit.popleft()
+        if worker.handover is not None:
+            worker.handover.close()
+        for connection, read in worker.not_taken():
             self.dispatcher.place(connection, read)
         self.last_words.worker_ended(worker, stopping=self.stopping)
         self.blockers.worker_ended(worker)

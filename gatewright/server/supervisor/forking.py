@@ -71,6 +71,9 @@ def _become(worker: Worker, sock: socket.socket, descriptors: set[int], keep: Ke
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for fd in descriptors:
             os.close(fd)
+        handover = worker.handover
+        assert handover is not None  # noqa: S101 - made before each fork
+        handover.belongs_to_worker()
         settings = worker.plan.settings
         logs.never_wait_for_output()
         logs.configure_logs(
@@ -80,7 +83,9 @@ def _become(worker: Worker, sock: socket.socket, descriptors: set[int], keep: Ke
             fields={"worker": worker.number},
             must_open=False,
         )
-        code = worker.plan.work(sock, worker.guard, keep.region(worker.region), worker.last_seen, worker.keeper)
+        code = worker.plan.work(
+            sock, handover, worker.guard, keep.region(worker.region), worker.last_seen, worker.keeper
+        )
     except BaseException as error:
         get_logger("gatewright.server").critical("worker failed", exc_info=error)
     finally:

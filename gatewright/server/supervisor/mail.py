@@ -67,8 +67,8 @@ class Mail:
         match message:
             case messages.Alive():
                 pass
-            case messages.Taken(came):
-                left = worker.taken(came)
+            case messages.Taken(number, came):
+                left = worker.taken(number, came)
                 if left is not None:
                     self._log.error("worker has no room for a connection: file descriptors", worker=worker.number)
                     self._dispatcher.place(*left)

@@ -16,6 +16,8 @@ from gatewright.settings import Settings
 __all__ = ["Rounds"]
 
 _FROZEN_SECONDS: Final = 2.0
+_UNTAKEN_SECONDS: Final = 1.0
+"""A connection that a worker has not come for in so long is given to another one."""
 
 
 class Rounds:
@@ -49,12 +51,30 @@ class Rounds:
         self._looked = now
         for worker in list(self._workers):
             self._look_at(worker, now, settings)
+            self._take_back_from(worker, now)
         self._dispatcher.spread()
         every = self._notifier.watchdog_seconds / 2
         is_ready = any(worker.is_lively(now) for worker in self._workers)
         if every and is_ready and now - self._told_alive >= every / 2:
             self._told_alive = now
             self._notifier.alive()
+
+    def _take_back_from(self, worker: Worker, now: float) -> None:
+        """Let others have what a worker, which may be blocked or stopped, doesn't come for."""
+        if worker.oldest_in_transit > now - _UNTAKEN_SECONDS:
+            return
+        if not any(other is not worker and other.is_lively(now) for other in self._workers):
+            return
+        taken_back = worker.take_back(now)
+        if taken_back:
+            self._log.info(
+                "connections that a worker has not come for go to another one",
+                worker=worker.number,
+                pid=worker.pid,
+                connections=len(taken_back),
+            )
+        for connection, read in taken_back:
+            self._dispatcher.place(connection, read)
 
     def _look_at(self, worker: Worker, now: float, settings: Settings) -> None:
         silent = now - worker.heard

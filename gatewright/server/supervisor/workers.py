@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from time import monotonic
+from typing import NamedTuple
 
 import structlog
 
@@ -17,6 +18,7 @@ from gatewright.observe.report import WorkerReport
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
 from gatewright.server.ipc.guard import Guard
+from gatewright.server.ipc.handover import Handover
 from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.plan import Plan
 
@@ -39,6 +41,15 @@ class Stage(Enum):
     ENDED = "ended"
 
 
+class OnTheWay(NamedTuple):
+    """A connection that was sent to a worker, and what was read of it before."""
+
+    slot: int
+    connection: socket.socket
+    read: bytes
+    since: float
+
+
 @dataclass(eq=False)
 class Worker:
     """One worker process.
@@ -54,6 +65,7 @@ class Worker:
         region: its region of what phases keep for later ones; -1 for none.
         connections: how many it has, those on their way included.
         heard: when it was last heard of (`monotonic`).
+        doubted: when connections were taken back that it didn't come for.
     """
 
     number: int
@@ -66,6 +78,7 @@ class Worker:
     connections: int = 0
     began: float = field(default_factory=monotonic)
     heard: float = field(default_factory=monotonic)
+    doubted: float = 0.0
     retire_by: float = 0.0
     told_to_stop: bool = False
     wants: str = ""
@@ -77,10 +90,11 @@ class Worker:
     longest: float = 0.0
     """The longest deadline of its plugins, seconds."""
     report: WorkerReport = field(default_factory=WorkerReport)
-    in_transit: deque[tuple[int, socket.socket, bytes]] = field(default_factory=deque)
-    """Connections sent to it, with their slots and what was read of them before, that it has not said to have taken; if
-    it dies, another one gets them.
+    in_transit: dict[int, OnTheWay] = field(default_factory=dict)
+    """Connections sent to it that it has not said to have taken, by the numbers that `handover` gave them; if it dies,
+    another one gets them.
     """
+    handover: Handover | None = None
     guard: Guard | None = None
     region: int = -1
     last_seen: LastSeen | None = None
@@ -108,22 +122,42 @@ class Worker:
                 connection.close()
                 return
             slot = free if free is not None else -1
+        assert self.handover is not None  # noqa: S101 - it serves
         self.connections += 1
-        self.in_transit.append((slot, connection, read))
-        if self.channel is not None:
-            self.channel.send(messages.Take(slot, read), connection, keep=True)
+        number = self.handover.give(slot, read, connection)
+        self.in_transit[number] = OnTheWay(slot, connection, read, monotonic())
 
-    def taken(self, came: bool) -> tuple[socket.socket, bytes] | None:
-        """It has the oldest connection that was on its way, or couldn't: then here it is, as for `hand_over`."""
-        slot, connection, read = self.in_transit.popleft()
+    def taken(self, number: int, came: bool) -> tuple[socket.socket, bytes] | None:
+        """It has a connection that was on its way, or couldn't: then here it is, as for `hand_over`."""
+        slot, connection, read, _ = self.in_transit.pop(number)
         if came:
             if slot >= 0:
                 self.held[slot] = connection
             else:
                 connection.close()
             return None
+        return self._not_given(slot, connection, read)
+
+    @property
+    def oldest_in_transit(self) -> float:
+        """When that connection was sent to it for which it has not come for longest; `inf` if there is none."""
+        return next((each.since for each in self.in_transit.values()), inf)
+
+    def take_back(self, now: float) -> list[tuple[socket.socket, bytes]]:
+        """Take back the connections that it has not come for, as for `hand_over`; it gets none until it's heard of."""
+        assert self.handover is not None  # noqa: S101 - there is something on its way
+        self.doubted = now
+        slots = [self.in_transit.pop(number) for number in sorted(self.handover.take_back())]
+        return [self._not_given(slot, connection, read) for slot, connection, read, _ in slots]
+
+    def not_taken(self) -> list[tuple[socket.socket, bytes]]:
+        """It's dead: what it has not said to have taken."""
+        left, self.in_transit = list(self.in_transit.values()), {}
+        return [(each.connection, each.read) for each in left]
+
+    def _not_given(self, slot: int, connection: socket.socket, read: bytes) -> tuple[socket.socket, bytes]:
         self.connections -= 1
-        if self.guard is not None:
+        if slot >= 0 and self.guard is not None:
             self.guard.free(slot)
         return connection, read
 
@@ -137,7 +171,7 @@ class Worker:
 
     def is_lively(self, now: float) -> bool:
         """Whether it serves, and was heard of lately: what it's given is likely to be answered."""
-        return self.stage is Stage.READY and now - self.heard < SILENT_SECONDS
+        return self.stage is Stage.READY and now - self.heard < SILENT_SECONDS and self.heard > self.doubted
 
     def send(self, message: messages.FromSupervisor) -> None:
         """Tell it something."""

@@ -16,6 +16,7 @@ from gatewright.runtime.spare_tasks import hide
 from gatewright.runtime.strands import Strand
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
+from gatewright.server.ipc.handover import Handover
 from gatewright.server.worker.between import Driver
 from gatewright.server.worker.reporting import make_report
 from gatewright.server.worker.service import Service
@@ -35,12 +36,19 @@ Ending = str
 class Link:
     """Gets connections and configurations, gives connections back, asks for tokens, tells how the worker is."""
 
-    def __init__(self, service: Service, sock: socket.socket, new_connection: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        sock: socket.socket,
+        handover: Handover,
+        new_connection: Callable[[], asyncio.Protocol],
+    ) -> None:
         """Join a service and a supervisor; to be called in the loop.
 
         Args:
             service: the worker's service.
             sock: the worker's end of the socket pair.
+            handover: what connections come by.
             new_connection: makes the driver of a connection.
         """
         self._service = service
@@ -50,6 +58,7 @@ class Link:
         self._adopting: set[asyncio.Task[Any]] = set()
         self._adopted: WeakSet[socket.socket] = WeakSet()
         self._own_end = sock
+        self._handover = handover
         self._new_connection = new_connection
         self._ended = 0
         self._slots: dict[object, int] = {}
@@ -72,6 +81,7 @@ class Link:
     def start(self) -> None:
         """Say that connections can come, and start to tell how things are."""
         service = self._service
+        self._loop.add_reader(self._handover.arrives, self._take_connections)
         self.send(messages.Ready())
         service.every(ALIVE_SECONDS, self._alive)
         service.every(REPORT_SECONDS, self._tell_how_it_is)
@@ -84,11 +94,11 @@ class Link:
     def sockets(self) -> list[socket.socket]:
         """What this process is connected with; closed ones may be among them."""
         waiting = (connection for _, connection in (*self._returning, *self._to_return))
-        return [self._own_end, *self._adopted, *waiting]
+        return [self._own_end, self._handover.arrives, *self._adopted, *waiting]
 
     @property
     def unsettled(self) -> bool:
-        """Connections are on their way in or out."""
+        """Connections are on their way in or out; those that nobody has come for yet are the supervisor's."""
         return not self._channel.closed and bool(
             self._adopting or self._returning or self._to_return or self._channel.unsent
         )
@@ -184,13 +194,16 @@ class Link:
 
     # --- what the supervisor says
 
-    def _on_message(self, message: messages.FromSupervisor, connection: socket.socket | None) -> None:
+    def _take_connections(self) -> None:
+        while not self._channel.closed and (arrival := self._handover.receive()) is not None:
+            number, slot, read, connection = arrival
+            self.send(messages.Taken(number, connection is not None))  # before anything is read: see `in_transit`
+            if connection is not None:
+                self._adopt(connection, slot, read)
+
+    def _on_message(self, message: messages.FromSupervisor, _: socket.socket | None) -> None:
         service = self._service
         match message:
-            case messages.Take(slot, read):
-                self.send(messages.Taken(connection is not None))  # before anything is read: see `in_transit`
-                if connection is not None:
-                    self._adopt(connection, slot, read)
             case messages.Known(token, digest, conf, quarantined):
                 self._on_known(token, digest, conf, quarantined)
             case messages.Unknown(token):
@@ -219,8 +232,10 @@ class Link:
             case messages.Rebalance(count):
                 service.give_back(count, _TRIES)
             case messages.Retire():
+                self._take_connections()
                 self._end("retire")
             case messages.Stop(seconds=seconds):
+                self._take_connections()
                 self._service.drain_seconds = seconds
                 self.stopped = True  # also where it retires already
                 self._end("stop")
@@ -280,6 +295,7 @@ class Link:
             self.ending.set_result(ending)
 
     def _on_close(self) -> None:
+        self._loop.remove_reader(self._handover.arrives)
         for token in list(self._looking_up):
             self._wake(token, None)
         preparing, self._preparing = self._preparing, {}

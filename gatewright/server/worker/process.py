@@ -26,6 +26,7 @@ from gatewright.server.host.listener import BACKLOG
 from gatewright.server.host.orphans import GRACE_SECONDS
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.guard import Guard
+from gatewright.server.ipc.handover import Handover
 from gatewright.server.ipc.keep import Region
 from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.loaded import plugins_told
@@ -83,13 +84,14 @@ class WorkerPlan:
     def work(
         self,
         sock: socket.socket,
+        handover: Handover,
         guard: Guard | None,
         region: Region,
         last_seen: LastSeen | None,
         keeper: socket.socket | None = None,
     ) -> int:
         """Be a worker."""
-        return work(self, sock, guard, region, last_seen, keeper)
+        return work(self, sock, handover, guard, region, last_seen, keeper)
 
 
 def prepare_process(plan: WorkerPlan) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -118,6 +120,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 def work(
     plan: WorkerPlan,
     sock: socket.socket,
+    handover: Handover,
     guard: Guard | None,
     region: Region,
     last_seen: LastSeen | None,
@@ -131,7 +134,7 @@ def work(
     if not plan.use_gevent:
         see_that_threads_are_threads()
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        code, until = runner.run(_work(plan, discovery, sock, guard, region, last_seen, keeper))
+        code, until = runner.run(_work(plan, discovery, sock, handover, guard, region, last_seen, keeper))
     say_farewell(until - monotonic(), code)
     return code
 
@@ -140,6 +143,7 @@ async def _work(
     plan: WorkerPlan,
     discovery: Discovery,
     sock: socket.socket,
+    handover: Handover,
     guard: Guard | None,
     region: Region,
     last_seen: LastSeen | None,
@@ -151,7 +155,7 @@ async def _work(
     settings = plan.settings
     service = await make_service(plan, discovery, region)
     service.guard, service.keeper = guard, keeper
-    link = service.link = Link(service, sock, plan.driver(service))
+    link = service.link = Link(service, sock, handover, plan.driver(service))
     errors = [str(error) for error in discovery.errors]
     link.send(messages.Loaded(plugins_told(discovery), errors, service.builder.longest))
     forget_in_children(link.sockets)
