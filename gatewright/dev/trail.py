@@ -140,6 +140,7 @@ class Phase:
         made: what the gateway then changed.
         record: what the runner tells of it, once it has.
         error: why the call failed, in the gateway's words.
+        uncalled: why the gateway didn't ask its plugins at all.
     """
 
     def __init__(self, trail: Trail, name: str, stage: str, plugins: Sequence[tuple[str, str]], key: str) -> None:
@@ -157,6 +158,7 @@ class Phase:
         self.notes: list[dict[str, Any]] = []
         self.record: CallRecord | None = None
         self.error = ""
+        self.uncalled = ""
 
     def __enter__(self) -> Phase:
         self._token = PHASE.set(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -73,13 +74,19 @@ def _check_entry(
     line = entry.line if isinstance(entry, _Marked) else 0
     place = f"{file}{f':{line}' if line else ''}: {where}: {phase}"
     if phase in APISIX_PLUGINS and isinstance(entry, Mapping):
-        entry = {"value": "{}", **entry}  # which ext-plugins want to see
+        entry = {"value": "{}", **entry}  # which ext-plugins want to see, as JSON text
+        if isinstance(entry["value"], Mapping):
+            entry["value"] = json.dumps(entry["value"], default=str)
     if not isinstance(entry, Mapping) or not {"name", "value"} <= set(entry):
-        yield problem(f"{place}: an entry of `conf` has no name and value: {entry!r}", '{name: ..., value: "{}"}')
+        has = f"just {', '.join(map(str, entry))}" if isinstance(entry, Mapping) else type(entry).__name__
+        yield problem(f"{place}: an entry of `conf` has a name and a value, not {has}", '{name: ..., value: "{}"}')
         return
     name, value = entry["name"], entry["value"]
     if not isinstance(name, str) or not isinstance(value, str):
-        yield problem(f"{place}: name and value are strings: {entry!r}", "write the value as JSON text in quotes")
+        which, cure = ("value", "write the value as JSON text in quotes") if isinstance(name, str) else (
+            "name", "write the name in quotes",
+        )  # fmt: skip
+        yield problem(f"{place}: {which} is a string, and this one is of type {type(entry[which]).__name__}", cure)
         return
     try:
         plugin = plugins[name] if name in plugins else others[name]()

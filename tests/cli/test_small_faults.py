@@ -205,3 +205,26 @@ sys.meta_path.insert(0, Lacking())
     run = subprocess.run([sys.executable, "-c", lacking + code], capture_output=True, text=True, check=False)
     assert run.returncode != 0
     assert told in run.stderr
+
+
+def test_a_route_s_value_is_never_told_and_the_lean_path_takes_it_as_it_is(tmp_path: Path) -> None:
+    from gatewright import Plugin, SyncRequest
+    from gatewright.doctor.routes import check_routes
+
+    class Greet(Plugin):
+        def on_request(self, request: SyncRequest) -> None: ...
+
+    def found(phase: str, entry: str) -> list[tuple[str, str]]:
+        file = tmp_path / "apisix.yaml"
+        file.write_text(
+            f"routes:\n  - uri: /*\n    plugins:\n      {phase}:\n        conf:\n          - {entry}\n#END\n"
+        )
+        return [(each.level, each.text) for each in check_routes(file, {"greet": Greet}, {})]
+
+    entry = "{name: greet, value: {word: hunter2}}"
+    assert [level for level, _ in found("gatewright", entry)] == ["good"]
+    assert [level for level, _ in found("gatewright", "{name: greet}")] == ["good"]
+    for wrong in (entry, "{name: 5, value: hunter2}", "{nam: greet, value: hunter2}", "hunter2"):
+        ((level, text),) = found("ext-plugin-pre-req", wrong)
+        assert (level, "hunter2" in text) == ("problem", False)
+        assert f"{tmp_path / 'apisix.yaml'}" in text

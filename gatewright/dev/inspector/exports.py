@@ -37,7 +37,10 @@ def curl_of(record: Mapping[str, Any], url: str) -> str:
     """
     request = record["request"]
     body = body_bytes(request["body"])
-    parts = ["curl", "-i", "--path-as-is"]
+    parts = ["curl", "-i", "--path-as-is", "--globoff"]  # or else curl takes [ and { for patterns of its own
+    target = request["target"]
+    if not target.startswith("/"):  # `*`, or a whole URL: a client writes neither of its own accord
+        parts, target = [*parts, "--request-target", target], "/"
     if request["method"] != ("POST" if body else "GET"):
         parts += ["--head"] if request["method"] == "HEAD" else ["-X", request["method"]]
     names = {name.lower() for name, _ in request["headers"]}
@@ -50,11 +53,11 @@ def curl_of(record: Mapping[str, Any], url: str) -> str:
     if body:
         if "content-type" not in names:
             parts += ["-H", "content-type:"]
-        if "base64" in request["body"]:
-            piped = f"printf '%s' {shlex.quote(request['body']['base64'])} | base64 -d | "
-            return piped + _joined([*parts, "--data-binary", "@-", url + request["target"]])
-        parts += ["--data-binary", body.decode("utf-8", "surrogateescape")]
-    return _joined([*parts, url + request["target"]])
+        if "base64" in request["body"] or b"\0" in body:  # no argument can hold it
+            piped = f"printf '%s' {base64.b64encode(body).decode()} | base64 -d | "
+            return piped + _joined([*parts, "--data-binary", "@-", url + target])
+        parts += ["--data-raw", body.decode("utf-8", "surrogateescape")]  # an @ in front of it is no file's name
+    return _joined([*parts, url + target])
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -78,6 +81,10 @@ def test_of(record: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     missing = [name for name, _ in chain if name not in sources]
     if missing:
         raise LookupError(f"it isn't known in which file these plugins are: {', '.join(missing)}")
+    for phase in record["phases"]:
+        for plugin in phase["plugins"]:
+            if phase["refused"] and "must not be named" in str(plugin["why"]):
+                raise LookupError(f"what was refused is the route, not the plugin: {plugin['why']}")
     files = list(dict.fromkeys(sources[name] for name, _ in chain))
     request = record["request"]
     when = datetime.fromtimestamp(record["at"], UTC).strftime("%Y-%m-%d %H:%M:%S")
@@ -89,9 +96,12 @@ def test_of(record: Mapping[str, Any], sources: Mapping[str, str]) -> str:
         lines = [f'"""{title}', "", what_to_do, '"""', ""]
     else:
         lines = [f'"""{title}"""', ""]
-    lines += ["from pathlib import Path", ""] if kong else []
+    lines += ["from pathlib import Path", ""]
     lines += _imports(kong=kong)
-    lines += ["", f"PLUGINS = {_loading(files, kong=kong)}", "CHAIN = ["]
+    lines += ["", f"FILES = {_list(files)}"]
+    lines += ["for file in FILES:"]
+    lines += ['    assert Path(file).exists(), f"{file}: run this where `gatewright dev` ran, or change FILES"']
+    lines += [f"PLUGINS = {_loading(kong=kong)}", "CHAIN = ["]
     lines += [f"    (PLUGINS[{_text(name)}], {_text(config)})," for name, config in chain]
     lines += ["]", "", "", f"def test_{_name(request)}():", *_upstream(record), *_client(record), *_sending(request)]
     lines += [f"    {line}" for line in _assertions(record)]
@@ -108,11 +118,10 @@ def _imports(*, kong: bool) -> list[str]:
     ]
 
 
-def _loading(files: Sequence[str], *, kong: bool) -> str:
+def _loading(*, kong: bool) -> str:
     if not kong:
-        return f"discover({_list(files)}).plugins"
-    tables = [f"load_directory(Path({_text(file)})).plugins" for file in files]
-    return tables[0] if len(tables) == 1 else "{" + ", ".join(f"**{table}" for table in tables) + "}"
+        return "discover(FILES).plugins"
+    return "{name: plugin for file in FILES for name, plugin in load_directory(Path(file)).plugins.items()}"
 
 
 def _chain(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -24,6 +24,8 @@ def plugins_of(phase: Phase, began: float, body: Any = None) -> tuple[list[dict[
         began: when the request began, as `time.time` has it.
         body: what plugins would have got for the body, the request's or the upstream's, if that was read.
     """
+    if phase.uncalled:
+        return [_uncalled(name, config, phase.uncalled) for name, config in phase.plugins], []
     if phase.record is None:
         return [_untold(name, config) for name, config in phase.plugins], phase.asked
     told, state = phase.record, _State(phase, body)
@@ -45,6 +47,10 @@ def _untold(name: str, config: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _uncalled(name: str, config: str, why: str) -> dict[str, Any]:
+    return {**_untold(name, config), "outcome": "not called", "why": why}
+
+
 def _unreached(named: Sequence[tuple[str, str]], ran: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Plugins that the configuration names and that were not called; the others get their configuration."""
     left = list(named)
@@ -60,7 +66,7 @@ def _unreached(named: Sequence[tuple[str, str]], ran: list[dict[str, Any]]) -> l
         why = (
             f"not reached: {last['name']} {_WORDS[last['outcome']]}" if ended and last else "no handler for this phase"
         )
-        out.append({**_untold(name, config), "outcome": "not called", "why": why})
+        out.append(_uncalled(name, config, why))
     return out
 
 

@@ -179,7 +179,7 @@ class Page:
         try:
             return _json({"text": export(record)})
         except LookupError as error:
-            return _json({"error": str(error.args[0])}, status=409)
+            return _json({"error": str(error.args[0])})  # an answer like others: browsers complain of a 409
 
     async def _replay(self, request: web.Request) -> web.StreamResponse:
         facts = self._facts
@@ -189,7 +189,7 @@ class Page:
         try:
             new = await replay(self._inspector, facts.host, facts.port, number, await _body(request))
         except ReplayError as error:
-            return _json({"error": str(error)}, status=409)
+            return _json({"error": str(error)})
         return _json({"id": new})
 
     async def _clear(self, _: web.Request) -> web.StreamResponse:

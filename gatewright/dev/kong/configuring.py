@@ -10,6 +10,7 @@ from typing import Any
 
 from gatewright.dev.kong.declarative import Declared, load_declarative, parse_declarative
 from gatewright.dev.kong.lean_schema import LEAN_PLUGINS
+from gatewright.dev.kong.places import place_in, placed
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins
 from gatewright.dev.survey import Survey
 from gatewright.errors import ConfigError
@@ -78,22 +79,28 @@ def _everywhere(plugins: Sequence[Mapping[str, Any]]) -> Declared:
     return parse_declarative({"_format_version": "3.0", "services": [service], "plugins": plugins})
 
 
-def plugins_of(file: Path | None, known: Sequence[KnownPlugin], declared: Declared) -> Plugins:
+def plugins_of(
+    file: Path | None, known: Sequence[KnownPlugin], declared: Declared, faults: Sequence[str] = ()
+) -> Plugins:
     """The configured plugins.
 
     Args:
         file: where they are configured, if not on every path.
         known: those of plugin servers.
         declared: where they are configured.
+        faults: why others could not be loaded.
 
     Raises:
         ConfigError: a configuration is not valid; says where and why.
     """
     try:
-        plugins = Plugins(known, declared, others=LEAN_PLUGINS)
+        plugins = Plugins(
+            known, declared, others=LEAN_PLUGINS,
+            place_of=lambda place: place if file is None else place_in(file, place), faults=faults,
+        )  # fmt: skip
     except ConfigError as error:
         if file is not None:
-            raise
+            raise ConfigError(f"{placed(file, error)}{_what_fits(str(error), declared)}") from None
         names = {f"plugins[{number}]": plugin.name for number, plugin in enumerate(known)}
         place, rest = str(error).partition(".")[::2]
         name = names.get(place, "NAME")
@@ -101,8 +108,18 @@ def plugins_of(file: Path | None, known: Sequence[KnownPlugin], declared: Declar
             f"{names.get(place, place)}.{rest}; give it: --conf {name}='{{...}}', or a kong.yml with --routes"
         ) from None
     for name in plugins.left_out:
-        log.warning("the plugin %s is left out: no plugin server has it (Kong's own plugins are not here)", name)
+        log.warning("the plugin %s is left out: Kong's own plugins are not here", name)
+    for why in plugins.missing.values():
+        log.error("%s", why)
     return plugins
+
+
+def _what_fits(fault: str, declared: Declared) -> str:
+    """Where to read what a plugin's configuration may hold."""
+    for entry in declared.plugins:
+        if fault.startswith(f"{entry.where}.config"):
+            return f"; what fits: gatewright schema {entry.name}"
+    return ""
 
 
 def _config_of(name: str, confs: Mapping[str, str]) -> Any:

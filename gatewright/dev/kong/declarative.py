@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from gatewright.dev.kong.places import placed
 from gatewright.errors import ConfigError
 from gatewright.yaml_faults import yaml_fault
 
@@ -94,7 +95,7 @@ def load_declarative(file: Path) -> Declared:
     try:
         return parse_declarative(load_content(file))
     except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from None
+        raise ConfigError(placed(file, error)) from None
 
 
 def load_content(file: Path) -> Any:

@@ -20,7 +20,7 @@ from gatewright.dev.lean.client import LeanError
 from gatewright.dev.nginx import parse_args
 from gatewright.dev.trail import Phase, body_form, changes_between, current_phase, current_trail
 
-__all__ = ["asking", "note_match", "noted_call", "noted_phase"]
+__all__ = ["asking", "note_match", "note_uncalled", "noted_call", "noted_phase"]
 
 
 @contextmanager
@@ -54,6 +54,21 @@ def noted_phase(exchange: Exchange, entry: PluginEntry, phase: str) -> Iterator[
             raise
         finally:
             noted.made = _changes(before, _state(exchange, instead))
+
+
+def note_uncalled(entry: PluginEntry, phase: str, why: str, *, failed: bool = False) -> None:
+    """A plugin of the request that isn't called.
+
+    Args:
+        entry: the plugin, as it's configured.
+        phase: the phase's name.
+        why: the reason.
+        failed: for it the request fails.
+    """
+    trail = current_trail()
+    if trail is not None:
+        with trail.phase(phase, phase, [(entry.name, json.dumps(entry.config))], entry.id) as noted:
+            noted.uncalled, noted.error = why, why if failed else ""
 
 
 @contextmanager

@@ -6,15 +6,18 @@ import asyncio
 import itertools
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
 from gatewright.dev.kong.declarative import Declared, PluginEntry
 from gatewright.dev.kong.dialling import new_rpc
+from gatewright.dev.kong.kongs_plugins import is_kongs_own
 from gatewright.dev.kong.rpc import Instance, PluginRpc, RpcError
-from gatewright.errors import ConfigError, GatewrightError
+from gatewright.errors import GatewrightError
 from gatewright.gateways.kong.conf import PluginServer
 from gatewright.gateways.kong.dump import PROTOCOLS
 from gatewright.runtime.kong_schema import filled
@@ -100,6 +103,8 @@ class Configured:
     instance: Instance
     rpc: PluginRpc | None
     """The way to its plugin server; `None` for one that has none."""
+    missing: str = ""
+    """Why it can't run, if it isn't there: it refuses the request."""
 
 
 class Plugins:
@@ -112,34 +117,48 @@ class Plugins:
         *,
         connect: Callable[[KnownPlugin], PluginRpc] = lambda plugin: new_rpc(plugin.protocol, plugin.socket),
         others: Mapping[str, KnownPlugin] = MappingProxyType({}),
+        place_of: Callable[[str], str] = str,
+        faults: Sequence[str] = (),
     ) -> None:
         """Check and complete the configurations.
+
+        A plugin of Kong's own is left out. Any other that isn't there refuses the requests that it would have guarded:
+        Kong itself would not start.
 
         Args:
             known: the plugins that there are.
             declared: where they are configured.
             connect: gives the way to a plugin's plugin server.
             others: plugins, by name, that no plugin server has.
+            place_of: gives the file and line of a place in what is declared.
+            faults: why plugins could not be loaded, each with its file.
 
         Raises:
             ConfigError: one is not valid.
         """
+        absent = {entry.name for entry in declared.plugins} - {plugin.name for plugin in known} - others.keys()
+        missing = {name: _missing(name) for name in absent if not is_kongs_own(name)}
         self._rpcs = {plugin.name: connect(plugin) for plugin in known}
-        known = [*known, *others.values()]
+        names = [plugin.name for plugin in known]
+        known = [*known, *others.values(), *missing.values()]
         self._order = sorted(known, key=lambda plugin: (-plugin.priority, plugin.name))
         self._places: dict[tuple[str, str | None, str | None, str | None], Configured] = {}
         self.left_out: list[str] = []
+        self.missing: dict[str, str] = {}
         by_name = {plugin.name: plugin for plugin in known}
         for entry in declared.plugins:
             if entry.name not in by_name:
                 self.left_out.append(entry.name)
                 continue
             plugin = by_name[entry.name]
-            config = {**filled(plugin.fields, entry.config, f"{entry.where}.config"), **_added(entry)}
             place = entry.name, entry.route, entry.service, entry.consumer
+            if entry.name in missing:
+                why = _why_missing(entry, names, place_of(entry.where), faults)
+                self.missing[entry.name] = why
+                self._places[place] = Configured(plugin, entry, Instance(entry.name, {}), None, why)
+                continue
+            config = {**filled(plugin.fields, entry.config, f"{entry.where}.config"), **_added(entry)}
             self._places[place] = Configured(plugin, entry, Instance(entry.name, config), self._rpcs.get(entry.name))
-        if declared.plugins and not self._places:
-            raise ConfigError(f"no plugin server has any of the plugins: {', '.join(self.left_out)}")
 
     def uses(self, name: str, *, lean: bool = False) -> bool:
         """Whether a plugin is configured anywhere, or with `lean` in a chain of the lean path's."""
@@ -187,6 +206,22 @@ class Plugins:
                     log.info("%s: instance not closed: %s", configured.plugin.name, error)
         for rpc in self._rpcs.values():
             rpc.close()
+
+
+def _missing(name: str) -> KnownPlugin:
+    """What stands for a plugin that isn't there: nothing runs before it."""
+    return KnownPlugin(name, sys.maxsize, "", ("access",), (), "", "")
+
+
+def _why_missing(entry: PluginEntry, names: Sequence[str], place: str, faults: Sequence[str]) -> str:
+    near = get_close_matches(entry.name, names, 1)
+    files = f"/{entry.name}.py:", f"/{entry.name.replace('-', '_')}.py:"
+    own = [fault for fault in faults if any(file in fault for file in files)]
+    cure = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(names)) or 'none'}"
+    return (
+        f"{place}: no plugin server has the plugin {entry.name}, so requests are refused (Kong wouldn't start): "
+        f"{own[0] if own else cure}"
+    )
 
 
 def _by_precedence(

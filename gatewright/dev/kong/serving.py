@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from gatewright.dev.kong.plugins import KnownPlugin, Plugins
 from gatewright.dev.kong.servers import PluginServers
 from gatewright.dev.kong.survey import sources_of
 from gatewright.dev.options import DevOptions
-from gatewright.errors import GatewrightError
+from gatewright.errors import ConfigError, GatewrightError
 
 __all__ = ["Serving"]
 
@@ -61,7 +62,11 @@ class Serving:
             GatewrightError: a file is not valid, or plugins can't be looked at.
         """
         await self._look(first=True)
-        self.blocked = [] if self.file is not None or self.options.admin else list(self.servers.errors)
+        if self.file is None and not self.options.admin:
+            self.blocked = list(self.servers.errors)
+        else:  # requests that such a plugin would guard are refused, the others go on
+            for fault in self.servers.errors:
+                print(fault, file=sys.stderr, flush=True)
 
     async def _look(self, *, first: bool = False) -> None:
         known = await self.servers.known()
@@ -75,7 +80,7 @@ class Serving:
             declared = declared_by(self.file, known, self.options.confs)
         if names_lean(declared):
             await self.lean.ensure()
-        plugins = plugins_of(self.file, known, declared)
+        plugins = plugins_of(self.file, known, declared, self.servers.errors)
         self.known, self.declared, self.plugins = known, declared, plugins
 
     async def look_at_code(self) -> None:
@@ -104,7 +109,11 @@ class Serving:
         Raises:
             ConfigError: it is not valid.
         """
-        self.gateway.replace(declared, plugins_of(self.file, self.known, declared))
+        plugins = plugins_of(self.file, self.known, declared)
+        for name in plugins.missing.keys() - self.plugins.missing.keys():
+            raise ConfigError(f"name: plugin '{name}' not enabled: {plugins.missing[name]}")
+        self.gateway.replace(declared, plugins)
+        self.plugins = plugins
         self.declared = declared
         if names_lean(declared) and not self.lean.is_started:
             self._starting = asyncio.ensure_future(self.lean.ensure())  # requests are refused until it is there

@@ -15,7 +15,7 @@ from gatewright.gateways.kong.messages import MESSAGES
 from gatewright.gateways.kong.pdk import Method
 from gatewright.gateways.kong.protobuf import write_value
 
-__all__ = ["NULL", "LuaError", "from_protobuf", "to_msgpack", "to_protobuf"]
+__all__ = ["NULL", "LuaError", "MissingPluginError", "from_protobuf", "to_msgpack", "to_protobuf"]
 
 _MULTI_MAPS = frozenset(
     (
@@ -33,6 +33,10 @@ NULL: Final = object()
 
 class LuaError(Exception):
     """Kong's Lua code raises an error: the plugin's phase ends here."""
+
+
+class MissingPluginError(LuaError):
+    """The plugin isn't there, with which a real Kong would not have started."""
 
 
 def to_msgpack(method: str, value: Any) -> Any:

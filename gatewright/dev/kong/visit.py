@@ -12,13 +12,13 @@ import logging
 
 from gatewright.dev.kong.answering import failure, own_answer, proxied_answer, take_exit
 from gatewright.dev.kong.lean import LeanPlugins
-from gatewright.dev.kong.noting import asking, note_match, noted_phase
+from gatewright.dev.kong.noting import asking, note_match, note_uncalled, noted_phase
 from gatewright.dev.kong.pdk import Pdk
 from gatewright.dev.kong.plugins import Configured, Plugins
 from gatewright.dev.kong.proxying import Proxy
 from gatewright.dev.kong.router import Router
 from gatewright.dev.kong.rpc import Exit
-from gatewright.dev.kong.values import LuaError
+from gatewright.dev.kong.values import LuaError, MissingPluginError
 from gatewright.dev.messages import Answer
 
 __all__ = ["Visit"]
@@ -70,7 +70,8 @@ class Visit:
         if isinstance(error, Exit):
             self.exchange.source = "exit"
             return take_exit(self.exchange, error)
-        log.error("%s: %s", self.exchange.plugin_name or "kong", error)
+        if not isinstance(error, MissingPluginError):  # that was told when it was found out
+            log.error("%s: %s", self.exchange.plugin_name or "kong", error)
         self.exchange.source = "error"
         return take_exit(self.exchange, failure(self.exchange, 500))
 
@@ -108,6 +109,7 @@ class Visit:
     async def _access(self, route: str, service: str | None) -> None:
         at = -1
         answered: Exit | LuaError | None = None
+        unreached = ""
         while True:
             consumer = (self.exchange.consumer or {}).get("id")
             configured = self._plugins.suiting(route, service, consumer, at)
@@ -120,6 +122,10 @@ class Visit:
                     await self._run(configured, "access")
                 except (Exit, LuaError) as error:  # the others still have a log phase
                     answered = error
+                    did = "answered the client" if isinstance(error, Exit) else "failed"
+                    unreached = f"not reached: {configured.plugin.name} {did}"
+            elif "access" in configured.plugin.phases and configured.rpc is not None:
+                note_uncalled(configured.entry, "access", unreached)
         if answered is not None:
             raise answered
 
@@ -129,6 +135,9 @@ class Visit:
         self.exchange.phase = phase
         self.exchange.plugin_id = configured.entry.id
         self.exchange.plugin_name = configured.plugin.name
+        if configured.missing:
+            note_uncalled(configured.entry, phase, configured.missing, failed=True)
+            raise MissingPluginError(configured.missing)
         if configured.rpc is None:
             assert self._lean is not None  # noqa: S101 - these plugins are configured where it is
             await self._lean.run(configured.entry, configured.instance.config, phase, self._pdk)

@@ -13,6 +13,7 @@ import pytest
 
 from gatewright.dev.inspector.book import Book
 from gatewright.dev.inspector.exports import curl_of
+from gatewright.dev.inspector.exports import test_of as export_test
 from gatewright.dev.inspector.facts import Facts, plugins_view
 from gatewright.dev.inspector.records import redacted, summary_of
 from gatewright.dev.messages import ClientRequest
@@ -150,8 +151,26 @@ def test_a_body_that_is_cut_in_a_character_is_still_text() -> None:
 def test_a_curl_command_carries_bytes_and_quotes() -> None:
     request = {"method": "PUT", "target": "/a'b?x=1", "headers": [["X-Empty", ""]], "body": body_form(b"\xff\x00'")}
     command = curl_of(record(1, request=request), "http://127.0.0.1:9080")
-    assert command.startswith("printf '%s' /wAn | base64 -d | curl -i --path-as-is -X PUT -H 'X-Empty;'")
+    assert command.startswith("printf '%s' /wAn | base64 -d | curl -i --path-as-is --globoff -X PUT -H 'X-Empty;'")
     assert "--data-binary @-" in command
+    request = {"method": "OPTIONS", "target": "*", "headers": [], "body": body_form(b"x" * 3000 + b"\0")}
+    command = curl_of(record(1, request=request), "http://127.0.0.1:9080")
+    assert "--request-target '*' -X OPTIONS" in command
+    assert command.endswith("--data-binary @- http://127.0.0.1:9080/")
+
+
+@pytest.mark.parametrize("gateway", ["apisix", "kong"])
+def test_an_exported_test_says_where_it_has_to_run(gateway: str) -> None:
+    def exported(**plugin: Any) -> str:
+        told = {"name": "greet", "config": "{}", "why": "", "outcome": "went on", "changes": [], "answer": None}
+        phase = {"stage": "s", "name": "request", "plugins": [{**told, **plugin}], "refused": str(plugin), "made": []}
+        made = record(1, gateway={"name": gateway, "version": "3.9"}, phases=[phase])
+        return export_test(made, {"greet": "elsewhere/greet.py"})
+
+    with pytest.raises(AssertionError, match="elsewhere/greet.py: run this where `gatewright dev` ran"):
+        exec(exported(), {})
+    with pytest.raises(LookupError, match="what was refused is the route"):
+        exported(outcome="not called", why="greet has no on_request, so it must not be named for requests")
 
 
 def test_why_a_plugin_is_not_called_is_told() -> None:

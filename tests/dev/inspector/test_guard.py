@@ -121,7 +121,7 @@ def test_a_request_is_replayed_with_its_secrets_and_with_edits(page: Development
 def test_what_can_t_be_sent_again_is_said(page: Development, edits: dict[str, Any], why: str) -> None:
     number = page.recorded("GET", "/")["id"]
     status, answer, _ = ask(page, f"/_gatewright/api/calls/{number}/replay", OWN, edits)
-    assert status == 409
+    assert status == 200, "or else the browser's console has a complaint"
     assert why in answer["error"]
 
 

@@ -184,7 +184,9 @@ def test_exported_tests_pass_when_run(
 
 
 def test_a_copied_curl_command_sends_the_same_request(page_seen: Seen) -> None:
-    record = page_seen.development.recorded("POST", "/curled?a=%20b", {"X-Odd": 'it\'s "odd"'}, b"line\nnext")
+    record = page_seen.development.recorded(
+        "POST", "/curled?a[]=%20b&c={1,2}", {"X-Odd": 'it\'s "odd"'}, b"@line\nnext"
+    )
     page_seen.open(record["id"])
     page_seen.page.keyboard.press("c")
     command = page_seen.page.locator("dialog pre.export").text_content()

@@ -4,7 +4,7 @@ const OWN = { "X-Gatewright-Inspector": "1", "Content-Type": "application/json" 
 async function answered(response) {
   const type = response.headers.get("Content-Type") || "";
   const content = type.includes("json") ? await response.json() : { error: (await response.text()).trim() };
-  if (!response.ok) throw new Error(content.error || `${response.status}`);
+  if (!response.ok || content.error) throw new Error(content.error || `${response.status}`);
   return content;
 }
 
