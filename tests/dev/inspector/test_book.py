@@ -167,7 +167,7 @@ def test_an_exported_test_says_where_it_has_to_run(gateway: str) -> None:
         made = record(1, gateway={"name": gateway, "version": "3.9"}, phases=[phase])
         return export_test(made, {"greet": "elsewhere/greet.py"})
 
-    with pytest.raises(AssertionError, match="elsewhere/greet.py: run this where `gatewright dev` ran"):
+    with pytest.raises(AssertionError, match=r"elsewhere/greet\.py: run this where `gatewright dev` ran"):
         exec(exported(), {})
     with pytest.raises(LookupError, match="what was refused is the route"):
         exported(outcome="not called", why="greet has no on_request, so it must not be named for requests")
