@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gatewright.cli._options import fail
+from gatewright.cli._failing import fail
 from gatewright.errors import GatewrightError
 from gatewright.observe.control import ask_json
 from gatewright.settings import DEFAULT_FILE, control_address, load_settings

@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 from gatewright._version import __version__
+from gatewright.cli._failing import JsonErrors
 from gatewright.cli._output import Group
 
 __all__ = ["main"]
@@ -34,7 +35,7 @@ _MODULES = {
 }
 
 
-class _Commands(Group):
+class _Commands(JsonErrors, Group):
     def list_commands(self, context: click.Context) -> list[str]:
         return list(_MODULES)
 

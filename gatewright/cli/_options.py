@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import click
 
+from gatewright.cli._failing import fail
 from gatewright.errors import GatewrightError
 from gatewright.settings import DEFAULT_FILE, Effective, Settings, load_settings
 
-__all__ = ["effective_settings", "fail", "settings_options"]
+__all__ = ["effective_settings", "settings_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,9 +52,3 @@ def effective_settings(config_file: Path | None, flags: dict[str, Any]) -> Effec
         return load_settings(flags=flags, environ=os.environ, file=config_file)
     except GatewrightError as error:
         fail(error)
-
-
-def fail(error: object) -> NoReturn:
-    """End the command with one line that says why, and exit code 2."""
-    click.echo(f"gatewright: {error}", err=True)
-    sys.exit(2)

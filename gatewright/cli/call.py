@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gatewright.cli._failing import fail
 from gatewright.cli._found import plugin_named
 from gatewright.cli._names import PluginName
-from gatewright.cli._options import fail
 from gatewright.cli._output import say
 from gatewright.doctor.code import what_fits
 from gatewright.errors import ConfigError, GatewrightError

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
+from gatewright.cli._failing import fail
 from gatewright.cli._found import find, places_or_settings
-from gatewright.cli._options import fail
 from gatewright.cli._output import print_table, say
 from gatewright.doctor.code import check_code, check_handlers, place_of, what_fits
 from gatewright.doctor.findings import Finding, good, note, problem

@@ -6,14 +6,16 @@ import asyncio
 import json
 import secrets
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
+from gatewright.cli._failing import fail
 from gatewright.cli._found import places_or_settings
-from gatewright.cli._options import fail
 from gatewright.errors import ConfigError, GatewrightError
-from gatewright.gateways.kong.dump import PROTOCOLS
+from gatewright.gateways.kong.dump import PROTOCOLS, own_stdout
 from gatewright.settings import LOG_LEVELS
 
 __all__ = ["dev"]
@@ -76,6 +78,8 @@ __all__ = ["dev"]
     "--admin-key", default="", help="what APISIX's Admin API wants as X-API-KEY  [default: a new one, printed]"
 )
 @click.option("--admin-port", type=click.IntRange(0, 65535), help="where the Admin API listens")
+@click.option("--json", "as_json", is_flag=True,
+              help="print JSON when it listens: where, and what there is; all else goes to standard error")  # fmt: skip
 @click.option("--explain/--no-explain", default=True, show_default=True,
               help="tell in the answer why a call failed; a real gateway doesn't")  # fmt: skip
 def dev(
@@ -101,11 +105,14 @@ def dev(
     admin: bool,
     admin_key: str,
     admin_port: int | None,
+    as_json: bool,
 ) -> None:
     """Run the plugins in PATHS behind a development gateway that behaves as APISIX or as Kong does.
 
     Without PATHS, those of gatewright.yaml, or of this directory. Without --routes every plugin found is applied to
     every path. This gateway is for development only.
+
+    Exit codes: 0 it was stopped, 1 the runner or a plugin server ended by itself, 2 it could not start.
     """
     try:
         from gatewright.dev.apisix.process import run_dev
@@ -124,22 +131,38 @@ def dev(
         for path in watched:
             if not path.exists():
                 raise ConfigError(f"--watch {path}: there is no such file or directory")
-        options = DevOptions(
-            paths=list(paths) if paths or connect else _places(), upstream=upstream, host=host, port=port,
-            inspect=InspectOptions(page=not no_inspect, port=inspect_port, record=record, follow=explain),
-            log_level=log_level or ("debug" if debug else "info"), watched=watched, confs=_confs(confs), debug=debug,
-            connect=connect, explain=explain, admin=admin or bool(admin_key), admin_port=admin_port,
-            admin_key=admin_key or secrets.token_hex(16),
-        )  # fmt: skip
-        work = (
-            run_kong_dev(options, declarative=routes, conf=kong_conf, protocol=protocol)
-            if as_kong
-            else run_dev(options, routes=routes, version=version, workers=gateway_workers, lean=protocol == "lean")
-        )
-        code = asyncio.run(work)
+        with _announcing(as_json=as_json) as announce:
+            options = DevOptions(
+                paths=list(paths) if paths or connect else _places(), upstream=upstream, host=host, port=port,
+                inspect=InspectOptions(page=not no_inspect, port=inspect_port, record=record, follow=explain),
+                log_level=log_level or ("debug" if debug else "info"), watched=watched, confs=_confs(confs),
+                debug=debug, connect=connect, explain=explain, admin=admin or bool(admin_key), admin_port=admin_port,
+                admin_key=admin_key or secrets.token_hex(16), announce=announce,
+            )  # fmt: skip
+            work = (
+                run_kong_dev(options, declarative=routes, conf=kong_conf, protocol=protocol)
+                if as_kong
+                else run_dev(options, routes=routes, version=version, workers=gateway_workers, lean=protocol == "lean")
+            )
+            code = asyncio.run(work)
     except GatewrightError as error:
         fail(error)
     sys.exit(code)
+
+
+@contextmanager
+def _announcing(*, as_json: bool) -> Iterator[Callable[[str], None] | None]:
+    """What tells a machine of the gateway; then all else, what plugins print too, goes to standard error."""
+    if not as_json:
+        yield None
+        return
+    with own_stdout() as out:
+
+        def announce(line: str) -> None:
+            out.write(f"{line}\n".encode())
+            out.flush()
+
+        yield announce
 
 
 _OF_APISIX = ("version", "gateway_workers", "connect", "admin_key")

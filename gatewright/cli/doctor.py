@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from gatewright.doctor.plugins import check_environment, check_plugin_settings, 
 from gatewright.doctor.routes import check_routes
 from gatewright.doctor.sockets import check_control, check_socket
 from gatewright.errors import GatewrightError
+from gatewright.gateways.kong.dump import own_stdout
 from gatewright.runtime.discovery import discover
 from gatewright.runtime.shipped import PREFIX, load_shipped, shipped_names
 from gatewright.settings import Address, Settings, control_address, load_settings, parse_address
@@ -111,7 +113,8 @@ def _all(
     if effective.ignored:
         yield note(f"no settings, and ignored: {', '.join(effective.ignored)} in the environment")
     named = places_of_plugins(apisix_config) if apisix_config is not None else []
-    discovery = discover([*settings.plugins, *named], installed=settings.installed_plugins)
+    with own_stdout(), redirect_stdout(sys.stderr):  # plugins may print, and the output may be a machine's to read
+        discovery = discover([*settings.plugins, *named], installed=settings.installed_plugins)
     yield from check_plugins(discovery, [*settings.plugins, *named])
     yield from check_plugin_settings(settings.plugin_settings, discovery)
     managed = flags["listen"] is None and apisix_config is not None and starts_runner(apisix_config)

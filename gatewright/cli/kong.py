@@ -6,11 +6,13 @@ import json
 import shutil
 import sys
 import sysconfig
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
+import yaml
 
-from gatewright.cli._options import fail
+from gatewright.cli._failing import fail
 from gatewright.cli._output import Group
 from gatewright.cli.lean import install_for_kong
 from gatewright.errors import ConfigError
@@ -75,32 +77,42 @@ def dump_command(directory: Path | None, protocol: str, name: str) -> None:
 @click.option("--kong-version", metavar="VERSION", help="what the lines are for  [default: 3.9 and later]")
 @click.option("--declarative", is_flag=True, help="print a kong.yml that uses the plugins, instead")
 @click.option("--upstream", default=_UPSTREAM, show_default=True, metavar="URL", help="the service in that kong.yml")
+@click.option("--json", "as_json", is_flag=True, help="print JSON: the settings, or the kong.yml")
 def conf(
     directory: Path | None, shipped: tuple[str, ...], protocol: str, prefix: str, kong_version: str | None,
-    declarative: bool, upstream: str,
+    declarative: bool, upstream: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Print the lines for kong.conf that make the plugins of a directory known, and those that come along."""
+    """Print the lines for kong.conf that make the plugins of a directory known, and those that come along.
+
+    Exit codes: 0 they are printed, 2 there are none.
+    """
     if directory is None and not shipped:
         fail("which plugins? -d DIRECTORY, or --plugin NAME for one that comes with Gatewright")
     try:
         version = read_version(kong_version) if kong_version else ONE_PLUGIN_SINCE
     except ConfigError as error:
         fail(str(error))
-    with own_stdout() as out:
-        plugins = _load(directory, shipped).plugins
-        names = sorted(plugins)
-        if not names:
-            fail(f"there are no plugins in {directory}" if directory else "none of these plugins can be used")
-        text = _declarative([plugins[name] for name in names], upstream) if declarative else conf_lines(
-            names, directory.resolve() if directory else None, shipped=shipped, prefix=prefix, protocol=protocol,
-            server=[_program("kong-pluginserver")], command=[_program("gatewright")], version=version,
-        )  # fmt: skip
-        out.write(text.encode())
+    with own_stdout(), redirect_stdout(sys.stderr):
+        discovery = _load(directory, shipped, told=not as_json)
+    plugins = discovery.plugins
+    names = sorted(plugins)
+    if not names:
+        fail(f"there are no plugins in {directory}" if directory else "none of these plugins can be used")
+    text = _declarative([plugins[name] for name in names], upstream) if declarative else conf_lines(
+        names, directory.resolve() if directory else None, shipped=shipped, prefix=prefix, protocol=protocol,
+        server=[_program("kong-pluginserver")], command=[_program("gatewright")], version=version,
+    )  # fmt: skip
+    if not as_json:
+        click.echo(text, nl=False)
+        return
+    settings = dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line and not line.startswith("#"))
+    what = {"declarative": yaml.safe_load(text)} if declarative else {"settings": settings}
+    click.echo(json.dumps({**what, "errors": [str(error) for error in discovery.errors]}, indent=2))
 
 
-def _load(directory: Path | None, shipped: tuple[str, ...]) -> Discovery:
+def _load(directory: Path | None, shipped: tuple[str, ...], *, told: bool = True) -> Discovery:
     discovery = load_plugins(directory, shipped)
-    for error in discovery.errors:
+    for error in discovery.errors if told else ():
         click.echo(f"plugin not loaded: {error}", err=True)
     return discovery
 

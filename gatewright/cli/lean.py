@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Final
 
 import click
 
-from gatewright.cli._options import fail
+from gatewright.cli._failing import fail
 from gatewright.cli._output import Group
 from gatewright.lua_files import copy_lua_files
 from gatewright.settings import Settings
@@ -42,6 +43,7 @@ init_by_lua_block {{
 access_by_lua_block {{ shop:access() }}
 """
 _DIRECTORY = click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+_JSON = click.option("--json", "as_json", is_flag=True, help="print JSON: the files, and what belongs where as text")
 _ADDRESS = click.option(
     "--address", default=Settings().listen, show_default=True, help="where the runner listens: unix:/path or host:port"
 )
@@ -60,35 +62,42 @@ def nginx() -> None:
 @apisix.command("install")
 @_DIRECTORY
 @_ADDRESS
-def install_for_apisix(directory: Path, address: str) -> None:
+@_JSON
+def install_for_apisix(directory: Path, address: str, as_json: bool) -> None:
     """Copy the Lua plugins to DIRECTORY and print what belongs into config.yaml.
 
     Do so on every node, and ask `gatewright doctor --apisix-config FILE`: APISIX up to 3.9 lets requests pass on routes
     that name a plugin it doesn't have.
     """
-    _install(directory, _APISIX, address)
+    _install(directory, _APISIX, address, as_json=as_json)
 
 
 @click.command("install")
 @_DIRECTORY
-def install_for_kong(directory: Path) -> None:
+@_JSON
+def install_for_kong(directory: Path, as_json: bool) -> None:
     """Copy the Lua plugins to DIRECTORY and print what belongs into kong.conf."""
-    _install(directory, _KONG, "")
+    _install(directory, _KONG, "", as_json=as_json)
 
 
 @nginx.command("install")
 @_DIRECTORY
 @_ADDRESS
-def install_for_nginx(directory: Path, address: str) -> None:
+@_JSON
+def install_for_nginx(directory: Path, address: str, as_json: bool) -> None:
     """Copy the Lua files to DIRECTORY and print what belongs into nginx.conf."""
-    _install(directory, _NGINX, address)
+    _install(directory, _NGINX, address, as_json=as_json)
 
 
-def _install(directory: Path, text: str, address: str) -> None:
+def _install(directory: Path, text: str, address: str, *, as_json: bool) -> None:
     target = directory.resolve()
     try:
         files = copy_lua_files(target)
     except OSError as error:
-        fail(f"the Lua files can't be copied to {target}: {error.strerror}")
+        fail(f"{target}: the Lua files can't be copied there: {error.strerror}")
+    text = text.format(path=f"{target}/?.lua", address=address)
+    if as_json:
+        click.echo(json.dumps({"directory": str(target), "files": [str(file) for file in files], "to_write": text}))
+        return
     click.echo(f"{len(files)} Lua files are in {target} now. What is left to do:\n", err=True)
-    click.echo(text.format(path=f"{target}/?.lua", address=address), nl=False)
+    click.echo(text, nl=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 from pathlib import Path
 
 import click
 
-from gatewright.cli._options import fail
+from gatewright.cli._failing import fail
 from gatewright.cli._output import say
 from gatewright.cli.templates import KONG_FILES, NATIVE_FILES
 from gatewright.plugin import kebab_case
@@ -22,10 +23,11 @@ __all__ = ["new"]
 @click.option(
     "--directory", "-C", type=click.Path(path_type=Path), default=Path(), help="where to make it  [default: here]"
 )
-def new(name: str, kong: bool, directory: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="print JSON: the files that were made, and those that were kept")
+def new(name: str, kong: bool, directory: Path, as_json: bool) -> None:
     """Make a plugin called NAME: code, configuration, test, gatewright.yaml, README. It runs and passes at once.
 
-    Nothing that is there is written over.
+    Nothing that is there is written over. Exit codes: 0 it's made, 2 it isn't.
     """
     route = kebab_case(name.replace(" ", "-"))
     module = route.replace("-", "_")
@@ -48,9 +50,19 @@ def new(name: str, kong: bool, directory: Path) -> None:
     for path, text in files.items():
         if path not in kept:
             target = directory / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, encoding="utf-8")
-            say(f"  made  {target}", "good")
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text, encoding="utf-8")
+            except OSError as error:
+                fail(f"{target}: {error.strerror}")
+    made = [path for path in files if path not in kept]
+    if as_json:
+        places = {"made": made, "kept": kept}
+        told = {what: [str(directory / path) for path in paths] for what, paths in places.items()}
+        click.echo(json.dumps({"name": route, **told}, indent=2))
+        return
+    for path in made:
+        say(f"  made  {directory / path}", "good")
     for path in kept:
         say(f"  kept  {directory / path}, which was there", "note")
     where = "" if directory == Path() else f"cd {directory} && "

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from gatewright.cli._failing import fail
 from gatewright.cli._found import find, places_or_settings, plugin_named
 from gatewright.cli._names import PluginName
-from gatewright.cli._options import fail
 from gatewright.cli._output import print_table
 from gatewright.errors import GatewrightError
 from gatewright.field_docs import described_schema

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import click
 
 from gatewright.cli._control import ask_runner, control_options, control_path
-from gatewright.cli._options import fail
+from gatewright.cli._failing import fail
 
 __all__ = ["profile"]
 
@@ -32,6 +33,7 @@ _FORMATS = {".svg": "flamegraph", ".json": "speedscope", ".txt": "raw"}
     help="file to write: .svg a flame graph, .json for speedscope, .txt folded stacks",
 )
 @click.option("--pid", type=int, help="a process, instead of a worker of a runner that can be asked")
+@click.option("--json", "as_json", is_flag=True, help="print JSON: which file was written, of which process")
 def profile(
     config_file: Path | None,
     listen: str | None,
@@ -41,8 +43,12 @@ def profile(
     rate: int,
     output: Path,
     pid: int | None,
+    as_json: bool,
 ) -> None:
-    """Watch a running worker with py-spy and write a flame graph. The worker goes on serving meanwhile."""
+    """Watch a running worker with py-spy and write a flame graph. The worker goes on serving meanwhile.
+
+    Exit codes: 0 the file is written, 2 it isn't.
+    """
     form = _FORMATS.get(output.suffix)
     if form is None:
         fail(f"--output ends in {', '.join(_FORMATS)}, not {output.suffix or output}")
@@ -51,12 +57,12 @@ def profile(
         fail("profiling needs py-spy: pip install 'gatewright[profile]'")
     if pid is None:
         pid = _pid_of(control_path(config_file, listen, control), worker)
-    click.echo(f"watching process {pid} for {seconds} s")
+    click.echo(f"watching process {pid} for {seconds} s", err=as_json)
     command = [tool, "record", "--pid", str(pid), "--duration", str(seconds), "--rate", str(rate)]
     command += ["--format", form, "--output", str(output), "--nonblocking"]
     run = _run(command)
     if run.returncode and "stack counts" in run.stderr + run.stdout:
-        click.echo("it did nothing meanwhile; looking once more, at what it waits in")
+        click.echo("it did nothing meanwhile; looking once more, at what it waits in", err=as_json)
         run = _run([*command, "--idle"])
     if run.returncode or not output.exists():
         said = (run.stderr.strip() or run.stdout.strip()).splitlines()
@@ -64,7 +70,8 @@ def profile(
         if any("ermission" in line or "ptrace" in line for line in said):
             cure = "; to look into another process takes root, or SYS_PTRACE in a container"
         fail(f"py-spy failed: {said[-1] if said else run.returncode}{cure}")
-    click.echo(f"written: {output}")
+    done = {"written": str(output), "format": form, "pid": pid, "seconds": seconds}
+    click.echo(json.dumps(done) if as_json else f"written: {output}")
     sys.exit(0)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import structlog
 
-from gatewright.cli._options import fail, settings_options
+from gatewright.cli._failing import fail, in_parts
+from gatewright.cli._options import settings_options
 from gatewright.errors import GatewrightError
 from gatewright.observe.logs import configure_logs
 from gatewright.runtime.discovery import discover
@@ -49,5 +51,9 @@ def run(config_file: Path | None, **flags: Any) -> None:
         tell_ignored(effective())
         code = run_runner(load)
     except GatewrightError as error:
+        if "json" in (flags["log_format"], os.environ.get("GATEWRIGHT_LOG_FORMAT")):  # who reads that reads no words
+            configure_logs(format="json")
+            structlog.get_logger("gatewright").error("could not start", **in_parts(str(error)))
+            sys.exit(2)
         fail(error)
     sys.exit(code)

@@ -54,10 +54,14 @@ def reload(config_file: Path | None, listen: str | None, control: str | None, as
 @click.command()
 @click.argument("level", type=click.Choice(LOG_LEVELS))
 @control_options
-def log_level(level: str, config_file: Path | None, listen: str | None, control: str | None) -> None:
-    """Let a running runner log at another LEVEL, until it is reloaded."""
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def log_level(level: str, config_file: Path | None, listen: str | None, control: str | None, as_json: bool) -> None:
+    """Let a running runner log at another LEVEL, until it is reloaded.
+
+    Exit codes: 0 it does, 2 it can't be asked.
+    """
     ask_runner(control_path(config_file, listen, control), f"/log-level?level={level}", method="POST")
-    click.echo(f"log level: {level}")
+    click.echo(json.dumps({"level": level}) if as_json else f"log level: {level}")
 
 
 def _print(content: dict[str, Any]) -> None:

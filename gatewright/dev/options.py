@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class DevOptions:
         admin: there is an Admin API.
         admin_key: what APISIX's wants to see as X-API-KEY.
         admin_port: where it listens besides; `None` for the gateway's usual one, or any that is free.
+        announce: told what there is as one line of JSON, instead of people.
     """
 
     paths: Sequence[Path]
@@ -46,3 +47,4 @@ class DevOptions:
     admin: bool = False
     admin_key: str = ""
     admin_port: int | None = None
+    announce: Callable[[str], None] | None = None

@@ -49,7 +49,7 @@ def ask(path: str, target: str, *, method: str = "GET", timeout: float = 10.0) -
         return response.status, response.read()
     except FileNotFoundError:
         raise ControlError(
-            f"{path} is not there: no runner runs with this control socket (see --listen, --control)"
+            f"{path} is not there: no runner runs with this control socket; name it: --listen, or --control"
         ) from None
     except ConnectionRefusedError:
         raise ControlError(f"{path}: nobody listens; the runner that made it was killed") from None

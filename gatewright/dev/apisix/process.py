@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from gatewright.dev.apisix.admin import AdminApi
+from gatewright.dev.apisix.banner import print_banner
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.facts import facts_of
 from gatewright.dev.apisix.gateway import SERVER_HEADER, DevGateway
@@ -110,7 +111,11 @@ async def _run_dev(options: DevOptions, routes: Path | None, behaviour: Behaviou
             watched = [*options.paths, *([routes] if routes is not None else [])]
             watching = asyncio.create_task(watch(watched, state.reload, whole=options.watched))
             stack.callback(watching.cancel)
-            state.tell(page)
+            state.tell_findings()
+            print_banner(
+                options, state.gateway, state.found, routes=state.routes, lean=state.lean,
+                admin_port=state.admin_port, blocked=state.why_blocked(), page=page,
+            )  # fmt: skip
             return await runner.ended()
     finally:
         await echo.stop()
@@ -282,12 +287,13 @@ class _State:
         self.found = found
         self.gateway.replace_routes(self.table())
         self.changed()
-        self._tell_findings()
+        self.tell_findings()
         if self.why_blocked():
             return "\n".join(self.why_blocked())
         return f"reloaded: {', '.join(plugin['name'] for plugin in found.plugins) or 'no plugins'}"
 
-    def _tell_findings(self) -> None:
+    def tell_findings(self) -> None:
+        """Say what is wrong, each of it once."""
         for error in self.found.errors:
             if error not in self.told:
                 print(f"plugin not loaded: {error}", file=sys.stderr, flush=True)
@@ -296,51 +302,3 @@ class _State:
                 cure = f"\n  -> {found['cure']}" if found["cure"] else ""
                 print(f"{found['level']}: {found['text']}{cure}", file=sys.stderr, flush=True)
         self.told = {*self.found.errors, *(found["text"] for found in self.found.findings)}
-
-    def tell(self, page: str) -> None:
-        """Say what there is and where it listens, and where the inspector's page is."""
-        self._tell_findings()
-        found, options, gateway = self.found, self.options, self.gateway
-        width = max((len(plugin["name"]) for plugin in found.plugins), default=0)
-        where = f"[{options.host}]" if ":" in options.host else options.host
-        lines = [
-            "",
-            f"Gatewright development gateway (behaves as Apache APISIX {gateway.version} does; not for production)",
-            "",
-        ]
-        for plugin in found.plugins:
-            name, phases = plugin["name"], ", ".join(plugin["phases"])
-            why = plugin["needs"] if self.routes is None else None
-            note = phases or "no handler: define on_request or on_response"
-            if why:
-                note = f"refused, its configuration doesn't fit: {why}; give one: --conf {name}='{{...}}'"
-            lines.append(f"  plugin    {name:<{width}}  {note}")
-        if not found.plugins:
-            lines.append(f"  plugin    {(self.why_blocked() or ['none but those that come along'])[0]}")
-        routes = self.routes or (
-            "none yet" if self.admin is not None else "every plugin on every path, in the order above"
-        )
-        lines.append(f"  routes    {routes}")
-        if self.admin is not None:
-            lines.append(
-                f"  admin     http://{where}:{self.admin_port}/apisix/admin/, X-API-KEY: {self.options.admin_key}"
-            )
-        default = "where the routes say" if self.routes or self.admin else ECHO
-        upstream = options.upstream or default
-        lines.append(f"  upstream  {'built in: echoes the request' if upstream == ECHO else upstream}")
-        if self.lean:
-            lines.append("  protocol  lean")
-        if options.connect:
-            lines.append(f"  runner    {options.connect}, which ran already")
-        if options.debug:
-            lines.append("  debug     one process, no deadlines; breakpoint() works, Ctrl-C leaves at once")
-        reloads = "" if options.connect else ", reloads when files change"
-        lines += ["", f"Listening on http://{where}:{gateway.port}{reloads}, stop with Ctrl-C. Try:", ""]
-        lines += [f"  curl -i http://{where}:{gateway.port}{_try_path(gateway)}", ""]
-        lines += [f"See what becomes of each request: {page}", ""] if page else []
-        print("\n".join(lines), flush=True)
-
-
-def _try_path(gateway: DevGateway) -> str:
-    uri = gateway.routes.routes[0].uris[0] if gateway.routes.routes else "/"
-    return "/hello" if uri == "/*" else uri.replace("*", "")

@@ -18,12 +18,13 @@ from gatewright.errors import ConfigError, ListenError
 __all__ = ["look_at", "read_records"]
 
 
-async def look_at(file: Path, port: int | None) -> None:
+async def look_at(file: Path, port: int | None, *, as_json: bool = False) -> None:
     """Serve the page until it's interrupted.
 
     Args:
         file: the records.
         port: where; `None` for the usual port or any that is free.
+        as_json: say what there is as JSON.
 
     Raises:
         ConfigError: the file is none of records.
@@ -40,7 +41,11 @@ async def look_at(file: Path, port: int | None) -> None:
     try:
         kept = f" (the last {len(book)} of {len(book) + book.dropped})" if book.dropped else ""
         count = f"{len(book)} request{'s' * (len(book) != 1)}"
-        print(f"{count} of {file}{kept}: {page.url}\nStop with Ctrl-C.", flush=True)
+        if as_json:
+            told = {"url": page.url, "file": str(file), "requests": len(book), "left_out": book.dropped}
+            print(json.dumps(told), flush=True)
+        else:
+            print(f"{count} of {file}{kept}: {page.url}\nStop with Ctrl-C.", flush=True)
         await asyncio.Event().wait()
     finally:
         await page.stop()

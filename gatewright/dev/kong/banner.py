@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from gatewright.dev.announcing import announced, url_of
 from gatewright.dev.echo import ECHO
 from gatewright.dev.kong.serving import Serving
 
@@ -21,7 +22,15 @@ def print_banner(serving: Serving, protocol: str, page: str, admin_port: int) ->
         admin_port: of the Admin API; 0 without one.
     """
     options, gateway, file = serving.options, serving.gateway, serving.file
-    where = f"[{options.host}]" if ":" in options.host else options.host
+    if options.announce is not None:
+        known = [{"name": each.name, "phases": each.phases} for each in serving.known] or serving.over_lean
+        missing = list(serving.plugins.missing.values())
+        line = announced(
+            options, {"name": "kong", "version": ""}, port=gateway.port, page=page, admin_port=admin_port,
+            plugins=known, routes=file, problems=[*serving.servers.errors, *missing],
+        )  # fmt: skip
+        options.announce(line)
+        return
     lines = ["", "Gatewright development gateway (behaves as Kong does; not for production)", "", *_plugins(serving)]
     lines.append(f"  routes    {file or 'every plugin on every path, by priority'}")
     default = "where the services say" if file else "built in: echoes the request"
@@ -29,12 +38,12 @@ def print_banner(serving: Serving, protocol: str, page: str, admin_port: int) ->
     lines.append(f"  upstream  {'built in: echoes the request' if upstream == ECHO else upstream or default}")
     if protocol:
         lines.append(f"  protocol  {protocol}")
-    url = f"http://{where}:{gateway.port}"
+    url = url_of(options, gateway.port)
     lines += ["", f"Listening on {url}, reloads when files change, stop with Ctrl-C. Try:", ""]
     lines += [f"  curl -i {url}{gateway.try_path}", ""]
     lines += [f"See what becomes of each request: {page}", ""] if page else []
     if admin_port:
-        lines += [f"  admin     http://{where}:{admin_port}/  (services, routes, plugins, consumers, config)", ""]
+        lines += [f"  admin     {url_of(options, admin_port)}/  (services, routes, plugins, consumers, config)", ""]
     print("\n".join(lines), flush=True)
     for line in serving.why_blocked():
         print(line, file=sys.stderr, flush=True)
