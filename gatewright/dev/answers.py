@@ -85,10 +85,11 @@ def with_page(answer: Answer) -> Answer:
     )
 
 
-def is_silent(answer: Answer) -> bool:
+def is_silent(answer: Answer, request: ClientRequest) -> bool:
     """Whether nginx sends nothing of an answer, and keeps the connection."""
     if answer.status < 200 and answer.framing == "stop":
-        return True
+        # What Lua prints for HEAD are the headers, whatever they say.
+        return (answer.method or request.method) != "HEAD" or not answer.body
     # What Lua prints for a 204 nginx keeps back, and sends it only with the headers of one.
     return answer.began == 204 and bool(answer.body) and answer.framing == "stop" and answer.status not in (204, 304)
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from gatewright.dev.answers import is_silent, response_head
-from gatewright.dev.messages import Answer, ClientRequest, Tunnel, raw
+from gatewright.dev.messages import Answer, ClientRequest, Tunnel, Upload, raw
 from gatewright.dev.reader import Incoming, RefusedError, RequestReader
 
 __all__ = ["Http1Connection", "Served"]
@@ -50,7 +50,7 @@ class Http1Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._told_to_go_on: Incoming | None = None
         self._uploading: Incoming | None = None
-        self._upload: asyncio.Future[tuple[bytes, bool] | None] | None = None
+        self._upload: asyncio.Future[Upload | None] | None = None
         self._requests = 0
         self._ended = False
         self._tunnel: Tunnel | None = None
@@ -85,7 +85,7 @@ class Http1Connection(asyncio.Protocol):
         if self._task is None or self._uploading is not None:
             self._next()
 
-    def _uploaded(self, body: tuple[bytes, bool] | None) -> None:
+    def _uploaded(self, body: Upload | None) -> None:
         """The body that a request waits for has come, or won't."""
         upload, self._upload = self._upload, None
         if upload is not None and not upload.done():
@@ -100,7 +100,7 @@ class Http1Connection(asyncio.Protocol):
             return
         if incoming is not None and incoming is self._uploading:
             self._uploading = None
-            self._uploaded((incoming.body, incoming.body_is_broken))
+            self._uploaded(Upload(incoming.body, incoming.body_is_broken, incoming.wire))
             if self._task is None:  # it was answered without the body, which nobody wants
                 self._next()
             return
@@ -129,7 +129,7 @@ class Http1Connection(asyncio.Protocol):
             self._transport.write(_CONTINUE)
 
     def _refuse(self, error: RefusedError) -> None:
-        request = self._client_request(Incoming(error.method, "/", error.version, [], "none", 0))
+        request = self._client_request(Incoming(error.method, "/", error.version, [], "none", b""))
         self._write(self._served.refusal(error.status), request)
         self._transport.close()
 
@@ -147,9 +147,8 @@ class Http1Connection(asyncio.Protocol):
         if not answer.status:  # the gateway closes without a word
             self._transport.close()
             return
-        if is_silent(answer):
-            return  # nginx leaves the client without an answer for as long as it cares to wait
-        stays = self._write(answer, request)
+        # Nginx may leave the client without an answer, and takes the next request.
+        stays = request.keep_alive if is_silent(answer, request) else self._write(answer, request)
         if answer.tunnel is not None:
             await self._go_through(answer.tunnel)
             return
@@ -210,7 +209,9 @@ class Http1Connection(asyncio.Protocol):
             server_addr=own[0],
             client_port=peer[1],
             keep_alive=incoming.keeps_alive,
-            head_size=incoming.size,
+            head_size=len(incoming.head),
+            head=incoming.head,
+            wire=incoming.wire,
             body_is_broken=incoming.body_is_broken,
             number=self._requests,
             is_gone=lambda: self._ended,
@@ -220,5 +221,5 @@ class Http1Connection(asyncio.Protocol):
         )
 
 
-async def _wait(upload: asyncio.Future[tuple[bytes, bool] | None]) -> tuple[bytes, bool] | None:
+async def _wait(upload: asyncio.Future[Upload | None]) -> Upload | None:
     return await upload

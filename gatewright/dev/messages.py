@@ -8,10 +8,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-__all__ = ["Answer", "ClientRequest", "Headers", "Tunnel", "raw", "text_of"]
+__all__ = ["Answer", "ClientRequest", "Headers", "Tunnel", "Upload", "raw", "text_of"]
 
 Headers = list[tuple[str, str]]
+
+
+class Upload(NamedTuple):
+    """A request's body once it has come.
+
+    Attributes:
+        body: it.
+        is_broken: what should be the body in chunks is none.
+        wire: it, as it came.
+    """
+
+    body: bytes
+    is_broken: bool
+    wire: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +50,18 @@ class ClientRequest:
     """The client wants the connection to stay open."""
     head_size: int = 0
     """Bytes of the request line and the headers."""
+    head: bytes = b""
+    """These, over HTTP/1."""
+    wire: bytes = b""
+    """The body as it came: with its chunks, if it came in some."""
     body_is_broken: bool = False
     """What should be the body in chunks is none, which is found out when somebody reads it."""
     number: int = 1
     """Which of its connection's requests it is."""
     is_gone: Callable[[], bool] = lambda: False
     """Whether the client has closed its side meanwhile."""
-    upload: Callable[[], Awaitable[tuple[bytes, bool] | None]] | None = None
-    """Waits for the body, and tells whether it's broken; `None`: the client has gone. Where it has not come yet."""
+    upload: Callable[[], Awaitable[Upload | None]] | None = None
+    """Waits for the body; `None`: the client has gone. Where it has not come yet."""
     give_back: Callable[[bytes], None] = lambda _rest: None
     """Takes what of the body nobody reads: it's taken for the next request."""
     go_on: Callable[[], None] = lambda: None

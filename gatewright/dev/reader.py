@@ -65,7 +65,8 @@ class Incoming:
     Attributes:
         version: `1.1`, `1.0` or `0.9`; any later minor version of 1 is as 1.1.
         framing: `none`, `content-length` or `chunked`.
-        size: bytes of the request line and the headers.
+        head: the request line and the headers, as they came.
+        wire: the body, as it came.
         body_is_broken: the chunks are none: nginx finds that out when somebody reads the body. Nothing can follow.
     """
 
@@ -74,8 +75,9 @@ class Incoming:
     version: str
     headers: Headers
     framing: str
-    size: int
+    head: bytes
     body: bytes = b""
+    wire: bytes = b""
     body_is_broken: bool = False
 
     def first(self, name: str) -> str | None:
@@ -151,7 +153,6 @@ class RequestReader:
                 return None
         head = self._head
         if head.framing == "chunked":
-            self._chunks.remembers = head.method == "HEAD"
             try:
                 body = self._chunks.read(self._data)
             except RefusedError:
@@ -159,12 +160,12 @@ class RequestReader:
                 self._data.clear()
             if body is None:
                 return None
-            head.body = body
+            head.body, head.wire = body, bytes(self._chunks.taken)
             self._chunks = _Chunks()
         elif len(self._data) < self._length:
             return None
         else:
-            head.body = bytes(self._data[: self._length])
+            head.body = head.wire = bytes(self._data[: self._length])
             del self._data[: self._length]
         self._head = None
         return head
@@ -184,7 +185,7 @@ class RequestReader:
         self._length = 0
         if version == "0.9":
             del data[: end + 1]
-            return Incoming(method, target, version, [], "none", end + 1)
+            return Incoming(method, target, version, [], "none", line)
         room = _Buffers(len(line))
         headers: Headers = []
         at = end + 1
@@ -198,8 +199,9 @@ class RequestReader:
             if line in (b"\r\n", b"\n"):
                 break
             headers.append(_header(line))
+        head = bytes(data[:at])
         del data[:at]
-        return self._checked(Incoming(method, target, version, headers, "none", at))
+        return self._checked(Incoming(method, target, version, headers, "none", head))
 
     def _checked(self, head: Incoming) -> Incoming:
         lower = [name.lower() for name, _ in head.headers]
@@ -313,9 +315,8 @@ class _Chunks:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._ended = False
-        self.remembers = False
         self.taken = bytearray()
-        """All that was read, as it came, if it's remembered."""
+        """All that was read, as it came."""
 
     def read(self, data: bytearray) -> bytes | None:
         """Take what has come out of `data`; gives the whole body once its end has come."""
@@ -335,9 +336,7 @@ class _Chunks:
             if size > _MOST_CHUNK:
                 raise RefusedError(400, "client sent invalid chunked body")
             if not size:
-                if not self._end_of_trailers(data, size_line.end()):
-                    return
-                self._ended = True
+                self._ended = self._end_of_trailers(data, size_line.end())
                 return
             start = size_line.end()
             if len(data) < start + size + 1:
@@ -352,13 +351,11 @@ class _Chunks:
             else:
                 raise RefusedError(400, "client sent invalid chunked body")
             part = bytes(data[start : start + size])
-            if self.remembers:
-                self.taken += data[: start + size + end]
+            self.taken += data[: start + size + end]
             del data[: start + size + end]
             yield part
 
-    @staticmethod
-    def _end_of_trailers(data: bytearray, at: int) -> bool:
+    def _end_of_trailers(self, data: bytearray, at: int) -> bool:
         while True:
             end = data.find(b"\n", at)
             if end < 0:
@@ -366,6 +363,7 @@ class _Chunks:
             line = bytes(data[at:end])
             at = end + 1
             if line in (b"", b"\r"):
+                self.taken += data[:at]
                 del data[:at]
                 return True
 

@@ -103,7 +103,7 @@ def client_request(
     return ClientRequest(
         method=incoming.method, target=incoming.target, headers=incoming.headers, client_ip=client_ip,
         version=incoming.version, body=incoming.body, framing=incoming.framing, keep_alive=incoming.keeps_alive,
-        head_size=incoming.size, body_is_broken=incoming.body_is_broken,
+        head_size=len(incoming.head), body_is_broken=incoming.body_is_broken,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +78,7 @@ async def gateway(
     tmp_path: Path,
     *answers: Sequence[bytes],
     plugins: dict[str, Any] = PRE,
-    answer: bytes = OK,
+    answer: bytes | Callable[[Seen], bytes] = OK,
     upstream: dict[str, Any] | None = None,
     workers: int = 1,
     behaviour: Behaviour = BEHAVIOURS["3.9"],
@@ -116,7 +116,7 @@ async def gateway(
 
     async def behind_it(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.upstream.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(answer)
+        writer.write(answer if isinstance(answer, bytes) else answer(seen))
         writer.close()
         await writer.wait_closed()
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS, Behaviour
 from gatewright.dev.apisix.faults import ClientGoneError, LuaError
+from gatewright.dev.apisix.request_headers import header_added, header_set
 from gatewright.dev.apisix.response_headers import EXCLUDED_RESPONSE_HEADERS, SINGLE, added, taken_over
 from gatewright.dev.lean.operations import LeanState
 from gatewright.dev.messages import Answer, ClientRequest, Headers, raw, text_of
@@ -27,8 +28,6 @@ from gatewright.dev.nginx import (
     escape,
     format_args,
     forwarded_address,
-    header_name,
-    header_value,
     host_name,
     parse_args,
     set_header,
@@ -92,6 +91,8 @@ class Exchange:
         self.status = 0
         """What the client is answered, for those who change the answer."""
         self.args_set = False
+        self.has_asked = False
+        """Post-resp has asked the upstream itself, in vain; it would again before nginx's second try, and may not."""
         self.upstream_scheme = "http"
         self.upgrade = ("", "")
         """Upgrade and Connection for the upstream, on a route that lets websockets pass."""
@@ -153,9 +154,9 @@ class Exchange:
             came = await self.request.upload()
             if came is None:
                 raise ClientGoneError
-            self.request = replace(self.request, body=came[0], body_is_broken=came[1])
+            self.request = replace(self.request, body=came.body, body_is_broken=came.is_broken, wire=came.wire)
             if not self.body_changed:
-                self.body = came[0]
+                self.body = came.body
 
     @property
     def is_unreadable(self) -> bool:
@@ -172,12 +173,12 @@ class Exchange:
     def make_way(self) -> None:
         """What nginx does with a body that nobody has read before Lua prints an answer: away with it.
 
-        A client that waits is told to go on for that. For HEAD nginx forgets it, and takes the body for a request.
+        A client that waits is told to go on for that. For HEAD older ones forget it, and take the body for a request.
         """
-        if self.method != "HEAD":
+        if self.method != "HEAD" or self.behaviour.since(17):
             self.tell_to_go_on()
         elif not self.body_read and not self._upload_is_read:
-            self.request.give_back(self.request.body)
+            self.request.give_back(self.request.wire or self.request.body)
 
     # --- what the runner is told
 
@@ -232,7 +233,7 @@ class Exchange:
         """`core.request.set_header`: an empty value deletes as an absent one does."""
         if name.lower() == "content-length":
             self._set_length(value)
-        self.headers = set_header(self.headers, header_name(name), [header_value(value)] if value else [])
+        self.headers = header_set(self.headers, name, value)
         self._ask_again(name)
         key = name.lower() if self.behaviour.lower_names else name
         if not self._table_is_read:
@@ -244,7 +245,7 @@ class Exchange:
 
     def add_header(self, name: str, value: str) -> None:
         """`core.request.add_header`."""
-        self.headers = [*self.headers, (header_name(name), header_value(value))]
+        self.headers = header_added(self.headers, name, value)
         self._ask_again(name)
         if self._table_is_read:
             self.table.setdefault(name.lower() if self.behaviour.lower_names else name, []).append(value)
@@ -343,11 +344,12 @@ class Exchange:
             return path + self.is_args + self.args_text
         return self.target.unparsed
 
-    def subrequest_target(self) -> str:
-        """The target for post-resp's own request, which is put together anew: `$uri` goes out decoded."""
-        path, question, query = (self.upstream_uri or self.uri).partition("?")
-        query = query if question else self.args_text
-        return path + ("?" + query if query else "")
+    def subrequest_target(self) -> tuple[str, str]:
+        """Path and query for post-resp's own request: `$uri` goes out decoded, whatever is in it."""
+        if not self.upstream_uri:
+            return self.uri, self.args_text
+        path, question, query = self.upstream_uri.partition("?")
+        return path, query if question else self.args_text
 
     def subrequest_headers(self) -> Headers:
         """The headers for post-resp's own request: of names that differ only in case, the older value wins.

@@ -10,7 +10,7 @@ from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.route import PluginConf
 from gatewright.dev.messages import Answer, raw
 
-__all__ = ["CLOSES", "exited", "in_own_words", "settle"]
+__all__ = ["CLOSES", "closing", "exited", "in_own_words", "settle"]
 
 CLOSES: Final = frozenset((408, 444, 499))
 """Statuses with which nginx closes a connection without a word, if Lua exits with one and has printed nothing."""
@@ -32,7 +32,13 @@ def exited(exchange: Exchange, status: int, body: str | bytes | Mapping[str, Any
     )
     if not answer.page:
         exchange.make_way()
-    return Answer(0) if status in CLOSES else answer
+    return closing(exchange, answer) if status in CLOSES else answer
+
+
+def closing(exchange: Exchange, answer: Answer) -> Answer:
+    """An answer after which nginx closes the connection; of one that isn't for HEAD nothing has gone out by then."""
+    answer.cut = True
+    return answer if exchange.method == "HEAD" and answer.body else Answer(0)
 
 
 def in_own_words(answer: Answer, plugin: PluginConf) -> Answer:
@@ -53,5 +59,6 @@ def settle(exchange: Exchange, answer: Answer) -> None:
     request = exchange.request
     left = request.upload is None and not exchange.body_read and exchange.method != "HEAD"
     printed = answer.framing == "stop" and answer.body
-    if printed and answer.status in (204, 304) and left and not exchange.behaviour.since(17):
-        request.give_back(request.body)
+    bodiless = (printed and answer.status in (204, 304)) or (answer.framing == "stop" and answer.status < 200)
+    if bodiless and left and not exchange.behaviour.since(17):
+        request.give_back(request.wire or request.body)

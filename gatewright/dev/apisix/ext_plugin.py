@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
-from gatewright.dev.apisix.exits import CLOSES, exited, in_own_words
+from gatewright.dev.apisix.exits import CLOSES, closing, exited, in_own_words
 from gatewright.dev.apisix.lengths import cut_or_awaited
 from gatewright.dev.apisix.noting import asking, note_call, note_failure, note_reply, noted_phase
 from gatewright.dev.apisix.proxying import subrequest
@@ -208,12 +208,8 @@ class ExtPlugin:
         note_reply(reply)
         exchange.apply_resp_reply(reply, answer)
         if reply.body:
-            if reply.status in CLOSES:
-                return Answer(0)
-            status = reply.status or got.status
-            spoken = status < 200 and exchange.method == "HEAD"
-            framing = "chunked" if spoken else "stop"
-            return in_own_words(Answer(status, exchange.response_headers, reply.body, framing=framing), plugin)
+            said = Answer(reply.status or got.status, exchange.response_headers, reply.body, framing="stop")
+            return closing(exchange, said) if reply.status in CLOSES else in_own_words(said, plugin)
         return await self._print(exchange, plugin, got, reply.status or got.status)
 
     async def _print(self, exchange: Exchange, plugin: PluginConf, got: UpstreamAnswer, status: int) -> Answer | None:

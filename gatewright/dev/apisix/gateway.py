@@ -225,6 +225,7 @@ class DevGateway:
                 answer = await self._worker_of(exchange, self._ext_plugins).response_phase(
                     exchange, chain["ext-plugin-post-resp"], upstream
                 )
+                exchange.has_asked = True
                 if answer is not None:
                     return answer
             if "gatewright-response" in chain:

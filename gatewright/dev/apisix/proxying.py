@@ -90,14 +90,14 @@ async def subrequest(
         )  # fmt: skip
     if "transfer-encoding" in names:
         log.warning("fault: a chunked body goes upstream unchunked under `transfer-encoding: chunked`")
-    target = exchange.subrequest_target()
-    _check_characters(target, headers)
+    path, query = exchange.subrequest_target()
+    _check_characters(path, query, headers)
     return await send(
         upstream.host,
         upstream.port,
         tls=upstream.scheme == "https",
         method=exchange.method,
-        target=target,
+        target=path + ("?" + query if query else ""),
         headers=headers,
         body=exchange.body,
         timeout=timeout,
@@ -105,9 +105,8 @@ async def subrequest(
     )
 
 
-def _check_characters(target: str, headers: Headers) -> None:
+def _check_characters(path: str, query: str, headers: Headers) -> None:
     """Refuse what lua-resty-http refuses to send."""
-    path, _, query = target.partition("?")
     if _NOT_IN_PATHS.search(path) or _NOT_IN_PATHS.search(query.replace("?", "")):
         raise UpstreamError("invalid characters found in path")
     for name, value in headers:
@@ -165,6 +164,8 @@ async def proxy(exchange: Exchange, turn: Turn, timeout: float, send: Sender, en
     if _BAD_PORT.match(target):
         log.warning("fault: the runner set a path that nginx takes for a port: 500")
         return Answer(500, exchange.response_headers, page=True)
+    if target.startswith("?"):  # an empty path
+        target = "/" + target
     if not target.startswith("/"):
         log.warning("fault: the runner set a path without a leading slash: 502")
         return _gateway_error(exchange, 502, "")

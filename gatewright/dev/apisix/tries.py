@@ -78,6 +78,9 @@ async def tried(
             following = None if too_late else turn.next()
             if following is None:  # there was one more try, which was nobody's
                 raise NoAnswerError(502, ", ".join(tries) + " : ") from None
+            if exchange.has_asked:
+                log.warning("fault: before another try APISIX runs post-resp again, where it can't: 500")
+                raise NoAnswerError(500, ", ".join(tries) + " : ") from None
             if exchange.upstream_host == node.authority and node.pass_host == "node":
                 headers = [(n, following.authority if n == "Host" else v) for n, v in headers]
                 exchange.upstream_host = following.authority

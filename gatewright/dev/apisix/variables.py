@@ -46,7 +46,8 @@ def _request_body(exchange: Exchange) -> str | None:
 
 
 def _request_length(exchange: Exchange) -> str:
-    return str(exchange.request.head_size + (len(exchange.request.body) if exchange.body_read else 0))
+    request = exchange.request
+    return str(request.head_size + (len(request.wire or request.body) if exchange.body_read else 0))
 
 
 def _content_length(exchange: Exchange) -> str | None:
@@ -77,6 +78,7 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "document_root": lambda _: _ROOT,
     "document_uri": lambda exchange: exchange.uri,
     "echo_cacheable_request_uri": lambda exchange: exchange.uri,
+    "echo_client_request_headers": lambda exchange: _non_empty(text_of(exchange.request.head)),
     "echo_client_request_method": lambda exchange: exchange.request.method,
     "echo_request_body": _request_body,
     "echo_request_method": lambda exchange: exchange.request.method,

@@ -15,7 +15,7 @@ from gatewright.dev.front import Handler
 from gatewright.dev.inspector.book import Book
 from gatewright.dev.inspector.receiving import Receiver
 from gatewright.dev.inspector.records import as_line, record_of, redacted
-from gatewright.dev.messages import Answer, ClientRequest
+from gatewright.dev.messages import Answer, ClientRequest, Upload
 from gatewright.dev.trail import TRAIL, Phase, Trail, body_form
 from gatewright.errors import ConfigError
 from gatewright.redaction import redact
@@ -177,10 +177,10 @@ def _noting_body(request: ClientRequest, trail: Trail) -> ClientRequest:
     if upload is None:
         return request
 
-    async def noted() -> tuple[bytes, bool] | None:
+    async def noted() -> Upload | None:
         came = await upload()
         if came is not None:
-            trail.request, trail.body_came = replace(trail.request, body=came[0], body_is_broken=came[1]), True
+            trail.request, trail.body_came = replace(trail.request, body=came.body, body_is_broken=came.is_broken), True
         return came
 
     return replace(request, upload=noted)

@@ -1,0 +1,120 @@
+"""Answers that nginx doesn't send, or sends in part, and what becomes of their connections; as seen on APISIX 3.9.1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gatewright.dev.apisix.behaviour import BEHAVIOURS
+from gatewright.gateways.apisix import replies
+from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply, Rewrite, Stop
+from tests.dev.test_exchanges import NO_ACTION, PRE, Seen, gateway, request
+
+RESP = {"ext-plugin-post-resp": {"conf": [{"name": "p", "value": "{}"}]}}
+FIRST = b"GET /r/x HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def stop(status: int, body: bytes = b"") -> list[bytes]:
+    return [replies.encode_stop(0, Stop(status, (("x-r", "1"),), body))]
+
+
+def statuses(answers: bytes) -> list[bytes]:
+    return [line[9:12] for line in answers.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+
+
+@pytest.mark.parametrize("body", [b"", b"x"])
+@pytest.mark.parametrize("status", [99, 100, 101, 199])
+async def test_after_an_answer_below_200_the_next_request_is_answered(tmp_path: Path, status: int, body: bytes) -> None:
+    async with gateway(tmp_path, stop(status, body)) as seen:
+        assert statuses(await seen.send(FIRST + request())) == [b"200"]
+    assert len(seen.calls) == 2
+
+
+async def test_what_lua_prints_for_head_are_headers_whatever_the_status(tmp_path: Path) -> None:
+    head = FIRST.replace(b"GET", b"HEAD")
+    async with gateway(tmp_path, stop(99, b"x"), stop(99), [NO_ACTION]) as seen:
+        answers = await seen.send(head + head + request())
+    assert statuses(answers) == [b"099", b"200"]
+    assert answers.startswith(b"HTTP/1.1 099 \r\n")
+    assert b"\r\nx-r: 1\r\n" in answers
+
+
+async def test_an_old_client_is_left_without_an_answer_and_without_a_connection(tmp_path: Path) -> None:
+    async with gateway(tmp_path, stop(99)) as seen:
+        assert await seen.send(FIRST.replace(b"1.1", b"1.0")) == b""
+
+
+async def test_a_body_that_nobody_read_before_such_an_answer_is_taken_for_a_request(tmp_path: Path) -> None:
+    async with gateway(tmp_path, stop(99)) as seen:
+        posted = b"POST /r/x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
+        assert statuses(await seen.send(posted + FIRST)) == [b"400"]
+
+
+@pytest.mark.parametrize("status", [408, 444, 499])
+@pytest.mark.parametrize("phase", ["request", "response"])
+async def test_of_what_closes_the_connection_head_gets_the_headers(tmp_path: Path, status: int, phase: str) -> None:
+    reply = stop(status, b"x") if phase == "request" else [replies.encode_resp_reply(0, RespReply(status, (), b"x"))]
+    async with gateway(tmp_path, reply, plugins=PRE if phase == "request" else RESP) as seen:
+        answers = await seen.send(FIRST.replace(b"GET", b"HEAD") + FIRST)
+    assert statuses(answers) == [b"%d" % status]
+    assert b"\r\nConnection: keep-alive\r\n" in answers
+
+
+async def test_a_later_nginx_does_away_with_the_body_of_a_head(tmp_path: Path) -> None:
+    posted = b"HEAD /r/x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
+    async with gateway(tmp_path, stop(403, b"no"), behaviour=BEHAVIOURS["3.18"]) as seen:
+        assert statuses(await seen.send(posted + request())) == [b"403", b"200"]
+
+
+@pytest.mark.parametrize(("args", "target"), [((("b", "2"),), b"/?a=1&b=2"), ((("a", None),), b"/?")])
+async def test_an_empty_path_with_arguments_is_the_root(
+    tmp_path: Path, args: tuple[tuple[str, str | None], ...], target: bytes
+) -> None:
+    async with gateway(tmp_path, [replies.encode_rewrite(0, Rewrite(path="", args=args))]) as seen:
+        assert statuses(await seen.send(request(path="/r/x?a=1"))) == [b"200"]
+    assert seen.upstream[0].startswith(b"GET " + target + b" HTTP/1.1\r\n")
+
+
+async def test_post_resp_takes_no_path_with_a_question_mark_in_it(tmp_path: Path) -> None:
+    async with gateway(tmp_path, plugins=RESP) as seen:
+        assert statuses(await seen.send(request(path="/r/a%3Fb?c=1"))) == [b"502"]
+    assert not seen.upstream
+
+
+async def test_a_second_try_after_post_resp_is_lua_s_error(tmp_path: Path) -> None:
+    """The first answer has no body, so that nginx asks itself; the second is none, so that it asks once more."""
+
+    def once_without_a_body(seen: Seen) -> bytes:
+        return b"HTTP/1.1 204 No Content\r\n\r\n" if len(seen.upstream) == 1 else b""
+
+    async with gateway(tmp_path, plugins=RESP, answer=once_without_a_body) as seen:
+        answer = await seen.send(request())
+    assert statuses(answer) == [b"500"]
+    assert b"\r\nX-APISIX-Upstream-Status: 502 : \r\n" in answer
+    assert len(seen.upstream) == 2
+
+
+# --- what is known of the request as it came
+
+
+async def asked(seen: Seen, data: bytes) -> list[bytes | None]:
+    seen.told.clear()
+    await seen.send(data)
+    return seen.told
+
+
+async def test_a_runner_may_have_the_request_s_head_as_it_came(tmp_path: Path) -> None:
+    head = request("X-A:  b", "x_u: 1")
+    question = replies.encode_info_request(InfoRequest(InfoType.VAR, "echo_client_request_headers"))
+    async with gateway(tmp_path, [question, NO_ACTION]) as seen:
+        assert await asked(seen, head) == [head]
+
+
+async def test_the_length_of_a_request_counts_its_chunks_as_they_came(tmp_path: Path) -> None:
+    head = request("Transfer-Encoding: chunked", method="POST")
+    body = b"3;x=1\r\nabc\r\n0\r\nX-T: 1\r\n\r\n"
+    read = replies.encode_info_request(InfoRequest(InfoType.REQ_BODY))
+    question = replies.encode_info_request(InfoRequest(InfoType.VAR, "request_length"))
+    async with gateway(tmp_path, [read, question, NO_ACTION]) as seen:
+        assert await asked(seen, head + body) == [b"abc", b"%d" % len(head + body)]
