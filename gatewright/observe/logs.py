@@ -13,15 +13,17 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
 from gatewright.errors import ConfigError
 from gatewright.http import RequestCall
 from gatewright.loggers import get_logger
+from gatewright.observe.causes import only_the_last
 from gatewright.observe.outlet import Outlet, Printed, Stream, never_wait_for
 from gatewright.observe.own_loggers import OURS, OwnLogger, keep_loggers
 from gatewright.observe.short_traceback import short_stack, short_traceback
@@ -171,7 +173,7 @@ def configure_logs(
     if format == "json":
         formatter = structlog.stdlib.ProcessorFormatter
         final += [
-            structlog.processors.format_exc_info,
+            structlog.processors.ExceptionRenderer(_traceback),
             _redact_texts,
             structlog.processors.JSONRenderer(default=lambda value: redact(str(value))),
         ]
@@ -183,7 +185,7 @@ def configure_logs(
         final.append(
             structlog.dev.ConsoleRenderer(
                 colors=colors,
-                exception_formatter=short_traceback if format == "short" else structlog.dev.plain_traceback,
+                exception_formatter=short_traceback if format == "short" else _write_traceback,
                 pad_event_to=0,
                 sort_keys=False,
             )
@@ -304,6 +306,17 @@ def _add_call(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
             if request_id:
                 event.setdefault("request_id", request_id[:_LONGEST_ID])
     return event
+
+
+def _traceback(exc_info: Any) -> str:
+    with only_the_last(exc_info[1]) as left_out:
+        lines = traceback.format_exception(*exc_info)
+    before = f"({left_out} exceptions before these are left out)\n" if left_out else ""
+    return before + "".join(lines).removesuffix("\n")
+
+
+def _write_traceback(out: TextIO, exc_info: Any) -> None:
+    out.write(f"\n{_traceback(exc_info)}")
 
 
 def _only_once(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, TextIO
 
 from gatewright.errors import text_of
+from gatewright.observe.causes import MOST_CAUSES
 
 __all__ = ["own_frames", "short_stack", "short_traceback"]
 
@@ -51,7 +52,7 @@ def short_traceback(out: TextIO, exc_info: ExcInfo) -> None:
     seen: set[int] = set()
     error: BaseException | None = exc_info[1]
     how = "\n"  # the line before it is not ended yet
-    while error is not None and id(error) not in seen:
+    while error is not None and id(error) not in seen and len(seen) < MOST_CAUSES:
         seen.add(id(error))
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if _is_own(frame.filename)]

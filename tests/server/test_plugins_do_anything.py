@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gatewright.gateways.apisix.replies import Rewrite
-from tests.conftest import MEASURING, RunnerProcess, end
+from tests.conftest import MEASURING, RunnerProcess, StartRunner, end
 
 # Each would be a file of its own; what they do at import is done before the runner serves.
 AT_IMPORT = {
@@ -279,3 +279,37 @@ def test_one_process_ends_too_though_a_plugins_thread_goes_on(tmp_path: Path) ->
         assert runner.stop() == 0
         assert "plugin threads still run: left behind" in runner.log
         assert "plugin's farewell" in runner.log
+
+
+LEAKS = """
+import os
+from gatewright import Plugin
+kept = []
+class Leaks(Plugin):
+    def on_request(self, request):
+        request.headers["x-worker"] = str(os.getpid())
+        if request.path == "/leak":
+            try:
+                while True:
+                    kept.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                pass
+"""
+
+
+def test_a_worker_whose_descriptors_a_plugin_has_used_up_is_replaced_and_others_serve_meanwhile(
+    start_runner: StartRunner, plugin_dir: Callable[..., Path]
+) -> None:
+    command = ["prlimit", "--nofile=160:160", sys.executable, "-m", "gatewright", "run"]
+    runner = start_runner("-p", plugin_dir(leaks=LEAKS), "--log-format", "json", command=command)
+    runner.wait_for_log("listening")
+    (first,) = runner.workers()
+    with runner.peer() as old:
+        token = old.prepare(("leaks", "{}"))
+        assert isinstance(old.request(token, "/leak"), Rewrite)
+        with runner.peer() as new:
+            assert isinstance(new.request(token), Rewrite)
+        by_first = Rewrite(headers=[("x-worker", str(first["pid"]))])
+        runner.wait_for(lambda: old.request(token) != by_first)  # connections that there were have moved, too
+    assert runner.log.count("no room for a connection") <= 2
+    assert "a plugin keeps them open" in runner.log

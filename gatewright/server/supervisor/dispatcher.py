@@ -125,8 +125,7 @@ class Dispatcher:
             self._keeper.take_over()
         for listener in self._listeners:  # at once: one that can't connect says so, one that connects waits in vain
             listener.close()
-        while self._homeless:
-            self.place(*self._homeless.popleft())
+        self._place_homeless()
 
     def accept(self, accepting: bool = True) -> None:
         """Accept from now on, or let new connections wait in the kernel."""
@@ -176,12 +175,25 @@ class Dispatcher:
         else:
             self._homeless.append((connection, read))
 
+    def place_soon(self, connection: socket.socket, read: bytes) -> None:
+        """Give a connection to a worker, but not at once: the one that has just had no room for it may be the only one.
+
+        Args:
+            connection: which.
+            read: see `place`.
+        """
+        self._homeless.append((connection, read))
+        self._loop.call_later(_PAUSE_SECONDS, self._place_homeless)
+
     def settle(self) -> None:
         """There are new workers, or none can be had: see to the connections that wait."""
         self.accept()
+        self._place_homeless()
+        self.spread()
+
+    def _place_homeless(self) -> None:
         for _ in range(len(self._homeless)):
             self.place(*self._homeless.popleft())
-        self.spread()
 
     def spread(self) -> None:
         """Let workers that have too many connections give some back."""

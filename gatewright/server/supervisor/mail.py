@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -16,6 +16,8 @@ from gatewright.server.supervisor.registry import Registry
 from gatewright.server.supervisor.workers import Stage, Worker
 
 __all__ = ["Mail"]
+
+_NO_ROOM_SECONDS: Final = 10.0
 
 
 class Office(Protocol):
@@ -60,6 +62,7 @@ class Mail:
         self._last_words = last_words
         self._blockers = blockers
         self._log = structlog.get_logger("gatewright.server")
+        self._told_no_room = -_NO_ROOM_SECONDS
 
     def take(self, worker: Worker, message: messages.FromWorker, connection: socket.socket | None) -> None:
         """Act on a worker's message, with which it may have handed a connection over."""
@@ -70,8 +73,7 @@ class Mail:
             case messages.Taken(number, came):
                 left = worker.taken(number, came)
                 if left is not None:
-                    self._log.error("worker has no room for a connection: file descriptors", worker=worker.number)
-                    self._dispatcher.place(*left)
+                    self._no_room(worker, *left)
             case messages.Building(token):
                 worker.building.add(token)
             case messages.Built(token):
@@ -113,6 +115,13 @@ class Mail:
                 self._office.on_loaded(worker, plugins, errors)
             case messages.Ready() if worker.stage is Stage.STARTING:
                 self._office.on_ready(worker)
+
+    def _no_room(self, worker: Worker, connection: socket.socket, read: bytes) -> None:
+        worker.doubted = now = monotonic()  # until it's heard of again others go first
+        if now - self._told_no_room >= _NO_ROOM_SECONDS:
+            self._told_no_room = now
+            self._log.error("worker has no room for a connection: file descriptors", worker=worker.number)
+        self._dispatcher.place_soon(connection, read)
 
     def _forward(self, worker: Worker, letter: messages.Letter) -> None:
         to = next((w for w in self._workers if w.pid == letter.to and w.stage is not Stage.ENDED), None)

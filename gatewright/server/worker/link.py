@@ -97,6 +97,11 @@ class Link:
         return [self._own_end, self._handover.arrives, *self._adopted, *waiting]
 
     @property
+    def descriptor(self) -> int:
+        """One that is open as long as this is."""
+        return self._own_end.fileno()
+
+    @property
     def unsettled(self) -> bool:
         """Connections are on their way in or out; those that nobody has come for yet are the supervisor's."""
         return not self._channel.closed and bool(
@@ -216,7 +221,7 @@ class Link:
             case messages.Returned(came):
                 slot, returned = self._returning.popleft()
                 if came:
-                    returned.close()
+                    service.spare.close(returned, instead=self.descriptor)
                 else:
                     self._to_return.append((slot, returned))
                     self._loop.call_later(_PAUSE_SECONDS, self._give_back_again)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import resource
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +51,7 @@ __all__ = ["WorkerPlan", "make_service", "prepare_process"]
 _RETIRED_TEARDOWN_SECONDS = 10.0
 _PRELOAD_SECONDS = 10.0
 _FLUSH_SECONDS = 10.0
+_DESCRIPTORS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,3 +260,17 @@ def _watch_limits(service: Service, link: Link, settings: Settings) -> None:
 
     if most or memory:
         service.every(0.5, look)
+    service.every(_DESCRIPTORS_SECONDS, lambda: _see_to_descriptors(service, link))
+
+
+def _see_to_descriptors(service: Service, link: Link) -> None:
+    """Ask for a successor if no descriptor is left, and not because there are so many connections.
+
+    A plugin that loses them would otherwise keep its worker from all new connections, and each of its own, for good.
+    """
+    try:
+        os.close(os.dup(link.descriptor))
+    except OSError:
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if len(service.connections) < most / 2:
+            link.retire(f"all {most} file descriptors are used, few of them by connections: a plugin keeps them open")

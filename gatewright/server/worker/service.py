@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +27,7 @@ from gatewright.server.worker.between import Driver, Uplink
 from gatewright.server.worker.inflow import BufferedInput
 from gatewright.server.worker.lag import LagMeter
 from gatewright.server.worker.leaks import LeakWatch
+from gatewright.server.worker.spare import SpareDescriptor
 from gatewright.settings import Settings
 
 __all__ = ["Service"]
@@ -130,6 +130,7 @@ class Service:
         self.draining = False
         """The process is about to end: connections are closed after their answer."""
         self.leaving = False
+        self.spare = SpareDescriptor()
         """Connections have to go, by being closed or to another worker."""
         self.started = self.ended = self.responses = self.answered = 0
         self.lean_calls = self.logs = 0
@@ -322,13 +323,13 @@ class Service:
             self._tell_ended(connection)
             return True
         try:
-            fd = os.dup(transport.get_extra_info("socket").fileno())
+            duplicate = self.spare.duplicate(transport.get_extra_info("socket"))
         except OSError:  # no descriptor is free: some time later
             return False
         if transport.is_reading():
             transport.pause_reading()
         self.connections.discard(connection)
-        self.link.give_back(connection, socket.socket(fileno=fd))
+        self.link.give_back(connection, duplicate)
         transport.abort()  # closes only our descriptor
         return True
 
@@ -363,6 +364,7 @@ class Service:
             except TimeoutError:
                 self.failures.report("plugins took too long to tear down; left as they are", kind="teardown")
         self.bridge.close()
+        self.spare.give_up()
         if self.recorder is not None:
             self.recorder.close()
         if self.tracing is not None:
