@@ -111,7 +111,7 @@ class Outlet:
 
     def write(self, line: bytes) -> None:
         """Write a line, or keep it for later, or lose it."""
-        if self._waiting:
+        if self._waiting or os.getpid() != self._pid:
             self.flush()
         if self._bytes + len(line) > self._most:
             self.lost += 1

@@ -78,6 +78,12 @@ class Children(Plugin):
         with multiprocessing.get_context("fork").Pool(1) as pool:  # ended by SIGTERM
             pool.apply(square, (1,))
 """,
+    "forks": """
+import os
+class Forks(Plugin):
+    def on_request(self, request):
+        request.headers["x-child"] = str(os.fork())
+""",
     "spawns": """
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -161,6 +167,13 @@ def of(runner: RunnerProcess, *plugins: str, headers: tuple[tuple[str, str], ...
     return dict(action.headers) if isinstance(action, Rewrite) else {}
 
 
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def pid_of(runner: RunnerProcess) -> int:
     (worker,) = runner.workers()
     pid = worker["pid"]
@@ -212,6 +225,13 @@ def test_children_of_a_plugin_are_no_part_of_the_worker(runner: RunnerProcess) -
         assert time.monotonic() - started < 5, "nobody else has the gateway's connection"
     for child in children:  # which wait for work from one who is dead
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_child_that_a_plugin_forks_and_lets_go_on_is_no_second_worker(runner: RunnerProcess) -> None:
+    child = int(of(runner, "forks")["x-child"] or "")
+    runner.wait_for(lambda: not is_alive(child), 5)
+    assert of(runner, "forks").keys() == {"x-child"}
+    assert f"child={child}" in runner.log
 
 
 def test_a_process_that_a_plugin_spawns_finds_what_it_is_sent(runner: RunnerProcess) -> None:

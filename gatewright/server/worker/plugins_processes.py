@@ -15,10 +15,13 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterable
+from threading import get_ident
 from types import BuiltinFunctionType
 from typing import Final
 
 from gatewright.errors import ConfigError
+from gatewright.loggers import get_logger
+from gatewright.observe import logs
 from gatewright.runtime.failures import FailureLog
 
 __all__ = ["SignalKeeper", "forget_in_children", "keep_standard_descriptors", "see_that_threads_are_threads"]
@@ -29,12 +32,14 @@ _KEPT: Final = (*_IGNORED, signal.SIGPIPE)
 """SIGPIPE would end the worker whenever a gateway goes that waits for an answer."""
 
 
-def forget_in_children(sockets: Callable[[], Iterable[socket.socket]]) -> None:
-    """See that children that are forked from now on have no part in this process's connections and signals.
+def forget_in_children(loop: asyncio.AbstractEventLoop, sockets: Callable[[], Iterable[socket.socket]]) -> None:
+    """See that children that are forked from now on have no part in this process's connections, signals and loop.
 
     Args:
+        loop: that of this thread.
         sockets: gives those that are this process's alone.
     """
+    own_thread = get_ident()
 
     def forget() -> None:
         signal.set_wakeup_fd(-1)
@@ -45,8 +50,24 @@ def forget_in_children(sockets: Callable[[], Iterable[socket.socket]]) -> None:
             if each.fileno() >= 0:
                 os.dup2(nothing, each.fileno(), inheritable=False)  # the number stays taken: objects here still have it
         os.close(nothing)
+        if get_ident() == own_thread:  # then it may come back to the loop: before anything else there
+            loop.call_soon(_end_copy)
 
     os.register_at_fork(after_in_child=forget)
+
+
+def _end_copy() -> None:
+    """End a child that a handler has forked and let return: it would be the same worker once more.
+
+    It has the loop's descriptors in common with the worker, and would tear plugins down that the worker still has.
+    """
+    get_logger("gatewright.server").error(
+        "a plugin has forked its worker, and the child went on in the plugin's place: it's ended",
+        child=os.getpid(),
+        cure="`os._exit` in the child, or `subprocess`, or `multiprocessing`",
+    )
+    logs.flush()
+    os._exit(1)
 
 
 def keep_standard_descriptors() -> None:

@@ -161,7 +161,7 @@ async def _work(
     link = service.link = Link(service, sock, handover, plan.driver(service))
     errors = [str(error) for error in discovery.errors]
     link.send(messages.Loaded(plugins_told(discovery), errors, service.builder.longest))
-    forget_in_children(link.sockets)
+    forget_in_children(loop, link.sockets)
     signals = SignalKeeper(loop, lambda: link.retire("SIGTERM"), service.failures)
     urgent = await link.preloaded
     building = asyncio.Task(build_all(service, list(service.confs)), loop=loop)
