@@ -6,6 +6,7 @@ Off means free: without an endpoint nothing of this is imported, and the hot pat
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
@@ -81,6 +82,8 @@ class Tracing:
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+        # What it says of a `tracestate` that it can't read is a line for each request, in words that a client has chosen.
+        logging.getLogger(trace.TraceState.__module__).setLevel(logging.ERROR)
         provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(sample)),
             resource=Resource.create({"service.name": "gatewright", "service.version": __version__}),

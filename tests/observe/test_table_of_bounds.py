@@ -208,6 +208,13 @@ def test_a_text_in_a_span_is_cut() -> None:
     assert max(map(len, span.texts)) == 1 << 14
 
 
+def test_a_tracestate_that_can_not_be_read_is_no_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    started = tracing()
+    started._propagator.extract({"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "no pairs"})
+    started.close(0.0)
+    assert not caplog.text
+
+
 def test_spans_that_wait_have_a_number() -> None:
     started = tracing()
     (processor,) = started._provider._active_span_processor._span_processors

@@ -253,6 +253,46 @@ def test_upstreams_are_told_of_the_trace(
     assert span_id is not None and span_id[0] != PARENT
 
 
+@pytest.mark.parametrize(
+    ("came", "goes_on"),
+    [
+        ("k=v%20w", "k=v%20w,tier=g%20%2B%C3%BC"),  # not as a form, where a space is a plus
+        ("k=a+b", "k=a+b,tier=g%20%2B%C3%BC"),
+        ("k=v;ttl=1;p , l=2", "k=v;ttl=1;p , l=2,tier=g%20%2B%C3%BC"),  # properties are no part of the value
+        ("tier=lead,k=1, tier = lead;p", "k=1,tier=g%20%2B%C3%BC"),  # what is said here no caller can say
+        (f"k={'x' * 5000}", f"k={'x' * 5000},tier=g%20%2B%C3%BC"),
+    ],
+)
+def test_a_callers_baggage_goes_on_as_it_came(
+    gateway: Gateway, receiver: Receiver, came: str, goes_on: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    route = gateway.route(conf(receiver, baggage={"tier": "g +\u00fc"}))
+    assert route.request(headers={"baggage": came}).upstream["baggage"] == goes_on
+    assert "baggage" not in gateway.route(conf(receiver)).request(headers={"baggage": came}).upstream
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("state", ["no pairs", "A=1", f"k={'x' * 300}", ",".join(f"k{n}=1" for n in range(40))])
+def test_what_a_client_sends_is_no_line_in_the_log(
+    gateway: Gateway, receiver: Receiver, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    route = gateway.route(conf(receiver))
+    assert TRACE in (route.request(headers={**INCOMING, "tracestate": state}).upstream["traceparent"] or "")
+    assert not caplog.text
+
+
+def test_two_configurations_on_one_route_are_two_spans(gateway: Gateway, receiver: Receiver) -> None:
+    if gateway.kind != "apisix":
+        pytest.skip("Kong has no plugin twice on one route")
+    route = gateway.route(conf(receiver, service="outer"), conf(receiver, service="inner", route="/in"))
+    outcome = route.request()
+    route.response(200)
+    inner = span_of(receiver, outcome)
+    outer = until(lambda: [span for span in receiver.otlp if span.span_id == inner.parent_span_id])[0]
+    assert (outer.name, inner.name) == ("GET", "GET /in")
+    assert inner.parent_span_id == outer.span_id
+
+
 def test_a_client_that_is_not_trusted_has_no_say(gateway: Gateway, receiver: Receiver) -> None:
     route = gateway.route(conf(receiver, trust_incoming=False))
     incoming = {**INCOMING, "b3": "0", "x-b3-traceid": TRACE, "uber-trace-id": "1:1:0:1"}
@@ -505,6 +545,7 @@ def test_spans_end_in_another_worker_and_are_children_of_the_runners(
         ({"ratio": 2}, "<= 1"),
         ({"request_headers": ["Authorization"]}, "holds secrets"),
         ({"propagate": ["b3"], "baggage": {"a": "b"}}, "only if `propagate` has it"),
+        ({"baggage": {"a b": "c"}}, "can be called 'a b'"),
         ({"propagate": ["jaeger"]}, "jaeger"),
     ],
 )

@@ -8,6 +8,7 @@ spans are the parents of these.
 from __future__ import annotations
 
 import time
+from hashlib import blake2b
 from typing import Any, ClassVar, Final
 
 from gatewright import Plugin, Request, Response
@@ -16,16 +17,17 @@ from gatewright.plugins._shared.extras import extra
 from gatewright.plugins.opentelemetry.options import OpentelemetryConfig
 
 with extra("opentelemetry", plugin="opentelemetry"):
-    from opentelemetry import baggage, trace
+    from opentelemetry import trace
     from opentelemetry.context import Context
     from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags, TraceState
 
+    from gatewright.plugins.opentelemetry.baggage import HEADER, OwnEntries
     from gatewright.plugins.opentelemetry.pipelines import Pipeline, Pipelines, propagator_of
 
 __all__ = ["Opentelemetry"]
 
 _LEFT: Final = "opentelemetry"
-"""Under this name the request phase leaves a span's beginning in `request.ctx`."""
+"""Under this name the request phase leaves spans' beginnings in `request.ctx`, by the digests of configurations."""
 _METHODS: Final = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
 _ALL_HEADERS: Final = (
     "traceparent", "tracestate", "baggage", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled",
@@ -47,6 +49,8 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
         super().__init__(config)
         self._propagator = propagator_of(self.config.propagate)
         self._fields = sorted(self._propagator.fields)
+        self._baggage = OwnEntries(self.config.baggage) if HEADER in self.config.propagate else None
+        self._digest = blake2b(repr(self.config).encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
         self._spans = counter("opentelemetry_spans", "Spans, by whether they are recorded.", ["recorded"])
         self._key: object = None
         self._pipeline: Pipeline | None = None
@@ -86,13 +90,14 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
         if own.ends == "request":
             pipeline.whole(name, its, parent if parent.is_valid else None, started, attributes).end()
             return
-        request.ctx[_LEFT] = {
+        left = {
             "name": name,
             "attributes": attributes,
             "started": started,
             "span": _written(its),
             "parent": _written(parent) if parent.is_valid else None,
         }
+        request.ctx[_LEFT] = {**(request.ctx.get(_LEFT) or {}), self._digest: left}
 
     async def on_response(self, request: Request, response: Response) -> None:
         """End the span with the upstream's answer (APISIX)."""
@@ -105,10 +110,9 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
     def _end(self, request: Request, response: Response) -> None:
         pipeline = self._pipeline
         assert pipeline is not None  # noqa: S101 - set up
-        left: Any = request.ctx.get(_LEFT) if self.config.ends == "response" else None
+        left = self._take_left(request) if self.config.ends == "response" else None
         if not left:
             return  # not recorded, or ended in the phase before
-        request.ctx[_LEFT] = None
         parent = _read(left["parent"]) if left["parent"] else None
         span = pipeline.whole(left["name"], _read(left["span"]), parent, left["started"], left["attributes"])
         status = response.status
@@ -122,6 +126,14 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
             span.set_status(Status(StatusCode.ERROR))
         span.end()
 
+    def _take_left(self, request: Request) -> Any:
+        """What the request phase has left for this configuration, or for one that only differs a little."""
+        left: dict[str, Any] = dict(request.ctx.get(_LEFT) or {})
+        digest = self._digest if self._digest in left or len(left) != 1 else next(iter(left))
+        taken = left.pop(digest, None)
+        request.ctx[_LEFT] = left
+        return taken
+
     def _incoming(self, request: Request) -> Context:
         """The context that the request comes with."""
         context = Context()
@@ -133,15 +145,17 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
         return trace.set_span_in_context(runners, context) if runners.get_span_context().is_valid else context
 
     def _propagate(self, request: Request, context: Context) -> None:
-        for name, value in self.config.baggage.items():
-            context = baggage.set_baggage(name, value, context)
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, context)
+        if self._baggage is not None:
+            told = self._baggage.behind(request.headers.get_all(HEADER) if self.config.trust_incoming else ())
+            carrier |= {HEADER: told} if told is not None else {}
         for name in self._fields if self.config.trust_incoming else _ALL_HEADERS:
             if name not in carrier and name in request.headers:
                 request.headers.discard(name)
         for name, value in carrier.items():
-            request.headers[name] = value
+            if request.headers.get_all(name) != [value]:
+                request.headers[name] = value
 
     async def _scheme(self, request: Request) -> str:
         """How the client asks. Gateways are asked themselves only where no proxy before them says so."""

@@ -8,6 +8,7 @@ import msgspec
 
 from gatewright import Secret
 from gatewright.plugins._shared.model import field
+from gatewright.plugins.opentelemetry.baggage import is_key
 
 __all__ = ["Exporter", "OpentelemetryConfig"]
 
@@ -83,3 +84,6 @@ class OpentelemetryConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{name!r} holds secrets, and is not recorded")
         if self.baggage and "baggage" not in self.propagate:
             raise ValueError("`baggage` is sent only if `propagate` has it")
+        for name in self.baggage:
+            if not is_key(name):
+                raise ValueError(f"no entry of a baggage can be called {name!r}: names have no spaces, nor , ; =")

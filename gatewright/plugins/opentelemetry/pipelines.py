@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from opentelemetry import trace
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.resources import Resource
@@ -44,13 +43,13 @@ def propagator_of(names: tuple[str, ...]) -> TextMapPropagator:
     Raises:
         ConfigError: the package for B3 is not installed.
     """
+    # What it says of a `tracestate` that it can't read is a line for each request, in words that a client has chosen.
+    logging.getLogger(trace.TraceState.__module__).setLevel(logging.ERROR)
     made: list[TextMapPropagator] = []
     for name in names:
         if name == "tracecontext":
             made.append(TraceContextTextMapPropagator())
-        elif name == "baggage":
-            made.append(W3CBaggagePropagator())
-        else:
+        elif name != "baggage":  # which is handed on as it is: see `baggage`
             with extra("opentelemetry", plugin="opentelemetry"):
                 from opentelemetry.propagators.b3 import B3MultiFormat, B3SingleFormat
             made.append(B3SingleFormat() if name == "b3" else B3MultiFormat())
