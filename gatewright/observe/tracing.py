@@ -82,7 +82,7 @@ class Tracing:
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # What it says of a `tracestate` that it can't read is a line for each request, in words that a client has chosen.
+        # What it says of a `tracestate` that it can't read would be a line for each request, of a client's words.
         logging.getLogger(trace.TraceState.__module__).setLevel(logging.ERROR)
         provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(sample)),

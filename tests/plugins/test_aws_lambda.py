@@ -553,6 +553,19 @@ def test_regions_and_addresses(
     assert (signer.region, signer.endpoint) == (region, endpoint)
 
 
+def test_a_proxy_that_the_environment_names_is_used(
+    gateway: Gateway, server: LambdaServer, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("HTTP_PROXY", server.url)
+    name, config = conf(server, endpoint="http://lambda.example")
+    assert gateway.route((name, config)).request("/a").status == 200
+    (_, path, headers, _), *_ = server.seen
+    assert path.startswith("http://lambda.example/2015-03-31/functions/echo/")
+    assert headers["authorization"].startswith("AWS4-HMAC-SHA256 ")
+    environment.setenv("NO_PROXY", "example")
+    assert gateway.route((name, {**config, "retries": 0})).request("/a").status == 502, "there is no such host"
+
+
 def test_without_region_or_keys_it_says_so(environment: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="which region"):
         Signer(AwsLambdaConfig(function="f")).find()

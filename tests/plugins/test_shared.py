@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from gatewright.plugins._shared.counting import counter
 from gatewright.plugins._shared.expiring import ExpiringCache
 from gatewright.plugins._shared.extras import extra
 from gatewright.plugins._shared.keys import KeyTemplate
+from gatewright.plugins._shared.proxies import proxy_of
 from tests.plugins.harness import Gateway
 
 
@@ -175,3 +177,26 @@ def test_an_address_is_one_however_it_is_written_and_has_a_length() -> None:
         with pytest.raises(ValueError, match="an address of"):
             parse_address(text)
     assert parse_address.cache_info().currsize == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "proxy"),
+    [
+        ({}, "https://id.example/keys", None),
+        ({"HTTPS_PROXY": "http://u:p@10.0.0.1:3128"}, "https://id.example/keys", "http://u:p@10.0.0.1:3128"),
+        ({"https_proxy": "10.0.0.1:3128"}, "https://id.example/keys", "http://10.0.0.1:3128"),
+        ({"HTTP_PROXY": "http://10.0.0.1"}, "https://id.example/keys", None),
+        ({"ALL_PROXY": "http://10.0.0.1"}, "https://id.example/keys", "http://10.0.0.1"),
+        ({"HTTPS_PROXY": "http://10.0.0.1", "NO_PROXY": "other,.example"}, "https://id.example:8443/keys", None),
+        ({"HTTPS_PROXY": "http://10.0.0.1", "NO_PROXY": "*"}, "https://id.example/keys", None),
+        ({"HTTP_PROXY": "http://10.0.0.1"}, "http://localhost:8080/keys", None),
+        ({"HTTP_PROXY": "http://10.0.0.1"}, "http://[::1]:8080/keys", None),
+        ({"HTTP_PROXY": "http://10.0.0.1"}, "http://127.0.0.1:8080/keys", None),
+    ],
+)
+def test_which_proxy(environment: dict[str, str], url: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_of(url) == proxy

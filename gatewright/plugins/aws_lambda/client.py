@@ -15,6 +15,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from gatewright import PluginError
+from gatewright.plugins._shared.proxies import proxy_of
 from gatewright.plugins.aws_lambda.signing import Signer
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class LambdaClient:
     def __init__(self, config: AwsLambdaConfig, signer: Signer) -> None:
         self._config = config
         self._signer = signer
+        self._proxy = proxy_of(signer.endpoint)
         self._is_signed = not config.function_url or config.function_url_auth == "iam"
         secure = ssl.create_default_context(cafile=config.ca_file or None)
         self._session = aiohttp.ClientSession(
@@ -111,7 +113,12 @@ class LambdaClient:
         sent = await self._signer.signed(method, url, headers, body) if self._is_signed else headers
         try:
             async with self._session.request(
-                method, URL(url, encoded=True), data=body or None, headers=sent, allow_redirects=False
+                method,
+                URL(url, encoded=True),
+                data=body or None,
+                headers=sent,
+                allow_redirects=False,
+                proxy=self._proxy,
             ) as response:
                 answer = Answer(response.status, response.headers, await _bounded(response))
         except aiohttp.ClientConnectorError as error:

@@ -12,6 +12,7 @@ from urllib.parse import quote_plus, urlsplit
 import aiohttp
 
 from gatewright import ConfigError
+from gatewright.plugins._shared.proxies import proxy_of
 
 __all__ = ["Provider", "ProviderError", "check_url"]
 
@@ -109,7 +110,9 @@ class Provider:
             self._session = aiohttp.ClientSession(timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar())
         where = url.partition("?")[0]
         try:
-            async with self._session.request(method, url, data=form, headers=headers, allow_redirects=False) as answer:
+            async with self._session.request(
+                method, url, data=form, headers=headers, allow_redirects=False, proxy=proxy_of(url)
+            ) as answer:
                 if answer.status != 200:
                     raise ProviderError(f"{where} answered {answer.status}")
                 raw = await _limited(answer.content)
