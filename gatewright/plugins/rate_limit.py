@@ -172,13 +172,26 @@ class RateLimit(Plugin[RateLimitConfig]):
             return Response(503, {"retry-after": "1"}, "The limits can't be looked up just now.\n")
         if verdict.allowed:
             self._decisions.add(route, "passed")
-            for name, value in self._headers(verdict):
-                request.response_headers[name] = value
+            self._tell(request, verdict)
             return None
         self._decisions.add(route, "refused")
         retry = max(state.retry for state in verdict.states if not state.allowed)
         headers = [("content-type", own.content_type), ("retry-after", str(_seconds(retry))), *self._headers(verdict)]
         return Response(own.status, headers, own.body)
+
+    def _tell(self, request: Request, verdict: Verdict) -> None:
+        """Tell the client of the limits, beside what another configuration of this plugin has told (for another key)."""
+        told = request.response_headers
+        headers = dict(self._headers(verdict))
+        for name in ("ratelimit-policy", "ratelimit"):  # lists
+            if name in headers and name in told:
+                headers[name] = f"{told[name]}, {headers[name]}"
+        if "x-ratelimit-limit" in headers and "x-ratelimit-limit" in told:
+            shares = [int(each["x-ratelimit-remaining"]) / int(each["x-ratelimit-limit"]) for each in (told, headers)]
+            if shares[0] <= shares[1]:  # that one is nearer its end
+                headers = {name: value for name, value in headers.items() if not name.startswith("x-")}
+        for name, value in headers.items():
+            told[name] = value
 
     def _headers(self, verdict: Verdict) -> list[tuple[str, str]]:
         own, states = self.config, verdict.states

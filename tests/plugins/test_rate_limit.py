@@ -68,6 +68,19 @@ def test_several_limits_at_once(limited: Callable[..., Route]) -> None:
     assert statuses(route, 2) == [0, 429]
 
 
+def test_two_configurations_on_one_route_tell_of_all_limits(gateway: Gateway) -> None:
+    if gateway.kind != "apisix":
+        pytest.skip("Kong has no plugin twice on one route")
+    each = {"requests": 4, "period": 60, "algorithm": "sliding-log", "name": "each"}
+    tenant = {"requests": 10, "period": 60, "algorithm": "sliding-log", "name": "tenant"}
+    inner, outer = ("rate-limit", {"limits": [each]}), ("rate-limit", {"limits": [tenant], "key": "{header:tenant}"})
+    for conf in ((inner, outer), (outer, inner)):
+        told = gateway.route(*conf).request(headers={"tenant": "a"}).headers
+        assert sorted(told["ratelimit-policy"].split(", ")) == ['"each";q=4;w=60', '"tenant";q=10;w=60']
+        assert sorted(told["ratelimit"].split(", ")) == ['"each";r=3;t=60', '"tenant";r=9;t=60']
+        assert (told["x-ratelimit-limit"], told["x-ratelimit-remaining"]) == ("4", "3")
+
+
 @pytest.mark.parametrize(
     ("key", "one", "another"),
     [
