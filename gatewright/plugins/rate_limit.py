@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 from typing import Annotated, Final
 
 import msgspec
 
-from gatewright import Plugin, Request, Response
+from gatewright import Headers, Plugin, Request, Response
 from gatewright.plugins._shared.addresses import ClientAddress
 from gatewright.plugins._shared.counting import counter
 from gatewright.plugins._shared.keys import KEY_HELP, KeyTemplate
@@ -180,16 +181,14 @@ class RateLimit(Plugin[RateLimitConfig]):
         return Response(own.status, headers, own.body)
 
     def _tell(self, request: Request, verdict: Verdict) -> None:
-        """Tell the client of the limits, beside what another configuration of this plugin has told (for another key)."""
+        """Tell the client of the limits, beside what another configuration of this plugin has told, for another key."""
         told = request.response_headers
         headers = dict(self._headers(verdict))
         for name in ("ratelimit-policy", "ratelimit"):  # lists
             if name in headers and name in told:
                 headers[name] = f"{told[name]}, {headers[name]}"
-        if "x-ratelimit-limit" in headers and "x-ratelimit-limit" in told:
-            shares = [int(each["x-ratelimit-remaining"]) / int(each["x-ratelimit-limit"]) for each in (told, headers)]
-            if shares[0] <= shares[1]:  # that one is nearer its end
-                headers = {name: value for name, value in headers.items() if not name.startswith("x-")}
+        if self.config.legacy_headers and _share_left(told) <= _share_left(headers):  # that one is nearer its end
+            headers = {name: value for name, value in headers.items() if not name.startswith("x-")}
         for name, value in headers.items():
             told[name] = value
 
@@ -210,6 +209,14 @@ class RateLimit(Plugin[RateLimitConfig]):
                 ("x-ratelimit-reset", str(_until(states[place]))),
             ]
         return headers
+
+
+def _share_left(told: Mapping[str, str] | Headers) -> float:
+    """How much of a limit is left as clients were told; endless, where they were told of none."""
+    left, limit = told.get("x-ratelimit-remaining", ""), told.get("x-ratelimit-limit", "")
+    if not (left.isascii() and left.isdecimal() and limit.isascii() and limit.isdecimal() and int(limit)):
+        return inf
+    return int(left) / int(limit)
 
 
 def _until(state: State) -> int:
