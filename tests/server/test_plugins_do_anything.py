@@ -78,6 +78,13 @@ class Children(Plugin):
         with multiprocessing.get_context("fork").Pool(1) as pool:  # ended by SIGTERM
             pool.apply(square, (1,))
 """,
+    "closes": """
+import os
+class Closes(Plugin):
+    def on_request(self, request):
+        os.closerange(0, 3)
+        request.headers["x-closed"] = "yes"
+""",
     "forks": """
 import os
 class Forks(Plugin):
@@ -232,6 +239,11 @@ def test_a_child_that_a_plugin_forks_and_lets_go_on_is_no_second_worker(runner: 
     runner.wait_for(lambda: not is_alive(child), 5)
     assert of(runner, "forks").keys() == {"x-child"}
     assert f"child={child}" in runner.log
+
+
+def test_a_connection_gets_no_number_of_standard_descriptors_that_a_plugin_has_closed(runner: RunnerProcess) -> None:
+    for _ in range(3):  # each time over a new connection
+        assert of(runner, "closes") == {"x-closed": "yes"}
 
 
 def test_a_process_that_a_plugin_spawns_finds_what_it_is_sent(runner: RunnerProcess) -> None:

@@ -18,6 +18,7 @@ from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
 from gatewright.server.ipc.handover import Handover
 from gatewright.server.worker.between import Driver
+from gatewright.server.worker.plugins_processes import beyond_standard_descriptors
 from gatewright.server.worker.reporting import make_report
 from gatewright.server.worker.service import Service
 
@@ -204,7 +205,7 @@ class Link:
             number, slot, read, connection = arrival
             self.send(messages.Taken(number, connection is not None))  # before anything is read: see `in_transit`
             if connection is not None:
-                self._adopt(connection, slot, read)
+                self._adopt(beyond_standard_descriptors(connection), slot, read)
 
     def _on_message(self, message: messages.FromSupervisor, _: socket.socket | None) -> None:
         service = self._service
@@ -279,8 +280,11 @@ class Link:
             self._service.bridge.resume(waiting.pop(0), chain)
 
     def _adopt(self, connection: socket.socket, slot: int, read: bytes) -> None:
+        made: list[object] = []
+
         def new_driver() -> asyncio.Protocol:
             driver: Any = self._new_connection()
+            made.append(driver)
             if slot >= 0:
                 self._slots[driver] = driver.slot = slot
             if read:
@@ -293,7 +297,25 @@ class Link:
         task = asyncio.Task(self._loop.connect_accepted_socket(new_driver, connection), loop=self._loop)
         hide(task)
         self._adopting.add(task)
-        task.add_done_callback(self._adopting.discard)
+        task.add_done_callback(lambda done: self._adopted_or_not(done, connection, slot, made))
+
+    def _adopted_or_not(
+        self, task: asyncio.Task[Any], connection: socket.socket, slot: int, made: list[object]
+    ) -> None:
+        """See that a gateway learns at once that the loop can't take its connection (a plugin has closed something)."""
+        self._adopting.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        self._service.failures.report("a connection can't be served; closed", kind="internal", error=error)
+        for driver in made:
+            self._slots.pop(driver, None)
+        if slot >= 0:
+            self._ended_slots.append(slot)
+        if not self._ended:
+            self._loop.call_soon(self._tell_ended)
+        self._ended += 1
+        connection.close()
 
     def _end(self, ending: Ending) -> None:
         if not self.ending.done():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -24,7 +25,13 @@ from gatewright.loggers import get_logger
 from gatewright.observe import logs
 from gatewright.runtime.failures import FailureLog
 
-__all__ = ["SignalKeeper", "forget_in_children", "keep_standard_descriptors", "see_that_threads_are_threads"]
+__all__ = [
+    "SignalKeeper",
+    "beyond_standard_descriptors",
+    "forget_in_children",
+    "keep_standard_descriptors",
+    "see_that_threads_are_threads",
+]
 
 _IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _STANDARD: Final = range(3)
@@ -80,6 +87,19 @@ def keep_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_RDWR), fd)  # opened, it has the lowest number that is free: this one
+
+
+def beyond_standard_descriptors(sock: socket.socket) -> socket.socket:
+    """The same socket, but under no number of standard input, output or errors, which a plugin may have closed.
+
+    What is printed would go to the gateway, and the next plugin that closes them would close the connection.
+    """
+    if sock.fileno() not in _STANDARD:
+        return sock
+    moved = socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, len(_STANDARD)))
+    sock.close()
+    keep_standard_descriptors()
+    return moved
 
 
 def see_that_threads_are_threads() -> None:

@@ -190,6 +190,7 @@ async def _work(
     await link.close(_FLUSH_SECONDS if ending == "retire" else 0.02)
     await service.close(_RETIRED_TEARDOWN_SECONDS if ending == "retire" else TEARDOWN_SECONDS)
     watchdog.stop()
+    loop.set_task_factory(None)  # what comes now is the loop's own, and a plugin may have set one
     if ending == "retire":
         until = monotonic() + _RETIRED_TEARDOWN_SECONDS
     return 1 if cut_off else 0, until
