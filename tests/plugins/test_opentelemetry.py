@@ -272,6 +272,23 @@ def test_a_callers_baggage_goes_on_as_it_came(
     assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("propagate", "headers", "told"),
+    [
+        (["b3"], {"b3": "0"}, {"b3": r"\w{32}-\w{16}-0"}),
+        (["b3multi"], {"x-b3-sampled": "0"}, {"x-b3-sampled": "0"}),
+        (["b3"], {}, {"b3": r"\w{32}-\w{16}-1"}),
+        (["tracecontext"], {"b3": "0"}, {"traceparent": r"00-\w{32}-\w{16}-03"}),
+    ],
+)
+def test_a_caller_may_say_that_there_is_to_be_no_trace(
+    gateway: Gateway, receiver: Receiver, propagate: list[str], headers: dict[str, str], told: dict[str, str]
+) -> None:
+    outcome = gateway.route(conf(receiver, propagate=propagate)).request(headers=headers)
+    for name, pattern in told.items():
+        assert re.fullmatch(pattern, outcome.upstream.get(name, headers.get(name)) or ""), outcome.upstream
+
+
 @pytest.mark.parametrize("state", ["no pairs", "A=1", f"k={'x' * 300}", ",".join(f"k{n}=1" for n in range(40))])
 def test_what_a_client_sends_is_no_line_in_the_log(
     gateway: Gateway, receiver: Receiver, state: str, caplog: pytest.LogCaptureFixture

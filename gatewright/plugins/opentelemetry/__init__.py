@@ -76,7 +76,7 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
         started = time.time_ns()
         context = self._incoming(request)
         parent = trace.get_current_span(context).get_span_context()
-        its = pipeline.begin(context, parent)
+        its = pipeline.begin(context, parent, unwanted=not parent.is_valid and self._is_unwanted(request))
         described = None
         if its.trace_flags.sampled:
             described = self._described(request, await self._scheme(request))  # before its headers are changed
@@ -143,6 +143,14 @@ class Opentelemetry(Plugin[OpentelemetryConfig]):
             context = self._propagator.extract(carrier, context)
         runners = trace.get_current_span()
         return trace.set_span_in_context(runners, context) if runners.get_span_context().is_valid else context
+
+    def _is_unwanted(self, request: Request) -> bool:
+        """Whether the caller says, as B3 has it, that a trace shall not be recorded, without having one."""
+        headers = request.headers
+        return self.config.trust_incoming and (
+            ("b3" in self._fields and headers.get("b3") == "0")
+            or ("x-b3-sampled" in self._fields and headers.get("x-b3-sampled") in ("0", "false"))
+        )
 
     def _propagate(self, request: Request, context: Context) -> None:
         carrier: dict[str, str] = {}

@@ -132,6 +132,7 @@ class Pipeline:
     def __init__(self, config: OpentelemetryConfig) -> None:
         resource = Resource.create({"service.name": config.service, **config.resource})
         limits = SpanLimits(max_attribute_length=_LONGEST_TEXT)
+        self._heeds_callers = config.sampler == "parent"
         self._sampler, self._random, self._ids = _sampler(config), RandomIdGenerator(), _GivenIds()
         self._provider = TracerProvider(
             ALWAYS_ON, resource, shutdown_on_exit=False, span_limits=limits, id_generator=self._ids
@@ -143,19 +144,20 @@ class Pipeline:
             self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("gatewright.plugins.opentelemetry")
 
-    def begin(self, context: Context, parent: trace.SpanContext) -> trace.SpanContext:
+    def begin(self, context: Context, parent: trace.SpanContext, *, unwanted: bool = False) -> trace.SpanContext:
         """Decide on a span's ids, and whether it is recorded (`trace_flags.sampled`).
 
         Args:
             context: the request's.
             parent: whose child it is; one that isn't valid: nobody's.
+            unwanted: the caller has no trace, but says that there shall be none.
         """
         if parent.is_valid:
             trace_id, flags = parent.trace_id, parent.trace_flags & _RANDOM_TRACE_ID
         else:
             trace_id, flags = self._random.generate_trace_id(), _RANDOM_TRACE_ID
         sampling = self._sampler.should_sample(context, trace_id, "")
-        if sampling.decision is Decision.RECORD_AND_SAMPLE:
+        if sampling.decision is Decision.RECORD_AND_SAMPLE and not (unwanted and self._heeds_callers):
             flags |= trace.TraceFlags.SAMPLED
         span_id = self._random.generate_span_id()
         return trace.SpanContext(trace_id, span_id, False, trace.TraceFlags(flags), sampling.trace_state)
