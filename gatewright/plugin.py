@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, get_args, get_origin
 
@@ -13,6 +13,8 @@ from gatewright.config import parse_config
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar, override
+
+    from gatewright.http import Response
 
     C = TypeVar("C", default=Any)
     """The model of a plugin's configuration."""
@@ -164,10 +166,10 @@ class Plugin(Generic[C]):
 
     if TYPE_CHECKING:  # a plugin has those that it defines; this is what `override` looks at
 
-        def on_request(self, request: Any, /) -> Any:
+        def on_request(self, request: Any, /) -> Response | Awaitable[Response | None] | None:
             """See above."""
 
-        def on_response(self, request: Any, response: Any, /) -> Any:
+        def on_response(self, request: Any, response: Any, /) -> Response | Awaitable[Response | None] | None:
             """See above."""
 
         def on_certificate(self, kong: Any, /) -> Any:

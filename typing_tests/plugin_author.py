@@ -71,6 +71,15 @@ class TooMany(Plugin):
         """A handler with a parameter too many."""
 
 
+class NoAnswer(Plugin):
+    async def on_request(self, request: Request) -> str:  # type: ignore[override]
+        """A handler returns a `Response` or nothing."""
+        return "denied"
+
+    def on_response(self, request: SyncRequest, response: SyncResponse) -> bool:  # type: ignore[override]
+        return True
+
+
 async def tests() -> None:
     """The test kit."""
     plugin = Greet(GreetConfig("hi"))

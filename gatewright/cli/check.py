@@ -29,6 +29,13 @@ from gatewright.runtime.shipped import load_shipped, shipped_names
 
 __all__ = ["check"]
 
+_MEANT = frozenset(
+    f"{prefix}{what}"
+    for prefix in ("", "on", "handle", "handle_")
+    for what in ("request", "response", "filter", "call")
+)
+"""What handlers are called elsewhere."""
+
 
 @click.command()
 @click.argument("paths", nargs=-1)
@@ -87,7 +94,10 @@ def _errors_of(name: str, found: Found, schemas: dict[str, Any]) -> Iterator[str
     if own is not None:
         yield from (f"{found.source}: {name}: Schema: {fault}" for fault in faults(own))
     if not found.plugin.phases() and not found.plugin.kong_phases():
-        yield f"{found.source}: {name}: no handler; define on_request or on_response"
+        place = place_of(found.plugin) or found.source
+        alike = [each for each in vars(found.plugin) if each.lower().lstrip("_") in _MEANT]
+        meant = f" ({alike[0]} is none)" if alike else ""
+        yield f"{place}: {name}: no handler; define on_request or on_response{meant}"
 
 
 def _findings(discovery: Discovery) -> Iterator[Finding]:

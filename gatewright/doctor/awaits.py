@@ -12,7 +12,7 @@ from typing import Final
 
 from gatewright.doctor.findings import Finding, problem, warning
 
-__all__ = ["check_awaits", "check_kinds"]
+__all__ = ["check_awaits", "check_kinds", "check_own_awaits"]
 
 _WAITED_FOR: Final = ("body", "json", "var")
 _HANDLERS: Final = ("on_request", "on_response")
@@ -39,7 +39,7 @@ def check_awaits(file: Path, owner: str, method: ast.AsyncFunctionDef) -> Iterat
     asked_of = {argument.arg for argument in _messages(method)}
     waited = {name.id for item in ast.walk(method) for name in _handed_over(item)}
     for item in ast.walk(method):
-        for child in ast.iter_child_nodes(item):
+        for child in _parts(item):
             if not (isinstance(child, ast.Call) and _is_question(child, asked_of)):
                 continue
             if isinstance(item, ast.Assign | ast.AnnAssign | ast.NamedExpr):
@@ -53,6 +53,61 @@ def check_awaits(file: Path, owner: str, method: ast.AsyncFunctionDef) -> Iterat
                 f"{file}:{child.lineno}: {owner}.{method.name}: nobody waits for {asked}, so it gives nothing",
                 f"await {asked}",
             )
+
+
+def check_own_awaits(
+    file: Path, tree: ast.Module, owner: ast.ClassDef, method: ast.FunctionDef | ast.AsyncFunctionDef
+) -> Iterator[Finding]:
+    """Look for calls of the author's own `async def`s that nobody waits for: `if not self.allowed():` is never true.
+
+    Args:
+        file: where it is, for messages.
+        tree: the whole file.
+        owner: the class.
+        method: a method of it.
+    """
+    own_names = {each.arg for each in ast.walk(method) if isinstance(each, ast.arg)}
+    own_names |= {
+        each.id for each in ast.walk(method) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
+    }
+    functions, methods = set(_coroutines(tree.body)) - own_names, set(_coroutines(owner.body))
+    uses = (*_USES, ast.Return) if method.name in _HANDLERS else _USES
+    for item in ast.walk(method):
+        if not isinstance(item, uses):
+            continue
+        for child in _parts(item):
+            if not isinstance(child, ast.Call):
+                continue
+            function = child.func
+            own = isinstance(function, ast.Attribute) and function.attr in methods and _is_self(function.value)
+            if not (own or (isinstance(function, ast.Name) and function.id in functions)):
+                continue
+            called = ast.unparse(child)
+            cure = f"await {called}"
+            if isinstance(method, ast.FunctionDef):
+                cure = f"async def {method.name}, and {cure}; or make it a `def`"
+            yield problem(
+                f"{file}:{child.lineno}: {owner.name}.{method.name}: "
+                f"nobody waits for {called}, so it never runs, and counts as true",
+                cure,
+            )
+
+
+def _parts(item: ast.AST) -> Iterator[ast.AST]:
+    """What it uses: of `one() if condition else other()` the condition; the rest is for whoever uses that."""
+    return iter([item.test]) if isinstance(item, ast.IfExp) else ast.iter_child_nodes(item)
+
+
+def _coroutines(body: list[ast.stmt]) -> Iterator[str]:
+    for item in body:
+        if not isinstance(item, ast.AsyncFunctionDef) or item.decorator_list:
+            continue
+        if not any(isinstance(each, ast.Yield) for each in ast.walk(item)):
+            yield item.name
+
+
+def _is_self(expression: ast.expr) -> bool:
+    return isinstance(expression, ast.Name) and expression.id == "self"
 
 
 def check_kinds(file: Path, owner: str, method: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[Finding]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from gatewright.doctor.awaits import check_awaits, check_kinds
+from gatewright.doctor.awaits import check_awaits, check_kinds, check_own_awaits
 from gatewright.doctor.findings import Finding, problem, warning
+from gatewright.doctor.uses import check_answers, check_attributes, check_config_fields
 from gatewright.plugin import HANDLERS, Plugin
 
 __all__ = ["check_code", "check_handlers", "place_of", "what_fits"]
@@ -45,6 +47,7 @@ _BLOCKS: Final = {
 }  # fmt: skip
 """Calls that hold the loop, with what to write instead."""
 _ALLOWED = re.compile(r"#\s*gatewright:\s*may-block")
+_LIFECYCLE: Final[Mapping[str, tuple[str, ...]]] = {"__init__": ("config",), "setup": (), "teardown": ()}
 _PARAMETERS: Final = {"on_request": ("request",), "on_response": ("request", "response")}
 
 
@@ -74,11 +77,40 @@ def check_handlers(plugin: type[Plugin], source: str) -> Iterator[Finding]:
         for phase in plugin.kong_phases():
             yield from _check_parameters(getattr(wrapped, phase, None), f"{plugin.name}.{phase}", ("kong",), source)
         return
+    yield from _check_class_attributes(plugin, source)
+    for name, wanted in _LIFECYCLE.items():
+        yield from _check_parameters(getattr(plugin, name), f"{plugin.name}.{name}", wanted, source)
     for name in HANDLERS:
         handler = getattr(plugin, name, None)
         if name == "on_log" and _takes(handler, 2):
             continue  # request and response
         yield from _check_parameters(handler, f"{plugin.name}.{name}", _PARAMETERS.get(name, ("kong",)), source)
+
+
+def _check_class_attributes(plugin: type[Plugin], source: str) -> Iterator[Finding]:
+    """Attributes that look like one of a plugin's own, and that nobody looks at: `on_eror = "skip"`."""
+    try:
+        tree = ast.parse(Path(inspect.getsourcefile(plugin) or source).read_text(encoding="utf-8"))
+    except (OSError, TypeError, SyntaxError, UnicodeDecodeError):
+        return
+    used = {each.attr for each in ast.walk(tree) if isinstance(each, ast.Attribute)}
+    lines = {
+        target.id: part.lineno
+        for item in ast.walk(tree)
+        if isinstance(item, ast.ClassDef) and item.name == plugin.__name__
+        for part in item.body
+        if isinstance(part, ast.Assign | ast.AnnAssign)
+        for target in (part.targets if isinstance(part, ast.Assign) else [part.target])
+        if isinstance(target, ast.Name)
+    }
+    known = [name for name in Plugin.__annotations__ if name not in ("config", "log")]
+    for name, line in lines.items():
+        near = get_close_matches(name, known, 1, 0.8)
+        if name not in known and name not in used and near:
+            yield warning(
+                f"{source}:{line}: {plugin.__name__}.{name} is an attribute that nobody looks at",
+                f"did you mean {near[0]}?", plugin.name,
+            )  # fmt: skip
 
 
 def _takes(handler: Any, count: int) -> bool:
@@ -109,7 +141,7 @@ def _check_parameters(handler: Any, name: str, wanted: tuple[str, ...], source: 
         short = name.rpartition(".")[2]
         yield problem(
             f"{handler.__code__.co_filename}:{line}: {name} can't be called: {error}",
-            f"{kind} {short}(self, {', '.join(wanted)})",
+            f"{kind} {short}({', '.join(('self', *wanted))})",
             name.partition(".")[0],
         )
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
@@ -133,12 +165,19 @@ def check_code(file: Path) -> Iterator[Finding]:
     names = _imported(tree)
     for item in ast.walk(tree):
         if isinstance(item, ast.ClassDef):
+            is_plugin = _is_plugin(item)
+            helpers = {each.name: each for each in (*tree.body, *item.body) if isinstance(each, ast.FunctionDef)}
             for method in item.body:
                 if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
                     yield from check_kinds(file, item.name, method)
+                    yield from check_own_awaits(file, tree, item, method)
+                    if is_plugin:
+                        yield from check_attributes(file, item.name, method)
+                        yield from check_answers(file, item.name, method)
+                        yield from check_config_fields(file, item, method)
                 if isinstance(method, ast.AsyncFunctionDef):
                     yield from check_awaits(file, item.name, method)
-                    for call in sorted(_calls(method), key=lambda call: call.lineno):
+                    for call in sorted(_calls_of(method, helpers), key=lambda call: call.lineno):
                         meant = _meant(call.func, names)
                         cure = _BLOCKS.get(meant)
                         if cure is not None and not _ALLOWED.search(lines[call.lineno - 1]):
@@ -190,7 +229,28 @@ def _imported(tree: ast.Module) -> _Imported:
     return _Imported(full)
 
 
-def _calls(method: ast.AsyncFunctionDef) -> Iterator[ast.Call]:
+def _calls_of(method: ast.AsyncFunctionDef, helpers: Mapping[str, ast.FunctionDef]) -> Iterator[ast.Call]:
+    """Its calls, and those of the `def`s of the same file or class that it calls, and they call."""
+    waiting: list[ast.AsyncFunctionDef | ast.FunctionDef] = [method]
+    seen: set[str] = set()
+    while waiting:
+        for call in _calls(waiting.pop()):
+            yield call
+            function = call.func
+            own = isinstance(function, ast.Attribute) and ast.unparse(function.value) == "self"
+            name = (
+                function.id
+                if isinstance(function, ast.Name)
+                else function.attr
+                if isinstance(function, ast.Attribute) and own
+                else ""
+            )
+            if name in helpers and name not in seen:
+                seen.add(name)
+                waiting.append(helpers[name])
+
+
+def _calls(method: ast.AsyncFunctionDef | ast.FunctionDef) -> Iterator[ast.Call]:
     """Calls that run when the method runs: not those of functions inside it, which may run in a thread."""
     waiting: list[ast.AST] = [*method.body]
     while waiting:

@@ -133,10 +133,43 @@ class TestCheck:
             ("    Config = int\n    def on_request(self, request): pass", "a JSON object, not integer"),
             ("    Config = 5\n    def on_request(self, request): pass", "its Config can't be used"),
             ("    def on_request(self, request): pass\n    on_error = 'Skip'", 'on_error is "fail" or "skip"'),
+            (
+                "    def on_request(self, request): return 401, 'no'",
+                "returns (401, 'no'), which is no answer",
+            ),
+            ("    async def on_response(self, q, r):\n        return f'{q}'", ":6: Plug.on_response returns f"),
+            ("    def on_request(self, request) -> bool: ...", "-> -> Response | None"),
+            ("    def on_request(self, request): request.header['x'] = 'y'", "-> did you mean request.headers?"),
+            ("    def on_response(self, q, r): r.status_code", "a SyncResponse has no 'status_code'"),
+            ("    async def on_request(self, q): q.body = b''", "-> q.set_body(...)"),
+            ("    def on_request(self, q): q.headers = {}", "-> q.headers[NAME] = VALUE"),
+            (
+                "    async def on_request(self, q):\n        if not self.ask(): ...\n    async def ask(self): ...",
+                ":6: Plug.on_request: nobody waits for self.ask(), so it never runs",
+            ),
+            ("    def on_request(self, q): self.ask()\n    async def ask(self): pass", "or make it a `def`"),
+            (
+                "    async def on_request(self, q): self.rest()\n    def rest(self): nap(1)",
+                ":6: Plug.on_request blocks",
+            ),
+            (
+                "    class Config(msgspec.Struct): word: str = ''\n    def on_request(self, q): self.config.wrod",
+                "-> did you mean self.config.word?",
+            ),
+            (
+                "    class Config(msgspec.Struct): word: str = ''\n    def on_request(self, q): self.config['word']",
+                ":6: Plug.on_request: self.config is a Plug.Config, and no mapping",
+            ),
+            ("    def __init__(self): pass\n    def on_request(self, q): pass", "-> def __init__(self, config)"),
+            ("    async def setup(self, config): pass\n    def on_request(self, q): pass", "-> async def setup(self)"),
+            (
+                "    def onRequest(self, q): pass",
+                ":4: plug: no handler; define on_request or on_response (onR",
+            ),
         ],
     )
     def test_a_mistake_is_told_with_its_place(self, plugin_dir: WriteFiles, body: str, words: str) -> None:
-        head = "import time\nfrom time import sleep as nap\nfrom gatewright import Plugin, Request\n"
+        head = "import msgspec, time\nfrom time import sleep as nap\nfrom gatewright import Plugin, Request\n"
         if "requests" in body:
             head = f"try:\n    import requests\nexcept ImportError: pass\n{head}"
         directory = plugin_dir(plug=f"{head}class Plug(Plugin):\n{body}")
@@ -151,7 +184,15 @@ class TestCheck:
             "        time.sleep(0)  # gatewright: may-block",
             "        def later(): time.sleep(1)",
             "        await asyncio.sleep(1)",
-            "        request.time.sleep(1)",
+            "        self.time.sleep(1)",
+            "        return await (self.ask() if request.path else self.ask())",
+            "        await asyncio.gather(self.ask())",
+            "        async for each in self.several(): pass",
+            "        request, ask = self.other, self.ask\n        request.header = ask()",
+            "        request.path = request.path + self.config.given()['a']\n        request.ctx['a'] = 1",
+            "        await asyncio.to_thread(self.nap)",
+            "        def one(): return 5",
+            "        return (await self.ask()) or None",
             "        a = request.body()\n        await a",
             "        await asyncio.gather(request.body(), request.var('uri'))",
             "        a, b = request.body(), request.var('uri')\n        await asyncio.gather(a, b)",
@@ -162,7 +203,10 @@ class TestCheck:
         ],
     )
     def test_what_does_not_block_is_let_be(self, plugin_dir: WriteFiles, body: str) -> None:
-        head = "import asyncio, time\nfrom gatewright import Plugin\nclass Plug(Plugin):\n"
+        head = (
+            "import asyncio, time\nfrom gatewright import Plugin\nclass Plug(Plugin):\n    async def ask(self): pass\n"
+            "    async def several(self): yield 1\n    def nap(self): time.sleep(1)\n"
+        )
         method = f"    async def on_request(self, request):\n{body}\n        return None\n"
         gatewright("check", plugin_dir(plug=head + method))
 
@@ -173,6 +217,7 @@ class TestCheck:
             ("    async def on_request(self, request: 'SyncRequest'): pass", "is given a Request, not a SyncRequest"),
             ("    def on_response(self, q, r: Response): pass", "given a SyncResponse, not a Response"),
             ("    class config: a: int\n    def on_request(self, request): pass", "Plug.config is no model"),
+            ("    on_eror = 'skip'\n    def on_request(self, request): pass", "-> did you mean on_error?"),
         ],
     )
     def test_what_is_meant_otherwise_is_warned_of(self, plugin_dir: WriteFiles, body: str, words: str) -> None:
