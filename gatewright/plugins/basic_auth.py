@@ -79,6 +79,8 @@ class BasicAuth(Plugin):
         )
         self._identity = IdentityHeaders.of_store(own.consumer_header, own.own_headers, own.users)
         self._checker = PasswordChecker(own.checks, own.waiting, own.remember, own.remember_wrong)
+        for user in own.users[:1]:
+            self._checker.takes_as_long_as(user.hash.reveal())
         self._decisions = counter("basic_auth_decisions", "Requests looked at, by what came of it.", ["decision"])
 
     async def setup(self) -> None:

@@ -81,6 +81,23 @@ def test_a_file_that_changes(gateway: Gateway, tmp_path: Path) -> None:
     assert route.request(headers={"x-api-key": KEY}).status == 401
 
 
+def test_a_key_in_a_file_of_its_own_that_changes(gateway: Gateway, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    others = tmp_path / "others.json"
+    others.write_text(json.dumps([BOB]))
+    keys = [{"key": f"file:{file}", "consumer": "ada"}]
+    route = gateway.route(("api-key", {"keys": keys, "file": str(others)}))
+    assert route.request(headers={"x-api-key": KEY}).upstream == {"x-consumer": "ada"}
+    file.write_text("k-another-0123456789")
+    deadline = time.monotonic() + 10
+    while route.request(headers={"x-api-key": "k-another-0123456789"}).status:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert route.request(headers={"x-api-key": KEY}).status == 401, "it was withdrawn"
+    assert route.request(headers={"x-api-key": OTHER}).upstream == {"x-consumer": "bob"}
+
+
 def test_a_file_that_is_spoiled_leaves_what_was_there(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps([ADA]))

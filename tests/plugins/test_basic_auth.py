@@ -137,6 +137,29 @@ async def test_a_name_that_is_nobodys_takes_a_check_too(monkeypatch: pytest.Monk
     assert done == [b"wrong"]
 
 
+@pytest.mark.parametrize("hashed", [ARGON2, BCRYPT, argon2.PasswordHasher(time_cost=1, memory_cost=64).hash("x")])
+async def test_a_name_that_is_nobodys_takes_as_long_as_one_that_is_somebodys(
+    hashed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+
+    def matches(_: bytes, hashed: str) -> bool:
+        checked.append(hashed)
+        return False
+
+    checker = PasswordChecker(1, 2, ttl=60, wrong_ttl=60)
+    checker.takes_as_long_as(hashed)
+    assert not await checker.is_right("any", None), "a hash that can be checked, and that nothing has"
+    monkeypatch.setattr(passwords, "_matches", matches)
+    for name in (None, hashed):
+        assert not await checker.is_right("wrong", name)
+    nobodys, somebodys = checked
+    assert nobodys != somebodys
+    assert len(nobodys) == len(somebodys)
+    costs = [text.rsplit("$", 2)[0] if text.startswith("$argon2") else text[:7] for text in checked]
+    assert costs[0] == costs[1]
+
+
 def test_no_password_is_logged(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> None:
     route = gateway.route(("basic-auth", {"users": USERS}))
     route.request(headers=basic("ada", "my-password"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from gatewright.plugins._shared.redis_server import RedisConfig, RedisServer, Se
 __all__ = ["Credential", "CredentialStore", "StoreConfig", "StoreFailedError"]
 
 _MOST_KEPT: Final = 10_000
+_LOOK_SECONDS: Final = 1.0
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +104,7 @@ class CredentialStore(Generic[C]):
         self._read_line = read_line
         self._prefix = config.redis_prefix or f"{plugin}:"
         self._inline = self._by_id(inline)
+        self._looked_at_ids = monotonic()
         self._file = Secret(f"file:{config.file}") if config.file else None
         self._text = ""
         self._known: dict[str, C] = self._inline
@@ -128,6 +131,7 @@ class CredentialStore(Generic[C]):
             StoreFailedError: Redis would have to be asked, and can't be.
         """
         self._look_at_file()
+        self._look_at_ids()
         found = self._known.get(id)
         if found is None and self._server is not None:
             found = await self._ask(self._server, id)
@@ -154,6 +158,22 @@ class CredentialStore(Generic[C]):
             if first:
                 raise
             self._file_failed(error)
+
+    def _look_at_ids(self) -> None:
+        """See whether credentials have other ids by now: a key may be a reference to a file, which has changed."""
+        now = monotonic()
+        if now - self._looked_at_ids < _LOOK_SECONDS:
+            return
+        self._looked_at_ids = now
+        try:
+            if all(self._id_of(each) == id for id, each in self._known.items()):
+                return
+            of_file = [each for id, each in self._known.items() if self._inline.get(id) is not each]
+            inline = self._by_id(self._inline.values())
+            self._known, self._inline = inline | self._by_id(of_file), inline
+        except ConfigError as error:
+            log = logging.getLogger(f"gatewright.plugin.{self._plugin}")
+            log.warning("a credential has changed, but can't be used: what it was before stays: %s", error)
 
     def _file_failed(self, error: ConfigError) -> None:
         log = logging.getLogger(f"gatewright.plugin.{self._plugin}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from base64 import b64encode
 from hashlib import blake2b
 from typing import Final
 
@@ -17,6 +18,7 @@ __all__ = ["PasswordChecker", "TooManyChecksError", "check_hash"]
 
 _BCRYPT: Final = ("$2b$", "$2y$", "$2a$")
 _LONGEST_FOR_BCRYPT: Final = 72  # bytes: it looks at no more
+_BCRYPT_HEAD, _BCRYPT_DIGEST = len("$2b$10$"), 31
 _LONGEST: Final = 1024
 _MOST_REMEMBERED: Final = 10_000
 
@@ -64,6 +66,7 @@ class PasswordChecker:
         self._running: dict[bytes, asyncio.Task[bool]] = {}
         self._pepper = secrets.token_bytes(32)
         self._of_nobody = argon2.PasswordHasher().hash(secrets.token_hex(16))
+        self._cost = ""
 
     async def is_right(self, password: str, hashed: str | None) -> bool:
         """Whether a password is the one of a hash; without a hash never, after the time that it would take.
@@ -73,6 +76,8 @@ class PasswordChecker:
         """
         if len(password) > _LONGEST:
             return False
+        if hashed is not None:
+            self.takes_as_long_as(hashed)
         wanted = self._of_nobody if hashed is None else hashed
         digest = blake2b(f"{wanted}\0{password}".encode("utf-8", "surrogateescape"), key=self._pepper, digest_size=32)
         key = digest.digest()
@@ -89,6 +94,13 @@ class PasswordChecker:
         self._known.put(key, right, self._ttl if right else self._wrong_ttl)
         return right
 
+    def takes_as_long_as(self, hashed: str) -> None:
+        """Let names that are nobody's take the time of this hash: otherwise the time tells which names there are."""
+        cost = hashed.rsplit("$", 2)[0] if hashed.startswith("$argon2") else hashed[:_BCRYPT_HEAD]
+        if cost != self._cost:
+            self._cost = cost
+            self._of_nobody = _hash_of_nothing(hashed)
+
     async def close(self) -> None:
         """End what waits."""
         running = list(self._running.values())
@@ -100,6 +112,19 @@ class PasswordChecker:
     async def _check(self, password: str, hashed: str) -> bool:
         async with self._free:
             return await asyncio.to_thread(_matches, password.encode("utf-8", "surrogateescape"), hashed)
+
+
+def _hash_of_nothing(like: str) -> str:
+    """A hash that no password has, and that is as costly to check as another one. Nothing is computed for it."""
+    if like.startswith("$argon2"):
+        head, salt, digest = like.rsplit("$", 2)
+        return "$".join((head, *(_random_base64(len(part)) for part in (salt, digest))))
+    return f"{like[:_BCRYPT_HEAD]}{bcrypt.gensalt(4).decode()[_BCRYPT_HEAD:]}{'.' * _BCRYPT_DIGEST}"
+
+
+def _random_base64(length: int) -> str:
+    """So many letters of base64 without padding."""
+    return b64encode(secrets.token_bytes(length * 3 // 4)).decode().rstrip("=")
 
 
 def _matches(password: bytes, hashed: str) -> bool:
