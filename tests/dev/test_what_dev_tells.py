@@ -193,16 +193,24 @@ def test_a_runner_that_runs_already_can_be_asked(
     assert runner.process.poll() is None
 
 
-@pytest.mark.parametrize("gateway", ["apisix", pytest.param("kong", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--gateway", "apisix"),
+        pytest.param(("--protocol", "lean"), marks=pytest.mark.long),
+        pytest.param(("--gateway", "kong"), marks=pytest.mark.long),
+        pytest.param(("--gateway", "kong", "--protocol", "lean"), marks=pytest.mark.long),
+    ],
+)
 def test_debug_stops_at_breakpoints_takes_new_code_and_leaves_at_once(
-    dev: Callable[..., Any], plugin_dir: WriteFiles, gateway: str
+    dev: Callable[..., Any], plugin_dir: WriteFiles, flags: tuple[str, ...]
 ) -> None:
     source = (
         "from gatewright import Plugin\nclass Stops(Plugin):\n    async def on_request(self, request):\n"
         "        shown = 'before'\n        if 'x-stop' in request.headers:\n            breakpoint()\n"
         "        request.headers['x-shown'] = shown\n"
     )
-    with dev(plugin_dir(stops=source), "--debug", "--gateway", gateway) as running:
+    with dev(plugin_dir(stops=source), "--debug", *flags) as running:
         assert "before" in running.get()[1]
         got: list[str] = []
         asking = threading.Thread(target=lambda: got.append(running.get({"x-stop": "1"})[1]))

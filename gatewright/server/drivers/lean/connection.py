@@ -26,6 +26,8 @@ from gatewright.settings import worker_count
 __all__ = ["LeanConnection"]
 
 _LONGEST_TEXT: Final = 500
+_LONGEST_WAIT: Final = 86_400.0
+"""Seconds: nginx takes no timeout above 24 days, and nobody waits for one."""
 _MUCH: Final = 1 << 13
 """Bytes that may be more than a few calls."""
 _AT_ONCE: Final = 32
@@ -299,7 +301,7 @@ class LeanConnection(AskingConnection):
             if token is None:
                 self._send(self._refuse(event.id, Refusal.UNAVAILABLE, "no token can be had now"))
             else:
-                self._send(self._session.token(event.id, token, plans, int(seconds * 1000)))
+                self._send(self._session.token(event.id, token, plans, int(min(seconds, _LONGEST_WAIT) * 1000)))
 
         self._service.prepare(f"{event.key}:{self._plans.promise(plans, seconds)}", event.conf, answer)
 
