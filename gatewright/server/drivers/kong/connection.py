@@ -167,9 +167,11 @@ class PluginServerConnection(SendingConnection):
         self._service.loop.call_later(_LINGER_SECONDS if words else 0.0, self._transport.close)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """End what still waits for this connection."""
-        if self.last is not None and not self._closed:
-            self._overtake(None)
+        """End what still waits for this connection.
+
+        An event that moves goes on: a worker of Kong's that is about to exit pools no connection, but closes each after
+        its answer, and takes a new one for every step (ngx_http_lua_socket_tcp.c, `setkeepalive`).
+        """
         self._closed = True
         self._instances.connections.pop(self._number, None)
         self._service.let_go(self)
