@@ -139,6 +139,14 @@ class MsgPackSession:
         except (TypeError, ValueError, OverflowError) as error:
             raise PluginError(f"{method}: the arguments can't be sent: {error}") from None
 
+    @classmethod
+    def step(cls, answer: Answer) -> bytes:
+        """An answer of Kong's in its own words, for who runs the event."""
+        method, data = ("plugin.StepError", answer.error) if answer.error else ("plugin.Step", answer.value)
+        content = {"EventId": answer.event} if data is None else {"EventId": answer.event, "Data": data}
+        packed: bytes = msgpack.packb([_REQUEST, answer.ticket, method, [content]], unicode_errors="surrogateescape")
+        return packed
+
     def done(self, ticket: int, event: int) -> bytes:
         """The end of an event."""
         return _pack(ticket, None, {"Data": _DONE, "EventId": event})

@@ -22,13 +22,9 @@ __all__ = [
     "Conf",
     "Forget",
     "Forgotten",
-    "Forward",
-    "Forwarded",
     "FromSupervisor",
     "FromWorker",
-    "Gone",
     "Known",
-    "Letter",
     "Level",
     "Loaded",
     "Lookup",
@@ -45,7 +41,6 @@ __all__ = [
     "Returned",
     "Stop",
     "Taken",
-    "Undelivered",
     "Unknown",
     "Used",
     "WantsRetirement",
@@ -61,22 +56,6 @@ class Conf(Message):
 
     key: bytes
     plugins: list[tuple[bytes, bytes]]
-
-
-class Letter(Message):
-    """Something of a gateway's that came to one worker and is meant for another.
-
-    `to` and `sender` are process ids; `connection` is the sender's number for where it came from, or goes to.
-    """
-
-    to: int
-    sender: int
-    connection: int
-    back: bool
-    """It's the answer: bytes to be written."""
-    ticket: int
-    event: int
-    content: bytes
 
 
 class PluginInfo(Message):
@@ -132,24 +111,6 @@ class Forgotten(Message, tag=True):
     """The gateway no longer needs the configuration of this token."""
 
     token: int
-
-
-class Forwarded(Message, tag=True):
-    """A letter from another worker."""
-
-    letter: Letter
-
-
-class Undelivered(Message, tag=True):
-    """A letter's addressee is gone."""
-
-    letter: Letter
-
-
-class Gone(Message, tag=True):
-    """Another worker has ended: letters to it stay unanswered."""
-
-    pid: int
 
 
 class Rebalance(Message, tag=True):
@@ -226,12 +187,6 @@ class Forget(Message, tag=True):
     token: int
 
 
-class Forward(Message, tag=True):
-    """A letter for another worker."""
-
-    letter: Letter
-
-
 class Used(Message, tag=True):
     """These tokens were used lately."""
 
@@ -295,10 +250,10 @@ class Reported(Message, tag=True):
 
 
 FromSupervisor = (
-    Known | Unknown | Preloaded | Assigned | Forgotten | Forwarded | Undelivered | Gone | Returned | Rebalance
+    Known | Unknown | Preloaded | Assigned | Forgotten | Returned | Rebalance
     | Retire | Stop | Report | Level | Reopen | Apart
 )  # fmt: skip
 FromWorker = (
-    Loaded | Ready | Register | Lookup | Used | Forget | Forward | Building | Built | Alive | Taken | Closed | Return
+    Loaded | Ready | Register | Lookup | Used | Forget | Building | Built | Alive | Taken | Closed | Return
     | WantsRetirement | Reported | Blocks
 )  # fmt: skip

@@ -42,6 +42,12 @@ class StandIn(Protocol):
     def refusal(self, data: bytes) -> bytes:
         """What to say to the request that these bytes belong to; empty if it goes on. Raises if it's none."""
 
+    def elsewhere(self) -> socket.socket | None:
+        """A connection with a process of the runner's that still has to do with what was asked; it's passed on there.
+
+        It does not block. `None`: there is none.
+        """
+
     def passed_on(self, reply: bytes, new: bytes) -> bytes:
         """What to say if the next runner answers so (its last part is `new`); empty if the answer goes on.
 

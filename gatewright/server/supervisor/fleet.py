@@ -247,8 +247,6 @@ class Fleet:
             self.dispatcher.place(connection, read)
         self.last_words.worker_ended(worker, stopping=self.stopping)
         self.blockers.worker_ended(worker)
-        for other in self.workers:
-            other.send(messages.Gone(worker.pid))
         self._account_for(worker, was, how)
         self.wake()
 

@@ -157,6 +157,11 @@ class _Keeping:
 
     def _decide(self, connection: _Connection) -> None:
         """Pass on what was asked, have it wait, or say no."""
+        there = connection.stand_in.elsewhere()
+        if there is not None:
+            if not self._ask(connection, there):
+                self._say(connection, connection.refusal)
+            return
         if self._held and time.monotonic() - self._began < connection.stand_in.patience:
             if connection not in self._waiting and len(self._waiting) < _MOST_WAITING:
                 self._waiting.add(connection)
@@ -173,16 +178,23 @@ class _Keeping:
 
     def _pass_on(self, connection: _Connection) -> bool:
         """Ask the new runner; tells whether it can be asked."""
-        there = connection.there = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        there = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         there.settimeout(1.0)
         try:
             there.connect(self._path)
-            there.sendall(connection.asked)
         except OSError:
             there.close()
-            connection.there = None
             return False
-        there.setblocking(False)
+        return self._ask(connection, there)
+
+    def _ask(self, connection: _Connection, there: socket.socket) -> bool:
+        """Pass on what was asked; tells whether that was possible."""
+        try:
+            _send(there, connection.asked)
+        except OSError:
+            there.close()
+            return False
+        connection.there = there
         if connection.stand_in.relays:
             self._selector.modify(connection.sock, selectors.EVENT_READ, lambda: self._relay(connection, there))
         else:

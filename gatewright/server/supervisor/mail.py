@@ -101,8 +101,6 @@ class Mail:
                         each.send(messages.Forgotten(token))
             case messages.Blocks(name):
                 self._blockers.learnt(worker, name)
-            case messages.Forward(letter):
-                self._forward(worker, letter)
             case messages.Reported(number, report):
                 worker.report = report
                 if number in worker.asked:
@@ -122,10 +120,3 @@ class Mail:
             self._told_no_room = now
             self._log.error("worker has no room for a connection: file descriptors", worker=worker.number)
         self._dispatcher.place_soon(connection, read)
-
-    def _forward(self, worker: Worker, letter: messages.Letter) -> None:
-        to = next((w for w in self._workers if w.pid == letter.to and w.stage is not Stage.ENDED), None)
-        if to is None:
-            worker.send(messages.Undelivered(letter))
-        else:
-            to.send(messages.Forwarded(letter))

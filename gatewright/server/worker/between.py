@@ -9,7 +9,6 @@ from typing import Protocol
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import Conf
 from gatewright.runtime.strands import Strand
-from gatewright.server.ipc import messages
 
 __all__ = ["Driver", "Uplink"]
 
@@ -52,9 +51,6 @@ class Uplink(Protocol):
 
     def forget(self, token: int) -> None:
         """Drop a configuration, here and in all other workers."""
-
-    def forward(self, letter: messages.Letter) -> None:
-        """Send a letter to another worker."""
 
     def give_back(self, driver: Driver, connection: socket.socket) -> None:
         """Hand a connection over, to be another worker's."""

@@ -7,7 +7,6 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
-from weakref import WeakSet
 
 from gatewright.observe import logs
 from gatewright.runtime.chain import Chain
@@ -57,7 +56,6 @@ class Link:
         self._preparing: dict[bytes, tuple[str, Conf, list[Callable[[int | None], None]]]] = {}
         self._looking_up: dict[int, list[Strand]] = {}
         self._adopting: set[asyncio.Task[Any]] = set()
-        self._adopted: WeakSet[socket.socket] = WeakSet()
         self._own_end = sock
         self._handover = handover
         self._new_connection = new_connection
@@ -95,7 +93,7 @@ class Link:
     def sockets(self) -> list[socket.socket]:
         """What this process is connected with; closed ones may be among them."""
         waiting = (connection for _, connection in (*self._returning, *self._to_return))
-        return [self._own_end, self._handover.arrives, *self._adopted, *waiting]
+        return [self._own_end, self._handover.arrives, *self._service.sockets, *waiting]
 
     @property
     def descriptor(self) -> int:
@@ -141,10 +139,6 @@ class Link:
         """Drop a configuration, here and in all other workers."""
         self._service.confs.forget(token)
         self.send(messages.Forget(token))
-
-    def forward(self, letter: messages.Letter) -> None:
-        """Send a letter to another worker."""
-        self.send(messages.Forward(letter))
 
     def lookup(self, token: int, strand: Strand) -> Chain | None:
         """The chain of a token that isn't known here, or `None` if nobody knows it. To be called in a strand."""
@@ -229,12 +223,6 @@ class Link:
             case messages.Forgotten(token):
                 service.confs.forget(token)
                 service.on_forgotten(token)
-            case messages.Forwarded(letter):
-                service.on_letter(letter, True)
-            case messages.Undelivered(letter):
-                service.on_letter(letter, False)
-            case messages.Gone(pid):
-                service.on_gone(pid)
             case messages.Rebalance(count):
                 service.give_back(count, _TRIES)
             case messages.Retire():
@@ -292,7 +280,7 @@ class Link:
             return cast("asyncio.Protocol", driver)
 
         connection.setblocking(False)
-        self._adopted.add(connection)
+        self._service.sockets.add(connection)
         # Not by the loop, whose factory for tasks may be a plugin's.
         task = asyncio.Task(self._loop.connect_accepted_socket(new_driver, connection), loop=self._loop)
         hide(task)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from weakref import WeakSet
 
 from gatewright.observe import logs
 from gatewright.observe.recording import Recorder
@@ -107,16 +107,14 @@ class Service:
             most=settings.max_configurations,
         )
         self.connections: set[Driver] = set()
+        self.sockets: WeakSet[socket.socket] = WeakSet()
+        """Those that are this process's alone: children that plugins fork are not to have them."""
         self.buffered_input = BufferedInput(settings.max_buffered, self.failures)
         self.max_calls = settings.max_calls
-        self.on_letter: Callable[[Any, bool], None] = lambda _letter, _delivered: None
-        """What a protocol's driver wants to know of letters from other workers (see `messages.Letter`)."""
         self.on_cut_off: Callable[[], None] = lambda: None
         """Called before connections with calls under way are closed."""
         self.on_forgotten: Callable[[int], None] = lambda _token: None
         """Told of configurations that are dropped in all workers."""
-        self.on_gone: Callable[[int], None] = lambda _pid: None
-        """Told of other workers that have ended."""
         self.guard: Guard | None = None
         """Where a driver notes what it was asked, for plans that have last words."""
         self.region = region if region is not None else Keep(1).region(0)
@@ -342,6 +340,7 @@ class Service:
         try:
             socket.send_fds(self.keeper, [b"kept"], [transport.get_extra_info("socket").fileno()])
         except OSError:  # it was killed
+            transport.resume_reading()
             return False
         transport.abort()  # closes only our descriptor
         return True

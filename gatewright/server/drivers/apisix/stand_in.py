@@ -54,6 +54,9 @@ class StandIn:
                 return session.refuse(Refusal.UNAVAILABLE, event) + _UNREAD
         return b""
 
+    def elsewhere(self) -> None:
+        """A call stays on its connection, and so with its worker."""
+
     def passed_on(self, reply: bytes, new: bytes) -> bytes:
         """What to say after what the next runner has said, if it has answered; empty while it asks."""
         self._replies.feed(new)

@@ -239,8 +239,8 @@ class PluginServerConnection(SendingConnection):
             self._overtake(event)
         if event is not None:
             event.take_answer(self, answer)
-        elif self._instances.letters.is_elsewhere(answer.event):
-            self._instances.letters.forward(self._number, answer)
+        elif self._instances.neighbours.is_elsewhere(answer.event):
+            self._instances.neighbours.pass_on(self._number, answer)
         else:
             self.refuse_number(answer.ticket, answer.event)  # an error would let the request pass
 

@@ -119,8 +119,8 @@ def driver(
     """
     service.builder.checks_fields = False
     instances = Instances(service, lua_style=lua_style)
-    service.on_letter = lambda letter, delivered: instances.letters.on_letter(letter, delivered, new_session)
-    service.on_gone = instances.letters.on_gone
+    if new_session.moves:
+        instances.neighbours.listen()
     service.on_cut_off = instances.refuse_all
     if connect is not None:
         return lambda: connect(service, instances, new_session())

@@ -18,7 +18,7 @@ from gatewright.runtime.sources import makes_tasks
 from gatewright.runtime.strands import Strand
 from gatewright.runtime.weight import too_heavy
 from gatewright.server.drivers.kong.event import Event, conclude
-from gatewright.server.drivers.kong.letters import Letters
+from gatewright.server.drivers.kong.neighbours import PID_BITS, Neighbours
 from gatewright.server.drivers.kong.owners import Owners
 from gatewright.server.worker.service import Service
 
@@ -27,10 +27,8 @@ __all__ = ["Instances"]
 _CLEAR_SECONDS: Final = 0.02
 _TICK_SECONDS: Final = 1.0
 _PATIENCE_TICKS: Final = 5  # for a call that Kong carries out at once
-_PID_BITS: Final = 24  # with an event counter of 28 bits, within what Lua's numbers hold exactly
 _ADDED_BY_KONG: Final = frozenset(("route_id", "service_id", "consumer_id", "plugin_instance_name"))
 """Beside `__seq__` and others that begin so (plugins_iterator.lua, `get_plugin_config`)."""
-_PID_MASK: Final = (1 << _PID_BITS) - 1
 _EVENT_MASK: Final = (1 << 28) - 1
 
 
@@ -90,8 +88,7 @@ class Instances:
         service.every(Owners.INTERVAL, self.owners.look)
         service.on_forgotten = self.owners.closed  # also where there were too many
         self._to_clear: list[tuple[Noted, int]] = []
-        self.letters = Letters(service, self._pid, _PID_MASK, self.events, self.connections)
-        """What goes to other workers and comes from them."""
+        self.neighbours = Neighbours(service, self.events, self.connections)
 
     def start(self, name: str, json_text: bytes, answer: Callable[[int | None, Any], None]) -> None:
         """Make an instance; `answer` gets its id and its configuration.
@@ -151,7 +148,7 @@ class Instances:
         """An id that no event has had; which worker's can be told from it."""
         while True:
             self._next_event = self._next_event + 1 & _EVENT_MASK
-            number = self._next_event << _PID_BITS | self._pid
+            number = self._next_event << PID_BITS | self._pid
             if number not in self.events:
                 return number
 

@@ -65,11 +65,17 @@ class SendingConnection(NotedConnection):
     def _leave_if_idle(self) -> None:
         if self._closed or self._owed or self._put_off or self.event is not None or self.session.buffered:
             return
-        if self._service.draining and self.session.moves and self._instances.events:
-            return  # whose next step may come here, and no other worker stays that could pass it on
+        if self._awaits_steps:
+            return
         if self._transport.is_reading():
             self._transport.pause_reading()  # what comes next is another worker's
         self._service.loop.call_soon(self.give_back)
+
+    @property
+    def _awaits_steps(self) -> bool:
+        """The process ends, the next step of an event of its may come here, and nobody stays to pass it on."""
+        service = self._service
+        return service.draining and service.keeper is None and self.session.moves and bool(self._instances.events)
 
     def _fail(self, ticket: int, message: str) -> None:
         data = self.session.failed(ticket, message)
@@ -111,12 +117,7 @@ class SendingConnection(NotedConnection):
 
     def close_if_idle(self) -> None:
         """Close the connection unless an event is under way on it, or may go on over it."""
-        is_idle = (
-            self.event is None
-            and not self._owed
-            and not self._put_off
-            and not (self.session.moves and self._instances.events)
-        )
+        is_idle = self.event is None and not self._owed and not self._put_off and not self._awaits_steps
         if is_idle and not self.give_back():
             self._transport.close()
 

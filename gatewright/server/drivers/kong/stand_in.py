@@ -1,10 +1,13 @@
 """What is said to Kong while there is no plugin server, so that it lets no request pass.
 
-Over MessagePack every Kong would, over Protobuf those before 3.8 (pb_rpc.lua, `Rpc:handle_event`).
+Over MessagePack every Kong would, over Protobuf those before 3.8 (pb_rpc.lua, `Rpc:handle_event`). What can wait for
+the next server waits, for some seconds. A step can't: the next server doesn't know its event. But a worker of the last
+one may still be at work on that.
 """
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Final
@@ -14,11 +17,15 @@ import msgpack
 from gatewright.errors import ProtocolError
 from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, KongSession, StartInstance
 from gatewright.server.drivers.kong.event import MAY_EXIT, REFUSAL
+from gatewright.server.drivers.kong.neighbours import dial
 
 __all__ = ["StandIn"]
 
 _NO_INSTANCE: Final = 0
 """The id of instances that are started now: the server that comes next doesn't know it, and Kong starts them anew."""
+_PATIENCE: Final = 8.0
+"""Seconds. Kong starts a server a second after the last one's end at the latest; and whoever finds that an instance is
+being started waits for ten seconds, and then lets its request pass (plugin.lua, `get_instance_id`)."""
 _UNREAD: Final = b"\xc0" * (1 << 14)
 """More than Kong reads at once (mp_rpc.lua: 4096 bytes, and nginx's buffer). What it has not read after an answer keeps
 the connection out of its pool, where a request might find it in the moment in which we close it, and pass."""
@@ -27,7 +34,6 @@ the connection out of its pool, where a request might find it in the moment in w
 class StandIn:
     """Answers on one connection (see `gatewright.server.ipc.plan.StandIn`)."""
 
-    patience = 0.0
     relays = False
 
     def __init__(self, new_session: Callable[[], KongSession]) -> None:
@@ -37,6 +43,8 @@ class StandIn:
             new_session: makes the protocol's state.
         """
         self._session = new_session()
+        self.patience = 0.0
+        self._event: int | None = None
         self.asks_anew = not self._session.moves  # over Protobuf: "closed" (pb_rpc.lua)
         self._reply = msgpack.Unpacker(raw=True, strict_map_key=False)
 
@@ -47,7 +55,14 @@ class StandIn:
             ProtocolError: it's none.
         """
         events = self._session.receive_data(data)
+        for event in events:
+            self.patience = _PATIENCE if isinstance(event, HandleEvent | StartInstance) else 0.0
+            self._event = event.event if isinstance(event, Answer) else None
         return b"".join(self._refused(event) for event in events) + _UNREAD if events else b""
+
+    def elsewhere(self) -> socket.socket | None:
+        """A connection with the process that runs the event that this is a step of, if it still does."""
+        return None if self._event is None else dial(self._event)
 
     def passed_on(self, reply: bytes, new: bytes) -> bytes:
         """What to say if the new server answers so; empty if the answer goes on.
