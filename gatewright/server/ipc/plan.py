@@ -98,6 +98,10 @@ class Plan(Protocol):
     def stand_in(self) -> Callable[[], StandIn] | None:
         """Makes what answers on a connection while there is no runner (see `keeper`); `None`: nobody has to."""
 
+    @property
+    def kept_drain(self) -> float:
+        """Seconds that calls under way get at the end where a keeper stands in, if that's more than `drain`."""
+
     def work(
         self,
         sock: socket.socket,

@@ -70,6 +70,7 @@ class Supervisor:
         self._may_linger = gateway_parent()
         self._selector = selectors.DefaultSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
+        self._keeper: Keeper | None = None
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT.
@@ -84,7 +85,8 @@ class Supervisor:
         with contextlib.ExitStack() as at_end:
             at_end.callback(self._ignore_signals)
             at_end.callback(self._loop.close)
-            self._open(at_end, self._fork_keeper())
+            self._keeper = self._fork_keeper()
+            self._open(at_end, self._keeper)
             self._loop.run_until_complete(self._start())
             while (worker := self._loop.run_until_complete(self._fleet.next_to_fork())) is not None:
                 self._fleet.fork(worker)
@@ -202,6 +204,8 @@ class Supervisor:
             self._loop.call_later(_LINGER_LOOK_SECONDS, self._linger, until, deadline)
 
     def _drain(self, seconds: float) -> None:
+        if self._keeper is not None:
+            seconds = max(seconds, self._fleet.plan.kept_drain)
         self._fleet.stop(seconds)
         self._notifier.stopping()
         self._loop.call_later(seconds + TEARDOWN_SECONDS + 0.03, self._end_all)

@@ -70,6 +70,7 @@ class WorkerPlan:
         backlog: connections that may wait to be accepted.
         socket_of: gives the address of a plugin's own socket.
         stand_in: makes what answers on a connection while there is no runner.
+        kept_drain: seconds for calls under way where a keeper stands in, if that's more than `drain`.
     """
 
     settings: Settings
@@ -83,6 +84,7 @@ class WorkerPlan:
     backlog: int = BACKLOG
     socket_of: Callable[[str], Address] | None = None
     stand_in: Callable[[], StandIn] | None = None
+    kept_drain: float = 0.0
 
     def work(
         self,
@@ -185,6 +187,8 @@ async def _work(
         if left:
             service.failures.report("retired with calls under way", kind="cut_off", connections=left)
     building.cancel()
+    if keeper is not None:
+        service.drain_seconds = max(service.drain_seconds, plan.kept_drain)
     until = monotonic() + service.drain_seconds + TEARDOWN_SECONDS
     cut_off = await service.drain()
     await link.close(_FLUSH_SECONDS if ending == "retire" else 0.02)

@@ -22,6 +22,7 @@ from gatewright.server.drivers.kong.event import REFUSAL, Event
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.drivers.kong.stand_in import StandIn
 from gatewright.server.host.listener import BACKLOG
+from gatewright.server.host.orphans import GRACE_SECONDS
 from gatewright.server.worker.process import WorkerPlan
 from gatewright.server.worker.service import Service
 from gatewright.settings import Address, Settings
@@ -30,6 +31,8 @@ __all__ = ["SESSIONS", "driver", "plan"]
 
 SESSIONS: Final[dict[str, type[KongSession]]] = {"msgpack": MsgPackSession, "protobuf": ProtoBufSession}
 
+_KEPT_DRAIN_SECONDS: Final = GRACE_SECONDS - 1.0
+"""Kong kills a server some milliseconds after it has told it to end, and does not wait for its workers."""
 _WITH_REQUEST: Final = frozenset(("rewrite", "access", "response", "log"))
 """Phases in which Kong tells the request's headers (pdk/request.lua)."""
 
@@ -165,4 +168,5 @@ def plan(
         backlog=backlog,
         socket_of=socket_of,
         stand_in=partial(StandIn, session),
+        kept_drain=_KEPT_DRAIN_SECONDS,
     )
