@@ -134,6 +134,7 @@ class SendingConnection(NotedConnection):
             return False
         if self._transport.get_write_buffer_size():
             return False
+        self._clear_guard()  # the supervisor would have last words on a connection that is the keeper's
         self._closed = self._service.hand_over(self, self._transport)
         return self._closed
 
