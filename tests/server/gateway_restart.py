@@ -1,12 +1,13 @@
 """Stands in for a gateway whose runner ends by itself, again and again, and is started anew each time.
 
 Called as `gateway_restart.py SOCKET COMMAND...`; prints what is answered to a phase of a request, over MessagePack or,
-if the command says so, Protobuf, on a new connection and on one that was pooled before: while the runner serves, when
-it is gone, and when the next one is there.
+if the command says so, Protobuf, on a new connection and on one that was pooled before: while the runner serves, and
+to what is asked when it is gone, which waits for the next one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import struct
@@ -33,7 +34,13 @@ class Connection:
         self.sock.connect(path)
 
     def ask(self, method: str, argument: object) -> Any:
+        self.say(method, argument)
+        return self.hear()
+
+    def say(self, method: str, argument: object) -> None:
         self.sock.sendall(msgpack.packb([0, 1, f"plugin.{method}", [argument]]))
+
+    def hear(self) -> Any:
         unpacker = msgpack.Unpacker()
         while True:
             unpacker.feed(self.sock.recv(4096))
@@ -52,15 +59,29 @@ class Connection:
         return False
 
     def start(self) -> int:
-        return int(self.ask("StartInstance", {"Name": "deny", "Config": "{}"})["Id"])
+        self.begin_start()
+        return self.end_start()
 
-    def event(self, instance: int, phase: str) -> str:
-        step = self.ask("HandleEvent", {"InstanceId": instance, "EventName": phase})
+    def begin_start(self) -> None:
+        self.say("StartInstance", {"Name": "deny", "Config": "{}"})
+
+    def end_start(self) -> int:
+        return int(self.hear()["Id"])
+
+    def begin(self, instance: int, phase: str) -> None:
+        self.say("HandleEvent", {"InstanceId": instance, "EventName": phase})
+
+    def end(self) -> str:
+        step = self.hear()
         said = step if isinstance(step, str) or step["Data"] == "ret" else step["Data"]["Args"][0]
         return str(said if isinstance(said, str | int) else said["Data"])
 
     def access(self, instance: int) -> str:
-        said = self.event(instance, "access")
+        self.begin(instance, "access")
+        return self.end_access()
+
+    def end_access(self) -> str:
+        said = self.end().partition(" #")[0]
         return f"{said}{'' if self.can_be_pooled else ' and is left'}"
 
 
@@ -84,13 +105,18 @@ class ProtobufConnection(Connection):
         data = RPC_CALL.encode({"sequence": 1, **command})
         self.sock.sendall(LENGTH.pack(len(data)) + data)
 
-    def start(self) -> int:
+    def begin_start(self) -> None:
         self._call(start_instance={"name": "deny", "config": b"{}"})
+
+    def end_start(self) -> int:
         return int(RPC_RETURN.decode(self._frame())["instance_status"].get("instance_id", 0))
 
-    def event(self, instance: int, phase: str) -> str:
-        try:
+    def begin(self, instance: int, phase: str) -> None:
+        with contextlib.suppress(OSError):  # `end` will tell
             self._call(handle_event={"instance_id": instance, "event_name": phase})
+
+    def end(self) -> str:
+        try:
             if self._frame():
                 return str(EXIT_ARGS.decode(self._frame())["status"])
             return "ret" if RPC_RETURN.decode(self._frame()) else "?"
@@ -120,12 +146,21 @@ def main(path: str, *command: str) -> None:
         later.access(instance)
         runner.send_signal(number)
         runner.wait()
-        print("gone:", kind(path).access(instance))
-        print("gone, pooled:", pooled.access(instance))
-        print("gone, log:", kind(path).event(instance, "log"))
-        print("gone, another:", "an id" if kind(path).start() >= 0 else "none")
+        anew = kind(path)
+        for each in (anew, pooled):
+            each.begin(instance, "access")
+        if kind is Connection:  # nobody can go on with it
+            step = kind(path)
+            step.say("Step", {"EventId": 5})
+            print("gone, a step:", step.end_access())
+            another = kind(path)
+            another.begin_start()
         runner = start(list(command), log)
-        print("anew, pooled:", later.access(instance).partition(" #")[0], flush=True)
+        print("waited:", anew.end_access())
+        print("waited, pooled:", pooled.end_access())
+        if kind is Connection:
+            print("waited, another:", "an id" if another.end_start() > 0 else "none")
+        print("anew, pooled:", later.access(instance), flush=True)
     runner.terminate()
     runner.wait()
 

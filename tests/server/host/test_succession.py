@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.kong.conftest import wait_until
 
 RELOAD = Path(__file__).parents[1] / "gateway_reload.py"
-PLUGIN = "class Plugin(object):\n    def __init__(self, config): pass\n    def access(self, kong): pass\n"
+PLUGIN = """
+class Plugin(object):
+    def __init__(self, config): pass
+    def access(self, kong):
+        kong.response.set_header("x-path", kong.request.get_path())
+"""
 
 
 def reloads(tmp_path: Path) -> list[str]:
@@ -24,10 +27,17 @@ def reloads(tmp_path: Path) -> list[str]:
         capture_output=True, text=True, timeout=90, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return done.stdout.splitlines()
 
 
-@pytest.mark.long
-def test_somebody_listens_all_through_a_reload(tmp_path: Path) -> None:
-    assert reloads(tmp_path) == ["0", "l"]
+def test_somebody_listens_all_through_a_reload_and_steps_find_their_event(tmp_path: Path) -> None:
+    on = "kong.response.set_header ret"
+    assert reloads(tmp_path) == [
+        f"of the first, to the second: {on}",
+        f"of the second, to the first: {on}",
+        f"the first is killed, over its connection: {on}",
+        f"the first is killed, to the second: {on}",
+        "unknown: kong.response.exit",
+        "0 l",
+    ]
     wait_until(lambda: not (tmp_path / "k.sock").exists())  # the last one removes it
