@@ -22,7 +22,7 @@ import structlog
 
 from gatewright.errors import ListenError
 from gatewright.server.host.gateway_user import find_gateway_user, gateway_parent, may_follow
-from gatewright.server.host.socket_file import Found, bind_file, remove_file
+from gatewright.server.host.socket_file import Found, bind_file, listens_for, remove_file
 from gatewright.settings import Address, Settings, parse_address
 
 __all__ = ["BACKLOG", "Listener", "passed_socket", "watches_parent"]
@@ -166,6 +166,17 @@ class Listener:
         except OSError:
             return False
         return (there.st_dev, there.st_ino) != self.file.file
+
+    @property
+    def is_succeeded(self) -> bool:
+        """Whether who listens in our place is another runner of the same gateway's."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(self.address.path)
+            except OSError:
+                return False
+            return may_follow(listens_for(probe))
 
     @property
     def is_gone(self) -> bool:

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 from gatewright.errors import ListenError
 
-__all__ = ["Found", "bind_file", "remove_file"]
+__all__ = ["Found", "bind_file", "listens_for", "remove_file"]
 
 _LOCK_SECONDS: Final = 5.0
 _LOCK_PAUSE: Final = 0.01
@@ -176,7 +176,7 @@ def _clear_the_way(path: Path, directory: int, may_replace: Callable[[int], bool
     except OSError as error:
         raise ListenError(f"{path} exists and can't be tried: {error.strerror or error}") from None
     else:
-        if may_replace(_listens_for(probe)):
+        if may_replace(listens_for(probe)):
             return True
         raise ListenError(f"{path} is in use by another running process; stop it or choose another path with --listen")
     finally:
@@ -190,7 +190,7 @@ def _clear_the_way(path: Path, directory: int, may_replace: Callable[[int], bool
     return False
 
 
-def _listens_for(connection: socket.socket) -> int:
+def listens_for(connection: socket.socket) -> int:
     """The process at the other end: the one that listened."""
     pid: int = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
     return pid

@@ -39,6 +39,7 @@ class Places:
         self._looked = monotonic()
         self._taken: dict[Listener, int] = {}
         self._told: dict[Listener, str] = {}
+        self._succeeded: set[Listener] = set()
 
     def look(self) -> None:
         """Look, if it's time."""
@@ -49,7 +50,10 @@ class Places:
         for listener in self._dispatcher.listeners:
             if listener.is_gone:
                 self._renew(listener)
-            elif listener.is_replaced:
+            elif listener.is_replaced and listener not in self._succeeded:
+                if listener not in self._taken and listener.is_succeeded:
+                    self._succeeded.add(listener)
+                    continue
                 self._taken[listener] = self._taken.get(listener, 0) + 1
                 if self._taken[listener] == _LOOKS_BEFORE_TELLING:
                     self._tell(listener, "another file has taken its place: remove that, and it's made again")

@@ -5,7 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+from gatewright.server.host import listener
+from gatewright.server.supervisor import places
+from gatewright.settings import Address, Settings
 from tests.kong.conftest import wait_until
 
 RELOAD = Path(__file__).parents[1] / "gateway_reload.py"
@@ -41,3 +48,21 @@ def test_somebody_listens_all_through_a_reload_and_steps_find_their_event(tmp_pa
         "0 l",
     ]
     wait_until(lambda: not (tmp_path / "k.sock").exists())  # the last one removes it
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_who_is_replaced_by_a_successor_has_no_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
+    monkeypatch.setattr(listener, "may_follow", lambda _: True)
+    address = Address(path=str(tmp_path / "k.sock"))
+    first, second = (listener.Listener.bind(address, follows=True) for _ in range(2))
+    monkeypatch.setattr(listener, "may_follow", lambda _: is_ours)
+    monkeypatch.setattr(places, "_LOOK_SECONDS", -1.0)
+    dispatcher: Any = SimpleNamespace(listeners=[first], unreachable=None)
+    looks = places.Places(dispatcher, Settings())
+    for _ in range(4):
+        looks.look()
+    assert dispatcher.unreachable is not is_ours
+    first.close()
+    second.close()
