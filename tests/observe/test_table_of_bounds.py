@@ -16,7 +16,7 @@ from gatewright.observe.tracing import Tracing
 from gatewright.redaction import redact_fields
 from gatewright.runtime.executor import PluginExecutor
 from gatewright.runtime.failures import FailureLog
-from gatewright.server.worker.own_metrics import samples_of_plugins
+from gatewright.server.worker.own_metrics import OwnMetrics
 from gatewright.server.worker.reporting import make_report
 from gatewright.server.worker.service import Service
 from tests.conftest import ROOT
@@ -158,7 +158,7 @@ def test_samples_of_plugins_have_a_number() -> None:
         for number in range(MOST_SAMPLES):
             counter.labels(str(number))
         with capture_logs() as lines:
-            samples = samples_of_plugins(FailureLog())
+            samples = OwnMetrics(FailureLog()).samples()
         assert len(samples) <= MOST_SAMPLES
         assert not [sample for sample in samples if sample.name.startswith("bounds_of_labels")]
         assert {line["metric"] for line in lines} >= {"bounds_of_labels", "Quits"}

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from gatewright.observe.report import MOST_SAMPLES, Sample
 from gatewright.runtime.failures import FailureLog
+from gatewright.server.worker.collectors import Collectors, name_of
 
-__all__ = ["samples_of_plugins"]
+__all__ = ["OwnMetrics"]
 
 _NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
@@ -24,34 +25,48 @@ _KINDS: Final = frozenset((
 _LONGEST: Final = 1000
 
 
-def samples_of_plugins(failures: FailureLog) -> list[Sample]:
-    """All samples that can be told; the others' metrics are reported."""
-    library = sys.modules.get("prometheus_client")
-    if library is None:
-        return []
-    out: list[Sample] = []
-    for family in _families(library.REGISTRY, failures):
-        name = getattr(family, "name", family)
-        if isinstance(name, str) and name.startswith(("python_", "process_")):
-            continue
-        try:
-            samples = [_sample(family, sample) for sample in family.samples]
-        except BaseException as error:  # whatever a plugin's own collector gives
-            _leave_out(failures, name, error)
-            continue
-        if len(out) + len(samples) > MOST_SAMPLES:
-            _leave_out(failures, name, ValueError(f"plugins have more than {MOST_SAMPLES} samples; fewer labels?"))
-            continue
-        out += samples
-    return out
+class OwnMetrics:
+    """The metrics that plugins of a process define."""
 
+    def __init__(self, failures: FailureLog) -> None:
+        """Look at none yet.
 
-def _families(registry: Any, failures: FailureLog) -> Iterator[Any]:
-    for collector in list(getattr(registry, "_collector_to_names", ())) or [registry]:
-        try:
-            yield from collector.collect()
-        except BaseException as error:
-            _leave_out(failures, getattr(collector, "_name", type(collector).__name__), error)
+        Args:
+            failures: where it's told what is left out.
+        """
+        self._failures = failures
+        self._collectors = Collectors(failures)
+
+    def samples(self) -> list[Sample]:
+        """All samples that can be told; the others' metrics are reported."""
+        library = sys.modules.get("prometheus_client")
+        if library is None:
+            return []
+        failures = self._failures
+        out: list[Sample] = []
+        for family in self._families(library.REGISTRY):
+            name = getattr(family, "name", family)
+            if isinstance(name, str) and name.startswith(("python_", "process_")):
+                continue
+            try:
+                samples = [_sample(family, sample) for sample in family.samples]
+            except BaseException as error:  # whatever a plugin's own collector gives
+                _leave_out(failures, name, error)
+                continue
+            if len(out) + len(samples) > MOST_SAMPLES:
+                _leave_out(failures, name, ValueError(f"plugins have more than {MOST_SAMPLES} samples; fewer labels?"))
+                continue
+            out += samples
+        return out
+
+    def _families(self, registry: Any) -> Iterator[Any]:
+        collectors = list(getattr(registry, "_collector_to_names", ())) or [registry]
+        self._collectors.keep(collectors)
+        for collector in collectors:
+            try:
+                yield from self._collectors.collect(collector)
+            except BaseException as error:
+                _leave_out(self._failures, name_of(collector), error)
 
 
 def _leave_out(failures: FailureLog, name: object, error: BaseException) -> None:

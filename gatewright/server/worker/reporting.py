@@ -7,7 +7,6 @@ from pathlib import Path
 
 from gatewright.observe.report import TallyReport, WorkerReport
 from gatewright.redaction import redact
-from gatewright.server.worker.own_metrics import samples_of_plugins
 from gatewright.server.worker.service import Service
 
 __all__ = ["make_report", "resident_memory"]
@@ -62,7 +61,7 @@ def make_report(service: Service, *, detailed: bool) -> WorkerReport:
             for key, tally in service.builder.tallies.items()
             if any(tally.counts)
         ],
-        samples=samples_of_plugins(service.failures),
+        samples=service.own_metrics.samples(),
     )
     if detailed:
         report.last_failures = [{name: _plain(value) for name, value in item.items()} for item in service.failures.last]

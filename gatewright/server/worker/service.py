@@ -27,6 +27,7 @@ from gatewright.server.worker.between import Driver, Uplink
 from gatewright.server.worker.inflow import BufferedInput
 from gatewright.server.worker.lag import LagMeter
 from gatewright.server.worker.leaks import LeakWatch
+from gatewright.server.worker.own_metrics import OwnMetrics
 from gatewright.server.worker.spare import SpareDescriptor
 from gatewright.settings import Settings
 
@@ -129,6 +130,7 @@ class Service:
         """The process is about to end: connections are closed after their answer."""
         self.leaving = False
         self.spare = SpareDescriptor()
+        self.own_metrics = OwnMetrics(self.failures)
         """Connections have to go, by being closed or to another worker."""
         self.started = self.ended = self.responses = self.answered = 0
         self.lean_calls = self.logs = 0
