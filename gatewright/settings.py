@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from gatewright.errors import ConfigError
-from gatewright.yaml_faults import yaml_fault
+from gatewright.yaml_faults import place_in, yaml_fault
 
 __all__ = [
     "DEFAULT_FILE", "LOG_LEVELS", "Address", "PluginSettings", "Settings", "control_address", "load_settings",
@@ -277,7 +277,7 @@ def load_settings(
         try:
             values[name] = _convert(name, value, types[name])
         except (msgspec.ValidationError, ValueError, TypeError) as error:
-            raise ConfigError(f"{name} (from {origin}): {error}") from None
+            raise ConfigError(f"{_place(origin, name, str(error))}: {name}: {error}") from None
         origins[name] = origin
 
     for name, value in (defaults or {}).items():
@@ -288,8 +288,9 @@ def load_settings(
         file_values = _read_yaml(file)
     for name, value in (file_values or {}).items():
         if name not in types:
-            known = ", ".join(sorted(types))
-            raise ConfigError(f"{file}: unknown setting {name!r}; known: {known}")
+            near = get_close_matches(name, types, 1)
+            cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(types))}"
+            raise ConfigError(f"{_place(str(file), name)}: unknown setting {name!r}; {cure}")
         take(name, value, str(file) if file else "file")
     for item in fields(Settings):
         for variable in (item.metadata["env"], f"{_PREFIX}{item.name.upper()}"):
@@ -298,7 +299,23 @@ def load_settings(
     for name, value in flags.items():
         if value is not None and value != ():
             take(name, value, f"--{name.replace('_', '-')}")
-    return Effective(Settings(**values), origins, _unknown_variables(environ))
+    try:
+        return Effective(Settings(**values), origins, _unknown_variables(environ))
+    except ConfigError as error:
+        name = str(error).partition(" ")[0]
+        if origins.get(name, "default") == "default":
+            raise
+        raise ConfigError(f"{_place(origins[name], name)}: {error}") from None
+
+
+def _place(origin: str, name: str, fault: str = "") -> str:
+    """Where a setting is from, with the line if that's a file; in `plugin_settings` that of the plugin's."""
+    if not Path(origin).is_file():
+        return origin
+    plugin, _, rest = fault.partition(": ")
+    key = re.search(r"there is no '(.*?)'|at `\$\.(\w+)`", rest)
+    own = f".{plugin}.{key[1] or key[2]}" if name == "plugin_settings" and key else ""
+    return place_in(Path(origin), f"{name}{own}")
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -340,10 +357,8 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         return _LEVEL_ALIASES.get(lowered, lowered)
     if name == "socket_mode" and isinstance(value, int):  # YAML reads 0660 as octal
         return f"{value:04o}"
-    if name == "plugin_settings" and isinstance(value, str):
-        return msgspec.json.decode(value, type=dict[str, PluginSettings])
     if name == "plugin_settings":
-        return msgspec.convert(value, type=dict[str, PluginSettings])
+        return _plugin_settings(msgspec.json.decode(value) if isinstance(value, str) else value)
     if name == "die_with_parent" and isinstance(value, bool):  # YAML reads yes and no as booleans
         return "yes" if value else "no"
     if name == "control" and value is False:  # and off
@@ -351,6 +366,24 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     if kind is str:
         return str(value)
     return msgspec.convert(value, type=kind, strict=False)
+
+
+def _plugin_settings(value: Any) -> dict[str, PluginSettings]:
+    if not isinstance(value, dict):
+        raise TypeError("expected plugins' names, each with settings of its own")
+    made = {}
+    known = [each.name for each in msgspec.structs.fields(PluginSettings)]
+    for plugin, own in value.items():
+        for key in own if isinstance(own, dict) else ():
+            if key not in known:
+                near = get_close_matches(str(key), known, 1)
+                cure = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+                raise ValueError(f"{plugin}: there is no {key!r}; {cure}")
+        try:
+            made[str(plugin)] = msgspec.convert(own, type=PluginSettings)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{plugin}: {error}") from None
+    return made
 
 
 def describe_settings(effective: Effective) -> list[tuple[str, Any, str, str]]:

@@ -191,6 +191,33 @@ def test_bad_settings_say_which_and_why(tmp_path: Path, text: str, message: str)
         load_settings(flags={}, environ={}, file=file)
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("pluginz: [a]", 3, "unknown setting 'pluginz'; did you mean plugins?"),
+        ("threads: many", 3, "threads: Expected `int`"),
+        ("workers: many", 3, "workers is auto or a number"),
+        ("plugin_settings:\n  greet:\n    on_eror: skip", 5, "greet: there is no 'on_eror'; did you mean on_error?"),
+        ("plugin_settings:\n  greet:\n    on_error: skpi", 5, "greet: Invalid enum value 'skpi'"),
+        ("plugin_settings: 5", 3, "expected plugins' names"),
+    ],
+)
+def test_bad_settings_say_at_which_line(tmp_path: Path, text: str, line: int, words: str) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(f"drain: 0.5\n\n{text}\n")
+    with pytest.raises(ConfigError) as raised:
+        load_settings(flags={}, environ={}, file=file)
+    assert str(raised.value).startswith(f"{file}:{line}: ")
+    assert words in str(raised.value)
+
+
+def test_bad_settings_of_the_environment_and_of_flags_name_them() -> None:
+    with pytest.raises(ConfigError, match=r"^environment GATEWRIGHT_WORKERS: workers is"):
+        load_settings(flags={}, environ={"GATEWRIGHT_WORKERS": "many"})
+    with pytest.raises(ConfigError, match=r"^--workers: workers is"):
+        load_settings(flags={"workers": "many"}, environ={})
+
+
 def test_addresses() -> None:
     assert str(parse_address("unix:/tmp/a.sock")) == "unix:/tmp/a.sock"
     assert parse_address("/tmp/a.sock").path == "/tmp/a.sock"
@@ -268,7 +295,10 @@ def test_config_shows_values_and_origins() -> None:
 def test_bad_flags_end_with_one_clear_line() -> None:
     run = command("run", "--listen", "nowhere")
     assert run.returncode == 2
-    assert run.stderr == "gatewright: listen is unix:/path or tcp://host:port, with a port up to 65535, not 'nowhere'\n"
+    assert (
+        run.stderr
+        == "gatewright: --listen: listen is unix:/path or tcp://host:port, with a port up to 65535, not 'nowhere'\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -351,7 +351,9 @@ def test_timeouts_longer_than_the_gateways(plugins: Path, tmp_path: Path) -> Non
 
 def test_invalid_settings(tmp_path: Path) -> None:
     (tmp_path / "gatewright.yaml").write_text("workers: some\n")
-    assert "the settings are invalid: workers is auto or a number" in doctor(cwd=tmp_path).of("problem")
+    assert "the settings are invalid: gatewright.yaml:1: workers is auto or a number" in doctor(cwd=tmp_path).of(
+        "problem"
+    )
 
 
 def test_as_text(plugins: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from gatewright.dev.kong.configuring import plugins_of
 from gatewright.dev.kong.declarative import load_declarative
-from gatewright.dev.kong.places import place_in
 from gatewright.dev.kong.plugins import KnownPlugin
 from gatewright.errors import ConfigError
+from gatewright.yaml_faults import place_in
 from tests.dev.test_what_dev_tells import GREET, dev  # noqa: F401 - a fixture
 
 GUARD = KnownPlugin(

@@ -10,12 +10,12 @@ from typing import Any
 
 from gatewright.dev.kong.declarative import Declared, load_declarative, parse_declarative
 from gatewright.dev.kong.lean_schema import LEAN_PLUGINS
-from gatewright.dev.kong.places import place_in, placed
 from gatewright.dev.kong.plugins import KnownPlugin, Plugins
 from gatewright.dev.survey import Survey
 from gatewright.errors import ConfigError
 from gatewright.runtime.kong_modules import KONGS_OWN
 from gatewright.runtime.shipped import is_shipped
+from gatewright.yaml_faults import place_in, placed
 
 __all__ = ["declared_by", "is_declarative", "lean_everywhere", "plugins_of", "shipped_in"]
 

@@ -18,9 +18,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from gatewright.dev.kong.places import placed
 from gatewright.errors import ConfigError
-from gatewright.yaml_faults import yaml_fault
+from gatewright.yaml_faults import placed, yaml_fault
 
 __all__ = ["Declared", "Entity", "PluginEntry", "load_content", "load_declarative", "parse_declarative"]
 
