@@ -149,6 +149,8 @@ class Http1Connection(asyncio.Protocol):
             return
         # Nginx may leave the client without an answer, and takes the next request.
         stays = request.keep_alive if is_silent(answer, request) else self._write(answer, request)
+        if answer.goes_on:
+            self._go_on(incoming)
         if answer.tunnel is not None:
             await self._go_through(answer.tunnel)
             return

@@ -90,6 +90,7 @@ class Answer:
     `body` is `None` where nothing is printed; `page`: the gateway's own HTML page; `cut`: the upstream broke off in the
     middle, and the connection ends there; `status_line`: the upstream's own; `headless`: the body is
     all there is; `names_charset`: a type of text gets one; `method`: what the request's is by now;
+    `goes_on`: after it the client is told to send its body, which is done away with;
     `rewritten`: the body was put in the place of the upstream's; `began`: the status with which nginx began, before a
     plugin made it another; `untyped`: it has no type unless it's given one.
     """
@@ -103,6 +104,7 @@ class Answer:
     cut: bool = False
     status_line: str | None = None
     headless: bool = False
+    goes_on: bool = False
     names_charset: bool = True
     rewritten: bool = False
     began: int | None = None

@@ -191,5 +191,5 @@ def header_name(name: str) -> str:
 
 
 def header_value(value: str) -> str:
-    """A header's value as nginx lets it out: line breaks and NUL escaped."""
-    return re.sub(r"[\r\n\0]", lambda match: f"%{ord(match[0]):02X}", value)
+    """A header's value as Lua lets it out: control characters escaped, but for the tab."""
+    return re.sub(r"[\0-\x08\n-\x1f\x7f]", lambda match: f"%{ord(match[0]):02X}", value)

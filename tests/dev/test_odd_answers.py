@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,51 @@ async def test_of_what_closes_the_connection_head_gets_the_headers(tmp_path: Pat
         answers = await seen.send(FIRST.replace(b"GET", b"HEAD") + FIRST)
     assert statuses(answers) == [b"%d" % status]
     assert b"\r\nConnection: keep-alive\r\n" in answers
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "version"),
+    [(99, "POST", "3.9"), (204, "POST", "3.9"), (304, "HEAD", "3.9"), (99, "POST", "3.18")],
+)
+async def test_such_a_body_is_no_other_request_s_when_it_comes_late(
+    tmp_path: Path, status: int, method: str, version: str
+) -> None:
+    head = f"{method} /r/x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n".encode()
+    async with gateway(tmp_path, stop(status, b"x"), behaviour=BEHAVIOURS[version]) as seen:
+        reader, writer = await asyncio.open_connection("127.0.0.1", seen.port)
+        writer.write(head)
+        while not seen.calls:
+            await asyncio.sleep(0.01)
+        writer.write(b"abc" + request())
+        answers = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        await writer.wait_closed()
+    assert statuses(answers)[-1] == b"400"
+    assert len(seen.calls) == 1
+    assert b"100 Continue" not in answers
+
+
+@pytest.mark.parametrize("status", [204, 304, 444])
+async def test_before_what_has_no_body_nobody_is_told_to_go_on(tmp_path: Path, status: int) -> None:
+    async with gateway(tmp_path, stop(status, b"x")) as seen:
+        answer = await seen.send_for(request("Content-Length: 5", "Expect: 100-continue", method="POST"))
+    assert statuses(answer) == ([] if status == 444 else [b"%d" % status])
+
+
+@pytest.mark.parametrize(("status", "method"), [(204, "POST"), (304, "POST"), (403, "HEAD")])
+async def test_a_later_nginx_tells_the_client_to_go_on_once_it_has_answered(
+    tmp_path: Path, status: int, method: str
+) -> None:
+    async with gateway(tmp_path, stop(status, b"x"), behaviour=BEHAVIOURS["3.18"]) as seen:
+        answer = await seen.send_for(request("Content-Length: 5", "Expect: 100-continue", method=method))
+    assert statuses(answer) == [b"%d" % status, b"100"]
+
+
+@pytest.mark.parametrize("status", [99, 1000])
+async def test_a_later_lua_sets_no_status_that_is_none(tmp_path: Path, status: int) -> None:
+    reply = [replies.encode_resp_reply(0, RespReply(status))]
+    async with gateway(tmp_path, reply, plugins=RESP, behaviour=BEHAVIOURS["3.18"]) as seen:
+        assert statuses(await seen.send(request())) == [b"200"]
 
 
 async def test_a_later_nginx_does_away_with_the_body_of_a_head(tmp_path: Path) -> None:

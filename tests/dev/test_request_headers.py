@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from gatewright.dev.apisix.behaviour import BEHAVIOURS
 from gatewright.dev.apisix.exchange import Exchange
+from gatewright.dev.apisix.rewriting import proxy_rewrite
+from gatewright.dev.apisix.variables import variable
 from gatewright.dev.messages import ClientRequest
 from gatewright.gateways.apisix.replies import Rewrite
 
@@ -45,3 +48,43 @@ def test_a_header_that_nginx_knows_is_added_to_by_setting_it() -> None:
     seen.add_header("X-A", "n")
     seen.add_header("Via", "first")
     assert seen.headers[1:] == [("X-A", "1"), ("X-A", "n"), ("Via", "first")]
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"), [("a\x01b", "a%01b"), ("\x1f\x7f", "%1F%7F"), ("a\tb", "a\tb"), ("a\r\nb", "a%0D%0Ab")]
+)
+def test_control_characters_are_escaped_but_for_the_tab(value: str, sent: str) -> None:
+    seen = exchange("X-A")
+    seen.apply_rewrite(Rewrite(headers=[("x-a", value)], resp_headers=[("x-r", value)]))
+    assert seen.headers[1:] == [("x-a", sent)]
+    assert seen.response_headers == [("x-r", sent)]
+
+
+@pytest.mark.parametrize(("version", "target"), [("3.9", "/n?"), ("3.18", "/n")])
+def test_a_path_without_arguments_left_has_a_question_mark_in_older_versions(version: str, target: str) -> None:
+    came = ClientRequest("GET", "/r?a=1", [("Host", "h")], "127.0.0.1")
+    seen = Exchange(came, BEHAVIOURS[version])
+    seen.apply_rewrite(Rewrite(path="/n", args=[("a", None)]))
+    assert seen.proxy_target() == target
+
+
+# --- what is known of it
+
+
+def test_nginx_s_own_uri_is_what_proxy_rewrite_makes_of_it() -> None:
+    seen = exchange("X-A")
+    proxy_rewrite(seen, {"uri": "/p q"})
+    assert variable(seen, "document_uri") == b"/p%20q"
+    assert variable(seen, "uri") == b"/"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("upstream_cache_zone", b"off", b"off"), ("upstream_cache_key", b"", b""), ("llm_stream", None, b"false"),
+        ("request_type", None, b"traditional_http"), ("llm_prompt_tokens", None, b"0"), ("request_line", None, b""),
+    ],
+)  # fmt: skip
+def test_variables_of_the_configuration(name: str, old: bytes | None, new: bytes | None) -> None:
+    came = ClientRequest("GET", "/", [("Host", "h")], "127.0.0.1")
+    assert [variable(Exchange(came, BEHAVIOURS[each]), name) for each in ("3.9", "3.18")] == [old, new]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 __all__ = ["BEHAVIOURS", "Behaviour"]
@@ -27,7 +28,7 @@ class Behaviour:
         splits_global_rules: their access phase runs after the route's rewrite phase.
         reads_unsized_bodies: the body of an HTTP/2 request without Content-Length is read.
         lower_names: APISIX's table of headers is patched under lower-case names, whatever a runner sends.
-        variables: those that its nginx.conf defines and older ones don't.
+        variables: those that its nginx.conf defines and older ones don't, and as what.
         nginx: its nginx.
         lua: its nginx's Lua module, as lua-resty-http names it.
     """
@@ -47,7 +48,7 @@ class Behaviour:
     splits_global_rules: bool = False
     reads_unsized_bodies: bool = False
     lower_names: bool = False
-    variables: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def release(self) -> str:
@@ -69,9 +70,22 @@ _3_15: Final = replace(_3_14, version="3.15", challenges=True, merges_global_rul
 _3_16: Final = replace(_3_15, version="3.16", keeps_query=True)
 _3_17: Final = replace(
     _3_16, version="3.17", nginx="1.29.2", lua="10031", splits_global_rules=True, reads_unsized_bodies=True,
-    variables=("rate_limiting_info",),
+    variables={"rate_limiting_info": ""},
 )  # fmt: skip
-_3_18: Final = replace(_3_17, version="3.18", forwarded="injected", lower_names=True)
+_OF_MODELS: Final = (
+    "prompt_tokens", "completion_tokens", "total_tokens", "tool_count", "cache_read_input_tokens",
+    "cache_creation_input_tokens", "reasoning_tokens", "time_to_first_token",
+)  # fmt: skip
+_NAMED: Final = (
+    "rate_limiting_info", "opentelemetry_context_traceparent", "opentelemetry_trace_id", "opentelemetry_span_id",
+    "upstream_unresolved_host", "upstream_mirror_grpc_path", "request_line", "apisix_upstream_response_time",
+    "request_llm_model", "llm_model", "llm_content_risk_level", "llm_end_user_id", "original_x_forwarded_for",
+)  # fmt: skip
+_3_18: Final = replace(
+    _3_17, version="3.18", forwarded="injected", lower_names=True,
+    variables=dict.fromkeys(_NAMED, "") | {f"llm_{name}": "0" for name in _OF_MODELS}
+    | {"llm_stream": "false", "llm_has_tool_calls": "false", "request_type": "traditional_http"},
+)  # fmt: skip
 
 BEHAVIOURS: Final = {
     each.version: each for each in (_3_9, _3_10, _3_11, _3_12, _3_13, _3_14, _3_15, _3_16, _3_17, _3_18)

@@ -55,6 +55,8 @@ class Exchange:
         self.normal_uri = target.uri + (f"?{target.args}" if target.args else "")
         """`$request_uri` as APISIX has it: normalised, and not touched by what rewrites the request."""
         self.upstream_uri = ""
+        self.nginx_uri: str | None = None
+        """What proxy-rewrite makes of nginx's own `$uri`; APISIX's, which it has asked for before, stays."""
         self.headers: Headers = [
             (name, value) for name, value in request.headers if re.fullmatch(r"[A-Za-z0-9_\-]+", name)
         ]
@@ -164,10 +166,20 @@ class Exchange:
         announced = any(name.lower() == "content-length" for name, _ in self.headers)
         return self.request.version == "2" and not announced and not self.behaviour.reads_unsized_bodies
 
-    def tell_to_go_on(self) -> None:
-        """Tell the client to send its body, if the request, as it is by now, says that it waits for that."""
+    @property
+    def body_is_left(self) -> bool:
+        """Nobody has read the client's body."""
+        return not self.body_read and not self._upload_is_read
+
+    @property
+    def waits_to_go_on(self) -> bool:
+        """The client waits until it's told to send its body: so the request says, as it is by now."""
         expect = next((value for name, value in self.headers if name.lower() == "expect"), "")
-        if self.request.version == "1.1" and expect.lower() == "100-continue":
+        return self.request.version == "1.1" and expect.lower() == "100-continue"
+
+    def tell_to_go_on(self) -> None:
+        """Tell the client to send its body, if it waits for that."""
+        if self.waits_to_go_on:
             self.request.go_on()
 
     def make_way(self) -> None:
@@ -175,9 +187,9 @@ class Exchange:
 
         A client that waits is told to go on for that. For HEAD older ones forget it, and take the body for a request.
         """
-        if self.method != "HEAD" or self.behaviour.since(17):
+        if self.method != "HEAD":
             self.tell_to_go_on()
-        elif not self.body_read and not self._upload_is_read:
+        elif self.body_is_left and not self.behaviour.since(17):
             self.request.give_back(self.request.wire or self.request.body)
 
     # --- what the runner is told
@@ -290,7 +302,8 @@ class Exchange:
             self._apply_args(rewrite)
             if path is not None:
                 # 3.9.1: the query comes back only with arguments in the reply.
-                self.upstream_uri = path + "?" + self.args_text
+                question = self.is_args if self.behaviour.keeps_query else "?"
+                self.upstream_uri = path + question + self.args_text
 
     def _set_length(self, value: str | None) -> None:
         if value and not re.fullmatch("[0-9]+", value):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gatewright.dev.answers import is_silent
 from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.route import PluginConf
 from gatewright.dev.messages import Answer, raw
@@ -30,7 +31,7 @@ def exited(exchange: Exchange, status: int, body: str | bytes | Mapping[str, Any
     answer = Answer(
         status, exchange.response_headers, data, page=data is None and (status >= 300 or status == 204), framing="stop"
     )
-    if not answer.page:
+    if not answer.page and _makes_way(exchange, status):
         exchange.make_way()
     return closing(exchange, answer) if status in CLOSES else answer
 
@@ -54,11 +55,25 @@ def in_own_words(answer: Answer, plugin: PluginConf) -> Answer:
 def settle(exchange: Exchange, answer: Answer) -> None:
     """What nginx does with a body that nobody has read once an answer is printed that can't have one.
 
-    It forgets to do away with it, and takes it for the next request.
+    It forgets to do away with it, and takes it for the next request. Later ones remember when the answer is out.
     """
-    request = exchange.request
-    left = request.upload is None and not exchange.body_read and exchange.method != "HEAD"
+    request, behaviour = exchange.request, exchange.behaviour
+    lua_s_own = behaviour.since(17) and answer.status and not answer.page
+    if lua_s_own and not 100 <= answer.status <= 999 and not is_silent(answer, request):
+        answer.status = 200  # it is never set
+    left = exchange.body_is_left
     printed = answer.framing == "stop" and answer.body
-    bodiless = (printed and answer.status in (204, 304)) or (answer.framing == "stop" and answer.status < 200)
-    if bodiless and left and not exchange.behaviour.since(17):
+    forgets = printed and answer.status in (204, 304)
+    if behaviour.since(17):
+        late = left and printed and (forgets or exchange.method == "HEAD")
+        answer.goes_on = bool(late and exchange.waits_to_go_on)
+        left, forgets = left and not late, False
+    if left and (forgets or (answer.framing == "stop" and answer.status < 200)):
         request.give_back(request.wire or request.body)
+
+
+def _makes_way(exchange: Exchange, status: int) -> bool:
+    """Whether nginx gets to printing, and with it to what is in the way."""
+    if status in CLOSES and exchange.method != "HEAD":
+        return False
+    return status >= 200 and status not in (204, 304)

@@ -185,7 +185,7 @@ class ExtPlugin:
         unread = [got]
 
         def encode(token: int) -> bytes:
-            shown = [(n, (exchange.upstream_host or "") if n.lower() == "host" else v) for n, v in headers]
+            shown = [(n, (exchange.upstream_host or "") if n == "host" else v) for n, v in headers]
             number = self._client.next_id()
             note_call(number, token, {"status": got.status, "headers": shown})
             return encode_http_resp_call(id=number, conf_token=token, status=got.status, headers=shown)

@@ -64,6 +64,7 @@ def _rewrite_path(exchange: Exchange, conf: Mapping[str, Any]) -> Sequence[str]:
     exchange.upstream_uri = escape(before) + question + query
     if re.search(r"[\0-\x1f\x7f]", exchange.upstream_uri):
         raise LuaError(f"unsafe byte in uri {exchange.upstream_uri!r}")
+    exchange.nginx_uri = exchange.upstream_uri
     if exchange.is_args:
         exchange.upstream_uri += ("&" if question else "?") + exchange.args_text
     return captures

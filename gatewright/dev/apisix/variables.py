@@ -56,6 +56,10 @@ def _content_length(exchange: Exchange) -> str | None:
     return _joined(exchange, "content_length")
 
 
+def _nginx_uri(exchange: Exchange) -> str:
+    return exchange.uri if exchange.nginx_uri is None else exchange.nginx_uri
+
+
 def _connection(exchange: Exchange) -> str:
     if exchange.status == 101:
         return "upgrade"
@@ -76,13 +80,13 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "content_length": _content_length,
     "content_type": lambda exchange: _joined(exchange, "content_type"),
     "document_root": lambda _: _ROOT,
-    "document_uri": lambda exchange: exchange.uri,
-    "echo_cacheable_request_uri": lambda exchange: exchange.uri,
+    "document_uri": _nginx_uri,
+    "echo_cacheable_request_uri": _nginx_uri,
     "echo_client_request_headers": lambda exchange: _non_empty(text_of(exchange.request.head)),
     "echo_client_request_method": lambda exchange: exchange.request.method,
     "echo_request_body": _request_body,
     "echo_request_method": lambda exchange: exchange.request.method,
-    "echo_request_uri": lambda exchange: exchange.uri,
+    "echo_request_uri": _nginx_uri,
     "host": lambda exchange: exchange.host,
     "hostname": lambda _: socket.gethostname(),
     "http2": lambda exchange: "h2c" if exchange.request.version == "2" else "",
@@ -107,7 +111,7 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "request": lambda exchange: f"{exchange.request.method} {exchange.request.target} HTTP/{exchange.http_version}",
     "request_body": _request_body,
     "request_completion": lambda _: "",
-    "request_filename": lambda exchange: _ROOT + exchange.uri,
+    "request_filename": lambda exchange: _ROOT + _nginx_uri(exchange),
     "request_length": _request_length,
     "request_method": lambda exchange: exchange.request.method,
     "scheme": lambda _: "http",
@@ -132,6 +136,10 @@ _NGINX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "var_x_forwarded_port": lambda exchange: exchange.seen_from_outside()[1],
     "var_x_forwarded_proto": lambda exchange: None if exchange.behaviour.forwarded == "injected" else "http",
 }
+_PROXY_CACHE: Final = {
+    "upstream_cache_bypass": "", "upstream_cache_key": "", "upstream_cache_zone": "off", "upstream_no_cache": "",
+}  # fmt: skip
+"""What its nginx.conf has for proxy-cache, which is there by default."""
 _APISIX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "balancer_ip": lambda exchange: exchange.balancer[0] if exchange.balancer else None,
     "balancer_port": lambda exchange: str(exchange.balancer[1]) if exchange.balancer else None,
@@ -195,11 +203,13 @@ def _look_up(exchange: Exchange, name: str) -> bytes | None:
         value = _joined(exchange, re.sub("-", "_", name[5:].lower()))
     else:
         if name in exchange.behaviour.variables:
-            return b""
+            return raw(exchange.behaviour.variables[name])
         lower = name.lower()
         if lower.startswith("sent_http_") and lower not in _NGINX:
             values = [v for n, v in exchange.response_headers if n.lower().replace("-", "_") == lower[10:]]
             return raw(", ".join(values)) if values else None
+        if lower in _PROXY_CACHE:
+            return raw(_PROXY_CACHE[lower])
         known = _NGINX.get(lower)
         value = known(exchange) if known is not None else _by_prefix(exchange, lower)
     return None if value is None else raw(value)
