@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from difflib import get_close_matches
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, get_args, get_origin
 
 from gatewright.config import parse_config
@@ -69,15 +70,23 @@ def kebab_case(name: str) -> str:
 
 
 def _is_seconds(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0)
+    return value is None or (_is_number(value) and 0 < value <= _MOST_SECONDS)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_count(value: Any) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
 
 
+_MOST_SECONDS = 10**9
+
 _ATTRIBUTES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "name": ("a str", lambda value: isinstance(value, str)),
+    "version": ("a str", lambda value: isinstance(value, str) or (_is_number(value) and abs(value) < inf)),
+    "priority": ("a number", lambda value: _is_number(value) and abs(value) < inf),
     "on_error": ('"fail" or "skip"', lambda value: value in ("fail", "skip")),
     "timeout": ("a number of seconds, or None", _is_seconds),
     "blocking": ("True or False", lambda value: isinstance(value, bool)),

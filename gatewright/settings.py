@@ -138,8 +138,16 @@ class Settings:
             raise ConfigError(f"record is a unix socket, since secrets go through it: unix:/path, not {self.record!r}")
         _check_octal(self.socket_mode)
         for name, low in _LOWEST.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low:g}, not {getattr(self, name):g}")
+            value = getattr(self, name)
+            if not value >= low:  # nor if it's no number at all
+                raise ConfigError(f"{name} must be at least {low:g}, not {value:g}")
+            if isinstance(value, float) and value > _HIGHEST:
+                raise ConfigError(f"{name} can be at most {_HIGHEST:g}, not {value:g}")
+        for plugin, own in self.plugin_settings.items():
+            if own.timeout is not None and not 0 < own.timeout <= _HIGHEST:
+                raise ConfigError(f"the timeout of {plugin!r} is a number of seconds, not {own.timeout:g}")
+            if own.max_concurrent is not None and own.max_concurrent < 1:
+                raise ConfigError(f"max_concurrent of {plugin!r} is a whole number from 1 up, not {own.max_concurrent}")
         if self.max_frame > MAX_FRAME:
             raise ConfigError(f"max_frame can be at most {MAX_FRAME} (three bytes of length), not {self.max_frame}")
         if not re.fullmatch(r"auto|\d+\.\d+(\.\d+)?", self.apisix_version):
@@ -154,6 +162,7 @@ class Settings:
                 raise ConfigError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
 
 
+_HIGHEST = 1e9  # seconds
 _LOWEST: Mapping[str, float] = {
     "conf_expire": 1, "timeout": 0.01, "hold_limit": 0.001, "threads": 1, "max_frame": 1024,
     "max_configurations": 1,

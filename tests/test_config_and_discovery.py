@@ -179,6 +179,10 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
     [
         ("threads: many", "threads"), ("nonsense: 1", "unknown setting 'nonsense'"), ("listen: nowhere", "listen is"),
         ("log_level: loud", "log_level is one of"), ("socket_mode: rw", "octal"), ("threads: 0", "at least 1"),
+        ("timeout: .nan", "at least 0.01, not nan"), ("drain: .inf", "can be at most 1e"),
+        ("plugin_settings: {p: {timeout: -1}}", "the timeout of 'p' is a number of seconds"),
+        ("plugin_settings: {p: {timeout: .nan}}", "the timeout of 'p' is a number of seconds"),
+        ("plugin_settings: {p: {max_concurrent: 0}}", "max_concurrent of 'p' is a whole number from 1 up"),
         ("plugin_settings: {a: {on_error: maybe}}", "on_error"), ("{", "not valid YAML"),
         ("[1]", "expected settings by name"),
         ("max_frame: 99999999", "three bytes"),
