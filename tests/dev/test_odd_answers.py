@@ -164,3 +164,19 @@ async def test_the_length_of_a_request_counts_its_chunks_as_they_came(tmp_path: 
     question = replies.encode_info_request(InfoRequest(InfoType.VAR, "request_length"))
     async with gateway(tmp_path, [read, question, NO_ACTION]) as seen:
         assert await asked(seen, head + body) == [b"abc", b"%d" % len(head + body)]
+
+
+async def test_in_the_response_phase_the_client_s_word_on_proxies_before_counts(tmp_path: Path) -> None:
+    question = replies.encode_info_request(InfoRequest(InfoType.VAR, "var_x_forwarded_proto"))
+    told = [question, replies.encode_resp_reply(0, RespReply(0))]
+    async with gateway(tmp_path, told, told, plugins=RESP) as seen:
+        assert await asked(seen, request("X-Forwarded-Proto: https")) == [b"https"]
+        assert await asked(seen, request()) == [b"http"]
+
+
+async def test_a_runner_may_ask_what_a_graphql_request_is_called(tmp_path: Path) -> None:
+    question = replies.encode_info_request(InfoRequest(InfoType.VAR, "graphql_name"))
+    document = b"query n { a }"
+    async with gateway(tmp_path, [question, NO_ACTION]) as seen:
+        head = request(f"Content-Length: {len(document)}", method="POST")
+        assert await asked(seen, head + document) == [b"n"]

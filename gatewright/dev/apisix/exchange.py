@@ -66,6 +66,8 @@ class Exchange:
         given = self._first("host")
         self.kept_variables: dict[str, bytes] = {"http_host": raw(given)} if given is not None else {}
         """What was asked for once and stays for the rest of the request."""
+        self.graphql: dict[str, str | None] | None = None
+        """What a GraphQL request says, once it's parsed."""
         self.cookies: str | None = None
         """The cookies as they were when one was first asked for: APISIX reads them once."""
         if behaviour.forwarded != "kept":

@@ -9,6 +9,7 @@ import logging
 
 from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.exits import CLOSES, closing, exited, in_own_words
+from gatewright.dev.apisix.graphql_requests import reads_body
 from gatewright.dev.apisix.lengths import cut_or_awaited
 from gatewright.dev.apisix.noting import asking, note_call, note_failure, note_reply, noted_phase
 from gatewright.dev.apisix.proxying import subrequest
@@ -116,9 +117,10 @@ class ExtPlugin:
         self, exchange: Exchange, question: replies.InfoRequest, upstream: list[UpstreamAnswer] | None
     ) -> bytes | None:
         if question.kind == InfoType.VAR:
-            if (question.name or "").startswith("post_arg_"):
+            name = question.name or ""
+            if name.startswith("post_arg_") or reads_body(exchange, name):
                 await exchange.read_body()
-            return variable(exchange, question.name or "")
+            return variable(exchange, name)
         if question.kind == InfoType.REQ_BODY:
             await exchange.read_body()
             exchange.body_read = True

@@ -220,6 +220,11 @@ class DevGateway:
             asked = (variable(exchange, name) or b"" for name in ("http_upgrade", "http_connection"))
             exchange.upgrade = text_of(next(asked)), text_of(next(asked))
         self._pin_host(exchange, upstream)
+        if self._behaviour.forwarded != "injected":
+            for part in ("proto", "host", "port"):  # what goes upstream, a client's own words first
+                said = variable(exchange, f"http_x_forwarded_{part}")
+                if said is not None:
+                    exchange.kept_variables[f"var_x_forwarded_{part}"] = said
         for chain in (*self._rules(), exchange.plugins):
             if "ext-plugin-post-resp" in chain and runs(exchange, chain["ext-plugin-post-resp"]):
                 answer = await self._worker_of(exchange, self._ext_plugins).response_phase(

@@ -15,6 +15,7 @@ from typing import Final
 from gatewright.dev.apisix.credentials import basic_user, lua_cookie, nginx_cookie
 from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.expressions import LuaValue
+from gatewright.dev.apisix.graphql_requests import graphql_value
 from gatewright.dev.messages import raw, text_of
 from gatewright.dev.nginx import parse_args
 
@@ -199,6 +200,8 @@ def _look_up(exchange: Exchange, name: str) -> bytes | None:
         value = _of_args(exchange.args(), name[4:])
     elif name.startswith("post_arg_"):
         value = _form_field(exchange, name[9:])
+    elif name.startswith("graphql_"):
+        value = graphql_value(exchange, name[8:])
     elif name.startswith("http_"):
         value = _joined(exchange, re.sub("-", "_", name[5:].lower()))
     else:
