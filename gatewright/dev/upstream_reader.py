@@ -34,6 +34,10 @@ _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[^\n]*)?\r?\n")
 _CHUNK_LINE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]+[ \t]*(?:;[^\n]*)?\r?)?")
 _MOST_OF_A_HEAD: Final = 4096  # proxy_buffer_size
 _BUFFER: Final = 4096  # each of proxy_buffers
+_NEGATIVE: Final = (
+    b"/usr/local/apisix//deps/share/lua/5.1/resty/http.lua:637: bad argument #1 to 'receive' (bad number argument)"
+)
+"""What lua-resty-http takes for the body where a Content-Length is below 0: what Lua says of it."""
 _LUA_HEADER: Final = re.compile(rb"([^:\s]+):\s*(.*)")
 
 
@@ -229,8 +233,9 @@ async def read_as_lua(
         answer.framing = "chunked"
     else:
         lengths = headers.get("content-length", ("", []))[1]
-        number = _lua_number(lengths[0].encode("utf-8", "replace")) if len(lengths) == 1 else None
-        length = None if number is None else int(number)
+        said = lengths[0].strip(" \t\v\f").encode("utf-8", "replace") if len(lengths) == 1 else b""
+        number = _lua_number(said.removeprefix(b"-"))
+        length = None if number is None else int(-number if said.startswith(b"-") else number)
         answer.framing = "close" if length is None else "content-length"
     answer.rest = LuaBody(source, answer.framing, length)
     return answer
@@ -262,6 +267,8 @@ class LuaBody:
         if self._framing == "close":
             self.parts = [await self._source.all()]
             self.failed = self._source.fell_silent
+        elif self._framing == "content-length" and (self._length or 0) < 0:
+            self.parts = [_NEGATIVE]
         elif self._framing == "content-length":
             body = await self._source.exactly(self._length or 0)
             if len(body) < (self._length or 0):

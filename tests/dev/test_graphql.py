@@ -42,7 +42,8 @@ def test_what_the_parser_takes(text: str, name: str, operation: str | None) -> N
     "text",
     [
         "", "nonsense", "{ a", "subscription s { a }", "query n", "query n { a } rest", "type T { a: Int }",
-        "{ a : b }", "{ a (x: 1) }", "{ a(x : 1) }", "{ a(x: null) }", "query 1 { a }", "{é}", "{ ...on }", "{ a(s: 'x') }",
+        "{ a : b }", "{ a (x: 1) }", "{ a(x : 1) }", "{ a(x: null) }", "query 1 { a }", "{é}",
+        "{ ...on }", "{ a(s: 'x') }",
     ],
 )  # fmt: skip
 def test_what_it_does_not_take_has_no_operation(text: str) -> None:

@@ -164,3 +164,9 @@ async def test_lua_reads_a_body_once() -> None:
     assert answer.rest is not None
     await answer.rest.read()
     assert (parts, answer.rest.parts) == ([b"ok"], [])
+
+
+async def test_what_lua_says_of_a_length_below_0_is_the_body() -> None:
+    answer, parts, failed = await by_lua(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok")
+    assert (answer.framing, failed) == ("content-length", False)
+    assert parts[0].endswith(b"bad argument #1 to 'receive' (bad number argument)")
