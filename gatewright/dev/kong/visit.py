@@ -122,7 +122,7 @@ class Visit:
                     await self._run(configured, "access")
                 except (Exit, LuaError) as error:  # the others still have a log phase
                     answered = error
-                    did = "answered the client" if isinstance(error, Exit) else "failed"
+                    did = f"ended it with {error.status}" if isinstance(error, Exit) else "failed"
                     unreached = f"not reached: {configured.plugin.name} {did}"
             elif "access" in configured.plugin.phases and configured.rpc is not None:
                 note_uncalled(configured.entry, "access", unreached)
