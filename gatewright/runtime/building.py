@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, cast
@@ -174,8 +175,10 @@ class ChainBuilder:
         if plugin_class is not None:
             return plugin_class, None
         if not is_shipped(name):
-            known = ", ".join(sorted({*self.plugins, *shipped_names()})) or "none"
-            return None, UnknownPluginError(f"no plugin is called {name!r}; known plugins: {known}")
+            names = sorted({*self.plugins, *shipped_names()})
+            known, near = ", ".join(names) or "none", get_close_matches(name[:100], names, 1)  # it may be of any length
+            meant = f"did you mean {near[0]}? " if near else ""
+            return None, UnknownPluginError(f"no plugin is called {name!r}; {meant}known plugins: {known}")
         try:
             plugin_class = self.bridge.run_blocking(partial(load_shipped, name))  # it may import for seconds
         except (ConfigError, DiscoveryError) as error:

@@ -348,6 +348,7 @@ def test_a_missed_deadline_refuses_the_request(
     ("conf", "message"),
     [
         (("nobody", "{}"), "no plugin is called 'nobody'; known plugins: "),
+        (("cros", "{}"), "no plugin is called 'cros'; did you mean cors? known plugins: "),
         (("do", "not json"), "not valid JSON"),
         (("do", "[]"), "expected a JSON object, got list"),
         (("do", '{"request": "this is no python"}'), "SyntaxError"),

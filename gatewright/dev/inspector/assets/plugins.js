@@ -20,7 +20,7 @@ export function Plugins({ chosen, onChoose, changed }) {
           <li><a href=${`#/plugins/${encodeURIComponent(each.name)}`} aria-current=${each === plugin ? "page" : undefined}
             onClick=${() => onChoose(each.name)}>${each.name}
             ${each.why_not.length > 0 && !each.called && html`<span class="tag failed" title=${each.why_not[0]}>not called</span>`}
-            <span class="dim">${each.phases.join(", ") || "no handler"}</span></a></li>`)}</ul>
+            <span class="dim">${each.phases.join(", ") || (each.source ? "no handler" : "not found")}</span></a></li>`)}</ul>
         ${!view.plugins.length && html`<p class="empty">No plugins are known here.</p>`}
       </nav>
       <div class="pane main">${plugin && html`<${Plugin} key=${plugin.name} plugin=${plugin} />`}</div>
@@ -31,7 +31,7 @@ function Plugin({ plugin }) {
   return html`
     <article class="call" aria-label=${plugin.name}>
       <header class="callhead"><h2 tabindex="-1">${plugin.name}</h2>
-        <p class="facts"><span>${plugin.phases.join(", ") || "no handler"}</span>${plugin.source && html`<span><code>${plugin.source}</code></span>`}</p></header>
+        <p class="facts"><span>${plugin.phases.join(", ") || (plugin.source ? "no handler" : "not found")}</span>${plugin.source && html`<span><code>${plugin.source}</code></span>`}</p></header>
       ${plugin.why_not.length > 0 && html`
         <section aria-labelledby="why"><h3 id="why">${plugin.called ? "When was it not called?" : "Why is it not called?"}</h3>
           <ul class="happened">${plugin.why_not.map((reason) => html`<li class="warn">${reason}</li>`)}</ul></section>`}
