@@ -8,6 +8,7 @@ and what belongs to it is consumed; nothing is looked at twice.
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -25,7 +26,8 @@ _SECRET_WORD: Final = re.compile(rf"(?i){_NAME}|token$")
 # First letters in both cases, so that the search can skip all other characters at once.
 _HINT: Final = re.compile(
     r"[Pp](?i:ass(?:word|wd|phrase)|wd|rivate[-_]?key)|[Ss](?i:ecret)|[Cc](?i:redential|ookie)"
-    r"|[Aa](?i:pi[-_]?key|ccess[-_]?key|uthorization)|[Tt](?i:oken)|[Bb](?i:earer)|://"
+    r"|[Aa](?i:pi[-_]?key|ccess[-_]?key|uthorization)|[Tt](?i:oken)|[Bb](?i:earer|asic)|://"
+    r"|eyJ|-----BEGIN|gh[oprsu]_|github_pat_|glpat-|xox[abeprs]-|[rs]k_live_|sk-"
 )
 _REST_OF_WORD: Final = re.compile(r"[\w-]*")
 _SEPARATOR: Final = re.compile(r"[\"']?\s*([:=,])\s*")
@@ -35,6 +37,12 @@ _BETWEEN: Final = re.compile(r"\s*,\s*")
 _PLAIN: Final = re.compile(r"[^\s,;&}\"'\[\]]+")
 _SCHEME: Final = re.compile(r"(?:[A-Za-z]\w*\s+)?[^\s\"',;]+(?:\"[^\"]*\")?")
 _BEARER: Final = re.compile(r"\s+[\w.~+/=-]{8,}")
+_BASIC: Final = re.compile(r"\s+([A-Za-z0-9+/]{4,1366}={0,2})")
+_TOKEN: Final = re.compile(r"[\w-]{16,}")
+"""What follows the beginning by which tokens of some makers are known."""
+_JWT: Final = re.compile(r"[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*){1,3}")
+_PRIVATE_KEY: Final = re.compile(r" (?:[A-Z0-9]+ ){0,3}PRIVATE KEY-----")
+_END_OF_KEY: Final = "-----END"
 _USERINFO: Final = re.compile(r"[^/\s:@]*:([^@/\s]+)@")
 # More of the same header: `cookie: a=1; b=2`, `authorization: Digest username="x", response="y"`.
 _MORE_COOKIES: Final = re.compile(r";\s*[\w.-]+=[^\s,;&}\"']*")
@@ -58,6 +66,12 @@ def redact(text: str) -> str:
             span = _userinfo(text, after)
         elif word == "bearer":
             span = _bearer(text, begin, after)
+        elif word == "basic":
+            span = _basic(text, after)
+        elif found[0] == "-----BEGIN":
+            span = _private_key(text, after)
+        elif found[0] == "eyJ" or found[0][-1] in "_-":
+            span = _token(text, begin, after, _JWT if found[0] == "eyJ" else _TOKEN)
         else:
             after = _end_of(_REST_OF_WORD, text, after)
             span = _value(text, begin, after)
@@ -123,6 +137,35 @@ def _bearer(text: str, begin: int, at: int) -> _Spans:
         return []
     found = _BEARER.match(text, at)
     return [(at + len(found[0]) - len(found[0].lstrip()), found.end())] if found else []
+
+
+def _basic(text: str, at: int) -> _Spans:
+    """Name and password after `basic`; other words may follow it, too."""
+    found = _BASIC.match(text, at)
+    if found is None:
+        return []
+    try:
+        is_login = b":" in b64decode(found[1] + "=" * (-len(found[1]) % 4))
+    except ValueError:
+        return []
+    return [found.span(1)] if is_login else []
+
+
+def _token(text: str, begin: int, at: int, rest: re.Pattern[str]) -> _Spans:
+    """A token that is known by its beginning."""
+    if begin and (text[begin - 1].isalnum() or text[begin - 1] in "_-"):
+        return []
+    found = rest.match(text, at)
+    return [(begin, found.end())] if found else []
+
+
+def _private_key(text: str, at: int) -> _Spans:
+    """What a private key in PEM holds."""
+    found = _PRIVATE_KEY.match(text, at)
+    if found is None:
+        return []
+    end = text.find(_END_OF_KEY, found.end())
+    return [(found.end(), end if end >= 0 else len(text))]
 
 
 def _value(text: str, begin: int, at: int) -> _Spans:

@@ -38,6 +38,20 @@ from gatewright.redaction import REDACTED, redact, redact_error, redact_fields
         ("token: b'abc'", "token: b'[redacted]'"),
         ("/x?access_token=abc&y=1", "/x?access_token=[redacted]&y=1"),
         ('cut off: password="abc', 'cut off: password="[redacted]'),
+        ("bad: eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.dozjgNryP4J3, x", "bad: [redacted], x"),
+        ("eyJust a word.and.more", "eyJust a word.and.more"),
+        ("got Basic YWRhOnNlY3JldA== there", "got Basic [redacted] there"),
+        ("basic authentication is needed", "basic authentication is needed"),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- x",
+            "-----BEGIN RSA PRIVATE KEY-----[redacted]-----END RSA PRIVATE KEY----- x",
+        ),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE", "-----BEGIN PRIVATE KEY-----[redacted]"),
+        ("-----BEGIN CERTIFICATE-----\nMIIE", "-----BEGIN CERTIFICATE-----\nMIIE"),
+        ("with ghp_abcdefghijklmnopqrstuvwxyz0123456789.", "with [redacted]."),
+        ("with sk-ant-api03-abcdefghijklmnop", "with [redacted]"),
+        ("risk-averse-and-more-than-that", "risk-averse-and-more-than-that"),
+        ("sk-learn", "sk-learn"),
     ],
 )
 def test_what_looks_like_a_secret_is_blacked_out(text: str, shown: str) -> None:
@@ -64,6 +78,8 @@ PIECES = [
     "a-", "password", "token", "password=", "password='", 'password="', "password:[", "password=['a',", "://", "://:",
     "://a:", "bearer ", "bearer  ", "authorization: x", "authorization: a, b=", 'authorization: a"', "cookie: a=1;",
     "password   ", "password='\\", "\\\\", "token-", "\n", " ", "x", "@", ",", "=", '"', "'", "İ", "[redacted]",
+    "eyJ", "eyJaaaaaaaa.", "basic ", "basic YWE6", "-----BEGIN", "-----BEGIN PRIVATE KEY-----",
+    "-", "sk-", "ghp_", " sk-",
 ]  # fmt: skip
 
 
