@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 
+from gatewright.dev.apisix import lua_replies
 from gatewright.dev.apisix.exchange import Exchange, LuaError
 from gatewright.dev.apisix.exits import CLOSES, closing, exited, in_own_words
 from gatewright.dev.apisix.graphql_requests import reads_body
@@ -86,7 +87,7 @@ class ExtPlugin:
         try:
             action = await self._client.call(
                 plugin, FrameType.HTTP_REQ_CALL, encode,
-                asking(lambda question: self._answer(exchange, question, None)), replies.decode_action,
+                asking(lambda question: self._answer(exchange, question, None)), lua_replies.read_action,
             )  # fmt: skip
         except RpcError as error:
             return self._failed(exchange, plugin, error)
@@ -193,9 +194,9 @@ class ExtPlugin:
             return encode_http_resp_call(id=number, conf_token=token, status=got.status, headers=shown)
 
         try:
-            _, reply = await self._client.call(
+            reply = await self._client.call(
                 plugin, FrameType.HTTP_RESP_CALL, encode,
-                asking(lambda question: self._answer(exchange, question, unread)), replies.decode_resp_reply,
+                asking(lambda question: self._answer(exchange, question, unread)), lua_replies.read_resp_reply,
             )  # fmt: skip
         except RpcError as error:
             _tell(error)

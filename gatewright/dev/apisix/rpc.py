@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+from gatewright.dev.apisix import lua_replies
 from gatewright.dev.apisix.exchange import LuaError
 from gatewright.dev.apisix.route import PluginConf
 from gatewright.errors import ProtocolError
@@ -188,7 +189,7 @@ class RunnerClient:
                 reply = await self._reply(connection, kind.name)
                 if reply[0] != FrameType.EXTRA_INFO:
                     break
-                question = self._read(reply, replies.decode_info_request)
+                question = self._read(reply, lua_replies.read_info_request)
                 if question.kind == replies.InfoType.VAR and question.name is None:
                     raise LuaError("ExtraInfo asks for a variable without a name")
                 value = await answer(question)
@@ -248,7 +249,7 @@ class RunnerClient:
                 )
             if reply[0] != FrameType.PREPARE_CONF:
                 raise RpcError(f"failed to receive RPC_PREPARE_CONF: unexpected type {reply[0]}")
-            token = self._memory.tokens[plugin.key] = self._read(reply, replies.decode_conf_token)
+            token = self._memory.tokens[plugin.key] = self._read(reply, lua_replies.read_token)
             return token
         except LuaError:
             # Lua aborts without giving the lock back: it is free again only when it expires.
@@ -267,7 +268,7 @@ class RunnerClient:
         except RpcError as error:
             raise RpcError(f"failed to receive RPC_{what}: {error}") from None
         if frame[0] == FrameType.ERROR:
-            code = self._read(frame, replies.decode_error)
+            code = self._read(frame, lua_replies.read_error)
             raise RpcError(f"failed to receive RPC_{what}: {_ERRORS.get(code, f'unknown err {code}')}")
         return frame
 
@@ -276,8 +277,6 @@ class RunnerClient:
         if len(frame) == 4:
             log.warning("fault: a frame without a payload makes APISIX abort: the client gets a 500 page")
             raise LuaError("zero-length payload")
-        if not any(frame[4:]):
-            frame = frame[:4] + _EMPTY_TABLE  # zeros read as a table without any field
         try:
             return decode(frame)
         except ProtocolError as error:
@@ -319,6 +318,3 @@ class RunnerClient:
         if connection.idle and connection in self._pool:
             self._pool.remove(connection)
             connection.close()
-
-
-_EMPTY_TABLE = bytes((8, 0, 0, 0, 4, 0, 4, 0, 4, 0, 0, 0))
