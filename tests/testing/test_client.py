@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from gatewright import Plugin, Request, Response
+from gatewright import Plugin, Request, Response, SyncRequest
 from gatewright.errors import ConfigError, GatewayClosedError, PluginError
+from gatewright.server.drivers.kong.neighbours import address_of
 from gatewright.testing import AsyncTestClient, TestClient, UpstreamRequest
 from tests.testing.plugins import Boom, Counter, Greet, Shout
 
@@ -314,3 +316,19 @@ def test_a_chunked_body_and_repeated_headers_arrive() -> None:
         "/", body="abc", headers=[("transfer-encoding", "chunked"), ("x-n", "1"), ("x-n", "2")], client_ip="10.0.0.9"
     )
     assert json.loads(answer.text) == ["abc", ["1", "2"], "10.0.0.9"]
+
+
+def test_clients_as_kong_have_a_process_to_themselves_and_leave_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Plain(Plugin):
+        def on_request(self, request: SyncRequest) -> None: ...
+
+    def listening() -> int:
+        return Path("/proc/net/unix").read_text().count(f"@{address_of(os.getpid())[1:]}\n")
+
+    before = listening()
+    clients = [TestClient(Plain, gateway="kong") for _ in range(2)]
+    assert [client.get("/").status for client in clients] == [200, 200]
+    assert listening() == before
+    for client in clients:
+        client.close()
+    assert "their way here is taken" not in caplog.text

@@ -114,6 +114,8 @@ class Service:
         self.max_calls = settings.max_calls
         self.on_cut_off: Callable[[], None] = lambda: None
         """Called before connections with calls under way are closed."""
+        self.on_close: Callable[[], None] = lambda: None
+        """Called at the end, when nothing is under way any more."""
         self.on_forgotten: Callable[[int], None] = lambda _token: None
         """Told of configurations that are dropped in all workers."""
         self.guard: Guard | None = None
@@ -364,6 +366,7 @@ class Service:
                 await asyncio.wait_for(done, seconds)
             except TimeoutError:
                 self.failures.report("plugins took too long to tear down; left as they are", kind="teardown")
+        self.on_close()
         self.bridge.close()
         self.spare.give_up()
         if self.recorder is not None:

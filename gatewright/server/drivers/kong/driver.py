@@ -122,8 +122,9 @@ def driver(
     """
     service.builder.checks_fields = False
     instances = Instances(service, lua_style=lua_style)
-    if new_session.moves:
+    if new_session.moves and connect is None:  # a test client is the only one in its process, or one of many
         instances.neighbours.listen()
+        service.on_close = instances.neighbours.close
     service.on_cut_off = instances.refuse_all
     if connect is not None:
         return lambda: connect(service, instances, new_session())

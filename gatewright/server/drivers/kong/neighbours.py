@@ -112,6 +112,13 @@ class Neighbours:
         self._own.add(sock)
         self._loop.add_reader(sock, self._accept, sock)
 
+    def close(self) -> None:
+        """Take no more."""
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, _ = listener.accept()
