@@ -24,7 +24,7 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import replies
 from gatewright.gateways.apisix.calls import METHODS, encode_http_req_call, encode_http_resp_call
 from gatewright.gateways.apisix.frames import FrameType
-from gatewright.gateways.apisix.replies import InfoType, Stop
+from gatewright.gateways.apisix.replies import InfoType, RespReply, Stop
 
 __all__ = ["ExtPlugin"]
 
@@ -194,9 +194,10 @@ class ExtPlugin:
             return encode_http_resp_call(id=number, conf_token=token, status=got.status, headers=shown)
 
         try:
-            reply = await self._client.call(
+            frame, own = await self._client.call(
                 plugin, FrameType.HTTP_RESP_CALL, encode,
-                asking(lambda question: self._answer(exchange, question, unread)), lua_replies.read_resp_reply,
+                asking(lambda question: self._answer(exchange, question, unread)),
+                lambda frame: (frame, lua_replies.read_resp_headers(frame)),
             )  # fmt: skip
         except RpcError as error:
             _tell(error)
@@ -208,8 +209,9 @@ class ExtPlugin:
             else:
                 status = 503
             return await self._print(exchange, plugin, got, status)
+        exchange.apply_resp_reply(RespReply(headers=own), answer)
+        reply = self._client.read(frame, lua_replies.read_resp_reply)
         note_reply(reply)
-        exchange.apply_resp_reply(reply, answer)
         if reply.body:
             said = Answer(reply.status or got.status, exchange.response_headers, reply.body, framing="stop")
             return closing(exchange, said) if reply.status in CLOSES else in_own_words(said, plugin)

@@ -12,7 +12,7 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply, Rewrite, Stop
 
-__all__ = ["read_action", "read_error", "read_info_request", "read_resp_reply", "read_token"]
+__all__ = ["read_action", "read_error", "read_info_request", "read_resp_headers", "read_resp_reply", "read_token"]
 
 _HEADER: Final = 4
 _STOP: Final = 1
@@ -111,6 +111,11 @@ def read_action(frame: bytes) -> Stop | Rewrite | None:
         path=action.text(0), headers=action.entries(1), args=action.entries(2), resp_headers=action.entries(3),
         body=action.content(4) or b"",
     )  # fmt: skip
+
+
+def read_resp_headers(frame: bytes) -> list[Entry]:
+    """The headers of an answer to HTTPRespCall, which APISIX sets before it reads on."""
+    return _Table.root(frame).entries(2)
 
 
 def read_resp_reply(frame: bytes) -> RespReply:

@@ -189,7 +189,7 @@ class RunnerClient:
                 reply = await self._reply(connection, kind.name)
                 if reply[0] != FrameType.EXTRA_INFO:
                     break
-                question = self._read(reply, lua_replies.read_info_request)
+                question = self.read(reply, lua_replies.read_info_request)
                 if question.kind == replies.InfoType.VAR and question.name is None:
                     raise LuaError("ExtraInfo asks for a variable without a name")
                 value = await answer(question)
@@ -199,7 +199,7 @@ class RunnerClient:
                 connection.send(encode_extra_info_result(value))
             if reply[0] != kind:
                 raise RpcError(f"failed to receive RPC_{kind.name}: unexpected type {reply[0]}")
-            result = self._read(reply, decode)
+            result = self.read(reply, decode)
         except BaseException:
             connection.close()
             raise
@@ -249,7 +249,7 @@ class RunnerClient:
                 )
             if reply[0] != FrameType.PREPARE_CONF:
                 raise RpcError(f"failed to receive RPC_PREPARE_CONF: unexpected type {reply[0]}")
-            token = self._memory.tokens[plugin.key] = self._read(reply, lua_replies.read_token)
+            token = self._memory.tokens[plugin.key] = self.read(reply, lua_replies.read_token)
             return token
         except LuaError:
             # Lua aborts without giving the lock back: it is free again only when it expires.
@@ -268,12 +268,17 @@ class RunnerClient:
         except RpcError as error:
             raise RpcError(f"failed to receive RPC_{what}: {error}") from None
         if frame[0] == FrameType.ERROR:
-            code = self._read(frame, lua_replies.read_error)
+            code = self.read(frame, lua_replies.read_error)
             raise RpcError(f"failed to receive RPC_{what}: {_ERRORS.get(code, f'unknown err {code}')}")
         return frame
 
     @staticmethod
-    def _read(frame: bytes, decode: Callable[[bytes], T]) -> T:
+    def read(frame: bytes, decode: Callable[[bytes], T]) -> T:
+        """Read a frame.
+
+        Raises:
+            LuaError: APISIX's own code would abort.
+        """
         if len(frame) == 4:
             log.warning("fault: a frame without a payload makes APISIX abort: the client gets a 500 page")
             raise LuaError("zero-length payload")
