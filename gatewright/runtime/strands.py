@@ -57,11 +57,16 @@ class Strand(greenlet):
         deadline: loop time at which waiting ends with `DeadlineExceededError`; 0 until the first wait.
     """
 
-    record: Any = None
-    thrown: BaseException | None = None
+    # Each is read or set with every call, which is three times as quick in a slot as in a greenlet's `__dict__`.
+    __slots__ = (
+        "_idle", "began", "bridge", "call", "deadline", "dies", "lingering", "on_expiry", "record", "thrown", "waited",
+        "work",
+    )  # fmt: skip
 
     def __init__(self, bridge: Strands, idle: list[Strand] | None) -> None:
         super().__init__(parent=bridge.hub)
+        self.record: Any = None
+        self.thrown: BaseException | None = None
         self.bridge = bridge
         self._idle = idle
         self.began = 0.0

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["NOWHERE", "UNSURE", "find_name", "form_of", "has_alike"]
+__all__ = ["NOWHERE", "UNSURE", "find_name", "form_of", "forms_of", "has_alike"]
 
 NOWHERE: Final = -1
 UNSURE: Final = -2
@@ -33,6 +33,12 @@ _LOOKS_ALIKE: Final = bytes(
 def form_of(name: str) -> bytes:
     """What names that look alike have in common."""
     return name.encode("utf-8", "surrogateescape").translate(_LOOKS_ALIKE)
+
+
+@lru_cache(maxsize=512)
+def forms_of(names: tuple[str, ...]) -> tuple[bytes, ...]:
+    """That of each."""
+    return tuple(form_of(name) for name in names)
 
 
 @lru_cache(maxsize=512)

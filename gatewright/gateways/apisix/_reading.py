@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from gatewright.errors import ProtocolError
+from gatewright.gateways.apisix._built import quick
 from gatewright.gateways.apisix._names import NOWHERE, UNSURE, find_name
 
 __all__ = [
-    "Entry", "Layout", "find_entry", "has_entry", "layout_at", "most_text", "read_bytes", "read_entries", "read_head",
-    "read_root", "read_string", "read_table", "read_u8", "read_u16", "read_u32",
+    "HEADER", "Entry", "Layout", "find_entry", "has_entry", "layout_at", "most_text", "read_bytes", "read_entries",
+    "read_request_head", "read_root", "read_string", "read_table", "read_u8", "read_u16", "read_u32",
 ]  # fmt: skip
 
 Entry = tuple[str, "str | None"]
@@ -27,6 +28,9 @@ Entry = tuple[str, "str | None"]
 
 Layout = tuple[int, ...]
 """Offset of each field from its table's position; 0 where the field is absent, i.e. has its default."""
+
+HEADER: Final = 4
+"""Bytes of frame header in front of the payload."""
 
 _U16: Final = struct.Struct("<H")
 _U32: Final = struct.Struct("<I")
@@ -90,11 +94,11 @@ def _new_layout(buf: bytes, table: int, vtable: int) -> Layout:
     return layout
 
 
-def read_head(buf: bytes, base: int, first_slot: int, second_slot: int) -> tuple[int, Layout, int, int]:
-    """The root table's position and layout, and two of its 32-bit fields."""
-    table = read_root(buf, base)
-    layout = layout_at(buf, table)
-    return table, layout, read_u32(buf, table, layout[first_slot]), read_u32(buf, table, layout[second_slot])
+def read_request_head(frame: bytes) -> tuple[int, Layout, int, int]:
+    """An HTTPReqCall's table and layout, its id and its token."""
+    table = read_root(frame, HEADER)
+    layout = layout_at(frame, table)
+    return table, layout, read_u32(frame, table, layout[0]), read_u32(frame, table, layout[6])
 
 
 def read_u8(buf: bytes, table: int, offset: int) -> int:
@@ -145,6 +149,10 @@ def read_bytes(buf: bytes, table: int, offset: int) -> bytes | None:
 
 def read_string(buf: bytes, table: int, offset: int) -> str | None:
     """A string field, `None` where absent."""
+    if quick is not None and offset:
+        text: str | None = quick.read_string(buf, table, offset)
+        if text is not None:
+            return text
     value = read_bytes(buf, table, offset)
     return None if value is None else value.decode("utf-8", "surrogateescape")
 
@@ -172,6 +180,10 @@ def read_entries(buf: bytes, table: int, offset: int) -> list[Entry]:
     """
     if not offset:
         return []
+    if quick is not None:
+        entries: list[Entry] | None = quick.read_entries(buf, table, offset)
+        if entries is not None:
+            return entries
     try:
         try:
             return _read_entries(buf, table, offset, "strict")

@@ -5,8 +5,7 @@ The readers take a whole frame, header included, and keep it: fields are decoded
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import unquote
 
@@ -15,9 +14,8 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import _building as building
 from gatewright.gateways.apisix import _reading as reading
 from gatewright.gateways.apisix._building import Piece
-from gatewright.gateways.apisix._names import has_alike
 from gatewright.gateways.apisix._reading import Entry
-from gatewright.gateways.apisix._shapes import Shape, Shapes
+from gatewright.gateways.apisix._request import RequestReader
 from gatewright.gateways.apisix.frames import FrameType, encode_frame
 
 __all__ = [
@@ -47,19 +45,9 @@ PROBE_KEY: Final = "gatewright doctor"
 
 MOST_PLUGINS: Final = 1000
 """Plugins of one configuration."""
-_HEADER: Final = 4  # bytes of frame header in front of the payload
-_REQUEST_VTABLE: Final = 18  # bytes: two sizes and seven slots
-_MAX_HEADS: Final = 64
 _CAP: Final = 100
 _DRIFT: Final = 10  # headers that APISIX's own plugins may have added to what was cut, or taken away
 _FEWEST: Final = 32 * (_CAP - _DRIFT)  # bytes of so many headers, at the least
-_request_heads: dict[bytes, tuple[reading.Layout, Callable[[bytes, int], tuple[int, ...]], bool]] = {}  # a pure cache
-_shapes = Shapes()  # another one
-_known_shapes = _shapes.known
-_UNSEEN: Final = Shape.__new__(Shape)
-"""Stands for the shape of a request that hasn't been looked for."""
-_u32 = struct.Struct("<I").unpack_from
-_i32 = struct.Struct("<i").unpack_from
 
 
 class PrepareConf:
@@ -77,7 +65,7 @@ class PrepareConf:
     __slots__ = ("conf", "key")
 
     def __init__(self, frame: bytes) -> None:
-        table = reading.read_root(frame, _HEADER)
+        table = reading.read_root(frame, reading.HEADER)
         layout = reading.layout_at(frame, table)
         count = reading.count_entries(frame, table, layout[0])
         if count > MOST_PLUGINS:
@@ -88,7 +76,7 @@ class PrepareConf:
         self.key: str = reading.read_string(frame, table, layout[1]) or ""
 
 
-class HttpReqCall:
+class HttpReqCall(RequestReader):
     """Type 2: a request on its way to the upstream. Slots: id, src_ip, method, path, args, headers, conf_token.
 
     Attributes:
@@ -96,39 +84,15 @@ class HttpReqCall:
         conf_token: what the gateway got for the route's configuration.
     """
 
-    __slots__ = ("_frame", "_layout", "_shape", "_table", "_vector", "conf_token", "id")
+    __slots__ = ()
 
     cuts_headers: bool | None = None
     """Whether this gateway hands over 100 headers at most; `None` where that's not known."""
-
-    def __init__(self, frame: bytes) -> None:
-        self._frame = frame
-        self._shape: Shape | None = _UNSEEN
-        try:
-            # As `read_head`, but in one go and for the layouts that nearly all requests have: 1 us less.
-            self._table = table = _HEADER + _u32(frame, _HEADER)[0]
-            vtable = table - _i32(frame, table)[0]
-            self._layout, read, id_first = _request_heads[frame[vtable : vtable + _REQUEST_VTABLE]]
-            if id_first:
-                self.id, self.conf_token = read(frame, table)
-            else:
-                self.conf_token, self.id = read(frame, table)
-        except (KeyError, struct.error):
-            self._table, self._layout, self.id, self.conf_token = reading.read_head(frame, _HEADER, 0, 6)
-            self._remember_layout()
 
     @property
     def frame(self) -> bytes:
         """As it came."""
         return self._frame
-
-    def _remember_layout(self) -> None:
-        vtable = self._table - _i32(self._frame, self._table)[0]
-        key = self._frame[vtable : vtable + _REQUEST_VTABLE]
-        first, second = sorted((self._layout[0], self._layout[6]))
-        if first and key[0] == _REQUEST_VTABLE and len(_request_heads) < _MAX_HEADS:
-            head = struct.Struct(f"<{first}xI{second - first - 4}xI")
-            _request_heads[key] = self._layout, head.unpack_from, first == self._layout[0]
 
     @property
     def method(self) -> str:
@@ -155,14 +119,7 @@ class HttpReqCall:
 
     def read_headers(self) -> list[Entry]:
         """The request's headers, names in lower case unless a plugin rewrote them, repeats apart."""
-        shape = self._shape
-        if shape is _UNSEEN:
-            shape = self._look_at_shape()
-        if shape is not None:
-            known = shape.read_entries(self._frame, self._vector)
-            if known is not None:  # so few that none were cut off
-                return known
-        entries = reading.read_entries(self._frame, self._table, self._layout[5])
+        entries = self.header_entries()
         return CutEntries(entries) if len(self._frame) > _FEWEST and self.headers_cut else entries
 
     @property
@@ -187,12 +144,7 @@ class HttpReqCall:
 
         Names come in lower case, unless an earlier phase left others behind. `None`: it may have been cut off.
         """
-        shape = self._shape
-        if shape is _UNSEEN:
-            shape = self._look_at_shape()
-        if shape is not None:
-            return name in shape.places
-        found = reading.has_entry(self._frame, self._table, self._layout[5], name)
+        found = self.has_entry(name)
         if found:
             return True
         if len(self._frame) > _FEWEST and self.headers_cut:
@@ -201,48 +153,13 @@ class HttpReqCall:
 
     def header_values(self, name: str) -> list[str | None] | None:
         """All values of one header (its name in lower case), nothing else decoded; `None`: all are to be decoded."""
-        shape = self._shape
-        if shape is _UNSEEN:
-            shape = self._look_at_shape()
-        if shape is not None:
-            place = shape.places.get(name, -1)
-            if place <= 0:
-                return None if place == 0 else []
-            frame, at = self._frame, self._vector + place
-            size = _u32(frame, at)[0]
-            value = frame[at + 4 : at + 4 + size]
-            if len(value) != size:
-                raise ProtocolError(f"malformed FlatBuffers table: string longer than the buffer at byte {at}")
-            return [value.decode("utf-8", "surrogateescape")]
         if len(self._frame) > _FEWEST and self.headers_cut:
             return None
-        return reading.find_entry(self._frame, self._table, self._layout[5], name)
+        return self.find_entry(name)
 
     def may_have_alike(self, names: tuple[str, ...]) -> bool:
         """Whether any header may be one that an upstream takes for one of these; a look that decodes nothing."""
-        shape = self._shape
-        if shape is _UNSEEN:
-            shape = self._look_at_shape()
-        if shape is not None:
-            return shape.has_alike(names)
-        return (len(self._frame) > _FEWEST and self.headers_cut) or has_alike(self._frame, names)
-
-    def _look_at_shape(self) -> Shape | None:
-        self._shape = None
-        frame, offset = self._frame, self._layout[5]
-        if offset:
-            vector = self._table + offset
-            try:
-                vector += _u32(frame, vector)[0]
-                references = frame[vector : vector + 4 + 4 * _u32(frame, vector)[0]]
-                shape = _known_shapes.get(references)
-                if shape is None:
-                    _shapes.note(references, frame, vector)
-                elif shape.read(frame, vector + shape.begin) == shape.expected:
-                    self._vector, self._shape = vector, shape
-            except struct.error:  # said by whoever decodes
-                return None
-        return self._shape
+        return (len(self._frame) > _FEWEST and self.headers_cut) or self.has_alike(names)
 
     def has_args(self) -> bool:
         """Whether the query has any argument."""
@@ -255,9 +172,7 @@ class HttpReqCall:
 
     def with_escaped_path(self) -> HttpReqCall:
         """The same, but its path is known to be `$upstream_uri`, which is escaped."""
-        other = _RewrittenHttpReqCall.__new__(_RewrittenHttpReqCall)
-        for name in ("_frame", "_layout", "_shape", "_table", "conf_token", "id"):
-            setattr(other, name, getattr(self, name))
+        other = _RewrittenHttpReqCall(self._frame)
         other.cuts_headers = self.cuts_headers
         return other
 
@@ -292,7 +207,7 @@ class HttpRespCall:
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame
-        self._table = table = reading.read_root(frame, _HEADER)
+        self._table = table = reading.read_root(frame, reading.HEADER)
         self._layout = layout = reading.layout_at(frame, table)
         self.id = reading.read_u32(frame, table, layout[0])
         self.status = reading.read_u16(frame, table, layout[1])
@@ -310,7 +225,7 @@ class HttpRespCall:
 
 def decode_extra_info_result(frame: bytes) -> bytes | None:
     """The answer to an ExtraInfo question; `None` when there is no such value."""
-    table = reading.read_root(frame, _HEADER)
+    table = reading.read_root(frame, reading.HEADER)
     return reading.read_bytes(frame, table, reading.layout_at(frame, table)[0])
 
 

@@ -41,10 +41,8 @@ class Connection(NotedConnection):
         self._confs = service.confs
         self._chains = service.confs.by_token
         self._bridge = service.bridge
-        self._start = service.bridge.start_counted
         self._session = session
         self._session.on_buffered = self._note_buffered
-        self._receive = self._session.receive_data
         self._inflow = Inflow()
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._call: Call | None = None
@@ -69,16 +67,17 @@ class Connection(NotedConnection):
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
         self._service.bytes_in += len(data)
+        bridge = self._bridge
         try:
-            for event in self._receive(data):
+            for event in self._session.receive_data(data):
                 kind = type(event)
                 if kind is RequestCall:
-                    if not self._bridge.gathers or not self._put_off(event):
-                        self._start(self._serve, event)
+                    if not bridge.gathers or not self._put_off(event):
+                        bridge.start_counted(self._serve, event)
                 elif kind is ResponseCall:
                     self._note_response(cast("ResponseCall", event))
-                    if not self._bridge.gathers or not self._put_off(event):
-                        self._start(self._serve_response, event)
+                    if not bridge.gathers or not self._put_off(event):
+                        bridge.start_counted(self._serve_response, event)
                 else:
                     self._other_event(event)
         except ProtocolError as error:
