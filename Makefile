@@ -37,11 +37,18 @@ setup: $(VENV)/.tests $(VENV)/.lint ## Install everything a developer needs
 dev: $(VENV)/.installed ## Run the example plugins behind the development gateway
 	@$(BIN)/gatewright dev $(PATHS)
 
+# What building the module in C wants. Without, all works, slower.
+.PHONY: compiler
+compiler: $(BIN)/python
+	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
+	@test -e "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+		sh scripts/apt-install python3-dev || echo "no headers of Python: the module in C is not built"
+
 # What the tests want on the machine. PATH leads to the environment's own python, coverage and checkers.
 .PHONY: for-tests
-for-tests: $(VENV)/.tests
+for-tests: compiler $(VENV)/.tests
+	@ls gatewright/gateways/apisix/*.abi3.so >/dev/null 2>&1 || $(BIN)/pip install --quiet --no-deps --editable .
 	@command -v redis-server >/dev/null || sh scripts/apt-install redis-server
-	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
 	@test -e /usr/share/nginx/modules/ngx_http_lua_module.so || sh scripts/apt-install nginx libnginx-mod-http-lua
 	@command -v chromium >/dev/null || sh scripts/apt-install chromium || echo "no Chromium: the inspector's page is not tested"
 	@test -e $(VENV)-kong/bin/kong-python-pluginserver || { $(PYTHON) -m venv $(VENV)-kong && \

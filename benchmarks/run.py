@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import frames
+from gatewright.gateways.apisix.built import quick
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
@@ -281,7 +282,10 @@ def versions() -> str:
     except PackageNotFoundError:
         loop = "stock asyncio loop"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"{python}, {loop}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable"
+    reader = "Python" if quick is None else "C"
+    return (
+        f"{python}, {loop}, requests read in {reader}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable"
+    )
 
 
 def main() -> None:

@@ -29,6 +29,8 @@ DEFAULT_FILE = "gatewright.yaml"
 
 MAX_FRAME = (1 << 24) - 1
 _PREFIX = "GATEWRIGHT_"
+_NO_SETTINGS = frozenset({"GATEWRIGHT_PURE_PYTHON"})
+"""Variables that others look at: `gateways.apisix.built` does, when it is imported."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -333,7 +335,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
     Raises:
         ConfigError: one is surely a misspelt setting.
     """
-    known = {f"{_PREFIX}{item.name.upper()}" for item in fields(Settings)}
+    known = {f"{_PREFIX}{item.name.upper()}" for item in fields(Settings)} | _NO_SETTINGS
     unknown = sorted(name for name in environ if name.startswith(_PREFIX) and name not in known)
     for name in unknown:
         close = get_close_matches(name.removeprefix(_PREFIX), [each.removeprefix(_PREFIX) for each in known], 1, 0.8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from gatewright._version import __version__
 from gatewright.doctor.findings import Finding, good, note, plugin_meant, problem, warning
+from gatewright.gateways.apisix.built import PURE_PYTHON, quick
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.shipped import shipped_names
 
@@ -21,6 +23,11 @@ def check_environment() -> Iterator[Finding]:
     yield good(f"gatewright {__version__}, Python {platform.python_version()} ({sys.executable})")
     if importlib.util.find_spec("uvloop") is None:
         yield warning("uvloop is not installed: the runner is a fifth slower", "pip install uvloop")
+    if quick is None and not os.environ.get(PURE_PYTHON):
+        yield note(
+            "requests are read in Python, which costs APISIX's calls a sixth more: the module in C was not built",
+            "have a C compiler and Python's headers there (Debian: gcc python3-dev) when gatewright is installed",
+        )
     for package, rival in (("apisix", "apisix-runner"), ("kong_pdk", "kong-pdk")):
         if _is_installed(rival):
             yield problem(

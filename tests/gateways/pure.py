@@ -7,10 +7,10 @@ import os
 import sys
 from types import ModuleType
 
-from gatewright.gateways.apisix._built import PURE_PYTHON
+from gatewright.gateways.apisix.built import PURE_PYTHON
 
 _PACKAGE = "gatewright.gateways.apisix"
-_NAMES = ("_built", "_reading", "_shapes", "_shaped", "_request", "calls")
+_NAMES = ("built", "_reading", "_shapes", "_shaped", "_request", "calls")
 
 
 def _imported() -> dict[str, ModuleType]:

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <structmember.h>
 
-#define EDITION 1        /* of what Python expects of this: see `_built` */
+#define EDITION 1        /* of what Python expects of this: see `built` */
 #define HEADER 4         /* bytes of frame header in front of the payload */
 #define SLOTS 8          /* fields of the longest table */
 #define ID 0             /* fields of a request */
