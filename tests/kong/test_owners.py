@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
+from gatewright import Plugin, SyncRequest
 from gatewright.observe.control import ask_json
+from gatewright.server.drivers.kong.neighbours import address_of
 from gatewright.server.drivers.kong.owners import Owners, process_behind
+from gatewright.testing import TestClient
 from tests.conftest import ROOT
 from tests.kong.conftest import Start, serve, served, wait_until
 
@@ -72,3 +76,14 @@ def test_nobody_is_seen_behind_what_is_no_unix_socket() -> None:
             return None
 
     assert process_behind(Transport()) is None  # type: ignore[arg-type]
+
+
+def test_an_address_for_steps_is_given_up_with_its_service() -> None:
+    class It(Plugin):
+        def on_request(self, request: SyncRequest) -> None: ...
+
+    own = address_of(os.getpid())
+    with TestClient(It, gateway="kong") as client:
+        client.get("/")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(own)  # nobody has it any more
