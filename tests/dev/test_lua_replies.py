@@ -50,6 +50,11 @@ def test_zeros_are_a_table_without_a_field() -> None:
         lua_replies.read_action(b"\2\0\0\1" + bytes(1))
 
 
+def test_a_type_that_is_beyond_the_frame_is_none() -> None:
+    payload = bytes.fromhex("10000000 00000a00 10000400 0c000800 0a000000 00000000")
+    assert lua_replies.read_action(b"\2\0\0\x18" + payload) is None
+
+
 def test_a_type_without_what_it_is_the_type_of_is_lua_s_error() -> None:
     for read, frame in (
         (lua_replies.read_action, replies.encode_stop(0, Stop(200))),

@@ -128,11 +128,14 @@ async def test_post_resp_takes_no_path_with_a_question_mark_in_it(tmp_path: Path
     assert not seen.upstream
 
 
-async def test_headers_are_set_before_lua_aborts_at_the_rest_of_a_reply(tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["request", "response"])
+async def test_headers_are_set_before_lua_aborts_at_the_rest_of_a_reply(tmp_path: Path, phase: str) -> None:
     whole = replies.encode_resp_reply(0, RespReply(0, [("x-r", "1")], b"body"))
+    if phase == "request":
+        whole = stop(200, b"body")[0]
     cut = whole[: whole.index(b"body") - 2]
     cut = cut[:1] + (len(cut) - 4).to_bytes(3, "big") + cut[4:]
-    async with gateway(tmp_path, [cut], plugins=RESP) as seen:
+    async with gateway(tmp_path, [cut], plugins=PRE if phase == "request" else RESP) as seen:
         answer = await seen.send(request())
     assert statuses(answer) == [b"500"]
     assert b"\r\nx-r: 1\r\n" in answer

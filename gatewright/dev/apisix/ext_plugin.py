@@ -24,7 +24,7 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import replies
 from gatewright.gateways.apisix.calls import METHODS, encode_http_req_call, encode_http_resp_call
 from gatewright.gateways.apisix.frames import FrameType
-from gatewright.gateways.apisix.replies import InfoType, RespReply, Stop
+from gatewright.gateways.apisix.replies import InfoType, RespReply, Rewrite, Stop
 
 __all__ = ["ExtPlugin"]
 
@@ -84,10 +84,14 @@ class ExtPlugin:
             except ProtocolError as error:
                 raise RpcError(str(error)) from None
 
+        def decode(frame: bytes) -> Stop | Rewrite | None:
+            exchange.add_response_headers(lua_replies.read_stop_headers(frame), frozenset())
+            return lua_replies.read_action(frame)
+
         try:
             action = await self._client.call(
                 plugin, FrameType.HTTP_REQ_CALL, encode,
-                asking(lambda question: self._answer(exchange, question, None)), lua_replies.read_action,
+                asking(lambda question: self._answer(exchange, question, None)), decode,
             )  # fmt: skip
         except RpcError as error:
             return self._failed(exchange, plugin, error)
@@ -97,7 +101,6 @@ class ExtPlugin:
         if action is None:
             return None
         if isinstance(action, Stop):
-            exchange.add_response_headers(action.headers, frozenset())
             return exited(exchange, action.status or 200, action.body or None)
         if action.body or any(name.lower() == "content-length" for name, _ in action.headers):
             await exchange.read_body()

@@ -12,7 +12,15 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply, Rewrite, Stop
 
-__all__ = ["read_action", "read_error", "read_info_request", "read_resp_headers", "read_resp_reply", "read_token"]
+__all__ = [
+    "read_action",
+    "read_error",
+    "read_info_request",
+    "read_resp_headers",
+    "read_resp_reply",
+    "read_stop_headers",
+    "read_token",
+]
 
 _HEADER: Final = 4
 _STOP: Final = 1
@@ -44,6 +52,11 @@ class _Table:
         """A number; 0 if it's absent."""
         at = self._field(slot)
         return _number(self._data, at, size) if at else 0
+
+    def byte(self, slot: int) -> int | None:
+        """A number of one byte; `None`, which is no error, beyond the frame."""
+        at = self._field(slot)
+        return 0 if not at else self._data[at] if at < len(self._data) else None
 
     def table(self, slot: int) -> _Table | None:
         """A table below this one."""
@@ -99,7 +112,7 @@ def read_error(frame: bytes) -> int:
 def read_action(frame: bytes) -> Stop | Rewrite | None:
     """The action of an answer to HTTPReqCall; `None` for none, or one of unknown type."""
     root = _Table.root(frame)
-    kind = root.number(1, 1)
+    kind = root.byte(1)
     if kind not in (_STOP, _REWRITE):
         return None
     action = root.table(2)
@@ -111,6 +124,13 @@ def read_action(frame: bytes) -> Stop | Rewrite | None:
         path=action.text(0), headers=action.entries(1), args=action.entries(2), resp_headers=action.entries(3),
         body=action.content(4) or b"",
     )  # fmt: skip
+
+
+def read_stop_headers(frame: bytes) -> list[Entry]:
+    """The headers of a Stop, which APISIX sets before it reads on; of anything else, none."""
+    root = _Table.root(frame)
+    action = root.table(2) if root.byte(1) == _STOP else None
+    return [] if action is None else action.entries(1)
 
 
 def read_resp_headers(frame: bytes) -> list[Entry]:
@@ -128,9 +148,9 @@ def read_info_request(frame: bytes) -> InfoRequest:
     """An ExtraInfo question."""
     root = _Table.root(frame)
     kind = root.number(0, 1)
-    if kind not in (InfoType.VAR, InfoType.REQ_BODY, InfoType.RESP_BODY):
+    if kind not in (InfoType.VAR, InfoType.REQ_BODY):
         return InfoRequest(kind)
     info = root.table(1)
-    if info is None and kind != InfoType.RESP_BODY:
+    if info is None:
         raise ProtocolError("a type of question without a question")
-    return InfoRequest(kind, info.text(0) if info is not None and kind == InfoType.VAR else None)
+    return InfoRequest(kind, info.text(0) if kind == InfoType.VAR else None)
