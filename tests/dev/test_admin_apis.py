@@ -219,10 +219,17 @@ def test_a_route_that_is_made_while_it_runs_is_served(
             assert _send("GET", f"{base}/apisix/admin/routes/1", "", {"X-API-KEY": KEY})[0] == 200
         else:
             for kind, form in (
-                ("services", "name=s&url=http://127.0.0.1:1"), ("services/s/routes", "paths[]=/get"),
+                ("services", "name=s&url=http://127.0.0.1:1"), ("services/s/routes", "paths[]=/get&name=r"),
                 ("plugins", "name=greet&config.greeting=hello"),
             ):  # fmt: skip
                 made = _send("POST", f"{admin}{kind}", form, {})
+            for form, why in (
+                ("name=gret", "plugin 'gret' not enabled; did you mean greet?"),
+                ("name=greet&config.wrod=a", "plugins[1].config.wrod: unknown field)"),
+            ):
+                code, refused = _send("POST", f"{admin}plugins", f"{form}&route=r", {})
+                assert (code, why in refused) == (400, True), refused
+            assert "routes    none yet" in running.output
         assert made[0] == 201, made
         status, text = _send("GET", f"{base}/get", "", {})
         assert (status, "hello" in text) == (200, True), text

@@ -32,7 +32,8 @@ def print_banner(serving: Serving, protocol: str, page: str, admin_port: int) ->
         options.announce(line)
         return
     lines = ["", "Gatewright development gateway (behaves as Kong does; not for production)", "", *_plugins(serving)]
-    lines.append(f"  routes    {file or 'every plugin on every path, by priority'}")
+    said = "none yet" if options.admin else "every plugin on every path, by priority"
+    lines.append(f"  routes    {file or said}")
     default = "where the services say" if file else "built in: echoes the request"
     upstream = options.upstream
     lines.append(f"  upstream  {'built in: echoes the request' if upstream == ECHO else upstream or default}")

@@ -80,7 +80,12 @@ def _everywhere(plugins: Sequence[Mapping[str, Any]]) -> Declared:
 
 
 def plugins_of(
-    file: Path | None, known: Sequence[KnownPlugin], declared: Declared, faults: Sequence[str] = ()
+    file: Path | None,
+    known: Sequence[KnownPlugin],
+    declared: Declared,
+    faults: Sequence[str] = (),
+    *,
+    by_admin: bool = False,
 ) -> Plugins:
     """The configured plugins.
 
@@ -89,6 +94,7 @@ def plugins_of(
         known: those of plugin servers.
         declared: where they are configured.
         faults: why others could not be loaded.
+        by_admin: the Admin API was told so; whoever asked it hears what is wrong, in Kong's words.
 
     Raises:
         ConfigError: a configuration is not valid; says where and why.
@@ -99,6 +105,8 @@ def plugins_of(
             place_of=lambda place: place if file is None else place_in(file, place), faults=faults,
         )  # fmt: skip
     except ConfigError as error:
+        if by_admin:
+            raise
         if file is not None:
             raise ConfigError(f"{placed(file, error)}{_what_fits(str(error), declared)}") from None
         names = {f"plugins[{number}]": plugin.name for number, plugin in enumerate(known)}
@@ -109,7 +117,7 @@ def plugins_of(
         ) from None
     for name in plugins.left_out:
         log.warning("the plugin %s is left out: Kong's own plugins are not here", name)
-    for why in plugins.missing.values():
+    for why in () if by_admin else plugins.missing.values():
         log.error("%s", why)
     return plugins
 

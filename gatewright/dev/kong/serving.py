@@ -109,9 +109,10 @@ class Serving:
         Raises:
             ConfigError: it is not valid.
         """
-        plugins = plugins_of(self.file, self.known, declared)
+        plugins = plugins_of(self.file, self.known, declared, by_admin=True)
         for name in plugins.missing.keys() - self.plugins.missing.keys():
-            raise ConfigError(f"name: plugin '{name}' not enabled: {plugins.missing[name]}")
+            cure = plugins.missing[name].rpartition(": ")[2]
+            raise ConfigError(f"name: plugin '{name}' not enabled; {cure}")
         self.gateway.replace(declared, plugins)
         self.plugins = plugins
         self.declared = declared
