@@ -21,7 +21,7 @@ from gatewright.doctor.findings import Finding, good, note, problem
 from gatewright.doctor.routes import check_routes
 from gatewright.errors import ConfigError, GatewrightError
 from gatewright.field_docs import described_schema
-from gatewright.plugin import Plugin
+from gatewright.plugin import KONG_PHASES, Plugin
 from gatewright.runtime.discovery import Discovery, Found
 from gatewright.runtime.fitting import check_config
 from gatewright.runtime.kong_schema import faults
@@ -95,9 +95,19 @@ def _errors_of(name: str, found: Found, schemas: dict[str, Any]) -> Iterator[str
         yield from (f"{found.source}: {name}: Schema: {fault}" for fault in faults(own))
     if not found.plugin.phases() and not found.plugin.kong_phases():
         place = place_of(found.plugin) or found.source
+        if own is not None:
+            known = ", ".join(KONG_PHASES)
+            yield f"{place}: {name}: no handler for any phase of Kong's: {known}{_misspelt_phase(found)}"
+            return
         alike = [each for each in vars(found.plugin) if each.lower().lstrip("_") in _MEANT]
         meant = f" ({alike[0]} is none)" if alike else ""
         yield f"{place}: {name}: no handler; define on_request or on_response{meant}"
+
+
+def _misspelt_phase(found: Found) -> str:
+    names = [name for name in vars(getattr(found.plugin, "wrapped", object)) if not name.startswith("_")]
+    meant = {name: get_close_matches(name, KONG_PHASES, 1) for name in names}
+    return "".join(f"; {name} is none, did you mean {near[0]}?" for name, near in meant.items() if near)
 
 
 def _findings(discovery: Discovery) -> Iterator[Finding]:

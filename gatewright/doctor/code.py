@@ -74,6 +74,8 @@ def check_handlers(plugin: type[Plugin], source: str) -> Iterator[Finding]:
     """
     wrapped: Any = getattr(plugin, "wrapped", None)
     if wrapped is not None:  # an older runner's
+        if hasattr(plugin, "kong_schema") and "__init__" in vars(wrapped):
+            yield from _check_parameters(wrapped.__init__, f"{plugin.name}.__init__", ("config",), source)
         for phase in plugin.kong_phases():
             yield from _check_parameters(getattr(wrapped, phase, None), f"{plugin.name}.{phase}", ("kong",), source)
         return

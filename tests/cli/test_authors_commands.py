@@ -178,6 +178,18 @@ class TestCheck:
         assert str(directory / "plug.py") in output
 
     @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            ("def __init__(self, config): ...\n    def acess(self, kong): ...", "acess is none, did you mean access?"),
+            ("def __init__(self): ...\n    def access(self, kong): ...", "-> def __init__(self, config)"),
+        ],
+    )
+    def test_a_mistake_in_kong_pdks_form(self, plugin_dir: WriteFiles, body: str, words: str) -> None:
+        output = gatewright("check", plugin_dir(rate=f"Schema = ()\nclass Plugin:\n    {body}\n"), code=1)
+        assert words in output
+        assert "rate.py:" in output
+
+    @pytest.mark.parametrize(
         "body",
         [
             "        await asyncio.to_thread(lambda: time.sleep(1))",
