@@ -116,6 +116,7 @@ class Http2Connection(asyncio.Protocol):
         plain = [(name, value) for name, value in headers if not name.startswith(":")]
         if pseudo.get(":authority"):
             plain = [("host", pseudo[":authority"]), *((name, value) for name, value in plain if name != "host")]
+        is_encoded = any(name == "transfer-encoding" for name, _ in plain)
         has_length = any(name == "content-length" for name, _ in plain)
         refused = refusal_of(headers)
         peer = self._transport.get_extra_info("peername")
@@ -126,7 +127,7 @@ class Http2Connection(asyncio.Protocol):
             client_ip=peer[0],
             version="2",
             body=bytes(body),
-            framing="content-length" if has_length else "h2" if had_data else "none",
+            framing="content-length" if has_length else "h2" if had_data or is_encoded else "none",
             server_port=self._front.port,
             client_port=peer[1],
             number=self._requests,

@@ -316,8 +316,11 @@ async def _read_response(reader: asyncio.StreamReader, method: str) -> dict[str,
 async def send_http2(port: int, request: dict[str, Any], timeout: float) -> dict[str, Any]:
     """Send a recorded request over HTTP/2 with prior knowledge."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    # What a runner sets goes out as it is, be it a header that HTTP/2 has no place for.
-    connection = h2.connection.H2Connection(h2.config.H2Configuration(validate_inbound_headers=False))
+    # What a client sends and a runner sets goes out as it is, be it a header that HTTP/2 has no place for.
+    config = h2.config.H2Configuration(
+        validate_inbound_headers=False, validate_outbound_headers=False, normalize_outbound_headers=False
+    )
+    connection = h2.connection.H2Connection(config)
     connection.initiate_connection()
     left_out = {"host", "connection"} | ({"content-length"} if request["sent_by"] == "curl-h2-stream" else set())
     headers = [(n.lower(), v) for n, v in request["headers"] if n.lower() not in left_out]

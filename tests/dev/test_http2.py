@@ -56,6 +56,14 @@ async def test_without_a_length_there_is_no_response_phase_not_even_for_get(
     assert len(seen.upstream) == (status == "200")
 
 
+async def test_what_is_said_to_be_encoded_for_the_way_has_a_body_be_it_empty(tmp_path: Path) -> None:
+    sent = h2()
+    sent["headers"].append(["transfer-encoding", "chunked"])
+    async with gateway(tmp_path) as seen:
+        await send_http2(seen.port, sent, 5)
+    assert seen.forwarded()["Content-Length"] == "0"
+
+
 async def test_without_a_length_a_body_can_t_be_replaced(tmp_path: Path) -> None:
     new = [replies.encode_rewrite(0, Rewrite(body=b"new"))]
     async with gateway(tmp_path, new, new) as seen:

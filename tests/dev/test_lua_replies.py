@@ -77,3 +77,15 @@ def test_whatever_comes_is_read_or_refused(payload: bytes) -> None:
             read(b"\2\0\0\0" + payload)
         except ProtocolError:
             continue
+
+
+def test_entries_before_one_that_is_beyond_the_frame_are_read() -> None:
+    frame = bytearray(replies.encode_resp_reply(0, RespReply(0, [("x-a", "1"), ("x-b", "2")])))
+    vector = frame.index(b"\2\0\0\0", 8)
+    while vector + 12 > len(frame) or frame[vector + 8 : vector + 12] == b"\0\0\0\0":
+        vector = frame.index(b"\2\0\0\0", vector + 1)
+    frame[vector + 8 : vector + 12] = b"\0\0\xff\0"  # where the second one is said to be
+    entries = lua_replies.read_resp_headers(bytes(frame))
+    assert next(entries) == ("x-a", "1")
+    with pytest.raises(ProtocolError):
+        next(entries)

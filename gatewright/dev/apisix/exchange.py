@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from time import perf_counter
@@ -332,7 +332,7 @@ class Exchange:
         self.is_args = "?" if self.args_text else ""
         self._args = None
 
-    def add_response_headers(self, entries: Sequence[Entry], excluded: frozenset[str]) -> None:
+    def add_response_headers(self, entries: Iterable[Entry], excluded: frozenset[str]) -> None:
         """Add what a runner sets on the answer (`response_headers.added`).
 
         Raises:

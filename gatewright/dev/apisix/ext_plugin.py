@@ -196,11 +196,18 @@ class ExtPlugin:
             note_call(number, token, {"status": got.status, "headers": shown})
             return encode_http_resp_call(id=number, conf_token=token, status=got.status, headers=shown)
 
+        def decode(frame: bytes) -> RespReply:
+            first = next(lua_replies.read_resp_headers(frame), None)
+            if first is None:
+                exchange.apply_resp_reply(RespReply(), answer)
+            else:
+                exchange.add_response_headers(lua_replies.read_resp_headers(frame), frozenset())
+            return lua_replies.read_resp_reply(frame)
+
         try:
-            frame, own = await self._client.call(
+            reply = await self._client.call(
                 plugin, FrameType.HTTP_RESP_CALL, encode,
-                asking(lambda question: self._answer(exchange, question, unread)),
-                lambda frame: (frame, lua_replies.read_resp_headers(frame)),
+                asking(lambda question: self._answer(exchange, question, unread)), decode,
             )  # fmt: skip
         except RpcError as error:
             _tell(error)
@@ -212,8 +219,6 @@ class ExtPlugin:
             else:
                 status = 503
             return await self._print(exchange, plugin, got, status)
-        exchange.apply_resp_reply(RespReply(headers=own), answer)
-        reply = self._client.read(frame, lua_replies.read_resp_reply)
         note_reply(reply)
         if reply.body:
             said = Answer(reply.status or got.status, exchange.response_headers, reply.body, framing="stop")

@@ -6,6 +6,7 @@ frame, and what nobody asks for may be anything. Only a number that is beyond th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from gatewright.errors import ProtocolError
@@ -76,21 +77,19 @@ class _Table:
         content = self.content(slot)
         return None if content is None else content.decode("utf-8", "surrogateescape")
 
-    def entries(self, slot: int) -> list[Entry]:
-        """Names and values."""
+    def entries(self, slot: int) -> Iterator[Entry]:
+        """Names and values, one after the other: whoever takes them has those before an error."""
         at = self._field(slot)
         if not at:
-            return []
+            return
         at += _number(self._data, at, 4)
-        found: list[Entry] = []
         for number in range(_number(self._data, at, 4)):
             place = at + 4 + 4 * number
             entry = _Table(self._data, place + _number(self._data, place, 4))
             name = entry.text(0)
             if name is None:
                 raise ProtocolError("an entry without a name")
-            found.append((name, entry.text(1)))
-        return found
+            yield name, entry.text(1)
 
 
 def _number(data: bytes, at: int, size: int, *, signed: bool = False) -> int:
@@ -119,21 +118,21 @@ def read_action(frame: bytes) -> Stop | Rewrite | None:
     if action is None:
         raise ProtocolError("a type of action without an action")
     if kind == _STOP:
-        return Stop(status=action.number(0, 2), headers=action.entries(1), body=action.content(2) or b"")
+        return Stop(status=action.number(0, 2), headers=[*action.entries(1)], body=action.content(2) or b"")
     return Rewrite(
-        path=action.text(0), headers=action.entries(1), args=action.entries(2), resp_headers=action.entries(3),
-        body=action.content(4) or b"",
+        path=action.text(0), headers=[*action.entries(1)], args=[*action.entries(2)],
+        resp_headers=[*action.entries(3)], body=action.content(4) or b"",
     )  # fmt: skip
 
 
-def read_stop_headers(frame: bytes) -> list[Entry]:
+def read_stop_headers(frame: bytes) -> Iterator[Entry]:
     """The headers of a Stop, which APISIX sets before it reads on; of anything else, none."""
     root = _Table.root(frame)
     action = root.table(2) if root.byte(1) == _STOP else None
-    return [] if action is None else action.entries(1)
+    return iter(()) if action is None else action.entries(1)
 
 
-def read_resp_headers(frame: bytes) -> list[Entry]:
+def read_resp_headers(frame: bytes) -> Iterator[Entry]:
     """The headers of an answer to HTTPRespCall, which APISIX sets before it reads on."""
     return _Table.root(frame).entries(2)
 
@@ -141,7 +140,7 @@ def read_resp_headers(frame: bytes) -> list[Entry]:
 def read_resp_reply(frame: bytes) -> RespReply:
     """An answer to HTTPRespCall."""
     root = _Table.root(frame)
-    return RespReply(status=root.number(1, 2), headers=root.entries(2), body=root.content(3) or b"")
+    return RespReply(status=root.number(1, 2), headers=[*root.entries(2)], body=root.content(3) or b"")
 
 
 def read_info_request(frame: bytes) -> InfoRequest:

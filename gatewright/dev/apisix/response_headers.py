@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from gatewright.dev.apisix.faults import LuaError
 from gatewright.dev.messages import Headers
@@ -28,7 +28,7 @@ SINGLE = frozenset(
 
 
 def added(
-    headers: Headers, entries: Sequence[Entry], excluded: frozenset[str], single: frozenset[str] = SINGLE
+    headers: Headers, entries: Iterable[Entry], excluded: frozenset[str], single: frozenset[str] = SINGLE
 ) -> Iterator[Headers]:
     """Headers with what a runner sets, entry by entry: what comes before an error stays.
 
