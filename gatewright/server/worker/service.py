@@ -36,6 +36,8 @@ __all__ = ["Service"]
 SWEEP_SECONDS = 1.0
 FLUSH_SECONDS = 0.5
 RETRY_SECONDS = 0.01
+SETTLE_SECONDS = 0.5
+"""For what a gateway still has to send on a connection after its call's end, before that can be a keeper's."""
 
 
 def _bridge_class(use_gevent: bool) -> type[Bridge]:
@@ -278,9 +280,7 @@ class Service:
         self.draining = self.leaving = True
         for connection in list(self.connections):
             connection.close_if_idle()
-        if self.calls:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), self.drain_seconds)
+        await self._until_all_have_left(self.loop.time() + self.drain_seconds)
         cut_off = self.calls
         self.on_cut_off()
         for timer in self._timers:
@@ -289,6 +289,20 @@ class Service:
             if self.keeper is None or not connection.give_back():
                 connection.abort()
         return cut_off
+
+    async def _until_all_have_left(self, until: float) -> None:
+        """Wait for the calls under way, and for connections that are a keeper's once their peer has caught up."""
+        quiet_since = self.loop.time()
+        while (now := self.loop.time()) < until:
+            if self.calls:  # also those that have come on connections which had not left yet
+                self._idle.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._idle.wait(), until - now)
+                quiet_since = self.loop.time()
+            elif self.keeper is None or not self.connections or now - quiet_since > SETTLE_SECONDS:
+                return
+            else:
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def retire(self, seconds: float) -> int:
         """Give all connections to other workers, each as soon as it's idle. Gives the number left after `seconds`."""

@@ -117,7 +117,13 @@ class SendingConnection(NotedConnection):
 
     def close_if_idle(self) -> None:
         """Close the connection unless an event is under way on it, or may go on over it."""
-        is_idle = self.event is None and not self._owed and not self._put_off and not self._awaits_steps
+        is_idle = (
+            self.event is None
+            and not self._owed
+            and not self._put_off
+            and not self.session.buffered  # Kong has still to answer what it was told ahead, and fails if it can't
+            and not self._awaits_steps
+        )
         if is_idle and not self.give_back():
             self._transport.close()
 

@@ -8,6 +8,7 @@ one may still be at work on that.
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Final
@@ -26,6 +27,8 @@ _NO_INSTANCE: Final = 0
 _PATIENCE: Final = 8.0
 """Seconds. Kong starts a server a second after the last one's end at the latest; and whoever finds that an instance is
 being started waits for ten seconds, and then lets its request pass (plugin.lua, `get_instance_id`)."""
+_LENGTH: Final = 4
+"""Bytes of a Protobuf frame's length, in the machine's order (pb_rpc.lua)."""
 _UNREAD: Final = b"\xc0" * (1 << 14)
 """More than Kong reads at once (mp_rpc.lua: 4096 bytes, and nginx's buffer). What it has not read after an answer keeps
 the connection out of its pool, where a request might find it in the moment in which we close it, and pass."""
@@ -45,7 +48,7 @@ class StandIn:
         self._session = new_session()
         self.patience = 0.0
         self._event: int | None = None
-        self.asks_anew = not self._session.moves  # over Protobuf: "closed" (pb_rpc.lua)
+        self.asks_anew = False
         self._reply = msgpack.Unpacker(raw=True, strict_map_key=False)
 
     def refusal(self, data: bytes) -> bytes:
@@ -57,6 +60,8 @@ class StandIn:
         events = self._session.receive_data(data)
         for event in events:
             self.patience = _PATIENCE if isinstance(event, HandleEvent | StartInstance) else 0.0
+            # "closed", over Protobuf: but an instance that can't be started fails the request (pb_rpc.lua, plugin.lua)
+            self.asks_anew = not self._session.moves and not isinstance(event, StartInstance)
             self._event = event.event if isinstance(event, Answer) else None
         return b"".join(self._refused(event) for event in events) + _UNREAD if events else b""
 
@@ -71,6 +76,9 @@ class StandIn:
             reply: all that has come of it.
             new: the last of it, which this was not asked about yet.
         """
+        if not self._session.moves:
+            size = int.from_bytes(reply[:_LENGTH], sys.byteorder) if len(reply) >= _LENGTH else len(reply)
+            return reply + _UNREAD if len(reply) >= _LENGTH + size else b""
         self._reply.feed(new)
         return next((reply + _UNREAD for _ in self._reply), b"")
 
