@@ -294,11 +294,13 @@ class Service:
         """Wait for the calls under way, and for connections that are a keeper's once their peer has caught up."""
         quiet_since = self.loop.time()
         while (now := self.loop.time()) < until:
+            if self.keeper is not None:  # which takes some at a time
+                self.give_back(len(self.connections))
             if self.calls:  # also those that have come on connections which had not left yet
                 self._idle.clear()
+                quiet_since = now
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._idle.wait(), until - now)
-                quiet_since = self.loop.time()
+                    await asyncio.wait_for(self._idle.wait(), min(RETRY_SECONDS * 5, until - now))
             elif self.keeper is None or not self.connections or now - quiet_since > SETTLE_SECONDS:
                 return
             else:
