@@ -137,7 +137,11 @@ async def test_a_name_that_is_nobodys_takes_a_check_too(monkeypatch: pytest.Monk
     assert done == [b"wrong"]
 
 
-@pytest.mark.parametrize("hashed", [ARGON2, BCRYPT, argon2.PasswordHasher(time_cost=1, memory_cost=64).hash("x")])
+@pytest.mark.parametrize(
+    "hashed",
+    [ARGON2, BCRYPT, argon2.PasswordHasher(time_cost=1, memory_cost=64).hash("x")],
+    ids=["argon2", "bcrypt", "more lanes"],
+)
 async def test_a_name_that_is_nobodys_takes_as_long_as_one_that_is_somebodys(
     hashed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,7 @@ def pages() -> list[Path]:
 def table(name: str) -> str:
     result = CliRunner().invoke(plugins, [name, "--markdown"])
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout  # what others log meanwhile goes to stderr
 
 
 def blocks(page: Path, language: str) -> list[str]:
