@@ -19,7 +19,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 SOURCES = ("gatewright/gateways/apisix/_quick.c",)
 
 
-class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg,misc]  # hatchling is there only while it builds
+class CustomBuildHook(BuildHookInterface):
     """Builds the modules in C beside their sources, where an editable installation finds them, too."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ def check_environment() -> Iterator[Finding]:
         yield warning("uvloop is not installed: the runner is a fifth slower", "pip install uvloop")
     if quick is None and not os.environ.get(PURE_PYTHON):
         yield note(
-            "requests are read in Python, which costs APISIX's calls a sixth more: the module in C was not built",
+            "requests are read in Python, a fifth slower where a header is looked at: the module in C was not built",
             "have a C compiler and Python's headers there (Debian: gcc python3-dev) when gatewright is installed",
         )
     for package, rival in (("apisix", "apisix-runner"), ("kong_pdk", "kong-pdk")):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from gatewright.errors import ConfigError
 from gatewright.gateways.apisix import calls, replies
 from gatewright.gateways.apisix.frames import FrameType
-from gatewright.settings import ConfigError, Settings
+from gatewright.settings import Settings
 from tests.conftest import StartRunner
 
 WriteFiles = Callable[..., Path]

@@ -46,13 +46,13 @@ class _Apart:
                 self._thread.join(_MOMENT)
                 self.is_slow = self._thread.is_alive()
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # or it would grow with each report
         return self._given
 
     def _ask(self) -> None:
         try:
             self._given, self._error = _families_of(self._collector), None
-        except BaseException as error:  # raised again where it's told
+        except BaseException as error:  # `collect` raises it, in the thread that reports it
             self._given, self._error = [], error
 
 

@@ -64,9 +64,11 @@ class OwnMetrics:
         self._collectors.keep(collectors)
         for collector in collectors:
             try:
-                yield from self._collectors.collect(collector)
-            except BaseException as error:
+                families = self._collectors.collect(collector)
+            except BaseException as error:  # whatever a plugin's own collector raises
                 _leave_out(self._failures, name_of(collector), error)
+                continue
+            yield from families
 
 
 def _leave_out(failures: FailureLog, name: object, error: BaseException) -> None:
