@@ -90,19 +90,19 @@ async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerP
     hide(asyncio.current_task())
     stop = asyncio.Event()
     settings = plan.settings
-    listener = Listener.obtain(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever runs us stops us
+            loop.add_signal_handler(number, stop.set)
+    with contextlib.suppress(ValueError, RuntimeError):
+        loop.add_signal_handler(signal.SIGHUP, log.warning, "no reload without a supervisor: --workers 1 or more")
+        loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
+    listener = Listener.obtain(settings)  # whoever can connect can also send signals: they are heard by now
     listener.set_backlog(plan.backlog)
     own: list[Listener] = []
     servers: list[asyncio.Server] = []
     shown: Shown | None = None
     try:
         shown = show(plan)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: whoever runs us stops us
-                loop.add_signal_handler(number, stop.set)
-        with contextlib.suppress(ValueError, RuntimeError):
-            loop.add_signal_handler(signal.SIGHUP, log.warning, "no reload without a supervisor: --workers 1 or more")
-            loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
         unused = [name for name in ("max_requests", "max_memory") if getattr(settings, name)]
         if unused:
             log.warning("settings that have no effect without a supervisor", settings=unused)
