@@ -24,6 +24,7 @@ from gatewright.plugins._shared.http_signatures import (
 from gatewright.plugins._shared.identity import IdentityHeaders, leave_consumer
 from gatewright.plugins._shared.model import field
 from gatewright.plugins._shared.redis_server import RedisServer, ServerFailedError, shared_server
+from gatewright.plugins._shared.targets import sent_target
 
 __all__ = ["HmacAuth"]
 
@@ -191,8 +192,7 @@ class HmacAuth(Plugin):
         names, headers = signature.components, request.headers
         target = scheme = ""
         if {"@path", "@query", "@request-target", "@target-uri"} & set(names):
-            # APISIX puts a decoded path into $request_uri, and what was sent into a variable of its own (init.lua).
-            target = await request.var("real_request_uri") or await request.var("request_uri") or ""
+            target = await sent_target(request)
             if not target.startswith("/"):
                 raise SignatureError("the request's target is not one that can be signed")
         if {"@scheme", "@target-uri", "@authority"} & set(names):

@@ -157,9 +157,9 @@ class Route:
     """A route's plugins with their configurations."""
 
     def __init__(self, gateway: Gateway, conf: Sequence[tuple[str, Any]], id: str) -> None:
-        self._gateway, self._id = gateway, id
+        self._gateway, self.id = gateway, id
         self.conf = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in conf]
-        self._pair = Pair("", {})
+        self.pair = Pair("", {})
         self._instances: dict[str, int] = {}
 
     def request(
@@ -176,8 +176,8 @@ class Route:
     ) -> Outcome:
         """Let a request go through the plugins."""
         pairs = _listed(headers)
-        self._pair = Pair(secrets.token_hex(16), {})
-        facts = _Facts(path, method, pairs, list(query), body, client, consumer, dict(variables or {}), self._pair)
+        self.pair = Pair(secrets.token_hex(16), {})
+        facts = _Facts(path, method, pairs, list(query), body, client, consumer, dict(variables or {}), self.pair)
         if self._gateway.kind == "apisix":
             return self._apisix_request(facts)
         return self._kong(facts, "access", None)
@@ -194,7 +194,7 @@ class Route:
     ) -> Outcome:
         """Let the upstream's answer to the request of before go through the plugins."""
         pairs = _listed(request_headers)
-        facts = _Facts(path, method, pairs, [], b"", "127.0.0.1", None, {}, self._pair)
+        facts = _Facts(path, method, pairs, [], b"", "127.0.0.1", None, {}, self.pair)
         answer = status, dict(headers or {"content-type": "text/plain"}), body
         if self._gateway.kind == "apisix":
             return self._apisix_response(facts, *answer)
@@ -213,14 +213,14 @@ class Route:
         if self._gateway.kind == "apisix":
             assert not self.response(status, headers, method=method, path=path).failed
             return
-        facts = _Facts(path, method, [], [], b"", "127.0.0.1", None, {"source": source}, self._pair)
+        facts = _Facts(path, method, [], [], b"", "127.0.0.1", None, {"source": source}, self.pair)
         self._kong(facts, "log", (status, dict(headers or {}), b""))
 
     # --- APISIX
 
     def _apisix_request(self, facts: _Facts) -> Outcome:
         with Peer.connect(self._gateway.worker.path) as peer:
-            token = peer.prepare(*self.conf, key=f"route#{self._id}#ext-plugin-pre-req#1")
+            token = peer.prepare(*self.conf, key=f"route#{self.id}#ext-plugin-pre-req#1")
             try:
                 action = peer.request(
                     token, facts.path, method=facts.method, headers=facts.headers, args=facts.query,
@@ -242,7 +242,7 @@ class Route:
 
     def _apisix_response(self, facts: _Facts, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
         with Peer.connect(self._gateway.worker.path) as peer:
-            token = peer.prepare(*self.conf, key=f"route#{self._id}#ext-plugin-post-resp#1")
+            token = peer.prepare(*self.conf, key=f"route#{self.id}#ext-plugin-post-resp#1")
             answers = {**facts.answers(), "RESP_BODY": body}
             try:
                 reply = peer.response(token, status, headers=list(headers.items()), answers=answers)
@@ -259,7 +259,7 @@ class Route:
         with MsgPackKong(path) if is_msgpack else ProtoBufKong(path, messages()) as kong:
             for name, text in self.conf:
                 if name not in self._instances:
-                    config = {**json.loads(text), "route_id": self._id, "__seq__": 1}
+                    config = {**json.loads(text), "route_id": self.id, "__seq__": 1}
                     self._instances[name] = kong.start(name, config)
                 begin = len(kong.calls)
                 try:

@@ -12,10 +12,12 @@ import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
-from gatewright import ConfigError, Secret
+from gatewright import ConfigError, Plugin, Request, Secret, testing
+from gatewright.plugins._shared.targets import target_to_pass_on
 from gatewright.plugins.aws_lambda import AwsLambda
 from gatewright.plugins.aws_lambda.answers import BadAnswerError, answer_of
 from gatewright.plugins.aws_lambda.options import AwsLambdaConfig
@@ -201,11 +203,72 @@ def test_bodies_arrive_whole(
     assert (base64.b64decode(content) if is_base64 else (content or "").encode()) == body
 
 
-def test_paths_and_queries_are_escaped(gateway: Gateway, server: LambdaServer) -> None:
-    event = gateway.route(conf(server)).request("/a b/ü", query=[("n", "a&b ="), ("ü", "")]).json
-    assert (event["rawPath"], event["rawQueryString"]) == ("/a%20b/%C3%BC", "n=a%26b+%3D&%C3%BC=")
-    assert event["queryStringParameters"] == {"n": "a&b =", "ü": ""}
+SENT = [
+    # what the client sent; what goes on: path and query byte for byte
+    ("/a%20b/%c3%bc", "/a b/ü", "n=a%26b%20%3d&%C3%BC="),
+    ("/a%2Fb", "/a/b", "x=1&x=%32&flag"),
+    ("//a/./b/../c/", "/a/c/", "colors[]=blue&colors[]=red"),
+    ("/a", "/a", "b=2&a=1&b=1"),
+]
+"""What clients sent: the path, as plugins see it, and the query."""
+
+
+@pytest.mark.parametrize(("raw", "path", "query"), SENT)
+def test_paths_and_queries_are_those_that_were_sent(
+    gateway: Gateway, server: LambdaServer, raw: str, path: str, query: str
+) -> None:
+    items = parse_qsl(query, keep_blank_values=True)
+    variables = {"request_uri": f"{path}?{query}" if gateway.kind == "apisix" else f"{raw}?{query}"}
+    if gateway.kind == "apisix":
+        variables["real_request_uri"] = f"{raw}?{query}"
+    event = gateway.route(conf(server)).request(path, query=items, variables=variables).json
+    assert (event["rawPath"], event["rawQueryString"]) == (raw, query)
+    assert event["requestContext"]["http"]["path"] == raw
+    grouped: dict[str, list[str]] = {}
+    for name, value in items:
+        grouped.setdefault(name, []).append(value)
+    assert event["queryStringParameters"] == {name: ",".join(values) for name, values in grouped.items()}
     assert "cookies" not in event and "body" not in event
+
+
+class MovesIt(Plugin):
+    """A plugin before, which sends the request elsewhere."""
+
+    name = "moves-it"
+    priority = 10_000
+
+    async def on_request(self, request: Request) -> None:
+        request.path = "/a b/ü"
+        request.query.set_all("n", ["a&b ="])
+
+
+def test_what_a_plugin_before_changed_is_escaped(server: LambdaServer) -> None:
+    with Gateway("apisix", own=[MovesIt]) as gateway:
+        route = gateway.route(("moves-it", {}), conf(server))
+        event = route.request("/x", query=[("n", "1")], variables={"real_request_uri": "/x?n=1"}).json
+    assert (event["rawPath"], event["rawQueryString"]) == ("/a%20b/%C3%BC", "n=a%26b+%3D")
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "items", "wanted"),
+    [
+        ("http://shop.example/a%2Fb?x=%32", "/a/b", [("x", "2")], ("/a%2Fb", "x=%32")),
+        ("*", "/", [], ("/", "")),
+        ("", "/a b", [("x", "ü")], ("/a%20b", "x=%C3%BC")),
+        ("/a|\udcff?x=<\udcff>", "/a|\udcff", [("x", "<\udcff>")], ("/a|%FF", "x=<%FF>")),
+        ("/a/b", "/a/b/", [], ("/a/b/", "")),
+        ("/%zz", "/%zz", [], ("/%zz", "")),
+        ("/?=1&a=2&&", "/", [("a", "2")], ("/", "=1&a=2&&")),
+        ("/?a=2", "/", [("a", "3")], ("/", "a=3")),
+        ("/?" + "&".join(f"a{n}={n}" for n in range(150)), "/", [(f"a{n}", str(n)) for n in range(100)],
+         ("/", "&".join(f"a{n}={n}" for n in range(150)))),
+    ],
+)  # fmt: skip
+async def test_a_target_is_passed_on_as_it_came(
+    target: str, path: str, items: list[tuple[str, str]], wanted: tuple[str, str]
+) -> None:
+    request = testing.Request(path=path, query=items, variables={"real_request_uri": target})
+    assert await target_to_pass_on(request) == wanted
 
 
 def test_the_body_alone(gateway: Gateway, server: LambdaServer) -> None:
@@ -409,6 +472,19 @@ def test_a_functions_url(gateway: Gateway, server: LambdaServer) -> None:
     assert headers["host"] == server.url.removeprefix("http://")
     assert (headers["x-a"], headers["x-forwarded-for"]) == ("1, 2", "9, 192.0.2.1")
     assert "x-b" not in headers
+
+
+def test_a_url_gets_the_path_and_the_query_that_were_sent(gateway: Gateway, server: LambdaServer) -> None:
+    server.functions["url"] = lambda event: {"status": 200, "body": json.dumps(event)}
+    config = {"function_url": server.url, "region": "eu-west-1", **KEYS}
+    sent = {"real_request_uri": "/a%2fb?n=%31+2&m", "request_uri": "/a%2fb?n=%31+2&m"}
+    query = [("n", "1 2"), ("m", "")]
+    signed = gateway.route(("aws-lambda", config)).request("/a/b", query=query, variables=sent)
+    assert signed.json["path"] == "/a%2fb?n=1%202&m", "what is signed has one spelling"
+    config |= {"function_url_auth": "none"}
+    assert gateway.route(("aws-lambda", config)).request("/a/b", query=query, variables=sent).json["path"] == (
+        "/a%2fb?n=%31+2&m"
+    )
 
 
 def test_an_open_url_gets_the_clients_own_authorization(gateway: Gateway, server: LambdaServer) -> None:

@@ -11,13 +11,14 @@ from gatewright import NotAvailableError, Plugin, PluginError, Request, Response
 from gatewright.plugins._shared.breaker import CircuitBreaker
 from gatewright.plugins._shared.counting import counter
 from gatewright.plugins._shared.extras import extra
+from gatewright.plugins._shared.targets import target_to_pass_on
 from gatewright.plugins.aws_lambda.answers import HOP_BY_HOP, BadAnswerError, answer_of
-from gatewright.plugins.aws_lambda.events import as_text, event_v1, event_v2, raw_path, raw_query
+from gatewright.plugins.aws_lambda.events import as_text, event_v1, event_v2
 from gatewright.plugins.aws_lambda.options import AwsLambdaConfig
 
 with extra("aws-lambda", plugin="aws-lambda"):
     from gatewright.plugins.aws_lambda.client import Answer, LambdaClient, LambdaDownError, ThrottledError
-    from gatewright.plugins.aws_lambda.signing import CredentialsError, Signer
+    from gatewright.plugins.aws_lambda.signing import CredentialsError, Signer, signable
 
 __all__ = ["AwsLambda"]
 
@@ -106,12 +107,16 @@ class AwsLambda(Plugin[AwsLambdaConfig]):
         said = request.headers.get("x-forwarded-proto", "")
         scheme = said if said in ("http", "https") else await request.var("scheme") or "http"
         request_id = request.headers.get("x-request-id") or secrets.token_hex(16)
-        make = event_v2 if self.config.payload == "v2" else event_v1
-        return make(request, body, scheme=scheme, request_id=request_id, stage=self.config.stage, api=request.route)
+        facts = {"scheme": scheme, "request_id": request_id, "stage": self.config.stage, "api": request.route}
+        if self.config.payload == "v1":
+            return event_v1(request, body, **facts)
+        return event_v2(request, body, await target_to_pass_on(request), **facts)
 
     async def _pass_on(self, request: Request, body: bytes) -> Response:
-        query = raw_query(request.query.multi_items())
-        path = raw_path(request.path) + (f"?{query}" if query else "")
+        path, query = await target_to_pass_on(request)
+        if self.config.function_url_auth == "iam":
+            query = signable(query)
+        path += f"?{query}" if query else ""
         answer = await self._ask(request.method, path, self._headers(request), body)
         kind = answer.headers.get("x-amzn-errortype")
         if kind is not None and answer.status == 429:

@@ -3,6 +3,9 @@
 The formats are those of Amazon's "Working with AWS Lambda proxy integrations for HTTP APIs". What an HTTP API would
 know and a gateway of one's own doesn't (accounts, authorizers, certificates) is left out, or `null` where the format
 says so.
+
+`rawPath` is as the client sent it, as functions get it behind their own URLs; an HTTP API decodes it, so that `/a%2Fb`
+can't be told from `/a/b` there. `path` of format 1.0 is decoded, and `rawQueryString` as it was sent, behind all.
 """
 
 from __future__ import annotations
@@ -11,30 +14,15 @@ import base64
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote, quote_plus
 
 import msgspec
 
 from gatewright import Request
 
-__all__ = ["as_text", "event_v1", "event_v2", "is_text", "raw_path", "raw_query"]
+__all__ = ["as_text", "event_v1", "event_v2", "is_text"]
 
-_UNRESERVED_PATH: Final = "/!$&'()*+,;=:@-._~"
 _TEXT_TYPES: Final = tuple(f"application/{kind}" for kind in ("json", "javascript", "xml", "x-www-form-urlencoded"))
 _DAYS: Final = "%d/%b/%Y:%H:%M:%S +0000"
-
-
-def raw_path(path: str) -> str:
-    """A path, escaped."""
-    return quote(path, safe=_UNRESERVED_PATH, errors="surrogateescape")
-
-
-def raw_query(items: Sequence[tuple[str, str]]) -> str:
-    """The query, escaped."""
-    return "&".join(
-        f"{quote_plus(name, errors='surrogateescape')}={quote_plus(value, errors='surrogateescape')}"
-        for name, value in items
-    )
 
 
 def as_text(value: str) -> str:
@@ -83,18 +71,20 @@ def _encoded(event: Mapping[str, Any]) -> bytes:
     return msgspec.json.encode(event)
 
 
-def event_v2(request: Request, body: bytes, *, scheme: str, request_id: str, stage: str, api: str) -> bytes:
-    """The event of payload format 2.0."""
+def event_v2(
+    request: Request, body: bytes, target: tuple[str, str], *, scheme: str, request_id: str, stage: str, api: str
+) -> bytes:
+    """The event of payload format 2.0; `target` is path and query as they were sent."""
     headers, query = _grouped(request.headers.multi_items()), _grouped(request.query.multi_items())
     _forwarded(headers, request, scheme)
     cookies = [cookie.strip() for line in headers.pop("cookie", ()) for cookie in line.split(";") if cookie.strip()]
     content, is_base64 = _body(request, body)
-    now, path, domain = time.time(), raw_path(request.path), headers.get("host", [""])[0]
+    now, (path, raw_query), domain = time.time(), target, headers.get("host", [""])[0]
     event: dict[str, Any] = {
         "version": "2.0",
         "routeKey": "$default",
         "rawPath": path,
-        "rawQueryString": raw_query(request.query.multi_items()),
+        "rawQueryString": raw_query,
         "cookies": cookies,
         "headers": {name: ",".join(values) for name, values in headers.items()},
         "queryStringParameters": {name: ",".join(values) for name, values in query.items()},

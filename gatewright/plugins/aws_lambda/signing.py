@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote_plus
 
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -21,11 +22,21 @@ from gatewright import ConfigError, PluginError
 if TYPE_CHECKING:
     from gatewright.plugins.aws_lambda.options import AwsLambdaConfig
 
-__all__ = ["CredentialsError", "Signer"]
+__all__ = ["CredentialsError", "Signer", "signable"]
 
 
 _SUFFIXES: Final = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
 """Domains of AWS's partitions. (botocore has them, too, but not in its public interface.)"""
+
+
+def signable(query: str) -> str:
+    """A query in the one spelling that is signed (each name and value escaped alike): Amazon signs what it decoded."""
+    pieces = (part.partition("=") for part in query.split("&") if part)
+    return "&".join(f"{_escaped(name)}{equals}{_escaped(value)}" for name, equals, value in pieces)
+
+
+def _escaped(text: str) -> str:
+    return quote(unquote_plus(text, errors="surrogateescape"), safe="-_.~", errors="surrogateescape")
 
 
 class CredentialsError(PluginError):

@@ -15,9 +15,11 @@ from gatewright.plugins._shared.counting import counter
 from gatewright.plugins._shared.keys import KEY_HELP, KeyTemplate
 from gatewright.plugins._shared.model import field
 from gatewright.plugins._shared.redis_server import RedisConfig, shared_server
+from gatewright.plugins._shared.targets import sent_target
+from gatewright.plugins.cache.addresses import arguments_of, claims_of, is_authorized
 from gatewright.plugins.cache.entries import Entry, RedisEntries, Shelf, Variants, shared_entries
 from gatewright.plugins.cache.rules import (
-    UNSAFE,
+    SAFE,
     date_of,
     directives,
     has_body,
@@ -120,9 +122,9 @@ class Cache(Plugin[CacheConfig]):
         method = request.method
         headers = request.headers
         key = ""
-        if method in UNSAFE or (method == "GET" and "range" not in headers and not has_body(headers.get)):
+        if method not in SAFE or (method == "GET" and "range" not in headers and not has_body(headers.get)):
             key = await self._key(request)
-        if method in UNSAFE:
+        if method not in SAFE:
             request.ctx[_CTX] = {"drop": key}
             return None
         if not key:
@@ -146,7 +148,7 @@ class Cache(Plugin[CacheConfig]):
         renew = entry is not None and not conditional and self.config.redis is not None
         request.ctx[_CTX] = {
             "key": key, "store": "no-store" not in said, "own": conditional, "renew": renew,
-            "auth": "authorization" in headers,
+            "auth": is_authorized(headers, request.ctx),
         }  # fmt: skip
         if entry is not None and renew:
             for name, known in (("if-none-match", "etag"), ("if-modified-since", "last-modified")):
@@ -158,18 +160,14 @@ class Cache(Plugin[CacheConfig]):
     async def _key(self, request: Request) -> str:
         """Under this an answer is kept; nothing, where not all can be seen that it may depend on."""
         # As it was sent: the path that plugins see is decoded, and `/a%2Fb` may be another thing upstream than `/a/b`.
-        # (APISIX puts a decoded one into $request_uri, and what was sent into a variable of its own.)
-        target = await request.var("real_request_uri") or await request.var("request_uri") or ""
-        path, _, sent = target.partition("?")
+        path, _, sent = (await sent_target(request)).partition("?")
         if sent.count("&") >= _MOST_ARGUMENTS:  # gateways don't hand over more, but send them on
             return ""
-        query = request.query
-        parts = sorted(
-            (name, value, "" if value or not query.is_bare(name) else "bare")
-            for name, value in query.multi_items()
-            if name not in self._ignored
-        )  # of different names APISIX tells them in any order
-        whole = [request.route, request.headers.get("host", "").lower(), request.path, path, parts]
+        headers = request.headers
+        whole = [
+            request.route, await request.var("scheme"), headers.get("host", "").lower(), request.path, path,
+            arguments_of(sent, request.query.multi_items(), self._ignored), claims_of(headers),
+        ]  # fmt: skip
         if self._vary_by.text:
             whole.append(await self._vary_by.render(request))
         return f"cache:{_digest(whole)}"

@@ -8,14 +8,14 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 __all__ = [
-    "HEURISTIC", "UNSAFE", "date_of", "directives", "has_body", "is_fresh_enough", "lifetime", "matches",
+    "HEURISTIC", "SAFE", "date_of", "directives", "has_body", "is_fresh_enough", "lifetime", "matches",
     "may_be_stale", "may_store", "seconds_of", "whole_number",
 ]  # fmt: skip
 
 HEURISTIC: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
 """Statuses that may be kept though nobody says for how long (RFC 9110, 15.1); 206 needs ranges, which are not kept."""
-UNSAFE: Final = frozenset(("POST", "PUT", "PATCH", "DELETE"))
-"""Methods after which what is kept of a path is no longer right."""
+SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "CONNECT"))
+"""After all other methods what is kept of a path is no longer right, be they known or not (4.4)."""
 _KNOWN: Final = HEURISTIC | {302, 303, 307, 400, 401, 402, 403, 406, 409, 422, 451, 500, 502, 503, 504}
 
 _LONGEST: Final = 1 << 31
@@ -78,15 +78,13 @@ def may_store(status: int, said: Directives, *, authorized: bool, vary: Sequence
     Args:
         status: of the answer.
         said: its `Cache-Control`.
-        authorized: the request had `Authorization`.
+        authorized: the request had `Authorization`, or another credential.
         vary: the names in its `Vary`.
-        sets_cookie: it has `Set-Cookie`: meant for one client, unless it says that it is `public`.
+        sets_cookie: it has `Set-Cookie`: meant for one client, whatever else it says.
     """
     if status not in _KNOWN or "no-store" in said or "private" in said or "no-cache" in said or "*" in vary:
         return False
-    if authorized and not {"public", "s-maxage", "must-revalidate"} & said.keys():
-        return False
-    return not (sets_cookie and "public" not in said)
+    return not sets_cookie and (not authorized or not {"public", "s-maxage", "must-revalidate"}.isdisjoint(said))
 
 
 def lifetime(status: int, said: Directives, headers: Callable[[str], str | None], now: float, default: float) -> float:
