@@ -56,6 +56,13 @@ class Limit:
             raise ValueError(f"{most} in {seconds:g} s is more than one a microsecond, which can't be counted")
         return cls(algorithm, most, period, burst if burst is not None else most)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # of each request's limits it's wanted
+        return hash((self.algorithm, self.most, self.period, self.burst))
+
     @cached_property
     def interval(self) -> int:
         """Microseconds from one to the next, for `gcra`; rounded up, so that never one too many passes."""

@@ -12,7 +12,8 @@ __all__ = ["SCRIPT", "SCRIPT_SHA", "Policy", "arguments", "verdicts"]
 
 SCRIPT: Final = """
 -- ARGV: the time (0: the server's own); how many policies, and of each: cost, 1 if it is counted in any case, how many
--- limits, and of each limit: algorithm, most, period, burst, interval; then each request's policy, a number from 1.
+-- limits, and of each limit: algorithm, most, period, burst, interval; then the requests' policies: a policy's number
+-- from 1, and how many requests in a row have it; and so on.
 -- KEYS: one for each limit of each request. All times are microseconds.
 -- Answer: for each request 1 or 0, and for each of its limits: 1 or 0, remaining, reset, retry.
 local now = tonumber(ARGV[1])
@@ -122,28 +123,30 @@ local out, key = {}, 1
 while at <= #ARGV do
   local policy = policies[tonumber(ARGV[at])]
   local cost, limits = policy.cost, policy.limits
-  at = at + 1
-  local passes, plans = true, {}
-  for place = 1, #limits do
-    local limit = limits[place]
-    local plan = {limit[1](KEYS[key], cost, limit[2], limit[3], limit[4], limit[5])}
-    plans[place] = plan
-    passes = passes and plan[1]
-    key = key + 1
+  for _ = 1, tonumber(ARGV[at + 1]) do
+    local passes, plans = true, {}
+    for place = 1, #limits do
+      local limit = limits[place]
+      local plan = {limit[1](KEYS[key], cost, limit[2], limit[3], limit[4], limit[5])}
+      plans[place] = plan
+      passes = passes and plan[1]
+      key = key + 1
+    end
+    local counts = cost > 0 and (passes or policy.force)
+    local last = #out + 1
+    out[last] = passes and 1 or 0
+    for place = 1, #limits do
+      local plan = plans[place]
+      local state = counts and plan[3] or plan[2]
+      out[last + 1] = plan[1] and 1 or 0
+      out[last + 2] = state[1]
+      out[last + 3] = state[2]
+      out[last + 4] = plan[4]
+      last = last + 4
+      if counts then plan[5]() end
+    end
   end
-  local counts = cost > 0 and (passes or policy.force)
-  local last = #out + 1
-  out[last] = passes and 1 or 0
-  for place = 1, #limits do
-    local plan = plans[place]
-    local state = counts and plan[3] or plan[2]
-    out[last + 1] = plan[1] and 1 or 0
-    out[last + 2] = state[1]
-    out[last + 3] = state[2]
-    out[last + 4] = plan[4]
-    last = last + 4
-    if counts then plan[5]() end
-  end
+  at = at + 2
 end
 return out
 """
@@ -186,12 +189,16 @@ def arguments(policies: Sequence[Policy], now: int = 0) -> list[str | int]:
     numbers: dict[int, int] = {}
     head: list[str | int] = [now, 0]
     tail: list[str | int] = []
-    for policy in policies:
+    at, end = 0, len(policies)
+    while at < end:
+        begin, policy = at, policies[at]
+        while at < end and policies[at] is policy:
+            at += 1
         number = numbers.get(id(policy))
         if number is None:
             number = numbers[id(policy)] = len(numbers) + 1
             head += policy.arguments
-        tail.append(number)
+        tail += number, at - begin
     head[1] = len(numbers)
     return head + tail
 
