@@ -183,30 +183,38 @@ class RateLimit(Plugin[RateLimitConfig]):
     def _tell(self, request: Request, verdict: Verdict) -> None:
         """Tell the client of the limits, beside what another configuration of this plugin has told, for another key."""
         told = request.response_headers
-        headers = dict(self._headers(verdict))
+        headers = self._headers(verdict)
+        if told:
+            headers = self._beside(told, dict(headers))
+        for name, value in headers:
+            told[name] = value
+
+    def _beside(self, told: Headers, headers: dict[str, str]) -> list[tuple[str, str]]:
         for name in ("ratelimit-policy", "ratelimit"):  # lists
             if name in headers and name in told:
                 headers[name] = f"{told[name]}, {headers[name]}"
         if self.config.legacy_headers and _share_left(told) <= _share_left(headers):  # that one is nearer its end
-            headers = {name: value for name, value in headers.items() if not name.startswith("x-")}
-        for name, value in headers.items():
-            told[name] = value
+            return [(name, value) for name, value in headers.items() if not name.startswith("x-")]
+        return list(headers.items())
 
     def _headers(self, verdict: Verdict) -> list[tuple[str, str]]:
         own, states = self.config, verdict.states
+        until = [_until(state) for state in states]
         headers = []
         if own.standard_headers:
-            now = ", ".join(
-                f"{label};r={state.remaining};t={_until(state)}"
-                for label, state in zip(self._labels, states, strict=True)
-            )
-            headers += [("ratelimit-policy", self._policy), ("ratelimit", now)]
+            now = [
+                f"{label};r={state.remaining};t={seconds}"
+                for label, state, seconds in zip(self._labels, states, until, strict=True)
+            ]
+            headers = [("ratelimit-policy", self._policy), ("ratelimit", ", ".join(now))]
         if own.legacy_headers:
-            place = min(range(len(states)), key=lambda each: states[each].remaining / own.limits[each].requests)
+            place = 0
+            if len(states) > 1:
+                place = min(range(len(states)), key=lambda each: states[each].remaining / own.limits[each].requests)
             headers += [
                 ("x-ratelimit-limit", str(own.limits[place].requests)),
                 ("x-ratelimit-remaining", str(states[place].remaining)),
-                ("x-ratelimit-reset", str(_until(states[place]))),
+                ("x-ratelimit-reset", str(until[place])),
             ]
         return headers
 
