@@ -7,7 +7,7 @@ process would wait for them when it ends. So each plugin has a pool, and nobody 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from gatewright.runtime.strands import current_work
@@ -38,6 +38,22 @@ class PluginExecutor(ThreadPoolExecutor):  # asyncio takes no other kind
         if pool is None:
             pool = self._pools[name] = ThreadPoolExecutor(self._threads_of_one, thread_name_prefix=f"plugin {name}")
         return pool.submit(fn, *args, **kwargs)
+
+    def have(self, name: str, pool: Executor) -> None:
+        """Let a plugin have a pool that it has made for itself.
+
+        Raises:
+            TypeError: that has no threads, which asyncio does not take either.
+        """
+        if not isinstance(pool, ThreadPoolExecutor):
+            raise TypeError("executor must be ThreadPoolExecutor instance")
+        self._pools[name] = pool
+
+    def end(self, name: str) -> None:
+        """End the threads of a plugin once they have nothing to do; if it wants any later, they are others."""
+        pool = self._pools.pop(name, None)
+        if pool is not None:
+            pool.shutdown(wait=False)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more functions. Those that run are not waited for: they may never come back."""

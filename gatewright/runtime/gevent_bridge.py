@@ -23,6 +23,7 @@ from greenlet import getcurrent
 
 from gatewright.errors import DeadlineExceededError, PluginError, words_of
 from gatewright.runtime.bridge import Bridge
+from gatewright.runtime.shared_loop import SharedLoop
 from gatewright.runtime.spare_tasks import CURRENT
 from gatewright.runtime.strands import SWEEP_INTERVAL, Strand
 
@@ -40,7 +41,7 @@ def patch() -> None:
         gevent.monkey.patch_all()
 
 
-class GeventLoop(asyncio.SelectorEventLoop):
+class GeventLoop(SharedLoop, asyncio.SelectorEventLoop):
     """An asyncio loop that notices what is asked of it from other greenlets while it waits in its selector."""
 
     _home: object = None

@@ -20,7 +20,7 @@ from gatewright.dev.messages import Answer as GatewayAnswer
 from gatewright.dev.messages import ClientRequest
 from gatewright.errors import CallRefusedError, ConfigError, GatewrightError
 from gatewright.gateways.kong.dump import PROTOCOLS
-from gatewright.server.worker.process import new_event_loop
+from gatewright.runtime.shared_loop import new_shared_loop
 from gatewright.settings import load_settings
 from gatewright.testing.as_apisix import ApisixGateway
 from gatewright.testing.as_kong import KongGateway
@@ -315,7 +315,7 @@ class TestClient:
         """Make a client; see `AsyncTestClient` for what it takes."""
         __tracebackhide__ = True
         self._client = AsyncTestClient(plugin, config, **how)
-        self._runner = asyncio.Runner(loop_factory=new_event_loop)
+        self._runner = asyncio.Runner(loop_factory=new_shared_loop)
         self._finalizer = weakref.finalize(self, _end, self._runner, self._client)
         self._finalizer.atexit = False  # no thread can be started that late
 

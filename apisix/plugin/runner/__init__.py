@@ -22,7 +22,7 @@ from gatewright import http
 from gatewright.errors import PluginError
 from gatewright.plugin import kebab_case
 from gatewright.runtime.discovery import Discovery
-from gatewright.server.worker.process import new_event_loop
+from gatewright.runtime.shared_loop import new_shared_loop
 
 __all__ = ["DEFAULT_SOCKET", "Plugin", "PluginRunner"]
 
@@ -55,7 +55,7 @@ def _loop_of_thread(*, create: bool) -> Any:
         except (RuntimeError, DeprecationWarning):
             if not create:
                 return None
-    loop = new_event_loop()
+    loop = new_shared_loop()
     asyncio.set_event_loop(loop)
     return loop
 

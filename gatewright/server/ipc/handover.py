@@ -23,6 +23,7 @@ _HEAD: Final = struct.Struct("<Iq")  # its number, and its slot
 _READ: Final = 1 << 16  # what another worker has read of a connection is a page at most (see `read_ahead`)
 _LATER: Final = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS))
 _PAUSE_SECONDS: Final = 0.05
+_Socket: Final = socket.socket  # plugins put other classes in its place (a proxy's, say)
 
 
 class Arrival(NamedTuple):
@@ -128,4 +129,4 @@ class Handover:
         for extra in fds[1:]:
             os.close(extra)
         number, slot = _HEAD.unpack_from(letter)
-        return Arrival(number, slot, letter[_HEAD.size :], socket.socket(fileno=fds[0]) if fds else None)
+        return Arrival(number, slot, letter[_HEAD.size :], _Socket(fileno=fds[0]) if fds else None)

@@ -65,6 +65,8 @@ def _become(worker: Worker, sock: socket.socket, descriptors: set[int], keep: Ke
     code = _FAILED
     try:
         end_with_parent(supervisor)
+        if not os.isatty(0):  # where a debugger could read, only those of the terminal's group may
+            os.setpgid(0, 0)  # so that who ends "its" group (`os.killpg`) doesn't end the runner and the gateway
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)  # the supervisor says what they mean

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
+from gatewright.errors import words_of
 from gatewright.observe import logs
 from gatewright.runtime.chain import Chain
 from gatewright.runtime.confs import Conf, conf_digest
@@ -17,7 +18,7 @@ from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
 from gatewright.server.ipc.handover import Handover
 from gatewright.server.worker.between import Driver
-from gatewright.server.worker.plugins_processes import beyond_standard_descriptors
+from gatewright.server.worker.plugins_processes import beyond_standard_descriptors, identity_of
 from gatewright.server.worker.reporting import make_report
 from gatewright.server.worker.service import Service
 
@@ -57,6 +58,7 @@ class Link:
         self._looking_up: dict[int, list[Strand]] = {}
         self._adopting: set[asyncio.Task[Any]] = set()
         self._own_end = sock
+        self._ends = [(end.fileno(), identity_of(end.fileno())) for end in (sock, handover.arrives)]
         self._handover = handover
         self._new_connection = new_connection
         self._ended = 0
@@ -99,6 +101,11 @@ class Link:
     def descriptor(self) -> int:
         """One that is open as long as this is."""
         return self._own_end.fileno()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its descriptors are what they were: a plugin may close any."""
+        return self._channel.closed or all(identity_of(fd) == was for fd, was in self._ends)
 
     @property
     def unsettled(self) -> bool:
@@ -195,7 +202,21 @@ class Link:
     # --- what the supervisor says
 
     def _take_connections(self) -> None:
-        while not self._channel.closed and (arrival := self._handover.receive()) is not None:
+        while not self._channel.closed:
+            try:
+                arrival = self._handover.receive()
+            except Exception as error:  # of what a plugin has put into the standard library
+                self._loop.remove_reader(self._handover.arrives)
+                self._service.failures.report(
+                    "connections can't be taken: another worker takes over",
+                    kind="internal",
+                    error=error,
+                    traceback=True,
+                )
+                self.retire(f"connections can't be taken: {words_of(error)}")
+                return
+            if arrival is None:
+                return
             number, slot, read, connection = arrival
             self.send(messages.Taken(number, connection is not None))  # before anything is read: see `in_transit`
             if connection is not None:

@@ -29,10 +29,12 @@ __all__ = [
     "SignalKeeper",
     "beyond_standard_descriptors",
     "forget_in_children",
+    "identity_of",
     "keep_standard_descriptors",
     "see_that_threads_are_threads",
 ]
 
+_Socket: Final = socket.socket  # plugins put other classes in its place (a proxy's, say)
 _IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _STANDARD: Final = range(3)
 _KEPT: Final = (*_IGNORED, signal.SIGPIPE)
@@ -96,10 +98,19 @@ def beyond_standard_descriptors(sock: socket.socket) -> socket.socket:
     """
     if sock.fileno() not in _STANDARD:
         return sock
-    moved = socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, len(_STANDARD)))
+    moved = _Socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, len(_STANDARD)))
     sock.close()
     keep_standard_descriptors()
     return moved
+
+
+def identity_of(fd: int) -> tuple[int, int] | None:
+    """Which file a descriptor is of; `None` if it's of none."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def see_that_threads_are_threads() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, cast
 
+from gatewright.loggers import get_logger
 from gatewright.observe import logs
 from gatewright.observe.recording import Recorder
 from gatewright.observe.tracing import Tracing
@@ -20,7 +21,9 @@ from gatewright.runtime.confs import token_of
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.executor import PluginExecutor
 from gatewright.runtime.own_loops import allow_own_loops
+from gatewright.runtime.own_signals import contain_signal_handlers
 from gatewright.runtime.plugin_tasks import task_of_a_plugin
+from gatewright.runtime.shared_loop import Escapes, SharedLoop, drive, new_shared_loop
 from gatewright.runtime.spare_tasks import hide
 from gatewright.runtime.strands import Strand
 from gatewright.server.host.limits import raise_file_limit
@@ -52,6 +55,7 @@ _RETIRED_TEARDOWN_SECONDS = 10.0
 _PRELOAD_SECONDS = 10.0
 _FLUSH_SECONDS = 10.0
 _DESCRIPTORS_SECONDS = 1.0
+_FAILED = 70  # EX_SOFTWARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +108,13 @@ def prepare_process(plan: WorkerPlan) -> Callable[[], asyncio.AbstractEventLoop]
     raise_file_limit()
     logs.keep_own()
     allow_own_loops()
+    contain_signal_handlers()
     if not plan.use_gevent:
-        return new_event_loop
+        return new_shared_loop
     from gatewright.runtime.gevent_bridge import GeventLoop, patch
 
     patch()
     return GeventLoop
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A uvloop loop, or the standard one where uvloop is missing (a fifth slower)."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 def work(
@@ -138,8 +133,18 @@ def work(
     keep_standard_descriptors()
     if not plan.use_gevent:
         see_that_threads_are_threads()
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        code, until = runner.run(_work(plan, discovery, sock, handover, guard, region, last_seen, keeper))
+    escapes, ended = Escapes(), None
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            ended = drive(
+                runner.get_loop(),
+                _work(plan, discovery, sock, handover, guard, region, last_seen, keeper, escapes),
+                escapes,
+            )
+    except (SystemExit, KeyboardInterrupt):  # of a plugin's, in what is left of the loop
+        if ended is None:
+            raise
+    code, until = ended
     say_farewell(until - monotonic(), code)
     return code
 
@@ -153,6 +158,7 @@ async def _work(
     region: Region,
     last_seen: LastSeen | None,
     keeper: socket.socket | None,
+    escapes: Escapes,
 ) -> tuple[int, float]:
     """Serve. Gives the exit code, and until when (as `monotonic` has it) the process may take to end."""
     loop = asyncio.get_running_loop()
@@ -161,6 +167,7 @@ async def _work(
     service = await make_service(plan, discovery, region)
     service.guard, service.keeper = guard, keeper
     link = service.link = Link(service, sock, handover, plan.driver(service))
+    escapes.failures, escapes.on_too_many = service.failures, link.retire
     errors = [str(error) for error in discovery.errors]
     link.send(messages.Loaded(plugins_told(discovery), errors, service.builder.longest))
     forget_in_children(loop, link.sockets)
@@ -194,7 +201,9 @@ async def _work(
     await link.close(_FLUSH_SECONDS if ending == "retire" else 0.02)
     await service.close(_RETIRED_TEARDOWN_SECONDS if ending == "retire" else TEARDOWN_SECONDS)
     watchdog.stop()
-    loop.set_task_factory(None)  # what comes now is the loop's own, and a plugin may have set one
+    if isinstance(loop, SharedLoop):
+        loop.share_no_more()
+    loop.set_task_factory(None)  # what comes now is the loop's own
     if ending == "retire":
         until = monotonic() + _RETIRED_TEARDOWN_SECONDS
     return 1 if cut_off else 0, until
@@ -213,13 +222,18 @@ async def make_service(plan: WorkerPlan, discovery: Discovery, region: Region | 
             use_gevent=plan.use_gevent, region=region,
         )  # fmt: skip
 
+    executor = None
     if not plan.use_gevent:  # where all threads are greenlets, which wait for nobody
-        loop.set_default_executor(PluginExecutor(settings.threads))
+        executor = PluginExecutor(settings.threads)
+        loop.set_default_executor(executor)
         loop.set_task_factory(cast("Any", task_of_a_plugin))
     # The hub greenlet of the bridge has to be the one that callbacks run in: hence a callback.
     made: asyncio.Future[Service] = loop.create_future()
     loop.call_soon(lambda: made.set_result(make()))
-    return await made
+    service = await made
+    if isinstance(loop, SharedLoop):
+        loop.share(service.failures, executor)
+    return service
 
 
 async def build_all(service: Service, chains: list[Chain]) -> None:
@@ -272,7 +286,16 @@ def _see_to_descriptors(service: Service, link: Link) -> None:
     """Ask for a successor if no descriptor is left, and not because there are so many connections.
 
     A plugin that loses them would otherwise keep its worker from all new connections, and each of its own, for good.
+    Where one has closed the runner's own, or put something else in their place, nobody hears this worker any more: it
+    ends, so that nobody waits for it.
     """
+    if not link.is_whole:
+        get_logger("gatewright.server").critical(
+            "a plugin has closed descriptors that are not its own, the way to the supervisor among them: worker ends",
+            cure="close each descriptor once, and only what the plugin has opened",
+        )
+        logs.flush()
+        os._exit(_FAILED)
     try:
         os.close(os.dup(link.descriptor))
     except OSError:

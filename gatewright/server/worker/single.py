@@ -14,6 +14,7 @@ from gatewright._version import __version__
 from gatewright.loggers import get_logger
 from gatewright.observe import logs
 from gatewright.runtime.discovery import Discovery
+from gatewright.runtime.shared_loop import Escapes, drive
 from gatewright.runtime.spare_tasks import hide
 from gatewright.server.host.listener import BACKLOG, Listener, watches_parent
 from gatewright.server.host.notify import Notifier
@@ -68,8 +69,9 @@ def run_single(
     log_plugins(
         plugins_told(discovery), [str(error) for error in discovery.errors], plan.settings.plugin_settings
     )  # fmt: skip
+    escapes = Escapes()
     with asyncio.Runner(loop_factory=new_loop if loop is None else lambda: loop) as runner:
-        code = runner.run(_serve(plan, discovery, show))
+        code = drive(runner.get_loop(), _serve(plan, discovery, show, escapes), escapes, interrupts=True)
     ours, current = threading.main_thread(), threading.current_thread()
     busy = [
         thread
@@ -84,7 +86,7 @@ def run_single(
     return code
 
 
-async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerPlan], Shown]) -> int:
+async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerPlan], Shown], escapes: Escapes) -> int:
     log = get_logger("gatewright.server")
     loop = asyncio.get_running_loop()
     hide(asyncio.current_task())
@@ -108,6 +110,7 @@ async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerP
             log.warning("settings that have no effect without a supervisor", settings=unused)
         parent, notifier = os.getppid() if watches_parent(settings) else 0, Notifier()
         service = await make_service(plan, discovery)
+        escapes.failures = service.failures
         service.start()
         watchdog = Watchdog(loop, block_limit=settings.block_limit, stuck_limit=0)
         service.every(watchdog.INTERVAL, watchdog.beat)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Final
 
 __all__ = ["SpareDescriptor"]
+
+_Socket: Final = socket.socket  # plugins put other classes in its place
 
 
 class SpareDescriptor:
@@ -26,12 +29,12 @@ class SpareDescriptor:
             OSError: that is gone, too.
         """
         try:
-            return socket.socket(fileno=os.dup(sock.fileno()))
+            return _Socket(fileno=os.dup(sock.fileno()))
         except OSError:
             if self._fd is None:
                 raise
             self.give_up()
-            return socket.socket(fileno=os.dup(sock.fileno()))
+            return _Socket(fileno=os.dup(sock.fileno()))
 
     def give_up(self) -> None:
         """Close it."""
@@ -47,7 +50,12 @@ class SpareDescriptor:
             instead: a descriptor of something that stays open anyway.
         """
         if self._fd is None:
-            self._fd = sock.detach()
-            os.dup2(instead, self._fd, inheritable=False)
+            fd = sock.detach()
+            try:
+                os.dup2(instead, fd, inheritable=False)
+            except OSError:  # a plugin has lowered the limit
+                os.close(fd)
+            else:
+                self._fd = fd
         else:
             sock.close()
