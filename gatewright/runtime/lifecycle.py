@@ -166,6 +166,7 @@ class ChainLife:
         self, step: Step, error: BaseException, strand: Strand, tally: Tally, started: float, gateway: Gateway
     ) -> float:
         """See `step_failed`."""
+        self._bridge.put_right()
         return step_failed(
             step, error, strand=strand, tally=tally, started=started, gateway=gateway,
             failures=self._builder.failures, route=self.key,

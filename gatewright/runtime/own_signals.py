@@ -2,8 +2,8 @@
 
 Scripts end what takes too long by a handler that raises (`signal.alarm`). Python calls it wherever the main thread is
 just then: in another plugin's handler, or in the midst of the runner's own code, and there it would refuse a request or
-end a connection that has nothing to do with it. So an exception goes on only where the plugin's own code is interrupted.
-Otherwise it's told, and has no effect.
+end a connection that has nothing to do with it. So an exception goes on only where the plugin's own code is
+interrupted. Otherwise it's told, and has no effect.
 """
 
 from __future__ import annotations

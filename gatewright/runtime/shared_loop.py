@@ -72,8 +72,8 @@ def drive(
         escaped: BaseException | None = None
         try:
             loop.run_forever()
-        except BaseException as error:
-            if loop.is_closed() or (interrupts and isinstance(error, KeyboardInterrupt)):
+        except (SystemExit, KeyboardInterrupt) as error:
+            if interrupts and isinstance(error, KeyboardInterrupt):
                 raise
             escaped = error
         if task.done():

@@ -120,6 +120,13 @@ class Strands:
         self._waiting: set[Strand] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
+    def put_right(self) -> bool:
+        """See that asyncio knows this loop to run, of which a plugin may have told it otherwise; false if one had."""
+        known = asyncio._get_running_loop() is self.loop
+        if not known:
+            asyncio._set_running_loop(self.loop)
+        return known
+
     # --- from the loop
 
     def start(self, job: Callable[[Strand, Any], None], argument: object) -> None:

@@ -188,7 +188,8 @@ class Channel(Generic[M]):
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._fds.clear()
-        self._sock.close()
+        with contextlib.suppress(OSError):  # somebody has closed its descriptor
+            self._sock.close()
         self._on_close()
 
 

@@ -15,6 +15,7 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterable
 from threading import get_ident
 from types import BuiltinFunctionType
@@ -142,6 +143,7 @@ class SignalKeeper:
         self._loop = loop
         self._on_term = on_term
         self._failures = failures
+        self._switch_interval = sys.getswitchinterval()
         self._take()
         self._handler = signal.getsignal(signal.SIGTERM)
 
@@ -152,6 +154,8 @@ class SignalKeeper:
 
     def look(self) -> None:
         """See whether they are still ours; to be called every `INTERVAL` seconds."""
+        if sys.getswitchinterval() > self._switch_interval:  # the loop would wait so long for each thread of a plugin's
+            sys.setswitchinterval(self._switch_interval)
         expected = {signal.SIGTERM: self._handler, **dict.fromkeys(_KEPT, signal.SIG_IGN)}
         taken = [number.name for number, handler in expected.items() if signal.getsignal(number) != handler]
         self._take()  # also what a plugin has told the loop itself

@@ -183,6 +183,7 @@ async def _work(
     )
     service.every(watchdog.INTERVAL, watchdog.beat)
     service.every(signals.INTERVAL, signals.look)
+    service.every(signals.INTERVAL, lambda: _see_to_running_loop(service))
     if not plan.use_gevent:  # a thread that would be a greenlet sees nothing
         watchdog.start()
     end_when_orphaned(GRACE_SECONDS)
@@ -280,6 +281,11 @@ def _watch_limits(service: Service, link: Link, settings: Settings) -> None:
     if most or memory:
         service.every(0.5, look)
     service.every(_DESCRIPTORS_SECONDS, lambda: _see_to_descriptors(service, link))
+
+
+def _see_to_running_loop(service: Service) -> None:
+    if not service.bridge.put_right():
+        service.failures.report("a plugin has told asyncio that another loop runs, or none: put right", kind="loop")
 
 
 def _see_to_descriptors(service: Service, link: Link) -> None:
