@@ -5,6 +5,7 @@ import json
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -219,23 +220,54 @@ def own_redis(tmp_path: Path) -> Iterator[RedisProcess]:
     server.end()
 
 
+PERIOD, MOST, BURST = 0.5, 100, 20
+
+
+def _log_holds(spans: list[tuple[float, float]]) -> None:
+    for number in range(len(spans) - MOST):
+        together = spans[number : number + MOST + 1]  # one more than the limit can't all have been counted in a period
+        assert max(after for _, after in together) - together[0][0] > PERIOD
+
+
+def _windows_hold(spans: list[tuple[float, float]]) -> None:
+    inside = Counter(int(before // PERIOD) for before, after in spans if before // PERIOD == after // PERIOD)
+    assert max(inside.values()) <= MOST
+
+
+def _bucket_holds(spans: list[tuple[float, float]]) -> None:
+    """Of any stretch of time no more than the bucket holds and what flows in meanwhile."""
+    for number, (begin, _) in enumerate(spans):
+        for count, end in enumerate(sorted(after for _, after in spans[number:]), 1):
+            assert count <= BURST + (end - begin) * MOST / PERIOD + 1e-3
+
+
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("algorithm", "holds"),
+    [
+        ("sliding-log", _log_holds),
+        ("fixed-window", _windows_hold),
+        ("sliding-window", _windows_hold),
+        ("gcra", _bucket_holds),
+    ],
+)
 def test_two_runners_with_four_workers_never_let_one_too_many_pass(
-    start_runner: StartRunner, redis: RedisProcess
+    start_runner: StartRunner, redis: RedisProcess, algorithm: str, holds: Callable[[list[tuple[float, float]]], None]
 ) -> None:
     runners = [start_runner("--workers", "4", "--log-level", "warning") for _ in range(2)]
-    limits = [{"requests": 100, "period": 0.5, "algorithm": "sliding-log"}]
-    conf = {"limits": limits, "namespace": "exact", "redis": {"servers": [redis.address], "timeout": 5}}
+    rule: dict[str, Any] = {"requests": MOST, "period": PERIOD, "algorithm": algorithm}
+    if algorithm == "gcra":
+        rule["burst"] = BURST
+    conf = {"limits": [rule], "namespace": f"exact-{algorithm}", "redis": {"servers": [redis.address], "timeout": 5}}
     with Load(runners, conf, threads=16) as load:
         wait_for(lambda: len(load.passed) > 100)  # all workers have imported what they need
         begun, before = time.time(), len(load.passed)
         time.sleep(2)
     took = time.time() - begun
-    assert len(load.passed) - before <= 100 * math.ceil(took / 0.5)
-    spans = sorted(load.spans)
-    for number in range(len(spans) - 100):
-        together = spans[number : number + 101]  # one more than the limit can't all have been counted in one period
-        assert max(after for _, after in together) - together[0][0] > 0.5
+    passed = len(load.passed) - before
+    assert passed <= MOST * (math.ceil(took / PERIOD) + (algorithm != "sliding-log"))
+    assert passed >= MOST * (took / PERIOD - 1) * 0.7, "nor many too few"
+    holds(sorted(load.spans))
     assert {status for _, status in load.refused} == {429}
     assert not any("the loop is blocked" in runner.log for runner in runners)
 
