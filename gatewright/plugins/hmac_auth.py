@@ -125,6 +125,11 @@ class HmacAuth(Plugin):
         await self._store.setup()
         if self.config.redis is not None and self.config.once:
             self._redis, self._release = await shared_server(self.config.redis, plugin=self.name)
+        elif self.config.once:
+            self.log.warning(
+                "signatures that were used are remembered in this process alone: each further worker or runner takes "
+                "them once more; name a Redis (`redis`) to remember them for all"
+            )
 
     async def teardown(self) -> None:
         """Leave it."""

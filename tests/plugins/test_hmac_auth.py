@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import time
 from base64 import b64decode, b64encode
 from hashlib import sha256
@@ -21,6 +22,7 @@ from gatewright.plugins._shared.http_signatures import (
     verify,
 )
 from gatewright.plugins.hmac_auth import HmacAuth
+from tests.conftest import ROOT
 from tests.plugins.harness import Gateway, Outcome
 from tests.plugins.redis_servers import RedisProcess
 
@@ -84,6 +86,20 @@ def ask(
     variables = {"request_uri": target, "scheme": "http"}
     route = gateway.route(("hmac-auth", {**KEYS, **(config or {})}))
     return route.request(path, headers=headers, query=pairs, variables=variables, **request)
+
+
+def test_the_pages_client_is_let_in_as_often_as_it_asks(gateway: Gateway) -> None:
+    page = (ROOT / "docs/batteries/hmac-auth.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec(code, shown)  # noqa: S102 - it is to be tried
+    config = {"keys": [{"id": "k1", "consumer": "ada", "secret": "correct-horse-battery-staple-and-then-some"}]}
+    route = gateway.route(("hmac-auth", config))
+    for _ in range(3):
+        headers = {name.lower(): each for name, each in shown["signature"]("GET", "shop.test", "/a%2Fb", "x=1").items()}
+        sent = {"request_uri": "/a%2Fb?x=1", "real_request_uri": "/a%2Fb?x=1"}
+        answer = route.request("/a/b", headers={"host": "shop.test", **headers}, query=[("x", "1")], variables=sent)
+        assert (answer.status, answer.upstream["x-consumer"]) == (0, "ada"), answer.body
 
 
 def test_what_another_implementation_signs(gateway: Gateway) -> None:
