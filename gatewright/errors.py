@@ -6,6 +6,8 @@ The branches differ by who can cure them: `ConfigError` the operator or the rout
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 __all__ = [
     "CallRefusedError",
     "ConfigError",
@@ -22,6 +24,7 @@ __all__ = [
     "PluginError",
     "ProtocolError",
     "UnknownPluginError",
+    "tangible",
     "text_of",
     "words_of",
 ]
@@ -87,15 +90,36 @@ class GatewayClosedError(GatewrightError):
     """The gateway closed the connection while the plugin was waiting for its answer."""
 
 
+_NAME: Final[Any] = type.__dict__["__name__"]
+_TRACEBACK: Final[Any] = BaseException.__dict__["__traceback__"]
+
+
 def text_of(error: BaseException) -> str:
     """An exception's text, whatever its class does when it's asked for it."""
     try:
-        return f"{error}"
+        return str.__str__(f"{error}")  # a plain one: of a class of its own it may do anything, too
     except BaseException:  # a plugin's own class may do anything here
         return "(its text can't be had)"
 
 
 def words_of(error: BaseException) -> str:
     """An exception's type and text."""
-    text = text_of(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text, name = text_of(error), _NAME.__get__(type(error))
+    return f"{name}: {text}" if text else str(name)
+
+
+def tangible(error: BaseException) -> BaseException:
+    """The same exception; where its class lies, or fails when it's looked at, another one that tells of it.
+
+    What a failure means is not for the failure to say.
+    """
+    kind = type(error)
+    try:
+        _ = error.__traceback__, error.__cause__, error.__context__, error.__suppress_context__
+        names = kind.__name__, kind.__qualname__, kind.__module__
+        if error.__class__ is kind and all(type(name) is str for name in names):
+            return error
+    except BaseException:  # noqa: S110 - as above; what follows asks its class for nothing
+        pass
+    stand_in = PluginError(f"{words_of(error)} (its class is not what it seems)")
+    return stand_in.with_traceback(_TRACEBACK.__get__(error))

@@ -10,10 +10,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["MOST_CAUSES", "only_the_last"]
+__all__ = ["MOST_CAUSES", "is_wide", "only_the_last"]
 
 MOST_CAUSES: Final = 20
 """Exceptions of one chain that a traceback tells of."""
+
+_MOST_IN_GROUPS: Final = 1000
+
+
+def is_wide(error: BaseException | None) -> bool:
+    """Whether it's a group of more exceptions than a traceback can be made of in no time, or one comes of such a group.
+
+    Args:
+        error: what was raised in the end.
+    """
+    seen: set[int] = set()
+    to_see = [error]
+    while to_see:
+        each = to_see.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, BaseExceptionGroup):
+            if len(each.exceptions) + len(seen) > _MOST_IN_GROUPS:
+                return True
+            to_see.extend(each.exceptions)
+        if len(seen) <= MOST_CAUSES:
+            to_see += each.__cause__, each.__context__
+    return False
 
 
 @contextmanager

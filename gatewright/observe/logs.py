@@ -20,10 +20,10 @@ from typing import Any, Final, TextIO, cast
 
 import structlog
 
-from gatewright.errors import ConfigError
+from gatewright.errors import ConfigError, words_of
 from gatewright.http import RequestCall
 from gatewright.loggers import get_logger
-from gatewright.observe.causes import only_the_last
+from gatewright.observe.causes import is_wide, only_the_last
 from gatewright.observe.outlet import Outlet, Printed, Stream, never_wait_for
 from gatewright.observe.own_loggers import OURS, OwnLogger, keep_loggers
 from gatewright.observe.short_traceback import short_stack, short_traceback
@@ -34,6 +34,7 @@ __all__ = ["configure_logs", "finish", "flush", "keep_own", "level", "never_wait
 
 _STDERR: Final = 2
 _LAST_SECONDS: Final = 0.1
+_Record: Final = logging.LogRecord
 _streams: list[Outlet] = []  # of this process; there is one of each
 
 _LONGEST_ID = 256
@@ -69,9 +70,12 @@ class _Handler(logging.Handler):
         """Write a record, and before it, if there is room again, how many were lost."""
         try:
             line = self.format(record) + "\n"
-        except Exception:  # what a plugin logs may do anything when it's made into text
-            self.handleError(record)
-            return
+        except Exception as error:  # what a plugin logs may do anything when it's made into text
+            words = f"a line can't be told: {words_of(error)}"
+            line = (
+                self.format(_Record(record.name, record.levelno, record.pathname, record.lineno, words, (), None))
+                + "\n"
+            )
         self.outlet.write(line.encode("utf-8", "backslashreplace"))
         self.tell_lost()
 
@@ -309,8 +313,15 @@ def _add_call(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
 
 
 def _traceback(exc_info: Any) -> str:
-    with only_the_last(exc_info[1]) as left_out:
-        lines = traceback.format_exception(*exc_info)
+    error = exc_info[1]
+    try:
+        with only_the_last(error) as left_out:
+            if is_wide(error):  # Python would go through all of them, to show fifteen
+                lines = [*traceback.format_tb(exc_info[2]), words_of(error)]
+            else:
+                lines = traceback.format_exception(*exc_info)
+    except Exception:  # its class does as it likes when it's looked at
+        left_out, lines = 0, [*traceback.format_tb(exc_info[2]), words_of(error)]
     before = f"({left_out} exceptions before these are left out)\n" if left_out else ""
     return before + "".join(lines).removesuffix("\n")
 

@@ -19,6 +19,7 @@ from gatewright.errors import (
     OverloadedError,
     PluginError,
     UnknownPluginError,
+    tangible,
     words_of,
 )
 from gatewright.loggers import get_logger
@@ -206,7 +207,8 @@ class ChainBuilder:
         try:
             plugin = self.bridge.run_blocking(make) if step.apart else make()
             handlers = _Handlers(plugin)
-        except BaseException as error:
+        except BaseException as raised:
+            error = tangible(raised)
             if self.bridge.current().dies or (
                 step.apart and isinstance(error, GatewayClosedError | DeadlineExceededError | OverloadedError)
             ):
@@ -294,7 +296,8 @@ class ChainBuilder:
                 step.state, step.error = State.READY, None
             if step.made_apart and not step.home.fresh:
                 step.home.bound = step.home.bound or holds_what_is_thread_bound(step.plugin)
-        except BaseException as error:
+        except BaseException as raised:
+            error = tangible(raised)
             if strand.dies or (isinstance(error, GatewayClosedError) and error is strand.thrown):
                 step.next_setup = loop.time()
                 raise  # of the call that happened to try: it says nothing about the set-up

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from gatewright.errors import DiscoveryError, text_of
+from gatewright.errors import DiscoveryError, tangible, text_of
 from gatewright.plugin import Plugin
 
 __all__ = [
@@ -299,6 +299,7 @@ def _take_loaded(loaded: Any, source: str, discovery: Discovery) -> None:
 
 def import_failure(source: str, error: BaseException) -> DiscoveryError:
     """What went wrong, with the author's own file and line."""
+    error = tangible(error)
     place = source
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{error.filename}:{error.lineno}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container
 from time import monotonic, time
 from typing import Any
 
-from gatewright.errors import text_of
+from gatewright.errors import tangible, text_of
 from gatewright.loggers import get_logger
 from gatewright.redaction import redact_error, redact_fields
 
@@ -71,6 +71,7 @@ class FailureLog:
         counted = kind, self._label(plugin)
         self.counts[counted] = self.counts.get(counted, 0) + 1
         if error is not None:
+            error = tangible(error)
             more["error"] = redact_error(error)
         told = {"event": event, "plugin": plugin, "route": route, **more}
         self.last.append({"time": time(), **{name: redact_fields(value, name) for name, value in told.items()}})

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gatewright.errors import DeadlineExceededError
+from gatewright.errors import DeadlineExceededError, tangible
 from gatewright.http import Asker
 from gatewright.runtime.building import ChainBuilder
 from gatewright.runtime.stats import Tally
@@ -168,6 +168,6 @@ class ChainLife:
         """See `step_failed`."""
         self._bridge.put_right()
         return step_failed(
-            step, error, strand=strand, tally=tally, started=started, gateway=gateway,
+            step, tangible(error), strand=strand, tally=tally, started=started, gateway=gateway,
             failures=self._builder.failures, route=self.key,
         )  # fmt: skip

@@ -23,6 +23,7 @@ from gatewright.errors import (
     OverloadedError,
     PluginError,
     UnknownPluginError,
+    tangible,
     text_of,
 )
 from gatewright.http import Call, Response
@@ -133,12 +134,13 @@ class RecordedChain(Chain):
             super()._tell(step, handler, call)
         except Exception as error:
             entry.ended = perf_counter()
-            _note(entry, error, "failed")
+            _note(entry, tangible(error), "failed")
             raise
 
     def _failed(
         self, step: Step, error: BaseException, strand: Strand, tally: Tally, started: float, gateway: Gateway
     ) -> float:
+        error = tangible(error)
         call = strand.call
         record: CallRecord | None = strand.record or getattr(call, "record", None)
         if record is None:

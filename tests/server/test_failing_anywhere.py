@@ -31,7 +31,29 @@ def untold(raises):
             raise raises("not even this")
     Untold.__name__ = f"Untold{raises and raises.__name__}"
     return Untold
+def boom(*_):
+    raise RuntimeError("when it's looked at")
+class LiesOfClass(Exception):
+    __class__ = property(boom)
+class SaysClosed(Exception):
+    __class__ = property(lambda self: GatewayClosedError)
+class NoTraceback(Exception):
+    __traceback__ = __cause__ = __context__ = property(boom)
+class NoAttributes(Exception):
+    __getattribute__ = boom
+class Unequal(Exception):
+    __eq__ = __hash__ = __bool__ = boom
+class Text(str):
+    __len__ = __format__ = __getitem__ = __hash__ = __str__ = boom
+class SaysText(Exception):
+    def __str__(self):
+        return Text("its own")
+class Wide(ExceptionGroup):
+    def __new__(cls, *_):
+        return super().__new__(cls, "wide", [OSError()] * 100_000)
+    __init__ = lambda *_: None
 KINDS = {kind.__name__: kind for kind in (
+    LiesOfClass, SaysClosed, NoTraceback, NoAttributes, Unequal, SaysText, Wide,
     KeyboardInterrupt, SystemExit, GreenletExit, GeneratorExit, asyncio.CancelledError, Own, StopIteration,
     StopAsyncIteration, MemoryError, RecursionError, GatewayClosedError, DeadlineExceededError, ExceptionGroup,
     untold(RuntimeError), untold(GreenletExit), untold(SystemExit), untold(Own), untold(None),
@@ -42,6 +64,7 @@ def fail(kind):
 NAMES = (
     "KeyboardInterrupt", "SystemExit", "GreenletExit", "GeneratorExit", "CancelledError", "Own", "StopIteration",
     "StopAsyncIteration", "MemoryError", "RecursionError", "GatewayClosedError", "DeadlineExceededError",
+    "LiesOfClass", "SaysClosed", "NoTraceback", "NoAttributes", "Unequal", "SaysText", "Wide",
     "ExceptionGroup", "UntoldRuntimeError", "UntoldGreenletExit", "UntoldSystemExit", "UntoldOwn", "UntoldNone",
 )  # fmt: skip
 PLUGINS = """
@@ -147,6 +170,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunnerProcess]:
     yield started
     assert started.stop() == 0, "whatever the teardowns raise"
     assert "internal error" not in started.log
+    assert "Logging error" not in started.log
+    assert "Unequal" in started.log
 
 
 @pytest.mark.parametrize("plugin", REFUSED + SKIPPED)
