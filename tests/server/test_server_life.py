@@ -433,13 +433,15 @@ def test_the_control_socket_that_somebody_removes_is_made_again(
     assert not control.exists()
 
 
+@pytest.mark.parametrize("workers", ["1", "0"])
 def test_a_socket_that_somebody_removes_is_made_again(
-    start_runner: StartRunner, plugin_dir: WriteFiles, tmp_path: Path
+    workers: str, start_runner: StartRunner, plugin_dir: WriteFiles, tmp_path: Path
 ) -> None:
     metrics = tmp_path / "metrics.sock"
     source = "from gatewright import Plugin\nclass Tag(Plugin):\n    def on_request(self, request):\n"
     plugins = plugin_dir(tag=source + "        request.headers['x'] = '1'\n")
-    runner = start_runner("-p", plugins, "--socket-mode", "0600", "--metrics", f"unix:{metrics}")
+    options = "--socket-mode", "0600", "--metrics", f"unix:{metrics}", "--workers", workers
+    runner = start_runner("-p", plugins, *options)
     with runner.peer() as old:
         token = old.prepare(("tag", "{}"))
         runner.socket.unlink()

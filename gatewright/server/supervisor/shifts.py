@@ -106,7 +106,8 @@ class Shifts:
 
     def _send_into_retirement(self, worker: Worker) -> None:
         worker.stage = Stage.RETIRING
-        worker.retire_by = monotonic() + worker.longest + 4 * RETIRE_MARGIN_SECONDS
+        worker.retired = monotonic()
+        worker.retire_by = worker.retired + worker.longest + 4 * RETIRE_MARGIN_SECONDS
         worker.send(messages.Retire())
         self._bound_retirement()
 

@@ -29,6 +29,7 @@ from gatewright.server.host.gateway_user import gateway_master, gateway_parent
 from gatewright.server.host.limits import raise_file_limit
 from gatewright.server.host.listener import Listener, watches_parent
 from gatewright.server.host.notify import Notifier
+from gatewright.server.host.places import Places
 from gatewright.server.ipc.plan import TEARDOWN_SECONDS, Plan
 from gatewright.server.supervisor.accounts import Accounts
 from gatewright.server.supervisor.admin import Admin
@@ -36,7 +37,6 @@ from gatewright.server.supervisor.fleet import EXIT_CUT_OFF, Fleet
 from gatewright.server.supervisor.keeper import Keeper
 from gatewright.server.supervisor.mail import Mail
 from gatewright.server.supervisor.overview import Overview
-from gatewright.server.supervisor.places import Places
 from gatewright.server.supervisor.reloading import Reloads
 from gatewright.server.supervisor.rounds import Rounds
 from gatewright.server.supervisor.shifts import Shifts
@@ -127,7 +127,7 @@ class Supervisor:
         fleet.reloads = self._reloads = Reloads(shifts, self._load, self._notifier)
         fleet.on_give_up = self._give_up
         self._places = Places(fleet.dispatcher, settings)
-        self._rounds = Rounds(fleet.workers, fleet.dispatcher, self._notifier, fleet.kill)
+        self._rounds = Rounds(fleet.workers, fleet.dispatcher, self._notifier, fleet.kill, fleet.complete)
         self._overview.of(fleet, self._reloads, str(listener.address))
 
     async def _start(self) -> None:

@@ -22,7 +22,7 @@ from gatewright.server.ipc.handover import Handover
 from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.plan import Plan
 
-__all__ = ["Stage", "Worker", "describe_exit", "least_loaded", "to_give_back"]
+__all__ = ["SILENT_SECONDS", "Stage", "Worker", "describe_exit", "least_loaded", "to_give_back"]
 
 SILENT_SECONDS = 2.0
 """A worker that was not heard of for so long gets no new connections if another one can have them."""
@@ -65,6 +65,7 @@ class Worker:
         region: its region of what phases keep for later ones; -1 for none.
         connections: how many it has, those on their way included.
         heard: when it was last heard of (`monotonic`).
+        retired: when it was told to retire.
         doubted: when connections were taken back that it didn't come for.
     """
 
@@ -79,6 +80,7 @@ class Worker:
     began: float = field(default_factory=monotonic)
     heard: float = field(default_factory=monotonic)
     doubted: float = 0.0
+    retired: float = 0.0
     retire_by: float = 0.0
     told_to_stop: bool = False
     wants: str = ""
@@ -172,6 +174,10 @@ class Worker:
     def is_lively(self, now: float) -> bool:
         """Whether it serves, and was heard of lately: what it's given is likely to be answered."""
         return self.stage is Stage.READY and now - self.heard < SILENT_SECONDS and self.heard > self.doubted
+
+    def is_expected(self) -> bool:
+        """Whether it should be heard of: it serves, or has yet to hear that it's to retire."""
+        return self.stage is Stage.READY or (self.stage is Stage.RETIRING and self.heard < self.retired)
 
     def send(self, message: messages.FromSupervisor) -> None:
         """Tell it something."""

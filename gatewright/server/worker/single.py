@@ -7,8 +7,8 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from gatewright._version import __version__
 from gatewright.loggers import get_logger
@@ -18,6 +18,7 @@ from gatewright.runtime.shared_loop import Escapes, drive
 from gatewright.runtime.spare_tasks import hide
 from gatewright.server.host.listener import BACKLOG, Listener, watches_parent
 from gatewright.server.host.notify import Notifier
+from gatewright.server.host.places import Places
 from gatewright.server.ipc.loaded import log_plugins, plugins_told
 from gatewright.server.ipc.plan import TEARDOWN_SECONDS
 from gatewright.server.worker.farewell import say_farewell
@@ -25,6 +26,7 @@ from gatewright.server.worker.plugins_processes import keep_standard_descriptors
 from gatewright.server.worker.process import WorkerPlan, make_service, prepare_process
 from gatewright.server.worker.service import Service
 from gatewright.server.worker.watchdog import Watchdog
+from gatewright.settings import Settings
 
 __all__ = ["run_single"]
 
@@ -33,7 +35,13 @@ _FAREWELL_SECONDS = 1.0
 
 
 class Shown(Protocol):
-    """Where the process shows itself."""
+    """Where the process shows itself.
+
+    Attributes:
+        ready: calls can come.
+    """
+
+    ready: bool
 
     async def serve(self, service: Service, discovery: Discovery, address: str) -> None:
         """Answer from now on."""
@@ -98,12 +106,12 @@ async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerP
     with contextlib.suppress(ValueError, RuntimeError):
         loop.add_signal_handler(signal.SIGHUP, log.warning, "no reload without a supervisor: --workers 1 or more")
         loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
-    listener = Listener.obtain(settings)  # whoever can connect can also send signals: they are heard by now
-    listener.set_backlog(plan.backlog)
-    own: list[Listener] = []
-    servers: list[asyncio.Server] = []
+    sockets = _Sockets()
     shown: Shown | None = None
     try:
+        main = Listener.obtain(settings)  # whoever can connect can also send signals: they are heard by now
+        main.set_backlog(plan.backlog)
+        sockets.listeners.append(main)
         shown = show(plan)
         unused = [name for name in ("max_requests", "max_memory") if getattr(settings, name)]
         if unused:
@@ -116,29 +124,29 @@ async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerP
         service.every(watchdog.INTERVAL, watchdog.beat)
         if not plan.use_gevent:  # a thread that would be a greenlet sees nothing
             watchdog.start()
-        new_connection = plan.driver(service)
-        server = await _open(loop, new_connection, listener)
+        sockets.serve(loop, plan.driver(service), shown)
+        await sockets.open(main)
         if plan.socket_of is not None:
             for name in discovery.plugins:
-                own.append(Listener.bind_as(settings, plan.socket_of(name), warn=False))
-                servers.append(await _open(loop, new_connection, own[-1]))
-        await shown.serve(service, discovery, str(listener.address))
-        log.info("listening", address=str(listener.address), workers=0, version=__version__)
+                sockets.listeners.append(Listener.bind_as(settings, plan.socket_of(name), warn=False))
+                await sockets.open(sockets.listeners[-1])
+        await shown.serve(service, discovery, str(main.address))
+        log.info("listening", address=str(main.address), workers=0, version=__version__)
         notifier.ready("one process")
+        places = Places(sockets, settings)
 
-        def look_at_parent() -> None:
+        def look() -> None:
             if parent and os.getppid() != parent:
                 log.warning("the process that started this runner is gone: stopping")
                 stop.set()
+            if not stop.is_set():
+                places.look()
             notifier.alive()
 
-        service.every(_LOOK_SECONDS, look_at_parent)
+        service.every(_LOOK_SECONDS, look)
         await stop.wait()
         notifier.stopping()
-        for each in (server, *servers):
-            each.close()
-        for listening in (listener, *own):
-            listening.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
+        sockets.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
         cut_off = await service.drain()
         await shown.close()
         await service.close(TEARDOWN_SECONDS)
@@ -151,14 +159,60 @@ async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerP
     finally:
         if shown is not None:
             shown.unlink()
-        for listening in (listener, *own):
-            listening.close()
+        sockets.close()
 
 
-async def _open(
-    loop: asyncio.AbstractEventLoop, new_connection: Callable[[], asyncio.Protocol], listener: Listener
-) -> asyncio.Server:
-    if listener.address.path:
-        # Without the path the loop leaves the file alone: removing it is the listener's affair.
-        return await loop.create_unix_server(new_connection, sock=listener.socket, backlog=BACKLOG)
-    return await loop.create_server(new_connection, sock=listener.socket, backlog=BACKLOG)
+class _Sockets:
+    """What the process listens on."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+        self._servers: dict[Listener, asyncio.Server] = {}
+        self._opening: set[asyncio.Task[None]] = set()
+
+    def serve(
+        self, loop: asyncio.AbstractEventLoop, new_connection: Callable[[], asyncio.Protocol], shown: Shown
+    ) -> None:
+        """What for; to be called once, before `open`."""
+        self._loop, self._new_connection, self._shown = loop, new_connection, shown
+
+    async def open(self, listener: Listener) -> None:
+        """Accept connections from now on."""
+        if listener.address.path:
+            # Without the path the loop leaves the file alone: removing it is the listener's affair.
+            create: Callable[..., Coroutine[Any, Any, asyncio.Server]] = self._loop.create_unix_server
+        else:
+            create = self._loop.create_server
+        self._servers[listener] = await create(self._new_connection, sock=listener.socket, backlog=BACKLOG)
+
+    @property
+    def unreachable(self) -> bool:
+        """Somebody else's file is where gateways look for ours."""
+        return not self._shown.ready
+
+    @unreachable.setter
+    def unreachable(self, unreachable: bool) -> None:
+        self._shown.ready = not unreachable
+
+    def renew(self, listener: Listener, settings: Settings) -> None:
+        """Listen anew where a listener's file is gone.
+
+        Raises:
+            ListenError: see `Listener.bind`.
+        """
+        fresh = Listener.bind_as(settings, listener.address, warn=False)
+        fresh.set_backlog(listener.backlog)
+        self._servers.pop(listener).close()
+        listener.become(fresh)
+        opening = asyncio.Task(self.open(listener), loop=self._loop)
+        hide(opening)
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+
+    def close(self) -> None:
+        """Accept no more, and remove the files."""
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+        for listener in self.listeners:
+            listener.close()

@@ -7,33 +7,50 @@ end this runner.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from gatewright.errors import ListenError
 from gatewright.server.host.listener import Listener
-from gatewright.server.supervisor.dispatcher import Dispatcher
 from gatewright.settings import Settings
 
-__all__ = ["Places"]
+__all__ = ["Listening", "Places"]
 
 _LOOK_SECONDS: Final = 1.0
 _LOOKS_BEFORE_TELLING: Final = 3
 
 
+class Listening(Protocol):
+    """Whoever has the sockets.
+
+    Attributes:
+        unreachable: somebody else's file is where gateways look for ours.
+    """
+
+    unreachable: bool
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """What connections come from."""
+
+    def renew(self, listener: Listener, settings: Settings) -> None:
+        """Listen anew where a listener's file is gone; raises `ListenError`."""
+
+
 class Places:
     """Looks whether sockets are where they were put."""
 
-    def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
+    def __init__(self, listening: Listening, settings: Settings) -> None:
         """Be ready to look.
 
         Args:
-            dispatcher: has the sockets.
+            listening: has the sockets.
             settings: say whose new ones are.
         """
-        self._dispatcher = dispatcher
+        self._listening = listening
         self._settings = settings
         self._log = structlog.get_logger("gatewright.server")
         self._looked = monotonic()
@@ -47,7 +64,7 @@ class Places:
         if now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
-        for listener in self._dispatcher.listeners:
+        for listener in self._listening.listeners:
             if listener.is_gone:
                 self._renew(listener)
             elif listener.is_replaced and listener not in self._succeeded:
@@ -60,12 +77,12 @@ class Places:
             else:
                 self._taken.pop(listener, None)
                 self._told.pop(listener, None)
-        self._dispatcher.unreachable = any(looks >= _LOOKS_BEFORE_TELLING for looks in self._taken.values())
+        self._listening.unreachable = any(looks >= _LOOKS_BEFORE_TELLING for looks in self._taken.values())
 
     def _renew(self, listener: Listener) -> None:
         self._taken.pop(listener, None)
         try:
-            self._dispatcher.renew(listener, self._settings)
+            self._listening.renew(listener, self._settings)
         except ListenError as error:
             self._taken[listener] = _LOOKS_BEFORE_TELLING
             self._tell(listener, str(error))
