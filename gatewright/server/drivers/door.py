@@ -63,6 +63,8 @@ class Door(asyncio.Protocol):
         """It went as it came."""
         self._service.let_go(self)
 
+    is_awaited = False
+
     def end_if_stalled(self, now: float, limit: float) -> None:
         """Nothing has been begun."""
 

@@ -12,6 +12,7 @@ import array
 import asyncio
 import errno
 import os
+import select
 import socket
 import struct
 from collections import deque
@@ -23,6 +24,7 @@ _HEAD: Final = struct.Struct("<Iq")  # its number, and its slot
 _READ: Final = 1 << 16  # what another worker has read of a connection is a page at most (see `read_ahead`)
 _LATER: Final = frozenset((errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS))
 _PAUSE_SECONDS: Final = 0.05
+_SEEN_SECONDS: Final = 0.02
 _Socket: Final = socket.socket  # plugins put other classes in its place (a proxy's, say)
 
 
@@ -113,6 +115,13 @@ class Handover:
     def belongs_to_worker(self) -> None:
         """This is the worker's process: the other end is not its."""
         self._sends.close()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the supervisor is gone. Of a process that ends one descriptor is closed after the other."""
+        poll = select.poll()
+        poll.register(self.arrives, 0)
+        return any(seen & select.POLLHUP for _, seen in poll.poll(_SEEN_SECONDS * 1000))
 
     def receive(self) -> Arrival | None:
         """The next connection, if there is one, without waiting."""

@@ -16,6 +16,10 @@ __all__ = ["Driver", "Uplink"]
 class Driver(Protocol):
     """A connection, whatever it speaks."""
 
+    @property
+    def is_awaited(self) -> bool:
+        """The peer is still at work on what it was told by a call that is over, and fails if it can't say so."""
+
     def end_if_stalled(self, now: float, limit: float) -> None:
         """End the connection if it has hung for `limit` seconds."""
 

@@ -69,6 +69,7 @@ class Link:
         self._returning: deque[tuple[int, socket.socket]] = deque()
         self._to_return: deque[tuple[int, socket.socket]] = deque()
         self._wants_retirement = False
+        self._closing = False  # what nobody has come for is the supervisor's from now on
         self.stopped = False
         self.lookups = 0
         self.misses = 0
@@ -110,8 +111,8 @@ class Link:
     @property
     def unsettled(self) -> bool:
         """Connections are on their way in or out; those that nobody has come for yet are the supervisor's."""
-        return not self._channel.closed and bool(
-            self._adopting or self._returning or self._to_return or self._channel.unsent
+        return bool(self._adopting) or (
+            not self._channel.closed and bool(self._returning or self._to_return or self._channel.unsent)
         )
 
     async def close(self, seconds: float) -> None:
@@ -123,6 +124,7 @@ class Link:
         deadline = self._loop.time() + seconds
         while self.unsettled and self._loop.time() < deadline:  # noqa: ASYNC110 - a socket has no event for it
             await asyncio.sleep(0.005)
+        self._closing = True
         self._channel.close()
 
     # --- what the service wants
@@ -133,6 +135,9 @@ class Link:
         token = self._service.confs.find(digest)
         if token is not None:
             answer(token)
+            return
+        if self._channel.closed:  # nobody is there who could give one
+            answer(None)
             return
         waiting = self._preparing.get(digest)
         if waiting is not None:
@@ -149,6 +154,8 @@ class Link:
 
     def lookup(self, token: int, strand: Strand) -> Chain | None:
         """The chain of a token that isn't known here, or `None` if nobody knows it. To be called in a strand."""
+        if self._channel.closed:
+            return None
         waiting = self._looking_up.setdefault(token, [])
         waiting.append(strand)
         if len(waiting) == 1:
@@ -202,7 +209,7 @@ class Link:
     # --- what the supervisor says
 
     def _take_connections(self) -> None:
-        while not self._channel.closed:
+        while not self._closing:
             try:
                 arrival = self._handover.receive()
             except Exception as error:  # of what a plugin has put into the standard library
@@ -340,6 +347,8 @@ class Link:
                 answer(None)
         if not self.preloaded.done():
             self.preloaded.set_result(False)
+        if self._handover.is_left:  # nobody else can have them; else they are the supervisor's
+            self._take_connections()
         for _, connection in (*self._returning, *self._to_return):
             connection.close()
         self.stopped = True

@@ -301,10 +301,15 @@ class Service:
                 quiet_since = now
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._idle.wait(), min(RETRY_SECONDS * 5, until - now))
-            elif self.keeper is None or not self.connections or now - quiet_since > SETTLE_SECONDS:
+            elif self.keeper is None or self._have_settled(now - quiet_since):
                 return
             else:
                 await asyncio.sleep(RETRY_SECONDS)
+
+    def _have_settled(self, seconds: float) -> bool:
+        if seconds <= SETTLE_SECONDS:
+            return not self.connections
+        return not any(connection.is_awaited for connection in self.connections)
 
     async def retire(self, seconds: float) -> int:
         """Give all connections to other workers, each as soon as it's idle. Gives the number left after `seconds`."""

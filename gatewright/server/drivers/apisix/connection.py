@@ -25,6 +25,7 @@ from gatewright.server.drivers.apisix.afterwards import tell_of_answer
 from gatewright.server.drivers.apisix.asking import Waiter
 from gatewright.server.drivers.apisix.ctx import ctx_kept, keep_ctx
 from gatewright.server.drivers.apisix.noted import NotedConnection
+from gatewright.server.drivers.apisix.stand_in import NO_TOKEN
 from gatewright.server.worker.between import Uplink
 from gatewright.server.worker.inflow import Inflow
 from gatewright.server.worker.service import Service
@@ -278,6 +279,8 @@ class Connection(NotedConnection):
     def _answer_prepare(self, token: int | None) -> None:
         if self._closed:
             return
+        if token is None and self._service.keeper is not None:
+            token = NO_TOKEN  # the next runner doesn't know it, and APISIX prepares anew
         self._write(self._session.refuse(Refusal.UNAVAILABLE) if token is None else self._session.token(token))
 
     def _end_for_protocol_error(self, error: ProtocolError) -> None:
@@ -288,6 +291,8 @@ class Connection(NotedConnection):
             self._transport.close()
 
     # --- ending
+
+    is_awaited = False
 
     def end_if_stalled(self, now: float, limit: float) -> None:
         """End the connection if, for `limit` seconds, a frame stayed incomplete or an answer was not taken."""

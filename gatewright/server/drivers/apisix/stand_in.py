@@ -15,9 +15,9 @@ from gatewright.gateways.events import Answer, Prepare, Refusal
 from gatewright.gateways.lean.frames import PREFACE
 from gatewright.settings import Settings
 
-__all__ = ["StandIn"]
+__all__ = ["NO_TOKEN", "StandIn"]
 
-_NO_TOKEN: Final = 1
+NO_TOKEN: Final = 1
 """A token that the next runner doesn't know: APISIX prepares anew then. With an error instead of a token, it would
 refuse a response phase in its own way."""
 _UNREAD: Final = b"\0" * (1 << 14)
@@ -49,7 +49,7 @@ class StandIn:
         session = self._session
         for event in session.receive_data(data):
             if isinstance(event, Prepare):
-                return session.token(_NO_TOKEN) + _UNREAD
+                return session.token(NO_TOKEN) + _UNREAD
             if not isinstance(event, Answer):
                 return session.refuse(Refusal.UNAVAILABLE, event) + _UNREAD
         return b""

@@ -33,11 +33,12 @@ from gatewright.server.drivers.kong.noted import HEAD
 from gatewright.server.drivers.kong.owners import process_behind
 from gatewright.server.drivers.kong.queries import answer_to
 from gatewright.server.drivers.kong.sending import SendingConnection
+from gatewright.server.drivers.kong.stand_in import NO_INSTANCE
 from gatewright.server.worker.service import Service
 
 __all__ = ["PluginServerConnection"]
 
-_NO_INSTANCE: Final = "no plugin instance #%s"  # Kong looks for these words, and then starts one anew
+_NOT_KNOWN: Final = "no plugin instance #%s"  # Kong looks for these words, and then starts one anew
 _LINGER_SECONDS: Final = 5.0
 _SURELY_SENT: Final = 1 << 14  # bytes that a socket's buffer has room for
 _FORGET_SECONDS: Final = 120.0  # Kong itself gives up after 60
@@ -65,6 +66,7 @@ class PluginServerConnection(SendingConnection):
         self._taken_in = self._service.take_in(self)
         if not self._taken_in:
             self.slot = -1  # it will be another one's
+            self._closed = self._service.draining and self._service.leave_to_keeper(self._transport)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
@@ -208,7 +210,9 @@ class PluginServerConnection(SendingConnection):
 
     def _start_instance(self, ticket: int, name: str, text: bytes) -> None:
         def answer(number: int | None, config: Any) -> None:
-            if number is None:
+            if number is None and self._service.keeper is not None:
+                self.write(self.session.started(ticket, name, NO_INSTANCE, config, time()))
+            elif number is None:
                 self._fail(ticket, "the plugin server is about to end")
             else:
                 self._instances.owners.started(self._owner, number)
@@ -224,7 +228,7 @@ class PluginServerConnection(SendingConnection):
         ticket, number = wish
         chain = self._instances.find(number, strand)
         if chain is None:
-            self._fail(ticket, _NO_INSTANCE % number)
+            self._fail(ticket, _NOT_KNOWN % number)
             return
         self._instances.close(number)
         self.write(self.session.closed(ticket, chain.name, number, None, time()))
@@ -255,7 +259,7 @@ class PluginServerConnection(SendingConnection):
         service, instances = self._service, self._instances
         chain = service.confs.get(wish.instance) or instances.find(wish.instance, strand)
         if chain is None:
-            self._fail(wish.ticket, _NO_INSTANCE % wish.instance)
+            self._fail(wish.ticket, _NOT_KNOWN % wish.instance)
             return
         if self._closed:  # while the instance was looked up
             return
@@ -355,6 +359,7 @@ class PluginServerConnection(SendingConnection):
                 self._answered()  # else Kong still has calls to answer, and the note is taken back then
             if exited:
                 # Kong drops the coroutine that would have answered, and the connection with it.
+                self._exited = True
                 self._service.loop.call_later(_LINGER_SECONDS, self._close_if_quiet)
 
     def _close_if_quiet(self) -> None:
@@ -375,6 +380,6 @@ class PluginServerConnection(SendingConnection):
         ticket, number = wish
         chain = self._instances.find(number, strand)
         if chain is None:
-            self._fail(ticket, _NO_INSTANCE % number)
+            self._fail(ticket, _NOT_KNOWN % number)
         else:
             self.write(self.session.started(ticket, chain.name, number, None, 0.0))

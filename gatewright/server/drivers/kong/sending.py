@@ -20,6 +20,7 @@ class SendingConnection(NotedConnection):
         self._service = service
         self.event: Event | None = None  # of a protocol whose events stay on their connection
         self._owed = 0  # answers
+        self._exited = False  # Kong drops what it was at, and this connection
         self._receiving = False
         self._unread = 0  # bytes sent since Kong has last read all
         self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
@@ -111,6 +112,11 @@ class SendingConnection(NotedConnection):
             self._leave_if_idle()
 
     # --- ending (see `Service`)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Kong has still to answer what it was told ahead, unless it has dropped that for an `exit`."""
+        return self.event is None and not self._exited and self.session.buffered > 0
 
     def end_if_stalled(self, now: float, limit: float) -> None:
         """Kong's connections may be silent for as long as they like."""

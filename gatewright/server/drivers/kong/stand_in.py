@@ -20,9 +20,9 @@ from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, 
 from gatewright.server.drivers.kong.event import MAY_EXIT, REFUSAL
 from gatewright.server.drivers.kong.neighbours import dial
 
-__all__ = ["StandIn"]
+__all__ = ["NO_INSTANCE", "StandIn"]
 
-_NO_INSTANCE: Final = 0
+NO_INSTANCE: Final = 0
 """The id of instances that are started now: the server that comes next doesn't know it, and Kong starts them anew."""
 _PATIENCE: Final = 8.0
 """Seconds. Kong starts a server a second after the last one's end at the latest; and whoever finds that an instance is
@@ -92,7 +92,7 @@ class StandIn:
             case Answer(ticket, number, _, _):
                 return session.call(ticket, number or 0, "kong.response.exit", REFUSAL)
             case StartInstance(ticket, name, _):
-                return session.started(ticket, name, _NO_INSTANCE, None, time.time())
+                return session.started(ticket, name, NO_INSTANCE, None, time.time())
             case CloseInstance(ticket, number):
                 return session.closed(ticket, "", number, None, time.time())
         data = session.failed(event.ticket, "the plugin server is not there")

@@ -325,6 +325,8 @@ class LeanConnection(AskingConnection):
 
     # --- ending
 
+    is_awaited = False
+
     def end_if_stalled(self, now: float, limit: float) -> None:
         """End the connection if a frame stayed incomplete, or an answer was not taken, for `limit` seconds."""
         untaken = self._transport.get_write_buffer_size() > 0
