@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from typing import Any
 
@@ -405,3 +406,78 @@ def test_other_answers_stay_as_they_are(gateway: Gateway) -> None:
 def test_configurations_that_mean_nothing(config: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         LlmGuard(config)
+
+
+# --- what hides
+
+
+HIDDEN = {
+    "full width": "".join(chr(0xFEE0 + ord(letter)) for letter in "ada@example.org"),
+    "mathematical letters": "\U0001d41a\U0001d41d\U0001d41a@example.org",
+    "a space that nobody sees": "ada@exam\u200bple.org",
+    "a soft hyphen": "a\u00adda@example.org",
+    "tags": "ada@example.org".replace("x", "x\U000e0041"),
+    "arabic digits": "card " + "".join(chr(0x0630 + ord(digit)) for digit in "4111111111111111"),
+    "other dashes": "4111\u20111111\u20111111\u20111111",
+    "spaces of its own": "4111\u00a01111\u00a01111\u00a01111",
+    "a variation selector": "4111111111111111".replace("41", "4\ufe0f1"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_only_looks_different_is_found(name: str) -> None:
+    masks, vault = Masks(KINDS, {}), Vault()
+    text = f"grüße: {HIDDEN[name]}, ok"
+    assert masks.find(text)
+    masked = masks.mask(text, vault)
+    assert re.fullmatch(r"grüße: (card )?<(EMAIL|CARD)_1>, ok", masked)
+    assert restored(masked, vault) == text
+
+
+def test_text_in_other_scripts_stays_as_it_is() -> None:
+    masks, vault = Masks(KINDS, {}), Vault()
+    for text in (
+        "\ufb01n \u2013 \u4f60\u597d\uff0c\u4e16\u754c\uff1a\uff11\uff12\uff13",
+        "Ünïcödé \u200d \U0001f468\u200d\U0001f469",
+        "\u0645\u0631\u062d\u0628\u0627 \u0661\u0662\u0663",
+    ):
+        assert masks.mask(text, vault) == text
+        assert not masks.find(text)
+    assert not vault
+
+
+CARD = 4111111111111111
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        chat(messages=[{"role": "user", "name": "123-45-6789", "content": "hi"}]),
+        chat([{"type": "tool_use", "id": "t", "name": "pay", "input": {"card": CARD}}]),
+        chat([{"type": "tool_use", "id": "t", "name": "pay", "input": {"amounts": [1.5, CARD]}}]),
+        chat([{"type": "tool_use", "id": "t", "name": "pay", "input": {"ada@example.org": 1}}]),
+        chat(user="ada@example.org"),
+        chat(metadata={"user_id": "ada@example.org"}),
+        chat(prediction={"type": "content", "content": "ada@example.org"}),
+        chat(documents=[{"title": "a", "snippet": "ada@example.org"}]),
+        chat(anything=[[{"at": {"all": "ada@example.org"}}]]),
+    ],
+)
+def test_nothing_passes_because_it_stands_in_an_unusual_place(gateway: Gateway, document: Any) -> None:
+    refusing = asked(gateway, {"personal": {"prompts": "refuse"}}, document)
+    assert refusing.status == 400
+    assert "personal data" in refusing.json["error"]["message"]
+    masked = json.dumps(sent(asked(gateway, {"personal": {"prompts": "mask"}}, document)))
+    assert "ada@" not in masked and str(CARD) not in masked and "6789" not in masked
+    assert "_1>" in masked
+
+
+def test_settings_stay_what_they_are(gateway: Gateway) -> None:
+    document = chat(seed=CARD, stop=["ada@example.org"], logit_bias={"50256": -100}, tools=[{"type": "function"}])
+    assert sent(asked(gateway, {"personal": {"prompts": "mask"}}, document)) == document
+
+
+def test_what_stands_in_an_unusual_place_counts(gateway: Gateway) -> None:
+    config = {"max_prompt_tokens": 100}
+    assert asked(gateway, config, chat(documents=["x" * 4000])).status == 400
+    assert asked(gateway, config, chat(documents=["x"])).status == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Final
@@ -138,14 +139,28 @@ class LlmGuard(Plugin[LlmGuardConfig]):
     def _look_for_personal_data(self, prompt: Prompt, vault: Vault) -> None:
         own = self.config.personal
         for container, key in prompt.spoken():
-            text = container[key]
-            if not isinstance(text, str):
+            value = container[key]
+            if not isinstance(value, str | int | Decimal):
                 if own.opaque == "refuse":
                     raise BadPromptError("images, files and token numbers, which can't be looked into, may not be sent")
-            elif own.prompts == "mask":
-                container[key] = self._masks.mask(text, vault)
-            elif kind := self._masks.find(text):
-                raise BadPromptError(f"the prompt holds personal data or a secret: {kind}")
+                continue
+            text = str(value)
+            new = self._without_personal_data(text, vault)
+            if new != text:
+                container[key] = new
+        for each in prompt.objects():
+            names = [self._without_personal_data(name, vault) for name in each]
+            if names != list(each):
+                values = list(each.values())
+                each.clear()
+                each.update(zip(names, values, strict=True))
+
+    def _without_personal_data(self, text: str, vault: Vault) -> str:
+        if self.config.personal.prompts == "mask":
+            return self._masks.mask(text, vault)
+        if kind := self._masks.find(text):
+            raise BadPromptError(f"the prompt holds personal data or a secret: {kind}")
+        return text
 
     async def _charge(self, request: Request, cost: int) -> tuple[Response | None, dict[str, Any]]:
         """Count a prompt; a refusal where it doesn't fit, and what the response phase has to know."""

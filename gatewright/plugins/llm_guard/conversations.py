@@ -28,11 +28,17 @@ __all__ = [
 ]
 
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
-_SPOKEN: Final = ("messages", "prompt", "input", "system", "instructions", "suffix")
-"""Fields that hold what people and models said."""
 _COUNTED: Final = ("tools", "functions", "response_format", "text")
 """Fields that cost tokens, too, but are the application's own."""
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample")
+_SETTINGS: Final = frozenset(
+    ("model", "stream", "stream_options", "n", "best_of", *_LIMITS, "temperature", "top_p", "top_k", "min_p", "stop",
+     "stop_sequences", "seed", "logprobs", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty",
+     "repetition_penalty", "parallel_tool_calls", "tool_choice", "function_call", "modalities", "service_tier", "store",
+     "truncation", "include", "previous_response_id", "reasoning", "reasoning_effort", "thinking", "encoding_format",
+     "dimensions", "echo", "background", "verbosity", *_COUNTED)
+)  # fmt: skip
+"""Fields in which nobody says anything. All others may hold what people and models said, be they known or not."""
 _NO_TEXT: Final = frozenset(
     ("type", "role", "id", "name", "tool_call_id", "tool_use_id", "call_id", "media_type", "detail", "status", "format",
      "model", "object", "finish_reason", "stop_reason", "system_fingerprint", "service_tier", "signature")
@@ -78,11 +84,11 @@ def write_json(document: Mapping[str, Any]) -> bytes:
 
 
 def _leaves(container: Any, key: str | int, depth: int = 0) -> Iterator[Place]:
-    """The texts below a place; of what is opaque, the place of the whole, and of numbers where texts should be, too."""
+    """The texts and numbers below a place; of what is opaque, and of a list of numbers, the place of the whole."""
     value = container[key]
     if depth > _MOST_DEPTH:
         raise BadPromptError(f"the request is nested deeper than {_MOST_DEPTH}")
-    if isinstance(value, str):
+    if isinstance(value, str | Decimal) or type(value) is int:
         yield container, key
     elif isinstance(value, list):
         if value and all(type(each) is int for each in value):
@@ -95,8 +101,17 @@ def _leaves(container: Any, key: str | int, depth: int = 0) -> Iterator[Place]:
             yield container, key
             return
         for name in value:
-            if name not in _NO_TEXT or not isinstance(value[name], str):
+            if name not in _NO_TEXT or not isinstance(value[name], str) or (name == "name" and "role" in value):
                 yield from _leaves(value, name, depth + 1)
+
+
+def _objects(value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
+    """All objects in a value, the inner ones first."""
+    if depth <= _MOST_DEPTH and isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _objects(each, depth + 1)
+        if isinstance(value, dict):
+            yield value
 
 
 def _is_opaque(value: Mapping[str, Any]) -> bool:
@@ -181,10 +196,15 @@ class Prompt:
             self.document["max_completion_tokens" if is_chat else "max_tokens"] = most
 
     def spoken(self) -> Iterator[Place]:
-        """The places of all texts that people and models said, and of what is opaque."""
-        for name in _SPOKEN:
-            if self.document.get(name) is not None:
-                yield from _leaves(self.document, name)
+        """The places of all that people and models said, numbers in it included, and of what is opaque."""
+        for name in [name for name in self.document if name not in _SETTINGS]:
+            yield from _leaves(self.document, name)
+
+    def objects(self) -> Iterator[dict[str, Any]]:
+        """All objects in what was said: their names are said, too."""
+        for name, value in self.document.items():
+            if name not in _SETTINGS:
+                yield from _objects(value)
 
     def tokens(self, count: Callable[[str], int], opaque: int) -> int:
         """How many tokens the prompt has, with some for the form of each message.
@@ -196,7 +216,10 @@ class Prompt:
         total = 3 * (1 + len(self.document.get("messages") or ()))
         for container, key in self.spoken():
             value = container[key]
-            total += count(value) if isinstance(value, str) else len(value) if isinstance(value, list) else opaque
+            if isinstance(value, str | int | Decimal):
+                total += count(str(value))
+            else:
+                total += len(value) if isinstance(value, list) else opaque
         for name in _COUNTED:
             if self.document.get(name):
                 total += count(msgspec.json.encode(self.document[name]).decode())
@@ -204,10 +227,12 @@ class Prompt:
 
 
 def answer_texts(document: dict[str, Any]) -> Iterator[Place]:
-    """The places of all texts of an answer."""
+    """The places of all texts of an answer, and of what is opaque."""
     for name in document:
         if name not in _NO_TEXT:
-            yield from _leaves(document, name)
+            for container, key in _leaves(document, name):
+                if not isinstance(container[key], int | Decimal):  # times, and what it cost
+                    yield container, key
 
 
 def usage_of(document: Mapping[str, Any]) -> int | None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 __all__ = ["KINDS", "Masks", "Vault", "restored"]
@@ -98,8 +99,8 @@ class Masks:
     def __init__(self, kinds: Iterable[str], patterns: Mapping[str, str]) -> None:
         """Take kinds of `KINDS`, and further patterns by name."""
         wanted = set(kinds)
-        self._finders = [_Finder(name, re.compile(pattern), _always) for name, pattern in patterns.items()]
-        self._finders += [
+        self._own = [_Finder(name, re.compile(pattern), _always) for name, pattern in patterns.items()]
+        self._finders = self._own + [
             _Finder(kind.upper(), re.compile(pattern), check, _HINTS.get(kind, ()), kind in _WITH_DIGITS)
             for kind, (pattern, check) in KINDS.items()
             if kind in wanted
@@ -107,10 +108,14 @@ class Masks:
 
     def find(self, text: str) -> str:
         """The name of a kind that is in a text; empty, where there is none."""
-        has_digit = _DIGIT.search(text) is not None
-        for each in self._finders:
-            if each.may_find(text, has_digit) and any(each.check(found[0]) for found in each.pattern.finditer(text)):
-                return each.name
+        plain, _ = folded(text)
+        for read in (text, plain) if plain != text else (text,):
+            has_digit = _DIGIT.search(read) is not None
+            for each in self._finders:
+                if each.may_find(read, has_digit) and any(
+                    each.check(found[0]) for found in each.pattern.finditer(read)
+                ):
+                    return each.name
         return ""
 
     def mask(self, text: str, vault: Vault) -> str:
@@ -120,17 +125,42 @@ class Masks:
             text: the text.
             vault: gets what was masked; the same gets the same name.
         """
-        has_digit = _DIGIT.search(text) is not None
+        plain, places = folded(text)
+        has_digit = _DIGIT.search(plain) is not None
+        if plain == text:
+            for each in self._finders:
+                if each.may_find(text, has_digit):
+                    text = each.pattern.sub(partial(_named, each, vault), text)
+            return text
+        for each in self._own:  # which may mean the letters that there are
+            text = each.pattern.sub(partial(_named, each, vault), text)
+        plain, places = folded(text)
         for each in self._finders:
-            if each.may_find(text, has_digit):
-                text = each.pattern.sub(partial(_named, each, vault), text)
+            if each.may_find(plain, has_digit):
+                masked = _masked_by_place(each, vault, text, plain, places)
+                if masked != text:
+                    text = masked
+                    plain, places = folded(text)
         return text
 
 
 def _named(finder: _Finder, vault: Vault, match: re.Match[str]) -> str:
-    found, name = match[0], finder.name
-    if not finder.check(found):
-        return found
+    return _name_of(finder, vault, match[0]) if finder.check(match[0]) else match[0]
+
+
+def _masked_by_place(finder: _Finder, vault: Vault, text: str, plain: str, places: Sequence[int]) -> str:
+    """A text with what is found in its plain form masked."""
+    pieces, at = [], 0
+    for match in finder.pattern.finditer(plain):
+        begin, end = places[match.start()], places[match.end() - 1] + 1
+        if match[0] and begin >= at and finder.check(match[0]):
+            pieces += [text[at:begin], _name_of(finder, vault, text[begin:end])]
+            at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _name_of(finder: _Finder, vault: Vault, found: str) -> str:
+    name = finder.name
     for placeholder, value in vault.items():
         if value == found:
             return placeholder
@@ -138,6 +168,40 @@ def _named(finder: _Finder, vault: Vault, match: re.Match[str]) -> str:
     placeholder = f"<{name}_{number}>"
     vault[placeholder] = found
     return placeholder
+
+
+# --- what only looks different
+
+
+def folded(text: str) -> tuple[str, Sequence[int]]:
+    """A text as its plain letters, digits and signs, and where in the text each of them stands.
+
+    Models read full-width digits, mathematical letters and what has invisible characters in it as if they were plain.
+    """
+    if text.isascii() or all(letter < "\x80" or _plain(letter) == letter for letter in set(text)):
+        return text, range(len(text))
+    letters, places = [], []
+    for place, letter in enumerate(text):
+        plain = letter if letter < "\x80" else _plain(letter)
+        letters.append(plain)
+        places += [place] * len(plain)
+    return "".join(letters), places
+
+
+@lru_cache(maxsize=4096)
+def _plain(letter: str) -> str:
+    match unicodedata.category(letter):
+        case "Cf":
+            return ""
+        case "Pd":
+            return "-"
+        case "Zs":
+            return " "
+        case "Nd":
+            return str(unicodedata.decimal(letter))
+        case "Mn" if unicodedata.name(letter, "").startswith(("VARIATION SELECTOR", "COMBINING GRAPHEME JOINER")):
+            return ""
+    return unicodedata.normalize("NFKC", letter)
 
 
 _PLACEHOLDER: Final = re.compile(r"<[A-Z][A-Z0-9_]{0,30}_[0-9]{1,6}>")
