@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from gatewright import ConfigError
+from gatewright.plugins.request_validator._bounds import MOST_FAULTS, TOO_LARGE
 from gatewright.plugins.request_validator._faults import Fault, InvalidRequestError, pointer
 
 __all__ = ["Model", "load_model"]
@@ -37,6 +38,8 @@ class _Pydantic:
         try:
             return self._model.model_validate(value).model_dump(mode="json", by_alias=True)
         except ValidationError as error:
+            if error.error_count() > MOST_FAULTS:  # it would make all of them, to have `most` shown
+                raise InvalidRequestError(400, _TITLE, [TOO_LARGE]) from None
             faults = [
                 Fault("body", pointer(item["loc"]), item["msg"], item["type"])
                 for item in error.errors(include_url=False, include_input=False, include_context=False)[:most]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
@@ -10,6 +11,7 @@ from urllib.parse import quote, unquote
 import jsonschema_rs
 
 from gatewright import ConfigError
+from gatewright.plugins.request_validator._bounds import TOO_LARGE, branches_of, may_be_told
 from gatewright.plugins.request_validator._faults import Fault, Part, pointer
 
 __all__ = ["Draft", "Schema", "Schemas"]
@@ -35,18 +37,21 @@ class Schema:
         resolve: follows the `$ref`s of a part of it that lead somewhere in the same document.
     """
 
-    __slots__ = ("_validator", "resolve", "source")
+    __slots__ = ("_branches", "_validator", "resolve", "source")
 
     def __init__(self, validator: Any, source: Any, resolve: Callable[[Any], Any]) -> None:
         self._validator = validator
+        self._branches = branches_of(source, resolve)
         self.source = source
         self.resolve = resolve
 
     def faults(self, part: Part, value: Any, most: int) -> list[Fault]:
-        """What of a value doesn't suit the schema, at most so many faults."""
+        """What of a value doesn't suit the schema, at most so many faults; of what is large, that it doesn't."""
         validator = self._validator
         if validator.is_valid(value):
             return []
+        if not may_be_told(value, self._branches):
+            return [replace(TOO_LARGE, part=part)]
         found = islice(validator.iter_errors(value), most)
         return [Fault(part, pointer(error.instance_path), error.message, error.kind.name) for error in found]
 
@@ -144,6 +149,7 @@ class _Resolver:
         return {}
 
     def _find(self, reference: str) -> Any:
+        reference = reference.removeprefix(_HERE)
         if not reference.startswith("#"):
             return None
         value = self._document

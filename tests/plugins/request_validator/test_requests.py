@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -456,3 +458,61 @@ def test_a_pattern_of_which_others_never_come_back(gateway: Gateway) -> None:
 def test_what_is_wrong_is_not_logged_but_where(gateway: Gateway, capfd: pytest.CaptureFixture[str]) -> None:
     post(gateway, GUIDE, {**ADA, "email": "my-password"})
     assert "my-password" not in "".join(capfd.readouterr())
+
+
+RECURSIVE = {
+    "$defs": {
+        "node": {
+            "oneOf": [
+                {"properties": {"and": {"$ref": "#/$defs/node"}}, "required": ["and"]},
+                {"properties": {"and": {"$ref": "#/$defs/node"}, "or": {}}, "required": ["and"]},
+                {"type": "string"},
+            ]
+        }
+    },
+    "$ref": "#/$defs/node",
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"items": {"type": "string"}}, list(range(140_000))),
+        ({"items": {"anyOf": [{"type": "string"}, {"required": ["a"], "type": "object"}]}}, list(range(140_000))),
+        (RECURSIVE, functools.reduce(lambda inner, _: {"and": inner}, range(40), 1)),
+        ({"$defs": {"n": {"allOf": [{"items": {"$dynamicRef": "#n"}}, {"items": {"$dynamicRef": "#n"}},
+                                    {"type": "array"}], "$dynamicAnchor": "n"}}, "$ref": "#/$defs/n"},
+         functools.reduce(lambda inner, _: [inner], range(40), 1)),
+    ],
+)  # fmt: skip
+def test_what_is_large_is_refused_at_once(gateway: Gateway, schema: Any, value: Any) -> None:
+    """All that is wrong with it would take seconds to be told, or for ever."""
+    post(gateway, {"schema": schema}, b"1")  # compiled
+    begun = time.monotonic()
+    outcome = post(gateway, {"schema": schema}, value)
+    assert time.monotonic() - begun < 2
+    assert outcome.status == 400
+    (fault,) = outcome.json["errors"]
+    assert (fault["in"], fault["pointer"]) == ("body", "")
+    assert "too large for all that is wrong" in fault["detail"]
+
+
+def test_of_a_schema_that_refers_to_itself_faults_are_told_all_the_same(gateway: Gateway) -> None:
+    outcome = post(gateway, {"schema": RECURSIVE}, b'{"and": {"and": 1}}')
+    (fault,) = outcome.json["errors"]
+    assert fault["keyword"] == "oneOf"
+    tree = {"type": "object", "properties": {"name": {"type": "string"}, "of": {"items": {"$ref": "#"}}}}
+    deep = functools.reduce(lambda inner, _: {"name": "a", "of": [inner]}, range(20), {"name": 1})
+    (fault,) = post(gateway, {"schema": tree}, deep).json["errors"]
+    assert fault["pointer"] == "/of/0" * 20 + "/name"
+
+
+def test_of_a_model_not_thousands_of_faults_are_made(gateway: Gateway) -> None:
+    config = {"model": f"{__name__}:Numbers"}
+    outcome = post(gateway, config, {"numbers": ["x"] * 5000})
+    assert "too large for all that is wrong" in outcome.json["errors"][0]["detail"]
+    assert len(post(gateway, config, {"numbers": ["x"] * 50}).json["errors"]) == 50
+
+
+class Numbers(pydantic.BaseModel):
+    numbers: list[int]
