@@ -78,6 +78,14 @@ class Finder(Protocol):
         """
 
 
+def _pairs(items: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    """See that these are pairs: text of two characters could be taken for one."""
+    for item in items:
+        if isinstance(item, str | bytes):
+            raise TypeError(f"names and values are a mapping or pairs, and {item!r} is no pair")
+        yield item
+
+
 class MultiMapping(MutableMapping[str, str]):
     """What `Headers` and `Query` have in common.
 
@@ -98,7 +106,7 @@ class MultiMapping(MutableMapping[str, str]):
 
     def __init__(self, items: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
         """Start from names and values, which count as original, not as changes."""
-        pairs = items.items() if isinstance(items, Mapping) else items
+        pairs = items.items() if isinstance(items, Mapping) else _pairs(items)
         self._original = [(name, self._check(self._key(name), value)) for name, value in pairs]
         self.changes: dict[str, Change] = {}
 
@@ -307,6 +315,10 @@ class MultiMapping(MutableMapping[str, str]):
     def set_all(self, name: str, values: Iterable[str]) -> None:
         """Replace all values of a name; no values delete it."""
         key = self._key(name)
+        if isinstance(values, str | bytes | Mapping):
+            raise TypeError(
+                f"the values of {name!r} are a list, not one {type(values).__name__}: {name!r} can be set to one"
+            )
         self.changes[key] = tuple(self._check(key, value) for value in values) or None
 
     def discard(self, name: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatewright import Headers, NotAvailableError, Query
+from gatewright import Headers, NotAvailableError, Query, Response
 from gatewright.datastructures import CutEntries
 
 
@@ -80,6 +82,30 @@ def test_a_value_that_would_break_out_is_refused(value: str) -> None:
 def test_values_are_text() -> None:
     with pytest.raises(TypeError, match="must be str, not int"):
         Headers()["x"] = 1  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("values", ["text", b"bytes", {"a": "b"}])
+def test_one_text_is_no_list_of_values(values: Any) -> None:
+    for mapping in (Headers(), Query()):
+        with pytest.raises(TypeError, match="the values of 'x' are a list"):
+            mapping.set_all("x", values)
+
+
+def test_text_of_two_characters_is_no_name_and_value() -> None:
+    for items in (["ab"], "ab", [b"ab"]):
+        with pytest.raises(TypeError, match="is no pair"):
+            Headers(items)
+
+
+@pytest.mark.parametrize("headers", [0, False, "ab", ["ab"]])
+def test_headers_of_an_answer_that_are_none_are_refused(headers: Any) -> None:
+    with pytest.raises(TypeError):
+        Response(403, headers)
+
+
+def test_what_json_has_no_words_for_is_refused() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        Response.json({"share": float("nan")})
 
 
 def test_deleting_what_is_not_there_is_a_key_error() -> None:

@@ -45,7 +45,7 @@ class _BaseResponse:
         """
         self._call: Call | None = None
         self._status = _check_status(status)
-        self._headers = Headers(headers or ())
+        self._headers = Headers(() if headers is None else headers)
         self._content = content_of(body)
         if isinstance(body, str) and body and "content-type" not in self._headers:
             self._headers["content-type"] = "text/plain; charset=utf-8"
@@ -135,7 +135,7 @@ def _json_answer(
     status: int = 200,
     headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
 ) -> Response:
-    response = kind(status, headers, json.dumps(data, ensure_ascii=False).encode())
+    response = kind(status, headers, json.dumps(data, ensure_ascii=False, allow_nan=False).encode())
     if "content-type" not in response.headers:
         response.headers["content-type"] = "application/json"
     return response

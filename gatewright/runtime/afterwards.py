@@ -14,7 +14,7 @@ from gatewright.errors import DeadlineExceededError, PluginError
 from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.runtime.phases import PhaseChain
 from gatewright.runtime.stats import BOUNDS
-from gatewright.runtime.steps import Mode, PhaseHandler, State, Step, awaited
+from gatewright.runtime.steps import Mode, PhaseHandler, State, Step, awaited, check_has_run
 from gatewright.runtime.strands import Strand
 
 __all__ = ["LogChain"]
@@ -74,3 +74,5 @@ class LogChain(PhaseChain):
         result = run() if handler.mode is Mode.DIRECT else self._bridge.run_blocking(run)
         if inspect.isawaitable(result):
             self._bridge.run_coroutine(awaited(result))
+        else:
+            check_has_run(result)

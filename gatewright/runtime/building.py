@@ -31,7 +31,18 @@ from gatewright.runtime.fitting import check_fields, with_misspelt
 from gatewright.runtime.made_for_threads import LOCAL, what_wants_threads
 from gatewright.runtime.shipped import is_shipped, load_shipped, shipped_names
 from gatewright.runtime.stats import Tallies
-from gatewright.runtime.steps import Around, Limit, Mode, PhaseHandler, Policy, State, Step, awaited, mode_of
+from gatewright.runtime.steps import (
+    Around,
+    Limit,
+    Mode,
+    PhaseHandler,
+    Policy,
+    State,
+    Step,
+    awaited,
+    check_has_run,
+    mode_of,
+)
 from gatewright.runtime.thread_bound import holds_what_is_thread_bound
 from gatewright.runtime.threads import Home
 from gatewright.runtime.weight import too_heavy
@@ -385,6 +396,8 @@ class ChainBuilder:
         result = self.bridge.run_blocking(hook) if apart and not inspect.iscoroutinefunction(hook) else hook()
         if inspect.isawaitable(result):
             self.bridge.run_coroutine(awaited(result))
+        else:
+            check_has_run(result)
 
 
 class _Handlers:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from gatewright.errors import PluginError
 from gatewright.runtime.lifecycle import ChainLife
 from gatewright.runtime.stats import BOUNDS, Tally
-from gatewright.runtime.steps import Around, Mode, PhaseHandler, State, Step, awaited
+from gatewright.runtime.steps import Around, Mode, PhaseHandler, State, Step, awaited, check_has_run
 from gatewright.runtime.strands import Strand
 
 __all__ = ["PhaseCaller", "PhaseChain"]
@@ -102,6 +102,8 @@ class PhaseChain(ChainLife):
         """See to the end of what a `def` handler gave back, if it's to be awaited."""
         if inspect.isawaitable(result):
             self._bridge.run_coroutine(awaited(result))
+        else:
+            check_has_run(result)
 
     @staticmethod
     def _run_around(

@@ -14,12 +14,25 @@ from greenlet import getcurrent
 from gatewright.errors import (
     GatewrightError,
     OverloadedError,
+    PluginError,
 )
 from gatewright.plugin import Plugin
 from gatewright.runtime.stats import Tally
 from gatewright.runtime.threads import Home
 
-__all__ = ["Around", "Limit", "Mode", "OnError", "PhaseHandler", "Policy", "State", "Step", "awaited", "mode_of"]
+__all__ = [
+    "Around",
+    "Limit",
+    "Mode",
+    "OnError",
+    "PhaseHandler",
+    "Policy",
+    "State",
+    "Step",
+    "awaited",
+    "check_has_run",
+    "mode_of",
+]
 
 OnError = Literal["fail", "skip"]
 
@@ -185,6 +198,16 @@ class Around(Protocol):
 async def awaited(value: Awaitable[Any]) -> Any:
     """A coroutine for anything that can be awaited."""
     return await value
+
+
+def check_has_run(result: Any) -> None:
+    """See that a `def` did its work when it was called.
+
+    Raises:
+        PluginError: it only gave something that would do it, and nobody would: then everything would pass.
+    """
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise PluginError("there is a `yield` in it, so calling it has run nothing: return, or await, instead")
 
 
 def mode_of(handler: Callable[..., Any] | None, blocking: bool) -> Mode:

@@ -15,6 +15,12 @@ from apisix.runner.plugin.core import PluginBase
 
 async def nobody_waits():
     return False
+def yields(*_):
+    yield
+    raise PermissionError
+async def ayields(*_):
+    yield
+    raise PermissionError
 
 class Old(Base):
     def __init__(self):
@@ -49,7 +55,8 @@ WAYS = {
         "status": answer(status_code="403"), "body": answer(body=12), "headers": answer(headers={"a": 5}),
         "no-headers": answer(headers=None),
         "path": lambda self, request, response: (setattr(response, "path", 5), self.rewrite()) and None,
-        "awaitable": lambda *_: nobody_waits(),
+        "awaitable": lambda *_: nobody_waits(), "no-status": answer(status_code=None),
+        "yields": yields, "async-yields": ayields,
     },
     "0.2.0": {
         "status": lambda self, request, response: response.set_status_code("403"),
@@ -59,7 +66,7 @@ WAYS = {
         "request-headers": lambda self, request, response: request.set_headers([("a", "b")]),
         "arguments": lambda self, request, response: request.set_args("a=b"),
         "uri": lambda self, request, response: request.set_uri(5),
-        "awaitable": lambda *_: nobody_waits(),
+        "awaitable": lambda *_: nobody_waits(), "yields": yields, "async-yields": ayields,
     },
     "guide": {
         "response": lambda self, request, response: (setattr(response, "status_code", 403), response)[1],
@@ -69,9 +76,20 @@ WAYS = {
 }
 """
 WAYS = {
-    "old": ("status", "body", "headers", "no-headers", "path", "awaitable"),
+    "old": ("status", "no-status", "body", "headers", "no-headers", "path", "awaitable", "yields", "async-yields"),
     "oldasync": ("any",),
-    "new": ("status", "low-status", "headers", "body", "request-headers", "arguments", "uri", "awaitable"),
+    "new": (
+        "status",
+        "low-status",
+        "headers",
+        "body",
+        "request-headers",
+        "arguments",
+        "uri",
+        "awaitable",
+        "yields",
+        "async-yields",
+    ),
     "guide": ("response", "zero", "text", "awaitable", "status", "body"),
 }
 

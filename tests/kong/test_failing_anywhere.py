@@ -70,6 +70,11 @@ PLUGINS = {
     for where in ("init", "handler", "after", *(("setup",) if form == "native" else ()))
 }
 PLUGINS["apart_handler"] = PLUGINS["async_handler"].replace("class Plugin:", "class Plugin:\n    blocking = True")
+YIELDS = WRAPPED.replace('        if WHERE == "handler":\n', "        yield\n        if WHERE:\n").replace(
+    "        self.access(kong)", "        return self.access(kong)"
+)  # fmt: skip
+PLUGINS["yields_handler"] = at("handler", YIELDS)
+PLUGINS["async_yields_handler"] = at("handler", YIELDS.replace("def access", "async def access"))
 PLUGINS = {
     name: source.replace("class FORM(Plugin):", f"class N(Plugin):\n    name = {name!r}")
     for name, source in PLUGINS.items()

@@ -99,6 +99,9 @@ class Finds(Fails):
 class FindsPhases(Fails):
     def phase_handlers(self):
         self.fail()
+class SetupYields(Fails):
+    def setup(self):
+        yield
 class Handles(Fails):
     def on_request(self, request):
         self.fail()
@@ -147,8 +150,8 @@ class NoInstance(Fails):
         return None
 """
 REFUSED = (
-    "init", "init-apart", "setup", "setup-apart", "setup-late", "finds", "finds-phases", "handles", "handles-async",
-    "handles-late", "handles-apart", "no-instance",
+    "init", "init-apart", "setup", "setup-apart", "setup-late", "setup-yields", "finds", "finds-phases",
+    "handles", "handles-async", "handles-late", "handles-apart", "no-instance",
 )  # fmt: skip
 SKIPPED = ("skipped", "skipped-late", "skipped-apart", "skipped-init", "skipped-setup", "ends")
 

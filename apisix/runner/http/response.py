@@ -46,7 +46,10 @@ class Response:
         """The answer to the client; of names that differ in case only, the one set last."""
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.body.encode("utf-8", "surrogateescape") if isinstance(self.body, str) else self.body
-        return http.Response(self.status_code or 200, headers, body)
+        is_set = (
+            type(self.status_code) is not int or self.status_code != 0
+        )  # what else is no status isn't "none" either
+        return http.Response(self.status_code if is_set else 200, headers, body)
 
     def get_headers(self) -> dict[str, str]:
         """The headers."""

@@ -14,9 +14,11 @@ def refuse_to_wait(result: Any) -> None:
     """See that a filter has done its work.
 
     Raises:
-        PluginError: what it gave would have to be awaited.
+        PluginError: what it gave would have to be awaited, or gone through.
     """
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
         raise PluginError("this filter is an `async def`, for which nobody waits here: write it as a `def`")
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise PluginError("there is a `yield` in this filter, so calling it has run nothing of it")
