@@ -177,8 +177,8 @@ class Http1Connection(asyncio.Protocol):
         if incoming is self._uploading:
             self._uploading = None
             self._reader.forget_body()
-        else:
-            self._reader.give_back(data)
+        else:  # who gives it back may not know that it has come by now
+            self._reader.give_back(data or incoming.wire)
 
     def _write(self, answer: Answer, request: ClientRequest) -> bool:
         """Send an answer; tells whether the connection stays open."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from gatewright.dev.apisix.behaviour import BEHAVIOURS
+from gatewright.dev.http1 import Http1Connection
+from gatewright.dev.messages import Answer, ClientRequest
 from gatewright.gateways.apisix import replies
 from gatewright.gateways.apisix.replies import InfoRequest, InfoType, RespReply, Rewrite, Stop
 from tests.dev.test_exchanges import NO_ACTION, PRE, Seen, gateway, request
@@ -82,6 +84,64 @@ async def test_such_a_body_is_no_other_request_s_when_it_comes_late(
     assert statuses(answers)[-1] == b"400"
     assert len(seen.calls) == 1
     assert b"100 Continue" not in answers
+
+
+class AnswersWithoutBody:
+    """Answers the first request without its body, which comes meanwhile; then the next one."""
+
+    port, server_header, charset, reads_late = 0, "APISIX", True, True
+
+    def __init__(self) -> None:
+        self.targets: list[str] = []
+        self.is_asked, self.body_has_come = asyncio.Event(), asyncio.Event()
+
+    async def answer_of(self, given: ClientRequest) -> Answer:
+        self.targets.append(given.target)
+        if len(self.targets) == 1:
+            self.is_asked.set()
+            await self.body_has_come.wait()
+            given.give_back(given.wire or given.body)
+        return Answer(204, framing="stop", body=b"x")
+
+    def refusal(self, status: int) -> Answer:
+        return Answer(status, page=True, close=True)
+
+    def connection_opened(self, connection: asyncio.BaseTransport) -> None:
+        pass
+
+    def connection_closed(self, connection: asyncio.BaseTransport) -> None:
+        pass
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def close(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+
+async def test_a_body_that_comes_just_before_the_answer_is_given_back_whole() -> None:
+    served, wire = AnswersWithoutBody(), Wire()
+    connection = Http1Connection(served)
+    connection.connection_made(wire)
+    connection.data_received(b"POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 33\r\n\r\n")
+    await served.is_asked.wait()
+    connection.data_received(b"GET /2 HTTP/1.1\r\nHost: h\r\nA: \r\n\r\n")
+    served.body_has_come.set()
+    async with asyncio.timeout(5):
+        while len(statuses(wire.written)) < 2:
+            await asyncio.sleep(0)
+    assert served.targets == ["/1", "/2"]
 
 
 @pytest.mark.parametrize("status", [204, 304, 444])
