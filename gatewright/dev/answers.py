@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from typing import Final
 
 from gatewright.dev.messages import Answer, ClientRequest
 
-__all__ = ["error_page", "is_silent", "reason_of", "response_head", "with_page"]
+__all__ = ["error_page", "keeps_back", "reason_of", "response_head", "with_page"]
 
 _CHARSET_TYPES = (
     "text/html", "text/xml", "text/plain", "text/vnd.wap.wml", "application/javascript", "application/rss+xml",
@@ -43,6 +44,8 @@ _BAD_REQUESTS = {
 """Nginx's own codes, whose pages come as 400."""
 _ENDS_CONNECTION = frozenset((400, 413, 414, 495, 496, 497, 500, 501))
 """Pages after which nginx closes the connection."""
+_POSTPONED: Final = 1460
+"""Bytes that nginx sends at once, be there more to come or not."""
 _NOT_OF_PAGES = frozenset(("etag", "last-modified", "accept-ranges"))
 """What nginx clears before it sends one of its pages."""
 _PAGE = (
@@ -85,13 +88,9 @@ def with_page(answer: Answer) -> Answer:
     )
 
 
-def is_silent(answer: Answer, request: ClientRequest) -> bool:
-    """Whether nginx sends nothing of an answer, and keeps the connection."""
-    if answer.status < 200 and answer.framing == "stop":
-        # What Lua prints for HEAD are the headers, whatever they say.
-        return (answer.method or request.method) != "HEAD" or not answer.body
-    # What Lua prints for a 204 nginx keeps back, and sends it only with the headers of one.
-    return answer.began == 204 and bool(answer.body) and answer.framing == "stop" and answer.status not in (204, 304)
+def keeps_back(answer: Answer, size: int) -> bool:
+    """Whether nginx waits for more before it sends so many bytes of an answer (`postpone_output`); none will come."""
+    return answer.unended and answer.status not in (204, 304) and size < _POSTPONED
 
 
 def _with_charset(kind: str, status: int) -> str:
@@ -114,9 +113,11 @@ def response_head(
         charset: name one for types of text that have none, as APISIX's configuration wants it.
     """
     body = answer.body or b""
-    headers = [(n, v) for n, v in answer.headers if n.lower() not in ("content-type", "content-length", "server")]
+    taken = {"content-type", "server"} if answer.unframed else {"content-type", "content-length", "server"}
+    headers = [(n, v) for n, v in answer.headers if n.lower() not in taken]
     types = [v for n, v in answer.headers if n.lower() == "content-type"]
-    length = next((v for n, v in answer.headers if n.lower() == "content-length"), None)
+    length = next((v for n, v in answer.headers if n.lower() == "content-length" and n.lower() in taken), None)
+    method = answer.method or request.method
     bodiless = answer.status in (204, 304) or answer.status < 200
     framing = answer.framing
     if answer.page and not bodiless:
@@ -151,12 +152,15 @@ def response_head(
         given = next((n for n, _ in answer.headers if n.lower() == "content-length"), "Content-Length")
         # What Lua sets keeps its name; nginx's own, and the upstream's, is written anew.
         out.append((given if framing in ("stop", "chunked") else "Content-Length", length))
-    elif request.version == "1.1" and (answer.method or request.method) != "HEAD":
+    elif answer.unframed == "sized" or method == "HEAD":
+        pass
+    elif request.version == "1.1":
         out.append(("Transfer-Encoding", "chunked"))
-        body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + (b"" if answer.cut else b"0\r\n\r\n")
+        end = b"" if answer.cut or answer.unended else b"0\r\n\r\n"
+        body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + end
     elif request.version in ("1.0", "0.9"):
         keep = False
-    if (answer.method or request.method) == "HEAD":
+    if method == "HEAD":
         body = b""
     if request.version != "2":
         stays = "keep-alive" if keep else "close"

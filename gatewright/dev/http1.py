@@ -8,7 +8,7 @@ import logging
 from functools import partial
 from typing import Protocol
 
-from gatewright.dev.answers import is_silent, response_head
+from gatewright.dev.answers import keeps_back, response_head
 from gatewright.dev.messages import Answer, ClientRequest, Tunnel, Upload, raw
 from gatewright.dev.reader import Incoming, RefusedError, RequestReader
 
@@ -148,7 +148,7 @@ class Http1Connection(asyncio.Protocol):
             self._transport.close()
             return
         # Nginx may leave the client without an answer, and takes the next request.
-        stays = request.keep_alive if is_silent(answer, request) else self._write(answer, request)
+        stays = request.keep_alive if answer.mute else self._write(answer, request)
         if answer.goes_on:
             self._go_on(incoming)
         if answer.tunnel is not None:
@@ -193,8 +193,11 @@ class Http1Connection(asyncio.Protocol):
             self._transport.write(body)
             return False
         head = line + "\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
-        self._transport.write(raw(head) + body)
-        return ("Connection", "close") not in headers and not answer.cut
+        sent = raw(head) + body
+        if not keeps_back(answer, len(sent)):
+            self._transport.write(sent)
+        stays = request.keep_alive if answer.status == 101 else ("Connection", "close") not in headers
+        return stays and not answer.cut
 
     def _client_request(self, incoming: Incoming) -> ClientRequest:
         peer = self._transport.get_extra_info("peername") or ("127.0.0.1", 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 __all__ = ["Answer", "ClientRequest", "Headers", "Tunnel", "Upload", "raw", "text_of"]
 
@@ -91,6 +91,9 @@ class Answer:
     middle, and the connection ends there; `status_line`: the upstream's own; `headless`: the body is
     all there is; `names_charset`: a type of text gets one; `method`: what the request's is by now;
     `goes_on`: after it the client is told to send its body, which is done away with;
+    `mute`: nothing is printed, and nothing sent; `unended`: what Lua prints never ends, so that nginx keeps back what
+    doesn't fill a buffer; `unframed`: its Content-Length is
+    one that Lua has set or taken away, whatever the upstream's `sized` or `chunked` body has;
     `rewritten`: the body was put in the place of the upstream's; `began`: the status with which nginx began, before a
     plugin made it another; `untyped`: it has no type unless it's given one.
     """
@@ -105,6 +108,9 @@ class Answer:
     status_line: str | None = None
     headless: bool = False
     goes_on: bool = False
+    mute: bool = False
+    unended: bool = False
+    unframed: Literal["", "sized", "chunked"] = ""
     names_charset: bool = True
     rewritten: bool = False
     began: int | None = None

@@ -57,6 +57,7 @@ class Sender(Protocol):
         verify: bool = True,
         lua: bool = False,
         upgrade: bool = False,
+        early_hints: bool = False,
     ) -> UpstreamAnswer:
         """See `send_request`."""
         ...
@@ -76,6 +77,7 @@ async def send_request(
     verify: bool = True,
     lua: bool = False,
     upgrade: bool = False,
+    early_hints: bool = False,
 ) -> UpstreamAnswer:
     """Send one request on a connection of its own and read the answer.
 
@@ -92,6 +94,7 @@ async def send_request(
         verify: with TLS, check the certificate.
         lua: do so as lua-resty-http does, whose answer's body is read later; otherwise as nginx does, all of it.
         upgrade: the client wants another protocol: with a 101 the connection stays open, as a tunnel.
+        early_hints: 103 is no answer, but before one.
 
     Raises:
         UpstreamError: no answer.
@@ -110,7 +113,7 @@ async def send_request(
                 answer = await _ask_as_lua(reader, writer, method, head, headers, body, timeout)
             else:
                 writer.write(head + body)
-                answer = await read_as_nginx(reader, method, timeout, upgrade=upgrade)
+                answer = await read_as_nginx(reader, method, timeout, upgrade=upgrade, early_hints=early_hints)
         except BaseException:
             writer.close()
             raise

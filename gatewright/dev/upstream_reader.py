@@ -5,7 +5,7 @@
 - lua-resty-http's, for the request of ext-plugin-post-resp: a header is whatever a regular expression finds in a line,
   the first line in which it finds nothing ends them, and the body is read when somebody wants it.
 
-Neither looks for an answer behind a 1xx one.
+Neither looks for an answer behind a 1xx one, but that later nginx goes on after 103 Early Hints.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class UpstreamAnswer:
         status_line: the status and what follows it, as it came.
         close: to be called when no more is wanted.
         tunnel: what follows a 101.
+        hinted: there were early hints before it; what was set for the client by then nginx has taken away with them.
     """
 
     status: int
@@ -74,6 +75,7 @@ class UpstreamAnswer:
     status_line: str = ""
     close: Callable[[], Awaitable[None]] | None = None
     tunnel: Tunnel | None = None
+    hinted: bool = False
 
     def __post_init__(self) -> None:
         if self.body or self.framing == "content-length":
@@ -88,7 +90,12 @@ class UpstreamAnswer:
 
 
 async def read_as_nginx(
-    reader: asyncio.StreamReader, method: str, silence: float = 60.0, *, upgrade: bool = False
+    reader: asyncio.StreamReader,
+    method: str,
+    silence: float = 60.0,
+    *,
+    upgrade: bool = False,
+    early_hints: bool = False,
 ) -> UpstreamAnswer:
     """Read a whole answer.
 
@@ -97,6 +104,8 @@ async def read_as_nginx(
         method: what was asked for.
         silence: seconds after which no more is awaited.
         upgrade: after a 101, nothing is read any more.
+        early_hints: skip a 103, as later ones do that aren't told to pass it on; one that has come with another is an
+            answer to them.
 
     Raises:
         InvalidAnswerError: nginx calls it invalid.
@@ -104,13 +113,21 @@ async def read_as_nginx(
         TimeoutError: nothing came for too long, before the headers had come.
     """
     source = _Source(reader, silence)
-    line = await source.line()
-    status = _STATUS_LINE.fullmatch(line)
+    hinted = False
+    while True:
+        comes_along = hinted and source.has_head
+        line = await source.line()
+        status = _STATUS_LINE.fullmatch(line)
+        if not early_hints or status is None or status[1] != b"103" or comes_along:
+            break
+        await _skip_hints(source, line)
+        hinted = True
     if status is None:
         if source.fell_silent or not line or (line.startswith(b"HTTP/") and not line.endswith(b"\n")):
             raise source.end_of_head()
         return UpstreamAnswer(200, "OK", [], line + await source.all(), "raw")
     answer = UpstreamAnswer(int(status[1]), text_of(status[2] or b"").strip())
+    answer.hinted = hinted
     answer.status_line = text_of(status[1] + (status[2] or b""))
     while (line := await source.line()).rstrip(b"\r\n"):
         if not line.endswith(b"\n"):
@@ -131,6 +148,18 @@ async def read_as_nginx(
         answer.complete = False
         answer.body = answer.body[: max((head + len(answer.body)) // _BUFFER * _BUFFER - head, 0)]
     return answer
+
+
+async def _skip_hints(source: _Source, line: bytes) -> None:
+    if line.startswith(b"HTTP/1.0"):
+        raise InvalidAnswerError("upstream sent HTTP/1.0 response with early hints")
+    while (line := await source.line()).rstrip(b"\r\n"):
+        if not line.endswith(b"\n"):
+            raise source.end_of_head()
+        _nginx_header(line)
+    if source.taken > _MOST_OF_A_HEAD:
+        raise InvalidAnswerError("upstream sent too big header")
+    source.taken = 0
 
 
 def _nginx_header(line: bytes) -> tuple[str, str]:
@@ -345,6 +374,11 @@ class _Source:
         while await self._more():
             pass
         return self._take(len(self._data))
+
+    @property
+    def has_head(self) -> bool:
+        """A whole head has come already."""
+        return re.search(rb"\n\r?\n", self._data) is not None
 
     def rest(self) -> bytes:
         """What has come already."""

@@ -202,6 +202,7 @@ def sender_for(upstream: Upstream | None) -> Any:
         verify: bool = True,
         lua: bool = False,
         upgrade: bool = False,
+        early_hints: bool = False,
     ) -> UpstreamAnswer:
         visit = CURRENT.get()
         request = UpstreamRequest(method, target, Headers(headers), body)

@@ -311,6 +311,7 @@ async def test_what_can_t_be_done_is_refused_by_name() -> None:
         ({"redirect": {}}, "redirect: one of `uri`"), ({"uri-blocker": {"block_rules": ["("]}}, "uri-blocker: "),
         ({"key-auth": {"anonymous_consumer": "a"}}, "anonymous_consumer"),
         ({"cors": {"allow_credential": True}}, "allow_credential"), ({"request-id": {"algorithm": "nanoid"}}, "uuid"),
+        ({"response-rewrite": {"status_code": 101}}, "response-rewrite: `status_code`"),
         ({"echo": {"body": "", "_meta": {"filter": ["x"]}}}, "_meta.filter: conditions are a list of lists"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=word):

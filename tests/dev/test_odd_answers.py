@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -253,3 +254,83 @@ async def test_a_runner_may_ask_what_a_graphql_request_is_called(tmp_path: Path)
     async with gateway(tmp_path, [question, NO_ACTION]) as seen:
         head = request(f"Content-Length: {len(document)}", method="POST")
         assert await asked(seen, head + document) == [b"n"]
+
+
+REWRITE = "response-rewrite"
+BIG = b"x" * 2000
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "rewrite", "begins", "ends"),
+    [
+        (99, BIG, None, b"HTTP/1.1 099 \r\n", b"\r\n\r\n" + BIG),  # as it is, and no end
+        (204, BIG, {"status_code": 202}, b"HTTP/1.1 202 Accepted\r\n", b"\r\n\r\n7d0\r\n" + BIG + b"\r\n"),
+        (101, b"few", {"body": "new"}, b"HTTP/1.1 101 Switching Protocols\r\n", b"\r\n\r\nnew"),
+        (101, b"few", {"body": "n", "status_code": 200}, b"HTTP/1.1 200 OK\r\n", b"\r\n\r\n1\r\nn\r\n0\r\n\r\n"),
+        (101, b"few", {"status_code": 204}, b"HTTP/1.1 204 No Content\r\n", b"\r\n\r\n"),
+        (101, b"few", {"status_code": 202}, b"", b""),
+        (99, BIG, {"filters": [{"regex": "x", "replace": "y"}]}, b"", b""),  # kept back until the end
+        (99, b"", {"body": BIG.decode()}, b"", b""),
+    ],
+)
+async def test_what_never_ends_is_sent_once_it_fills_a_buffer(
+    tmp_path: Path, status: int, body: bytes, rewrite: dict[str, Any] | None, begins: bytes, ends: bytes
+) -> None:
+    plugins = {**PRE, **({REWRITE: rewrite} if rewrite else {})}
+    async with gateway(tmp_path, stop(status, body), [NO_ACTION], plugins=plugins) as seen:
+        first, _, _ = (await seen.send(FIRST + request())).rpartition(b"HTTP/1.1 ")
+    assert first.startswith(begins)
+    assert first.endswith(ends)
+    assert bool(first) == bool(begins)
+
+
+async def test_an_old_client_that_asked_for_headers_is_left_with_a_connection_if_it_wants_one(tmp_path: Path) -> None:
+    head = FIRST.replace(b"GET", b"HEAD").replace(b"HTTP/1.1", b"HTTP/1.0")
+    kept = head.replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n")
+    async with gateway(tmp_path, stop(101, b"x"), stop(403, b"x")) as seen:
+        assert statuses(await seen.send(head)) == [b"101"]  # and the end
+        assert b"\r\nConnection: keep-alive\r\n" in await seen.send_for(kept)
+
+
+async def reply_about_the_length(tmp_path: Path, value: str | None, answer: bytes) -> tuple[list[bytes], bytes]:
+    """Headers and body of an answer, after the response phase has set the Content-Length of one without a body."""
+    reply = [replies.encode_resp_reply(0, RespReply(0, (("Content-Length", value),)))]
+    answers = iter((b"HTTP/1.1 204 No Content\r\n\r\n", answer))
+    async with gateway(tmp_path, reply, plugins=RESP, answer=lambda _: next(answers)) as seen:
+        head, _, body = (await seen.send_for(FIRST)).partition(b"\r\n\r\n")
+    lines = head.lower().split(b"\r\n")
+    return [line for line in lines if line.startswith((b"content-length", b"transfer-encoding"))], body
+
+
+async def test_a_length_that_lua_has_set_hides_the_upstream_s(tmp_path: Path) -> None:
+    sized = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    assert await reply_about_the_length(tmp_path, "7", sized) == ([b"content-length: 7"], b"ok")
+    assert await reply_about_the_length(tmp_path, None, sized) == ([], b"ok")
+    both, body = await reply_about_the_length(tmp_path, "7", chunked)
+    assert sorted(both) == [b"content-length: 7", b"transfer-encoding: chunked"]
+    assert body == b"2\r\nok\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", [b"503 No", b"500 No\r\nx-apisix-upstream-status: 7"])
+async def test_the_upstream_s_status_is_told_once(tmp_path: Path, status: bytes) -> None:
+    told = [replies.encode_rewrite(0, Rewrite(resp_headers=(("x-apisix-Upstream-Status", "1"),)))]
+    refusal = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
+    async with gateway(tmp_path, told, answer=refusal) as seen:
+        answer = await seen.send(request())
+    lines = [line for line in answer.split(b"\r\n") if b"upstream-status" in line.lower()]
+    assert lines == [b"x-apisix-upstream-status: " + status[:3]]
+
+
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+async def test_a_later_nginx_takes_early_hints_for_none_of_an_answer_and_clears_what_was_set(tmp_path: Path) -> None:
+    told = [replies.encode_rewrite(0, Rewrite(resp_headers=(("x-r", "1"),)))]
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    async with gateway(tmp_path, told, answer=HINTS + ok, behaviour=BEHAVIOURS["3.18"]) as seen:
+        answer = await seen.send(request())
+    assert statuses(answer) == [b"200"]
+    assert answer.endswith(b"\r\n\r\nok")
+    assert b"x-r" not in answer
+    assert b"Link" not in answer

@@ -170,3 +170,29 @@ async def test_what_lua_says_of_a_length_below_0_is_the_body() -> None:
     answer, parts, failed = await by_lua(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok")
     assert (answer.framing, failed) == ("content-length", False)
     assert parts[0].endswith(b"bad argument #1 to 'receive' (bad number argument)")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"HTTP/1.1 103 E\r\nLink: x\r\nContent-Length: 9\r\n\r\nHTTP/1.1 200 OK\r\n" + END, 200),
+        (b"HTTP/1.1 103 E\r\n\r\nHTTP/1.1 103 E\r\n\r\nHTTP/1.1 200 OK\r\n" + END, 103),  # came at once
+        (b"HTTP/1.1 100 C\r\n\r\nHTTP/1.1 200 OK\r\n" + END, 100),
+    ],
+)
+async def test_early_hints_come_before_an_answer(data: bytes, status: int) -> None:
+    answer = await read_as_nginx(fed(data), "GET", early_hints=True)
+    assert (answer.status, answer.hinted) == (status, status != 100)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.0 103 E\r\n\r\n",
+        b"HTTP/1.1 103 E\r\nA B: x\r\n\r\n",
+        b"HTTP/1.1 103 E\r\nA: " + b"x" * 4100 + b"\r\n\r\n",
+    ],
+)
+async def test_early_hints_may_be_none(data: bytes) -> None:
+    with pytest.raises(InvalidAnswerError):
+        await read_as_nginx(fed(data + b"HTTP/1.1 200 OK\r\n" + END), "GET", early_hints=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from time import perf_counter
@@ -94,6 +94,8 @@ class Exchange:
         """One that was set after the body was read, and is what the upstream is told; empty: it's told none."""
         self.status = 0
         """What the client is answered, for those who change the answer."""
+        self.length_is_set = False
+        """A runner has set the answer's Content-Length, or taken it away."""
         self.args_set = False
         self.has_asked = False
         """Post-resp has asked the upstream itself, in vain; it would again before nginx's second try, and may not."""
@@ -338,8 +340,14 @@ class Exchange:
         Raises:
             LuaError: a Content-Length that is no number.
         """
-        for self.response_headers in added(self.response_headers, entries, excluded, self._single):  # noqa: B020 - as far as it goes
+        noted = self._noting_length(entries) if "content-length" not in excluded else entries
+        for self.response_headers in added(self.response_headers, noted, excluded, self._single):  # noqa: B020 - as far as it goes
             pass
+
+    def _noting_length(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for name, value in entries:
+            self.length_is_set |= name.lower() == "content-length"
+            yield name, value
 
     def apply_resp_reply(self, reply: RespReply, upstream: Answer) -> None:
         """The headers of an answer to the response phase."""

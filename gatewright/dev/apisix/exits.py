@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gatewright.dev.answers import is_silent
 from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.route import PluginConf
 from gatewright.dev.messages import Answer, raw
 
-__all__ = ["CLOSES", "closing", "exited", "in_own_words", "settle"]
+__all__ = ["CLOSES", "closing", "exited", "in_own_words", "printed", "settle"]
 
 CLOSES: Final = frozenset((408, 444, 499))
 """Statuses with which nginx closes a connection without a word, if Lua exits with one and has printed nothing."""
@@ -31,9 +30,17 @@ def exited(exchange: Exchange, status: int, body: str | bytes | Mapping[str, Any
     answer = Answer(
         status, exchange.response_headers, data, page=data is None and (status >= 300 or status == 204), framing="stop"
     )
+    printed(exchange, answer)
     if not answer.page and _makes_way(exchange, status):
         exchange.make_way()
     return closing(exchange, answer) if status in CLOSES else answer
+
+
+def printed(exchange: Exchange, answer: Answer) -> None:
+    """Exiting with a status below 200, or with 204, ends nothing: what is printed isn't the whole, but for HEAD."""
+    answer.mute = answer.status < 200 and not answer.body
+    ends = answer.status >= 200 and answer.status != 204
+    answer.unended = not ends and bool(answer.body) and exchange.method != "HEAD"
 
 
 def closing(exchange: Exchange, answer: Answer) -> Answer:
@@ -59,16 +66,16 @@ def settle(exchange: Exchange, answer: Answer) -> None:
     """
     request, behaviour = exchange.request, exchange.behaviour
     lua_s_own = behaviour.since(17) and answer.status and not answer.page
-    if lua_s_own and not 100 <= answer.status <= 999 and not is_silent(answer, request):
+    if lua_s_own and not 100 <= answer.status <= 999 and not answer.mute:
         answer.status = 200  # it is never set
     left = exchange.body_is_left
-    printed = answer.framing == "stop" and answer.body
-    forgets = printed and answer.status in (204, 304)
+    is_printed = answer.framing == "stop" and answer.body
+    forgets = is_printed and answer.status in (204, 304)
     if behaviour.since(17):
-        late = left and printed and (forgets or exchange.method == "HEAD")
+        late = left and is_printed and (forgets or exchange.method == "HEAD")
         answer.goes_on = bool(late and exchange.waits_to_go_on)
         left, forgets = left and not late, False
-    if left and (forgets or (answer.framing == "stop" and answer.status < 200)):
+    if left and (forgets or (answer.framing == "stop" and (answer.mute or answer.unended or answer.status < 200))):
         request.give_back(request.wire or request.body)
 
 

@@ -9,7 +9,7 @@ import logging
 
 from gatewright.dev.apisix import lua_replies
 from gatewright.dev.apisix.exchange import Exchange, LuaError
-from gatewright.dev.apisix.exits import CLOSES, closing, exited, in_own_words
+from gatewright.dev.apisix.exits import CLOSES, closing, exited, in_own_words, printed
 from gatewright.dev.apisix.graphql_requests import reads_body
 from gatewright.dev.apisix.lengths import cut_or_awaited
 from gatewright.dev.apisix.noting import asking, note_call, note_failure, note_reply, noted_phase
@@ -222,6 +222,7 @@ class ExtPlugin:
         note_reply(reply)
         if reply.body:
             said = Answer(reply.status or got.status, exchange.response_headers, reply.body, framing="stop")
+            printed(exchange, said)
             return closing(exchange, said) if reply.status in CLOSES else in_own_words(said, plugin)
         return await self._print(exchange, plugin, got, reply.status or got.status)
 

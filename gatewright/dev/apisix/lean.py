@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gatewright.dev.apisix.exchange import Exchange
+from gatewright.dev.apisix.exits import printed
 from gatewright.dev.apisix.lean_answers import carry_out, finish
 from gatewright.dev.apisix.lean_host import BrokenBodyError, LeanHost, ResponseState, ended_facts, headers_of
 from gatewright.dev.apisix.lean_noting import note_came
@@ -77,10 +78,12 @@ class LeanPlugins:
             return None
         if own.body:
             exchange.tell_to_go_on()
-        return Answer(
+        answer = Answer(
             own.status, exchange.response_headers, own.body or None, framing="stop",
             page=own.status >= 300 and not own.body,
         )  # fmt: skip
+        printed(exchange, answer)
+        return answer
 
     async def response_phase(
         self, exchange: Exchange, plugin: PluginConf, upstream: Upstream, consumers: Consumers

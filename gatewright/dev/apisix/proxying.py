@@ -10,6 +10,7 @@ from gatewright.dev.apisix.exchange import Exchange
 from gatewright.dev.apisix.tries import NoAnswerError, tried
 from gatewright.dev.apisix.variables import variable
 from gatewright.dev.messages import Answer, Headers, text_of
+from gatewright.dev.nginx import set_header
 from gatewright.dev.target import Upstream
 from gatewright.dev.upstream import Sender, UpstreamAnswer, UpstreamError, send_request
 
@@ -180,17 +181,23 @@ async def proxy(exchange: Exchange, turn: Turn, timeout: float, send: Sender, en
     if elsewhere is not None:
         kept = [(n, v) for n, v in got.headers if n.lower() in _KEPT_ELSEWHERE]
         raise InternalRedirect(elsewhere, [*exchange.response_headers, *kept])
+    if got.hinted:
+        exchange.response_headers, exchange.length_is_set = [], False
     passed = [(n, v) for n, v in got.headers if n.lower() not in _NOT_PASSED_BACK]
+    if exchange.length_is_set:  # nginx sends the one that Lua has set, or taken away
+        passed = [(n, v) for n, v in passed if n.lower() != "content-length"]
     answer = Answer(got.status, [*exchange.response_headers, *passed], got.body, framing="proxied")
     answer.status_line = got.status_line or f"{got.status} {got.reason}"
     answer.names_charset = got.first("x-accel-charset") is None
+    if exchange.length_is_set:
+        answer.unframed = "chunked" if got.first("content-length") is None else "sized"
     answer.headless = got.framing == "raw"
     answer.tunnel = got.tunnel
     if not got.complete:
         log.warning("fault: the upstream broke its answer off; the client gets what came, and a closed connection")
         answer.cut = True
     if 500 <= got.status <= 599:
-        answer.headers.append(("X-APISIX-Upstream-Status", exchange.upstream_facts["upstream_status"]))
+        answer.headers = _told(answer.headers, exchange.upstream_facts["upstream_status"])
     return answer
 
 
@@ -200,7 +207,9 @@ def _text(exchange: Exchange, name: str, default: str) -> str:
 
 
 def _gateway_error(exchange: Exchange, status: int, tries: str) -> Answer:
-    headers = [*exchange.response_headers]
-    if tries:
-        headers.append(("X-APISIX-Upstream-Status", tries))
-    return Answer(status, headers, page=True)
+    headers = exchange.response_headers
+    return Answer(status, _told(headers, tries) if tries else headers, page=True)
+
+
+def _told(headers: Headers, tries: str) -> Headers:
+    return set_header(headers, "X-APISIX-Upstream-Status", [tries])

@@ -62,6 +62,7 @@ async def tried(
                 connect=timeout if pool.connect is None else pool.connect,
                 verify=False,
                 upgrade=any(name.lower() == "upgrade" for name, _ in exchange.headers),
+                early_hints=exchange.behaviour.since(17),
             )
         except UpstreamError as error:
             log.error("%s while reading response header from upstream", error)

@@ -181,7 +181,7 @@ def echo(exchange: Exchange, answer: Answer, plugin: PluginConf) -> Answer:
         answer.headers = without(answer.headers, _OF_THE_BODY)
         body = answer.body or b"" if conf.get("body") is None else raw(str(conf["body"]))
         answer.body = raw(str(conf.get("before_body", ""))) + body + raw(str(conf.get("after_body", "")))
-        answer.page, answer.rewritten = False, answer.framing == "proxied"
+        answer.page, answer.rewritten, answer.unframed = False, answer.framing == "proxied", ""
     for name, value in (conf.get("headers") or {}).items():
         values = [header_value(str(value))] if value != "" else []
         answer.headers = set_header(answer.headers, header_name(name), values)

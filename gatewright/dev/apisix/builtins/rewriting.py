@@ -32,6 +32,9 @@ def answer(exchange: Exchange, given: Answer, plugin: PluginConf) -> Answer:
 
 
 def check(conf: Mapping[str, Any]) -> None:
-    """See that conditions are some."""
+    """See that conditions are some, and a status one that APISIX takes."""
+    status = conf.get("status_code", 200)
+    if not isinstance(status, int) or not 200 <= status <= 598:
+        raise ValueError("`status_code` is a number from 200 to 598")
     if conf.get("vars"):
         condition_of(conf["vars"])
