@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.decisions import LIMITER, measure_decisions
-from gatewright import Secret
+from gatewright import ConfigError, Secret
 from gatewright.plugins._shared.breaker import CircuitState
 from gatewright.plugins._shared.limiting import Limit, MemoryStore, StoreFailedError, Verdict
 from gatewright.plugins._shared.limiting.redis_store import RedisStore
@@ -284,6 +284,25 @@ async def test_a_dead_redis_is_a_failure_in_words() -> None:
     async with store_of(RedisConfig(servers=("127.0.0.1:1",))) as (store, _):
         with pytest.raises(StoreFailedError, match=r"redis single 127\.0\.0\.1:1: ConnectionError"):
             await store.decide("k", [Limit.of(1, 1)])
+
+
+async def test_a_dead_cluster_is_left_alone_like_any_other(caplog: pytest.LogCaptureFixture) -> None:
+    async with store_of(RedisConfig(mode="cluster", servers=("127.0.0.1:1",), retry_after=60.0)) as (store, server):
+        for told in ("RedisClusterException", "RedisClusterException", "is left alone"):
+            with pytest.raises(StoreFailedError, match=told):
+                await store.decide("k", [Limit.of(1, 1)])
+        assert server.breaker.state is CircuitState.OPEN
+    assert "never retrieved" not in caplog.text
+
+
+async def test_no_password_is_in_what_is_said_of_an_address() -> None:
+    for server in ("redis://u:swordfish@127.0.0.1:1", "u:swordfish@127.0.0.1:1"):
+        with pytest.raises(ValueError, match="fields of their own") as told:
+            RedisConfig(servers=(server,))
+        assert "swordfish" not in str(told.value)
+    with pytest.raises(ConfigError, match="no URL of a Redis") as refused:
+        await shared_server(RedisConfig(url=Secret("swordfish@127.0.0.1")), plugin="test")
+    assert "swordfish" not in str(refused.value)
 
 
 async def test_users_passwords_and_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

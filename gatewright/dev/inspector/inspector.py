@@ -13,6 +13,7 @@ from typing import Any, Final, TextIO
 from gatewright.dev.answers import response_head, with_page
 from gatewright.dev.front import Handler
 from gatewright.dev.inspector.book import Book
+from gatewright.dev.inspector.configs import Schemas
 from gatewright.dev.inspector.receiving import Receiver
 from gatewright.dev.inspector.records import as_line, record_of, redacted
 from gatewright.dev.messages import Answer, ClientRequest, Upload
@@ -36,6 +37,7 @@ class Inspector:
         book: the records.
         receiver: hears what runners tell.
         outcomes: by plugin and outcome, how often it was seen and the last reason.
+        schemas: of plugins' configurations, to know what in them is secret.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Inspector:
         self._replays: dict[int, tuple[int, asyncio.Future[int]]] = {}
         self._shown: dict[int, asyncio.Future[int]] = {}
         self.outcomes: dict[str, dict[str, tuple[int, str]]] = {}
+        self.schemas = Schemas()
         self._notes = _Notes()
         logging.getLogger("gatewright.dev").addHandler(self._notes)
 
@@ -160,7 +163,7 @@ class Inspector:
                 count, _ = seen.get(plugin["outcome"], (0, ""))
                 seen[plugin["outcome"]] = count + 1, redact(plugin["why"])
         if self._file is not None:
-            self._file.write(as_line(redacted(record)) + "\n")
+            self._file.write(as_line(redacted(self.schemas.shown(record))) + "\n")
 
     def _put(self, trail: Trail) -> dict[str, Any]:
         record = record_of(trail, self.gateway)

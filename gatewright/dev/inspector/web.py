@@ -44,6 +44,7 @@ class Page:
     def __init__(self, inspector: Inspector, facts: Facts) -> None:
         self._inspector = inspector
         self._facts = facts
+        inspector.schemas.tell(facts.plugins)
         self._facts_number = 0
         self.port = 0
         app = web.Application(middlewares=[guarded(lambda: self.port)], client_max_size=_LONGEST_BODY)
@@ -79,6 +80,7 @@ class Page:
     @facts.setter
     def facts(self, facts: Facts) -> None:
         self._facts = facts
+        self._inspector.schemas.tell(facts.plugins)
         self._facts_number += 1
         self._inspector.book.wake()
 
@@ -159,8 +161,11 @@ class Page:
             raise web.HTTPNotFound(text="this call is no longer kept\n")
         return record
 
+    def _redacted(self, shown: Any) -> Any:
+        return redacted(self._inspector.schemas.shown(shown))
+
     async def _call(self, request: web.Request) -> web.StreamResponse:
-        return _json(redacted(self._record(request)))
+        return _json(self._redacted(self._record(request)))
 
     async def _reveal(self, request: web.Request) -> web.StreamResponse:
         return _json(self._record(request))
@@ -175,7 +180,7 @@ class Page:
         record = self._record(request)
         wanted = await _body(request)
         if wanted.get("revealed") is not True:
-            record = redacted(record)
+            record = self._redacted(record)
         try:
             return _json({"text": export(record)})
         except LookupError as error:
@@ -200,7 +205,7 @@ class Page:
 
     async def _plugins(self, _: web.Request) -> web.StreamResponse:
         view = plugins_view(self._facts, self._inspector.outcomes)
-        return _json({"plugins": redacted(view), "errors": list(self._facts.errors)})
+        return _json({"plugins": self._redacted(view), "errors": list(self._facts.errors)})
 
     async def _try(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]

@@ -86,7 +86,8 @@ _SERVER: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\s\[\]]+))(?::(\d{1,5}
 def _address(text: str, port: int) -> tuple[str, int]:
     found = _SERVER.fullmatch(text)
     if found is None or not 0 < int(found[3] or port) < 65536:
-        raise ValueError(f"servers are written host:port or [::1]:port, not {text!r}")
+        shown = repr(text) if "@" not in text else "with a user or a password: these have fields of their own"
+        raise ValueError(f"servers are written host:port or [::1]:port, not {shown}")
     return found[1] or found[2], int(found[3] or port)
 
 
@@ -148,14 +149,14 @@ class RedisServer:
         Raises:
             ServerFailedError: it can't be done now.
         """
-        from redis.exceptions import RedisError
+        from redis.exceptions import RedisClusterException, RedisError
 
         if not self.breaker.allows():
             raise ServerFailedError(f"{self._name} is left alone for {self.breaker.retry_after:.1f} s more")
         try:
             async with asyncio.timeout(self.timeout), self._room:
                 result = await work(self.client)
-        except (RedisError, OSError, TimeoutError, ConfigError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError, ConfigError) as error:
             # An answer that refuses (a wrong password, a script's error) is a failure like any other here.
             self._last = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             self.breaker.failed()
@@ -191,7 +192,12 @@ def _client(config: RedisConfig) -> Redis:
         }  # fmt: skip
     login = _credentials(config.username, config.password)
     if config.url is not None:
-        return Redis.from_url(config.url.reveal(), max_connections=config.connections + _SPARE, **common, **login)
+        try:
+            return Redis.from_url(config.url.reveal(), max_connections=config.connections + _SPARE, **common, **login)
+        except ValueError:  # what it says may hold the password
+            raise ConfigError(
+                "redis.url is no URL of a Redis: redis://user:password@host:6379/0, rediss://... or unix:///path"
+            ) from None
     if config.mode == "cluster":
         nodes = [ClusterNode(*_address(server, _DEFAULT_PORT)) for server in config.servers]
         return RedisCluster(  # type: ignore[return-value]  # its commands are the same
