@@ -37,17 +37,19 @@ setup: $(VENV)/.tests $(VENV)/.lint ## Install everything a developer needs
 dev: $(VENV)/.installed ## Run the example plugins behind the development gateway
 	@$(BIN)/gatewright dev $(PATHS)
 
-# What building the module in C wants. Without, all works, slower.
+# What building the modules in C wants. Without, all works, slower.
+IN_C := $(wildcard gatewright/_*.c gatewright/gateways/apisix/_*.c)
 .PHONY: compiler
 compiler: $(BIN)/python
 	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev
 	@test -e "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
-		sh scripts/apt-install python3-dev || echo "no headers of Python: the module in C is not built"
+		sh scripts/apt-install python3-dev || echo "no headers of Python: the modules in C are not built"
 
 # What the tests want on the machine. PATH leads to the environment's own python, coverage and checkers.
 .PHONY: for-tests
 for-tests: compiler $(VENV)/.tests
-	@ls gatewright/gateways/apisix/*.abi3.so >/dev/null 2>&1 || $(BIN)/pip install --quiet --no-deps --editable .
+	@(for source in $(IN_C); do test "$${source%.c}.abi3.so" -nt "$$source" || exit 1; done) || \
+		$(BIN)/pip install --quiet --no-deps --editable .
 	@command -v redis-server >/dev/null || sh scripts/apt-install redis-server
 	@test -e /usr/share/nginx/modules/ngx_http_lua_module.so || sh scripts/apt-install nginx libnginx-mod-http-lua
 	@command -v chromium >/dev/null || sh scripts/apt-install chromium || echo "no Chromium: the inspector's page is not tested"

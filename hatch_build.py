@@ -16,7 +16,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("gatewright/gateways/apisix/_quick.c",)
+SOURCES = ("gatewright/_parts.c", "gatewright/gateways/apisix/_quick.c", "gatewright/gateways/apisix/_turn.c")
 
 
 class CustomBuildHook(BuildHookInterface):

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import frames
-from gatewright.gateways.apisix.built import quick
+from gatewright.built import IN_C
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
@@ -282,10 +282,9 @@ def versions() -> str:
     except PackageNotFoundError:
         loop = "stock asyncio loop"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    reader = "Python" if quick is None else "C"
-    return (
-        f"{python}, {loop}, requests read in {reader}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable"
-    )
+    reader = "C" if IN_C else "Python"
+    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores usable"
+    return f"{python}, {loop}, the hot path's parts in {reader}, {cores}"
 
 
 def main() -> None:

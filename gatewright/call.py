@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar
 
 from gatewright.datastructures import MOST_FINDS, Headers, Query
 from gatewright.errors import MustAwaitError, NotAvailableError
+from gatewright.parts import CallParts, Lookup
 
 __all__ = [
     "REQUEST_BODY",
@@ -97,11 +98,17 @@ class CallSource(Protocol):
         ...
 
 
-class SourceHeaders(Headers):
+class SourceHeaders(Lookup, Headers):
     """Headers of a call: it knows how to get at them, and what is cheaper than to decode all."""
 
     _source: CallSource
     _plain = Headers  # type: ignore[assignment]
+
+    # What `Lookup` has no quick way for, where it is in C.
+    _contains = Headers.__contains__
+    _getitem = Headers.__getitem__
+    _setitem = Headers.__setitem__
+    _delitem = Headers.__delitem__
 
     def _load(self) -> Entries:
         return self._source.read_headers()
@@ -156,61 +163,47 @@ class Asker(Protocol):
         ...
 
 
-class Call:
+class Call(CallParts):
     """One run of a chain: what came in, what plugins changed, and how to ask the gateway for more.
 
-    Fields have class-level defaults, so making one costs an allocation and two stores. The `seen_` fields are the
-    headers and the query if a plugin ever looked at them; `route` is the gateway's key of the configuration. `asks`:
-    the reply may depend on what the gateway must be asked; `late`: others may have rewritten the request's path before.
-    `place`: what the configuration belongs to, where `route` doesn't say it; `takes_consumer`: the gateway can be told
-    who calls; `response_unseen`: the upstream has not been asked yet.
+    What isn't a part that every call needs has a class-level default, so making one costs an allocation. The `seen_`
+    fields are the headers and the query if a plugin ever looked at them; `route` is the gateway's key of the
+    configuration. `asks`: the reply may depend on what the gateway must be asked; `late`: others may have rewritten the
+    request's path before. `place`: what the configuration belongs to, where `route` doesn't say it; `takes_consumer`:
+    the gateway can be told who calls; `response_unseen`: the upstream has not been asked yet.
     What was learned: `keeps_query` (by a new path), `is_head`, `response_lost` (the upstream's body broke off),
     `forbids_body` (it was taken for granted that the client's is empty).
     """
 
+    source: CallSource
+    asker: Asker
     response_status: int = 0
     response_source: Callable[[], Entries] | None = None
-    path: str | None = None
-    body: bytes | None = None
     status_change: int = 0
     response_body: bytes | None = None
     read_body: bytes | None = None
     body_was_read: bool = False
-    asks: bool = False
     late: bool = False
     keeps_query: bool = False
     is_head: bool = False
     response_lost: bool = False
     forbids_body: bool = False
-    warning: str = ""
     read_response_body: bytes | None = None
-    route: str = ""
     trace: Any = None
     record: Any = None
-    seen_headers: Headers | None = None
-    seen_query: Query | None = None
-    seen_response_headers: Headers | None = None
     place: str | None = None
     takes_consumer: bool = False
     consumer_change: str | None = None
     response_unseen: bool = False
     kept_ctx: dict[str, Any] | None = None
     ctx_source: Callable[[Call], dict[str, Any]] | None = None
-    asker: Asker = cast("Asker", None)
-
-    def __init__(self, source: CallSource, conf_token: int) -> None:
-        self.source = source
-        self.conf_token = conf_token
 
     @property
     def headers(self) -> Headers:
         """The request's headers."""
         headers = self.seen_headers
         if headers is None:
-            headers = self.seen_headers = _new_headers(SourceHeaders)
-            headers._source = self.source
-            headers._finder = self.asker
-            headers.changes = {}
+            headers = self.seen_headers = SourceHeaders.of(self.source, self.asker, MOST_FINDS)
         return headers
 
     @property
@@ -269,9 +262,6 @@ def find_header(asker: Asker, call: Call, name: str) -> str | None:
             f'`await request.var("{variable}")`'
         ) from None
     return None if value is None else value.decode("utf-8", "surrogateescape")
-
-
-_new_headers = SourceHeaders.__new__
 
 
 class RequestCall(Call):

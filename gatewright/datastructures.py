@@ -17,7 +17,7 @@ from typing import Final, Protocol, Self
 
 from gatewright.errors import NotAvailableError
 
-__all__ = ["CutEntries", "Finder", "Headers", "MultiMapping", "Query", "check_sendable"]
+__all__ = ["Change", "CutEntries", "Finder", "Headers", "MultiMapping", "Query", "check_sendable"]
 
 Change = tuple[str, ...] | None
 """The values a name now has, or `None` for deleted."""

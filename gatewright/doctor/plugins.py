@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from gatewright._version import __version__
+from gatewright.built import IN_C, PURE_PYTHON
 from gatewright.doctor.findings import Finding, good, note, plugin_meant, problem, warning
-from gatewright.gateways.apisix.built import PURE_PYTHON, quick
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.shipped import shipped_names
 
@@ -23,9 +23,9 @@ def check_environment() -> Iterator[Finding]:
     yield good(f"gatewright {__version__}, Python {platform.python_version()} ({sys.executable})")
     if importlib.util.find_spec("uvloop") is None:
         yield warning("uvloop is not installed: the runner is a fifth slower", "pip install uvloop")
-    if quick is None and not os.environ.get(PURE_PYTHON):
+    if not IN_C and not os.environ.get(PURE_PYTHON):
         yield note(
-            "requests are read in Python, a fifth slower where a header is looked at: the module in C was not built",
+            "calls cost a third more than they could: the modules in C were not built",
             "have a C compiler and Python's headers there (Debian: gcc python3-dev) when gatewright is installed",
         )
     for package, rival in (("apisix", "apisix-runner"), ("kong_pdk", "kong-pdk")):

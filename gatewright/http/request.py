@@ -10,6 +10,7 @@ from gatewright.bodies import content_of, read_json
 from gatewright.call import REQUEST_BODY, Call, Question, follow, follow_sync
 from gatewright.datastructures import Headers, Query, check_sendable
 from gatewright.errors import NotAvailableError
+from gatewright.parts import View
 
 __all__ = ["Request", "SyncRequest"]
 
@@ -19,13 +20,11 @@ def _address_text(raw: bytes) -> str:
     return str(ipaddress.ip_address(raw))
 
 
-class _BaseRequest:
+class _BaseRequest(View):
     """All of a request that needs no waiting."""
 
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    __slots__ = ()
+    _call: Call
 
     @property
     def id(self) -> int:
@@ -62,12 +61,6 @@ class _BaseRequest:
         check_sendable(path, "a path")
         self._call.path = path
         self._call.asks = True
-
-    @property
-    def headers(self) -> Headers:
-        """The request's headers. Changes reach the upstream."""
-        headers = self._call.seen_headers
-        return self._call.headers if headers is None else headers
 
     @property
     def query(self) -> Query:

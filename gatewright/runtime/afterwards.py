@@ -6,14 +6,12 @@ Nobody waits and nothing can be changed, so a failure refuses nothing: it's told
 from __future__ import annotations
 
 import inspect
-from bisect import bisect_left as bisect
 from functools import partial
 from time import perf_counter
 
 from gatewright.errors import DeadlineExceededError, PluginError
 from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.runtime.phases import PhaseChain
-from gatewright.runtime.stats import BOUNDS
 from gatewright.runtime.steps import Mode, PhaseHandler, State, Step, awaited, check_has_run
 from gatewright.runtime.strands import Strand
 
@@ -56,9 +54,7 @@ class LogChain(PhaseChain):
                     error=error,
                     traceback=not isinstance(error, DeadlineExceededError),
                 )
-            took = perf_counter() - started
-            handler.tally.counts[bisect(BOUNDS, took)] += 1
-            handler.tally.seconds += took
+            handler.tally.note(perf_counter() - started)
 
     def _tell(self, step: Step, handler: PhaseHandler, call: Call) -> None:
         around = step.around

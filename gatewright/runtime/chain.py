@@ -9,7 +9,6 @@ What a failure means is said in `verdicts`, how steps come to be in `lifecycle`,
 from __future__ import annotations
 
 import inspect
-from bisect import bisect_left as bisect
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Final, cast
@@ -22,7 +21,6 @@ from gatewright.http import Call, Request, Response, SyncRequest, SyncResponse
 from gatewright.runtime.afterwards import LogChain
 from gatewright.runtime.draft import Draft
 from gatewright.runtime.phases import PhaseCaller
-from gatewright.runtime.stats import BOUNDS
 from gatewright.runtime.steps import Mode, State, Step, awaited
 from gatewright.runtime.strands import Strand
 
@@ -75,9 +73,7 @@ class Chain(LogChain):
                 now = perf_counter()
                 if now - strand.began > hold_limit:
                     self._held_the_loop(step, now - strand.began)
-                tally = step.request_tally
-                tally.counts[bisect(BOUNDS, now - started)] += 1
-                tally.seconds += now - started
+                step.request_tally.note(now - started)
                 started = strand.began = now
                 if result is None:
                     continue
@@ -124,9 +120,7 @@ class Chain(LogChain):
                 now = perf_counter()
                 if now - strand.began > hold_limit:
                     self._held_the_loop(step, now - strand.began)
-                tally = step.response_tally
-                tally.counts[bisect(BOUNDS, now - started)] += 1
-                tally.seconds += now - started
+                step.response_tally.note(now - started)
                 started = strand.began = now
                 if result is not None and not result.answers(call):
                     _replace_response(call, result)

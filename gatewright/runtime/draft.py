@@ -16,6 +16,7 @@ from gatewright.runtime.copies import Copies
 __all__ = ["Draft"]
 
 _MAPPINGS = ("seen_headers", "seen_query", "seen_response_headers")
+_PARTS = ("route", "path", "body", "asks", "warning")  # which a call may keep elsewhere than in its `__dict__`
 _CHANGES = ("path", "body", "status_change", "response_body", "asks", "consumer_change")
 _LEARNED = (
     "read_body",
@@ -41,6 +42,8 @@ class Draft:
         self.call: Call = type(call)(call.source, call.conf_token)
         """For the handler."""
         self.call.__dict__.update(call.__dict__)
+        for name in _PARTS:
+            setattr(self.call, name, getattr(call, name))
         self._asker = _DraftAsker(self, call.asker)
         self.call.asker = self._asker
         for name in _MAPPINGS:

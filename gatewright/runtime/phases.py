@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from bisect import bisect_left as bisect
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol
 
 from gatewright.errors import PluginError
 from gatewright.runtime.lifecycle import ChainLife
-from gatewright.runtime.stats import BOUNDS, Tally
+from gatewright.runtime.stats import new_tally
 from gatewright.runtime.steps import Around, Mode, PhaseHandler, State, Step, awaited, check_has_run
 from gatewright.runtime.strands import Strand
 
@@ -76,12 +75,10 @@ class PhaseChain(ChainLife):
                 now = perf_counter()
                 if now - strand.began > self._hold_limit:
                     self._held_the_loop(step, now - strand.began)
-                tally, took = handler.tally, now - started
-                tally.counts[bisect(BOUNDS, took)] += 1
-                tally.seconds += took
+                handler.tally.note(now - started)
                 started = strand.began = now
             except BaseException as error:
-                tally = handler.tally if handler is not None else Tally()
+                tally = handler.tally if handler is not None else new_tally()
                 started = self._failed(step, error, strand, tally, started, caller)
 
     def _run_phase_handler(self, step: Step, handler: PhaseHandler, phase: str, caller: PhaseCaller) -> None:

@@ -1,14 +1,15 @@
 """What the hot path counts, in the cheapest way that metrics can be made of.
 
-One `Tally` for each plugin, phase and route; its increments are inlined in `chain`, since a method call would cost more
-than they do.
+One `Tally` for each plugin, phase and route: how long its handler took, waiting included.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BOUNDS", "MOST_TALLIES", "OTHER_ROUTES", "Tallies", "Tally"]
+from gatewright.parts import Tally
+
+__all__ = ["BOUNDS", "MOST_TALLIES", "OTHER_ROUTES", "Tallies", "Tally", "new_tally"]
 
 BOUNDS: Final = (
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005,
@@ -22,24 +23,9 @@ OTHER_ROUTES: Final = "(other routes)"
 MOST_TALLIES: Final = 2048
 
 
-class Tally:
-    """How long one plugin's handler took in one phase on one route, waiting included.
-
-    Attributes:
-        counts: runs by bucket of `BOUNDS`, not cumulative.
-        seconds: their sum.
-    """
-
-    __slots__ = ("counts", "seconds")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        self.seconds = 0.0
-
-    def add(self, other: Tally) -> None:
-        """Add another one's counts."""
-        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
-        self.seconds += other.seconds
+def new_tally() -> Tally:
+    """One of nothing yet."""
+    return Tally(BOUNDS)
 
 
 class Tallies(dict[tuple[str, str, str], Tally]):
@@ -67,7 +53,7 @@ class Tallies(dict[tuple[str, str, str], Tally]):
             if len(self) >= self._most:
                 key = plugin, phase, OTHER_ROUTES
         self._users[key] = self._users.get(key, 0) + 1
-        return self.setdefault(key, Tally())
+        return self.setdefault(key, new_tally())
 
     def release(self, plugin: str, phase: str, route: str) -> None:
         """One that used it is gone."""
@@ -81,4 +67,4 @@ class Tallies(dict[tuple[str, str, str], Tally]):
     def _fold(self) -> None:
         for key in [key for key in self if key not in self._users and key[2] != OTHER_ROUTES]:
             gone = self.pop(key)
-            self.setdefault((key[0], key[1], OTHER_ROUTES), Tally()).add(gone)
+            self.setdefault((key[0], key[1], OTHER_ROUTES), new_tally()).add(gone)

@@ -17,7 +17,7 @@ from gatewright.errors import (
     PluginError,
 )
 from gatewright.plugin import Plugin
-from gatewright.runtime.stats import Tally
+from gatewright.runtime.stats import Tally, new_tally
 from gatewright.runtime.threads import Home
 
 __all__ = [
@@ -144,8 +144,8 @@ class Step:
     setup_tries: int = 0
     next_setup: float = 0.0
     setup_running: asyncio.Future[None] | None = field(default=None, repr=False)
-    request_tally: Tally = field(default_factory=Tally, repr=False)
-    response_tally: Tally = field(default_factory=Tally, repr=False)
+    request_tally: Tally = field(default_factory=new_tally, repr=False)
+    response_tally: Tally = field(default_factory=new_tally, repr=False)
 
     @property
     def after(self) -> PhaseHandler | None:

@@ -6,7 +6,6 @@ is "skip".
 
 from __future__ import annotations
 
-from bisect import bisect_left as bisect
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -21,7 +20,7 @@ from gatewright.errors import (
 )
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.pdk import PhaseExit
-from gatewright.runtime.stats import BOUNDS, Tally
+from gatewright.runtime.stats import Tally
 from gatewright.runtime.steps import State, Step
 from gatewright.runtime.strands import Strand
 
@@ -57,8 +56,7 @@ def step_failed(
     if (isinstance(error, GatewayClosedError | PhaseExit) and gateway.is_over) or strand.dies:
         raise error
     now = strand.began = perf_counter()
-    tally.counts[bisect(BOUNDS, now - started)] += 1
-    tally.seconds += now - started
+    tally.note(now - started)
     refused = step.on_error == "fail"
     kind = _kind_of(step, error)
     what = _WHAT[kind]

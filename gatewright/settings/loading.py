@@ -25,7 +25,7 @@ __all__ = ["DEFAULT_FILE", "Effective", "describe_settings", "load_settings"]
 DEFAULT_FILE = "gatewright.yaml"
 _PREFIX = "GATEWRIGHT_"
 _NO_SETTINGS = frozenset({"GATEWRIGHT_PURE_PYTHON"})
-"""Variables that others look at: `gateways.apisix.built` does, when it is imported."""
+"""Variables that others look at: `built` does, when it is imported."""
 _LEVEL_ALIASES = {"warn": "warning", "critical": "error", "fatal": "error"}
 
 

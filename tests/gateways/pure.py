@@ -7,19 +7,20 @@ import os
 import sys
 from types import ModuleType
 
-from gatewright.gateways.apisix.built import PURE_PYTHON
+from gatewright.built import PURE_PYTHON
 
-_PACKAGE = "gatewright.gateways.apisix"
-_NAMES = ("built", "_reading", "_shapes", "_shaped", "_request", "calls")
+__all__ = ["again"]
+
+_APISIX = "gatewright.gateways.apisix"
 
 
-def _imported() -> dict[str, ModuleType]:
-    kept = {name: sys.modules.pop(f"{_PACKAGE}.{name}", None) for name in _NAMES}
-    package = sys.modules[_PACKAGE]
+def again(*names: str) -> list[ModuleType]:
+    """Import modules once more, without C; those that were there stay those that are there."""
+    kept = {name: sys.modules.pop(name, None) for name in names}
     before = os.environ.get(PURE_PYTHON)
     os.environ[PURE_PYTHON] = "1"
     try:
-        return {name: importlib.import_module(f"{_PACKAGE}.{name}") for name in _NAMES}
+        return [importlib.import_module(name) for name in names]
     finally:
         if before is None:
             del os.environ[PURE_PYTHON]
@@ -27,11 +28,11 @@ def _imported() -> dict[str, ModuleType]:
             os.environ[PURE_PYTHON] = before
         for name, module in kept.items():
             if module is not None:
-                sys.modules[f"{_PACKAGE}.{name}"] = module
-                setattr(package, name, module)
+                sys.modules[name] = module
+                package, _, last = name.rpartition(".")
+                setattr(sys.modules[package], last, module)
 
 
-_modules = _imported()
-calls = _modules["calls"]
-reading = _modules["_reading"]
+_NAMES = ("_reading", "_shapes", "_shaped", "_request", "calls")
+_, reading, *_, calls = again("gatewright.built", *(f"{_APISIX}.{name}" for name in _NAMES))
 assert reading.quick is None

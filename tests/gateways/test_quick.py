@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from gatewright.built import PURE_PYTHON, quick
 from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import calls
-from gatewright.gateways.apisix.built import PURE_PYTHON, quick
 from tests.gateways import oracle, pure
 
 ROOT = Path(__file__).parents[2]
@@ -161,7 +161,10 @@ def test_python_does_it_alone_where_that_is_asked_for(wanted: bool) -> None:
     environ = {name: value for name, value in os.environ.items() if name != PURE_PYTHON}
     if wanted:
         environ[PURE_PYTHON] = "1"
-    code = "from gatewright.gateways.apisix import built, calls; print(built.quick is None, calls.HttpReqCall.__mro__)"
+    code = (
+        "from gatewright import built; from gatewright.gateways.apisix import calls; "
+        "print(built.quick is None, calls.HttpReqCall.__mro__)"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -189,7 +192,7 @@ def test_the_package_is_built_with_a_compiler_and_without(tmp_path: Path) -> Non
         site = tmp_path / f"site-{tag}"
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
         subprocess.run(install, check=True)
-        code = "from gatewright.gateways.apisix import built; print(built.quick, built.__file__)"
+        code = "from gatewright import built; print(built.quick and built.parts and built.turn, built.__file__)"
         shown = subprocess.run(
             [sys.executable, "-P", "-c", code],
             env={**environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, check=True, cwd=tmp_path,

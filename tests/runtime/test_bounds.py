@@ -87,7 +87,7 @@ def test_configurations_together_have_a_size() -> None:
 def test_series_of_routes_in_use_win_over_those_that_are_gone() -> None:
     tallies = Tallies(most=10)
     for number in range(10):
-        tallies.of("p", "request", f"old#{number}").counts[0] += 1
+        tallies.of("p", "request", f"old#{number}").note(0.0)
     for number in range(5):
         tallies.release("p", "request", f"old#{number}")
     live = tallies.of("p", "request", "new#1")

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <structmember.h>
 
-#define EDITION 1        /* of what Python expects of this: see `built` */
+#define EDITION 2        /* of what Python expects of this: see `built` */
 #define HEADER 4         /* bytes of frame header in front of the payload */
 #define SLOTS 8          /* fields of the longest table */
 #define ID 0             /* fields of a request */
@@ -23,6 +23,7 @@
 #define TOKEN 6
 #define ENTRIES (1 << 16) /* of one vector, as in _reading */
 #define MOST_FORMS 32
+#define FEWEST 2880 /* bytes, see `calls` */
 #define EXTRA_TEXT 65536 /* and twice the frame: what all entries of a vector may have together */
 
 typedef struct {
@@ -377,6 +378,19 @@ static PyObject *request_has(Request *self, PyObject *name) {
     return PyBool_FromLong(found);
 }
 
+/* A frame so short holds fewer headers than a gateway cuts off at: what isn't here isn't anywhere. */
+static PyObject *request_has_header(Request *self, PyObject *name) {
+    PyObject *found = PyBytes_Size(self->frame) <= FEWEST ? request_has(self, name) : Py_NewRef(Py_None);
+    if (found != Py_None) return found;
+    Py_DECREF(found);
+    return PyObject_CallMethod((PyObject *)self, "look_for", "O", name);
+}
+
+static PyObject *request_header_values(Request *self, PyObject *name) {
+    if (PyBytes_Size(self->frame) <= FEWEST) return request_find(self, name);
+    return PyObject_CallMethod((PyObject *)self, "look_up", "O", name);
+}
+
 static PyObject *request_has_form(Request *self, PyObject *wanted) {
     Frame frame;
     Vector vector;
@@ -405,6 +419,8 @@ static PyMethodDef request_methods[] = {
      "All values of a header, its name in lower case; None: all are to be decoded."},
     {"has_entry", (PyCFunction)(void (*)(void))request_has, METH_O,
      "Whether there is a header of this name, in lower case; None: all are to be decoded."},
+    {"has_header", (PyCFunction)(void (*)(void))request_has_header, METH_O, "See `HttpReqCall.look_for`."},
+    {"header_values", (PyCFunction)(void (*)(void))request_header_values, METH_O, "See `HttpReqCall.look_up`."},
     {"has_form", (PyCFunction)(void (*)(void))request_has_form, METH_O,
      "Whether a header's name has one of these forms (see `_names`), or None."},
     {NULL, NULL, 0, NULL},
@@ -441,7 +457,8 @@ static PyType_Spec request_spec = {
 static int execute(PyObject *module) {
     PyObject *type = PyType_FromSpec(&request_spec);
     int failed = type == NULL || PyModule_AddObjectRef(module, "Request", type) < 0 ||
-                 PyModule_AddIntConstant(module, "EDITION", EDITION) < 0;
+                 PyModule_AddIntConstant(module, "EDITION", EDITION) < 0 ||
+                 PyModule_AddIntConstant(module, "FEWEST", FEWEST) < 0;
     Py_XDECREF(type);
     return failed ? -1 : 0;
 }

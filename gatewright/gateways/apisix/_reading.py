@@ -14,9 +14,9 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from gatewright.built import quick
 from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix._names import NOWHERE, UNSURE, find_name
-from gatewright.gateways.apisix.built import quick
 
 __all__ = [
     "HEADER", "Entry", "Layout", "find_entry", "has_entry", "layout_at", "most_text", "read_bytes", "read_entries",

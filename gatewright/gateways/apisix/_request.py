@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gatewright.gateways.apisix.built import quick
+from gatewright.built import quick
 
 if TYPE_CHECKING or quick is None:
     from gatewright.gateways.apisix._shaped import ShapedRequest as RequestReader

@@ -99,6 +99,22 @@ class ShapedRequest:
             return [value.decode("utf-8", "surrogateescape")]
         return reading.find_entry(self._frame, self._table, self._layout[5], name)
 
+    def has_header(self, name: str) -> bool | None:
+        """See `HttpReqCall.look_for`."""
+        return self.look_for(name)
+
+    def header_values(self, name: str) -> list[str | None] | None:
+        """See `HttpReqCall.look_up`."""
+        return self.look_up(name)
+
+    def look_for(self, name: str) -> bool | None:
+        """Whether there is a header of this name, in lower case; `None` where that isn't known."""
+        raise NotImplementedError
+
+    def look_up(self, name: str) -> list[str | None] | None:
+        """All values of one header, its name in lower case; `None`: all are to be decoded."""
+        raise NotImplementedError
+
     def has_alike(self, names: tuple[str, ...]) -> bool:
         """Whether there may be a header that an upstream takes for one of these."""
         shape = self._shape

@@ -45,7 +45,7 @@ from gatewright.gateways.apisix.replies import (
 from gatewright.gateways.caches import NotKeptError, keep_short
 from gatewright.http import Call, Question, Response, ResponseCall
 
-__all__ = ["info_request", "refusal_reply", "request_reply", "response_call", "response_reply"]
+__all__ = ["info_request", "parts_of_rewrite", "refusal_reply", "request_reply", "response_call", "response_reply"]
 
 _FACTS: Final = tuple(Question("var", name) for name in ("request_method", "uri", "args", "remote_addr"))
 _HOP_BY_HOP: Final = frozenset(
@@ -181,22 +181,9 @@ def request_reply(call: Call, response: Response | None) -> bytes:
     try:
         if response is not None:
             return encode_stop(id, Stop(response.status, _own_headers(response), response.content))
-        headers = call.seen_headers
-        query = call.seen_query
-        response_headers = call.seen_response_headers
-        if (
-            call.path is None
-            and call.body is None
-            and (query is None or not query.changes)
-            and (response_headers is None or not response_headers.changes)
-        ):
-            if headers is None or not headers.changes:
-                return encode_no_action(id)
-            try:
-                head, tail = _header_rewrite(tuple(headers.changes.items()))
-            except NotKeptError as long:
-                head, tail = long.parts
-            return head + id.to_bytes(4, "little") + tail
+        headers, query, response_headers = call.seen_headers, call.seen_query, call.seen_response_headers
+        if call.header_changes() == ():
+            return encode_no_action(id)
         header_entries = _joined(headers.changes) if headers is not None else []
         args = [] if query is None else _repeated(query.changes)
         if call.path is not None and not args:
@@ -217,12 +204,19 @@ def request_reply(call: Call, response: Response | None) -> bytes:
         raise PluginError(f"the reply can't be sent to APISIX: {error}") from error
 
 
-@keep_short(256)
-def _header_rewrite(changes: tuple[tuple[str, tuple[str, ...] | None], ...]) -> tuple[bytes, bytes]:
-    """What stands before and after the id in a reply that only changes headers.
+def parts_of_rewrite(changes: tuple[tuple[str, tuple[str, ...] | None], ...]) -> tuple[bytes, bytes] | None:
+    """What stands before and after the id in a reply that only changes headers; `None` where that isn't kept.
 
     That's what most plugins do, and with the same few headers most of the time: 0.3 us instead of 2.3.
     """
+    try:
+        return _header_rewrite(changes)
+    except (NotKeptError, ProtocolError):  # `request_reply` makes it, or says why it can't
+        return None
+
+
+@keep_short(256)
+def _header_rewrite(changes: tuple[tuple[str, tuple[str, ...] | None], ...]) -> tuple[bytes, bytes]:
     return split_rewrite(Rewrite(headers=_joined(dict(changes))))
 
 

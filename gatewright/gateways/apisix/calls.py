@@ -47,7 +47,7 @@ MOST_PLUGINS: Final = 1000
 """Plugins of one configuration."""
 _CAP: Final = 100
 _DRIFT: Final = 10  # headers that APISIX's own plugins may have added to what was cut, or taken away
-_FEWEST: Final = 32 * (_CAP - _DRIFT)  # bytes of so many headers, at the least
+FEWEST: Final = 32 * (_CAP - _DRIFT)  # bytes of so many headers, at the least
 
 
 class PrepareConf:
@@ -120,7 +120,7 @@ class HttpReqCall(RequestReader):
     def read_headers(self) -> list[Entry]:
         """The request's headers, names in lower case unless a plugin rewrote them, repeats apart."""
         entries = self.header_entries()
-        return CutEntries(entries) if len(self._frame) > _FEWEST and self.headers_cut else entries
+        return CutEntries(entries) if len(self._frame) > FEWEST and self.headers_cut else entries
 
     @property
     def headers_cut(self) -> bool:
@@ -139,27 +139,27 @@ class HttpReqCall(RequestReader):
         """Any header can be had without a question to the gateway."""
         return not self.headers_cut
 
-    def has_header(self, name: str) -> bool | None:
-        """Whether there is a header of this name (in lower case), decoding as little as possible.
+    def look_for(self, name: str) -> bool | None:
+        """What `has_header` gives: whether there is such a header (in lower case), decoding as little as can be.
 
         Names come in lower case, unless an earlier phase left others behind. `None`: it may have been cut off.
         """
         found = self.has_entry(name)
         if found:
             return True
-        if len(self._frame) > _FEWEST and self.headers_cut:
+        if len(self._frame) > FEWEST and self.headers_cut:
             return None
         return False if found is False else any(present.lower() == name for present, _ in self.read_headers())
 
-    def header_values(self, name: str) -> list[str | None] | None:
-        """All values of one header (its name in lower case), nothing else decoded; `None`: all are to be decoded."""
-        if len(self._frame) > _FEWEST and self.headers_cut:
+    def look_up(self, name: str) -> list[str | None] | None:
+        """What `header_values` gives: one header's values (its name in lower case); `None`: all are to be decoded."""
+        if len(self._frame) > FEWEST and self.headers_cut:
             return None
         return self.find_entry(name)
 
     def may_have_alike(self, names: tuple[str, ...]) -> bool:
         """Whether any header may be one that an upstream takes for one of these; a look that decodes nothing."""
-        return (len(self._frame) > _FEWEST and self.headers_cut) or self.has_alike(names)
+        return (len(self._frame) > FEWEST and self.headers_cut) or self.has_alike(names)
 
     def has_args(self) -> bool:
         """Whether the query has any argument."""

@@ -20,6 +20,7 @@ from gatewright.gateways.apisix._reading import Entry
 from gatewright.gateways.apisix.frames import MAX_PAYLOAD, FrameType, encode_frame
 
 __all__ = [
+    "NO_ACTION_HEAD",
     "ErrorCode",
     "InfoRequest",
     "InfoType",
@@ -118,10 +119,11 @@ def encode_error(code: ErrorCode) -> bytes:
 
 def encode_no_action(id: int) -> bytes:
     """The answer to HTTPReqCall that changes nothing."""
-    return _NO_ACTION_HEAD + id.to_bytes(4, "little")
+    return NO_ACTION_HEAD + id.to_bytes(4, "little")
 
 
-_NO_ACTION_HEAD: Final = encode_frame(FrameType.HTTP_REQ_CALL, building.build_root(building.build_table("I", 0)))[:-4]
+NO_ACTION_HEAD: Final = encode_frame(FrameType.HTTP_REQ_CALL, building.build_root(building.build_table("I", 0)))[:-4]
+"""What stands before the id in it."""
 
 
 def encode_stop(id: int, stop: Stop) -> bytes:

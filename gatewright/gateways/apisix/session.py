@@ -19,16 +19,22 @@ deadline): its answer still comes, before any new RPC, and is an event like any 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final
 
 from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import adapt, asking
+from gatewright.gateways.apisix._which_turn import Turn
 from gatewright.gateways.apisix.calls import HttpRespCall, PrepareConf, decode_extra_info_result
 from gatewright.gateways.apisix.frames import MAX_PAYLOAD, FrameBuffer, FrameType
-from gatewright.gateways.apisix.replies import ErrorCode, encode_conf_token, encode_error, encode_info_request
+from gatewright.gateways.apisix.replies import (
+    NO_ACTION_HEAD,
+    ErrorCode,
+    encode_conf_token,
+    encode_error,
+    encode_info_request,
+)
 from gatewright.gateways.apisix.versions import Version
 from gatewright.gateways.events import Answer, Event, Prepare, Refusal
 from gatewright.http import Call, Question, Recipe, RequestCall, Response, ResponseCall
@@ -44,12 +50,7 @@ class State(Enum):
     CALLED = "called"
 
 
-_SHORTEST: Final = 8  # bytes: a header and a root offset
-_head_word = struct.Struct(">I").unpack_from
 _UNASKED: Final = "the gateway answered a question (frame type 3) that was not asked"
-_IDLE: Final = State.IDLE
-_CALLED: Final = State.CALLED
-_HTTP_REQ_CALL: Final = int(FrameType.HTTP_REQ_CALL)  # a plain int compares four times as fast
 _ERROR_CODES: Final = {
     Refusal.BAD_REQUEST: ErrorCode.BAD_REQUEST,
     Refusal.UNAVAILABLE: ErrorCode.SERVICE_UNAVAILABLE,
@@ -57,18 +58,14 @@ _ERROR_CODES: Final = {
 }
 
 
-class ApisixSession:
+class ApisixSession(Turn):
     """One connection's state; see `gatewright.gateways.events.Session` for the methods' contract."""
 
     __slots__ = (
-        "_answers_failures", "_buffer", "_max_payload", "_questions", "_request_class", "_state", "_unsized_answers",
-        "_version", "buffered", "busy", "on_buffered",
+        "_answers_failures", "_buffer", "_prepares", "_questions", "_reader", "_unsized_answers", "_version",
+        "on_buffered",
     )  # fmt: skip
 
-    busy: bool
-    """An RPC is open."""
-    buffered: int
-    """Bytes received but not yet turned into an event."""
     on_buffered: Callable[[], None]
     """Called when `buffered` may have changed."""
 
@@ -93,15 +90,13 @@ class ApisixSession:
             ConfigError: that is no version.
         """
         self._version = Version(version)
-        self._request_class = self._version.request_class
+        self._reader = self._version.request_class
+        super().__init__(self._reader, RequestCall, max_payload, NO_ACTION_HEAD, adapt.parts_of_rewrite)
         self._answers_failures = answers_failures
         self._unsized_answers = unsized_answers
-        self._state = State.IDLE
+        self._prepares = False  # what is open is a PrepareConf
         self._questions = 0
-        self._max_payload = max_payload
         self._buffer = FrameBuffer(max_payload)
-        self.busy = False
-        self.buffered = 0
         self.on_buffered = _nothing
 
     @property
@@ -112,21 +107,12 @@ class ApisixSession:
     @property
     def state(self) -> State:
         """Which RPC is open."""
-        return self._state
+        if not self.busy:
+            return State.IDLE
+        return State.PREPARING if self._prepares else State.CALLED
 
-    def receive_data(self, data: bytes) -> Sequence[Event]:
-        """Take bytes in; `b""` looks again at what waits in the buffer."""
-        # The usual case, one whole frame on an idle connection, never touches the buffer.
-        size = len(data)
-        if size >= _SHORTEST and not self.busy and not self.buffered:
-            word = _head_word(data)[0]  # the type byte and three bytes of length
-            if word & MAX_PAYLOAD == size - 4 <= self._max_payload:
-                if word >> 24 == _HTTP_REQ_CALL:
-                    self._state = _CALLED
-                    self.busy = True
-                    message = self._request_class(data)
-                    return (RequestCall(message, message.conf_token),)
-                return (self._event_of(data),)
+    def receive_more(self, data: bytes) -> Sequence[Event]:
+        """As `receive_data`, for whatever isn't one whole request on an idle connection."""
         buffer = self._buffer
         buffer.feed(data)
         events: list[Event] = []
@@ -143,10 +129,9 @@ class ApisixSession:
 
     def _event_of(self, frame: bytes) -> Event:
         kind = frame[0]
-        if kind == _HTTP_REQ_CALL:
-            self._state = State.CALLED
-            self.busy = True
-            message = self._request_class(frame)
+        if kind == FrameType.HTTP_REQ_CALL:
+            self._open()
+            message = self._reader(frame)
             return RequestCall(message, message.conf_token)
         if kind == FrameType.EXTRA_INFO:
             if not self._questions:
@@ -154,10 +139,10 @@ class ApisixSession:
             self._questions -= 1
             return Answer(decode_extra_info_result(frame))
         if kind == FrameType.HTTP_RESP_CALL:
-            self._open(State.CALLED)
+            self._open()
             return adapt.response_call(HttpRespCall(frame))
         if kind == FrameType.PREPARE_CONF:
-            self._open(State.PREPARING)
+            self._open(prepares=True)
             prepare = PrepareConf(frame)
             return Prepare(prepare.key, prepare.conf)
         raise ProtocolError(f"unknown frame type {kind}: is this an APISIX gateway of version 2.7 or later?")
@@ -169,7 +154,7 @@ class ApisixSession:
 
     def ask(self, question: Question) -> bytes:
         """An ExtraInfo question."""
-        if self._state is not State.CALLED:
+        if not self.busy or self._prepares:
             raise ProtocolError("the gateway can be asked only while it waits for the reply to a call")
         self._questions += 1
         return encode_info_request(adapt.info_request(question))
@@ -184,13 +169,12 @@ class ApisixSession:
             return asking.before_request_reply(call, self._version)
         return asking.before_response_reply(call, self._unsized_answers)
 
-    def reply(self, call: Call, response: Response | None) -> bytes:
-        """The answer to a call."""
+    def reply_otherwise(self, call: Call, response: Response | None) -> bytes:
+        """As `reply`, for whatever changes more than some headers of a request."""
         if type(call) is RequestCall:
             frame = adapt.request_reply(call, response)
         else:
             frame = adapt.response_reply(call)
-        self._state = _IDLE
         self.busy = False
         return frame
 
@@ -201,13 +185,12 @@ class ApisixSession:
             return adapt.refusal_reply(call.source.id)
         return encode_error(_ERROR_CODES[refusal])
 
-    def _open(self, state: State) -> None:
-        self._state = state
+    def _open(self, *, prepares: bool = False) -> None:
+        self._prepares = prepares
         self.busy = True
 
     def _close(self) -> None:
-        self._state = State.IDLE
-        self.busy = False
+        self._prepares = self.busy = False
 
 
 def _nothing() -> None:

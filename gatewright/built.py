@@ -1,0 +1,43 @@
+"""The modules in C, where they were built and are wanted."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+from typing import Final
+
+__all__ = ["IN_C", "PURE_PYTHON", "parts", "quick", "turn"]
+
+PURE_PYTHON: Final = "GATEWRIGHT_PURE_PYTHON"
+"""The variable of the environment that has Python do all, if it is set, both when it's installed and when it runs."""
+
+_EDITIONS: Final = {
+    "gatewright._parts": 1,
+    "gatewright.gateways.apisix._quick": 2,
+    "gatewright.gateways.apisix._turn": 1,
+}
+
+
+def _load(name: str) -> ModuleType | None:
+    if os.environ.get(PURE_PYTHON):
+        return None
+    try:
+        module = importlib.import_module(name)
+    except ImportError:  # there was no compiler, or it's another machine's
+        return None
+    # Or else the sources are newer than what was built of them.
+    return module if _EDITIONS[name] == module.EDITION else None
+
+
+parts: Final = _load("gatewright._parts")
+"""What a handler touches of every call (see `parts`)."""
+
+quick: Final = _load("gatewright.gateways.apisix._quick")
+"""Reads APISIX's requests."""
+
+turn: Final = _load("gatewright.gateways.apisix._turn")
+"""The usual turn of a connection with APISIX."""
+
+IN_C: Final = None not in (parts, quick, turn)
+"""Whether all of them are used."""
