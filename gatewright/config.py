@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import json
+from typing import Any, Final
 
 import msgspec
 
@@ -31,6 +32,37 @@ def _schema_of(kind: type) -> dict[str, Any]:
     raise TypeError(f"a configuration can't hold {kind.__name__}, which JSON has no form of")
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a name that is there twice, readers take one or the other."""
+    value: dict[str, Any] = {}
+    for name, inner in pairs:
+        if name in value:
+            raise ConfigError(f"the field {name[:100]!r} is there twice")
+        value[name] = inner
+    return value
+
+
+def _no_number(text: str) -> float:
+    raise ConfigError(f"not valid JSON: {text} is no number there")
+
+
+_strict: Final = json.JSONDecoder(object_pairs_hook=_each_once, parse_constant=_no_number)
+
+
+def _check_names(text: bytes) -> None:
+    """See that no field is there twice.
+
+    Raises:
+        ConfigError: one is, or it's nested too deeply to be seen.
+    """
+    try:
+        _strict.decode(text.decode())
+    except RecursionError:
+        raise ConfigError("it is nested too deeply") from None
+    except ValueError:  # whoever reads it says what is wrong with it
+        return
+
+
 def parse_config(model: Any, value: object) -> Any:
     """Turn a configuration into an instance of `model`.
 
@@ -51,6 +83,8 @@ def parse_config(model: Any, value: object) -> Any:
     try:
         if isinstance(value, str):
             value = value.encode("utf-8", "surrogateescape")
+        if isinstance(value, bytes):
+            _check_names(value)
         if model is None:
             parsed = msgspec.json.decode(value) if isinstance(value, bytes) else value
             if not isinstance(parsed, dict):

@@ -65,6 +65,21 @@ def test_what_does_not_fit_names_the_field(model: type, text: str) -> None:
         parse_config(model, text)
 
 
+@pytest.mark.parametrize("model", [*MODELS, None])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"limit": 3, "limit": 300}', "'limit' is there twice"),
+        ('{"limit": 3, "\\u006cimit": 300}', "'limit' is there twice"),
+        ('{"limit": NaN}', "NaN"),
+        ('{"limit": ' + "[" * 100_000, "."),
+    ],
+)
+def test_what_can_be_read_in_two_ways_or_not_at_all_is_refused(model: type | None, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse_config(model, text)
+
+
 def test_without_a_model_it_is_a_dict() -> None:
     assert parse_config(None, '{"a": [1]}') == {"a": [1]}
     assert parse_config(None, "") == {}
