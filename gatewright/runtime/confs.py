@@ -70,7 +70,7 @@ class TokenTable(Generic[T]):
         self,
         *,
         expire: float = 3600.0,
-        keep_ticks: int = 2 * _TICKS + 1,
+        keep_ticks: int = 2 * _TICKS + 2,
         on_evict: Callable[[T], None] | None = None,
         hash_token: Callable[[bytes, int], int] = token_of,
         most: int = 1 << 32,
@@ -91,6 +91,7 @@ class TokenTable(Generic[T]):
         self._most = most
         self._most_bytes = most_bytes
         self._first: dict[int, int] = {}
+        self._unused: set[int] = set()
         self._sizes: dict[int, int] = {}
         self.bytes = 0
         self._hash_token = hash_token
@@ -98,7 +99,9 @@ class TokenTable(Generic[T]):
         self.tick_seconds = expire / _TICKS
         """How often `tick` is to be called."""
         self.by_token: dict[int, T] = {}
-        """For the hot path; whoever uses a thing sets its `last_used` to `now`."""
+        """For the hot path; whoever uses a thing sets its `last_used` to `now`. Until then it's the tick before that in
+        which it came.
+        """
         self._digests: dict[int, bytes] = {}
         self._tokens: dict[bytes, int] = {}
         self.now = 0
@@ -116,7 +119,7 @@ class TokenTable(Generic[T]):
     def find(self, digest: bytes) -> int | None:
         """The token that a configuration has, if it is here."""
         token = self._tokens.get(digest)
-        if token is not None:
+        if token is not None and self.now > self._first[token]:  # before, it's another of the gateway's workers
             self.by_token[token].last_used = self.now
         return token
 
@@ -143,15 +146,16 @@ class TokenTable(Generic[T]):
 
     def _worth(self, token: int) -> tuple[bool, int]:
         used = self.by_token[token].last_used
-        return used > self._first[token] + 1, used
+        return used >= self._first[token], used
 
     def put(self, token: int, digest: bytes, thing: T) -> None:
         """Take a thing in under a token that was assigned elsewhere; what had that token before is dropped."""
-        thing.last_used = self.now
+        thing.last_used = self.now - 1
         if token in self._digests:
             self._drop(token)
         self.by_token[token] = thing
         self._first[token] = self.now
+        self._unused.add(token)
         self._digests[token] = digest
         self._tokens[digest] = token
 
@@ -169,6 +173,12 @@ class TokenTable(Generic[T]):
             thing.last_used = self.now
         return thing
 
+    def newly_used(self) -> list[int]:
+        """The tokens that were used for the first time since this was asked last."""
+        used = [token for token in self._unused if self.by_token[token].last_used >= self._first[token]]
+        self._unused.difference_update(used)
+        return used
+
     def used_since(self, tick: int) -> list[int]:
         """The tokens used at `tick` or later."""
         return [token for token, thing in self.by_token.items() if thing.last_used >= tick]
@@ -183,6 +193,7 @@ class TokenTable(Generic[T]):
     def _drop(self, token: int) -> None:
         thing = self.by_token.pop(token)
         del self._first[token]
+        self._unused.discard(token)
         self.bytes -= self._sizes.pop(token, 0)
         del self._tokens[self._digests.pop(token)]
         if self._on_evict is not None:

@@ -57,6 +57,10 @@ REACHED_BY = {
          "kong/test_adversity.py::test_a_configuration_that_is_too_much_is_not_read_and_refuses_all"),
     "Configurations":
         ("runtime/test_bounds.py::test_beyond_the_limit_those_go_that_were_never_used_again",
+         "runtime/test_bounds.py::"
+         "test_one_use_is_enough_to_stay_and_to_be_prepared_for_several_workers_is_none",
+         "server/test_unheard.py::"
+         "test_configurations_that_are_only_prepared_do_not_drive_those_out_that_are_used",
          "runtime/test_bounds.py::test_configurations_together_have_a_size",
          "kong/test_owners.py::test_a_kong_that_goes_takes_its_instances_along",
          "server/test_unheard.py::test_instances_that_there_were_too_many_of_are_no_longer_noted"),

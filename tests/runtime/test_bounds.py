@@ -56,6 +56,21 @@ def test_beyond_the_limit_those_go_that_were_never_used_again() -> None:
     assert all(table.get(token) is thing for token, thing in zip(tokens, live, strict=True))
 
 
+def test_one_use_is_enough_to_stay_and_to_be_prepared_for_several_workers_is_none() -> None:
+    table: TokenTable[Thing] = TokenTable(most=10)
+    tokens = [table.assign(digest(number), Thing()) for number in range(10)]
+    assert table.newly_used() == []
+    for number in range(10):
+        table.find(digest(number))
+    table.by_token[tokens[3]].last_used = table.now  # as a call does
+    assert table.newly_used() == [tokens[3]]
+    assert table.newly_used() == []
+    for number in range(20, 60):
+        table.assign(digest(number), Thing())
+    assert tokens[3] in table.by_token
+    assert not any(token in table.by_token for token in tokens if token != tokens[3])
+
+
 def test_where_all_are_in_use_those_go_that_were_used_longest_ago() -> None:
     table: TokenTable[Thing] = TokenTable(most=10)
     tokens = [table.assign(digest(number), Thing()) for number in range(10)]

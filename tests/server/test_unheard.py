@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.ipc.handover import Handover
 from gatewright.server.worker.link import Link
 from gatewright.server.worker.service import Service
+from tests.conftest import StartRunner
 from tests.lean.test_plans import in_service
 
 
@@ -69,3 +73,19 @@ def test_open_questions_of_a_call_have_a_bound(
         token = peer.prepare(("asks", "{}"))
         assert peer.refuses(token, f"/{count}") is is_refused
     assert ("1000 questions of this call are open" in runner.log) is is_refused
+
+
+def test_configurations_that_are_only_prepared_do_not_drive_those_out_that_are_used(
+    start_runner: StartRunner, plugin_dir: Callable[..., Path]
+) -> None:
+    source = "from gatewright import Plugin\nclass Tag(Plugin):\n    def on_request(self, request):\n        pass\n"
+    runner = start_runner("-p", plugin_dir(tag=source), "--max-configurations", "50")
+    with runner.peer() as peer:
+        used = peer.prepare(("tag", "{}"))
+        assert peer.request(used) is None
+        told = time.monotonic() + 1.3  # that it's used is told once a second
+        runner.wait_for(lambda: time.monotonic() > told)
+        for number in range(300):
+            peer.prepare(("tag", f'{{"n": {number}}}'), key=f"route#{number}")
+        assert runner.status()["configurations"] <= 50
+        assert peer.request(used) is None

@@ -12,7 +12,7 @@ from gatewright.server.supervisor.workers import Worker
 __all__ = ["Registry"]
 
 _DEATHS = 3
-_KEEP_TICKS = 20  # longer than a worker keeps a chain, so that what a worker has is always known here
+_KEEP_TICKS = 21  # longer than a worker keeps a chain, so that what a worker has is always known here
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +97,7 @@ class Registry:
 
     def ended_a_worker(self, token: int) -> str:
         """A worker has ended while it built this configuration; gives its key, for the log."""
-        stored = self._table.get(token)
+        stored = self._table.by_token.get(token)
         if stored is None:
             return ""
         stored.deaths += 1
@@ -105,7 +105,7 @@ class Registry:
 
     def built(self, token: int) -> None:
         """A configuration could be built: it wasn't what ended a worker."""
-        stored = self._table.get(token)
+        stored = self._table.by_token.get(token)
         if stored is not None and not stored.quarantined:
             stored.deaths = 0
 

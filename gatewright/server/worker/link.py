@@ -26,6 +26,7 @@ __all__ = ["Ending", "Link"]
 
 ALIVE_SECONDS = 0.5
 REPORT_SECONDS = 5.0
+NEWLY_USED_SECONDS = 1.0
 _TRIES = 10
 _MOST_UNSENT = 16
 _PAUSE_SECONDS = 0.05
@@ -88,6 +89,7 @@ class Link:
         service.every(ALIVE_SECONDS, self._alive)
         service.every(REPORT_SECONDS, self._tell_how_it_is)
         service.every(service.confs.tick_seconds, self._tell_used)
+        service.every(NEWLY_USED_SECONDS, self._tell_newly_used)
 
     def send(self, message: messages.FromWorker) -> None:
         """Tell the supervisor something."""
@@ -371,6 +373,12 @@ class Link:
 
     def _report(self, number: int) -> None:
         self.send(messages.Reported(number, make_report(self._service, detailed=number > 0)))
+
+    def _tell_newly_used(self) -> None:
+        """So that configurations that somebody only prepares don't drive those out that are in use."""
+        tokens = self._service.confs.newly_used() if self._is_heard else ()
+        if tokens:
+            self.send(messages.Used(list(tokens)))
 
     def _tell_used(self) -> None:
         confs = self._service.confs
