@@ -50,6 +50,7 @@ class Front:
         server_header: what the gateway calls itself.
         charset: a type of text that names no charset gets one.
         refusal: the answer to what is no request, by the status that nginx gives it.
+        agreeing_hosts: over HTTP/2 the host may come as a header, too, if it's the same; it's then the last one.
         reads_late: requests are handled before their bodies have come (`ClientRequest.upload`).
     """
 
@@ -61,10 +62,12 @@ class Front:
         charset: bool = True,
         refusal: Callable[[int], Answer],
         reads_late: bool = False,
+        agreeing_hosts: bool = False,
     ) -> None:
         self._handler = handler
         self.charset = charset
         self.reads_late = reads_late
+        self.agreeing_hosts = agreeing_hosts
         self.server_header = server_header
         self.refusal = refusal
         self._server: asyncio.Server | None = None

@@ -27,6 +27,7 @@ class Served(Protocol):
     server_header: str
     charset: bool
     reads_late: bool
+    agreeing_hosts: bool
 
     async def answer_of(self, request: ClientRequest) -> Answer:
         """The gateway's answer."""

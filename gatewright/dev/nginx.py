@@ -130,8 +130,8 @@ def host_name(host: str) -> str:
     return name[0].lower().removesuffix(".") if name is not None else ""
 
 
-def forwarded_address(value: str) -> str | None:
-    """The address in a header that a proxy set: the last one of a list, with or without a port.
+def forwarded_address(value: str) -> tuple[str, str] | None:
+    """Address and port (or nothing) in a header that a proxy set: the last one of a list.
 
     As `real_ip_header` reads it; what is no address is ignored.
     """
@@ -142,7 +142,7 @@ def forwarded_address(value: str) -> str | None:
             return None
         last = with_port[1] or with_port[2]
     try:
-        return str(ip_address(last))
+        return str(ip_address(last)), (with_port[3] or "") if with_port is not None else ""
     except ValueError:
         return None
 

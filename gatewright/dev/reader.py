@@ -21,7 +21,7 @@ from typing import Final
 from gatewright.dev.messages import Headers, text_of
 from gatewright.dev.nginx import TargetError, split_target, valid_host
 
-__all__ = ["LINE_SIZE", "Incoming", "RefusedError", "RequestReader"]
+__all__ = ["LINE_SIZE", "UNIQUE", "Incoming", "RefusedError", "RequestReader"]
 
 LINE_SIZE: Final = 8192
 """The most that the request line, or one header, may have (`large_client_header_buffers`)."""
@@ -32,12 +32,13 @@ _MOST_CHUNK: Final = _MOST_LENGTH // 16
 
 _METHOD: Final = re.compile(rb"[A-Z_-]+")
 _VERSION: Final = re.compile(rb"HTTP/([1-9][0-9]*)\.([0-9]+) *")
-_UNIQUE: Final = frozenset(
+UNIQUE: Final = frozenset(
     (
         "host", "if-modified-since", "if-unmodified-since", "if-match", "if-none-match", "content-length",
         "content-range", "if-range", "transfer-encoding", "expect", "authorization",
     )
 )  # fmt: skip
+"""Headers that may come once only."""
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(;[^\n]*)?\r?\n")
 
 
@@ -205,7 +206,7 @@ class RequestReader:
 
     def _checked(self, head: Incoming) -> Incoming:
         lower = [name.lower() for name, _ in head.headers]
-        for name in _UNIQUE.intersection(lower):
+        for name in UNIQUE.intersection(lower):
             if lower.count(name) > 1:
                 raise RefusedError(400, f"client sent duplicate header line: {name}")
         host = head.first("host")

@@ -90,7 +90,7 @@ async def test_such_a_body_is_no_other_request_s_when_it_comes_late(
 class AnswersWithoutBody:
     """Answers the first request without its body, which comes meanwhile; then the next one."""
 
-    port, server_header, charset, reads_late = 0, "APISIX", True, True
+    port, server_header, charset, reads_late, agreeing_hosts = 0, "APISIX", True, True, False
 
     def __init__(self) -> None:
         self.targets: list[str] = []

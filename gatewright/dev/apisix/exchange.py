@@ -77,8 +77,10 @@ class Exchange:
         self._table_is_read = False
         self.upstream_host: str | None = self._first("host")
         self.client_ip = request.client_ip
+        self.client_port = str(request.client_port)
         if "x-real-ip" in self.table and ip_address(request.client_ip).is_loopback:
-            self.client_ip = forwarded_address(self.table["x-real-ip"][0]) or request.client_ip
+            told = forwarded_address(self.table["x-real-ip"][0])
+            self.client_ip, self.client_port = told or (self.client_ip, self.client_port)
         self.body = request.body
         self._upload_is_read = False
         self._call_method: str | None = None
@@ -114,7 +116,6 @@ class Exchange:
         """The plugins of global rules that have seen the request."""
         self.conditions: dict[str, bool] = {}
         """Of plugins that run only if something is so: whether it is."""
-        self.client_port = str(request.client_port)
         self.origin: str | None = None
         """Where a browser says that the request comes from."""
         self.ids: dict[str, list[str]] = {}

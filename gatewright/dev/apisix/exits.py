@@ -44,9 +44,12 @@ def printed(exchange: Exchange, answer: Answer) -> None:
 
 
 def closing(exchange: Exchange, answer: Answer) -> Answer:
-    """An answer after which nginx closes the connection; of one that isn't for HEAD nothing has gone out by then."""
+    """An answer after which nginx closes the connection; what fills a buffer, or is for HEAD, has gone out by then."""
     answer.cut = True
-    return answer if exchange.method == "HEAD" and answer.body else Answer(0)
+    if not answer.body:
+        return Answer(0, began=answer.status)
+    answer.unended = exchange.method != "HEAD"
+    return answer
 
 
 def in_own_words(answer: Answer, plugin: PluginConf) -> Answer:

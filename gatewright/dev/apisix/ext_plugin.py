@@ -127,10 +127,10 @@ class ExtPlugin:
             return variable(exchange, name)
         if question.kind == InfoType.REQ_BODY:
             await exchange.read_body()
-            exchange.body_read = True
             if exchange.is_unreadable:
                 log.error("failed to read request body: HTTP/2 without content-length")
                 return None
+            exchange.body_read = True
             if exchange.request.body_is_broken:
                 raise _BrokenBodyError
             return exchange.body or None

@@ -94,7 +94,13 @@ class DevGateway:
         self._upstream_timeout = upstream_timeout
         self._counters = Counters()
         self._ended: set[Upstream] = set()
-        self._front = Front(watch(self.handle), server_header=server_header, refusal=_refusal, reads_late=True)
+        self._front = Front(
+            watch(self.handle),
+            server_header=server_header,
+            refusal=_refusal,
+            reads_late=True,
+            agreeing_hosts=behaviour.since(17),
+        )
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes any free one.
@@ -164,7 +170,8 @@ class DevGateway:
         settle(exchange, answer)
         exchange.status = answer.status
         await self._worker_of(exchange, self._lean_plugins).log(exchange, exchange.plugins, answer)
-        if exchange.request.body_is_broken and answer.body and not answer.page:
+        broken = exchange.request.body_is_broken and exchange.request.version != "2"
+        if broken and answer.body and not answer.page:
             # Before it prints, nginx does away with the body, and finds that it can't.
             return Answer(0)
         return answer

@@ -25,6 +25,12 @@ def cut_or_awaited(exchange: Exchange) -> Answer | None:
             return None
         announced = 0
         exchange.request = replace(request, framing="none")
+    if request.version == "2":
+        log.warning(
+            "fault: content-length %d was set before the body of %d bytes was read over HTTP/2: 400; "
+            "read the body first", announced, came,
+        )  # fmt: skip
+        return Answer(400, exchange.response_headers, page=True)
     if announced > came:
         log.warning(
             "fault: content-length %d was set before the client's body of %d bytes was read: APISIX waits 60 s for "

@@ -42,7 +42,9 @@ def _forwarded_for(exchange: Exchange) -> str:
 
 
 def _request_body(exchange: Exchange) -> str | None:
-    announced = exchange.request.framing in {"content-length", "chunked"}
+    announced = exchange.request.framing in {"content-length", "chunked", "h2"}
+    if exchange.is_unreadable:
+        return None
     return _text(exchange.body) if exchange.body_read and (exchange.body or announced) else None
 
 
@@ -52,7 +54,7 @@ def _request_length(exchange: Exchange) -> str:
 
 
 def _content_length(exchange: Exchange) -> str | None:
-    if exchange.body_read and exchange.request.framing == "chunked":
+    if exchange.body_read and exchange.request.framing in {"chunked", "h2"} and not exchange.is_unreadable:
         return str(len(exchange.body))
     return _joined(exchange, "content_length")
 
@@ -64,7 +66,7 @@ def _nginx_uri(exchange: Exchange) -> str:
 def _connection(exchange: Exchange) -> str:
     if exchange.status == 101:
         return "upgrade"
-    return "keep-alive" if exchange.request.keep_alive else "close"
+    return "keep-alive" if exchange.request.keep_alive and exchange.request.version != "2" else "close"
 
 
 def _is_msie(exchange: Exchange) -> str:
