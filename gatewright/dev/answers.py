@@ -156,7 +156,8 @@ def response_head(
         pass
     elif request.version == "1.1":
         out.append(("Transfer-Encoding", "chunked"))
-        end = b"" if answer.cut or answer.unended else b"0\r\n\r\n"
+        breaks = answer.cut and answer.framing != "stop" and not answer.rewritten
+        end = b"" if breaks or answer.unended else b"0\r\n\r\n"
         body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + end
     elif request.version in ("1.0", "0.9"):
         keep = False

@@ -271,6 +271,9 @@ BIG = b"x" * 2000
         (101, b"few", {"status_code": 202}, b"", b""),
         (99, BIG, {"filters": [{"regex": "x", "replace": "y"}]}, b"", b""),  # kept back until the end
         (99, b"", {"body": BIG.decode()}, b"", b""),
+        (444, b"few", None, b"", b""),
+        (444, BIG, None, b"HTTP/1.1 444 \r\n", b"\r\n\r\n7d0\r\n" + BIG + b"\r\n"),
+        (444, b"few", {"body": "n"}, b"HTTP/1.1 444 \r\n", b"\r\n\r\n1\r\nn\r\n0\r\n\r\n"),
     ],
 )
 async def test_what_never_ends_is_sent_once_it_fills_a_buffer(
@@ -278,7 +281,8 @@ async def test_what_never_ends_is_sent_once_it_fills_a_buffer(
 ) -> None:
     plugins = {**PRE, **({REWRITE: rewrite} if rewrite else {})}
     async with gateway(tmp_path, stop(status, body), [NO_ACTION], plugins=plugins) as seen:
-        first, _, _ = (await seen.send(FIRST + request())).rpartition(b"HTTP/1.1 ")
+        answers = await seen.send(FIRST + request())
+    first = answers if status == 444 else answers.rpartition(b"HTTP/1.1 ")[0]
     assert first.startswith(begins)
     assert first.endswith(ends)
     assert bool(first) == bool(begins)
@@ -334,3 +338,21 @@ async def test_a_later_nginx_takes_early_hints_for_none_of_an_answer_and_clears_
     assert answer.endswith(b"\r\n\r\nok")
     assert b"x-r" not in answer
     assert b"Link" not in answer
+
+
+@pytest.mark.parametrize(
+    ("plugin", "body"),
+    [
+        ({"response-rewrite": {"body": "rr"}}, b"2\r\nrr\r\n0\r\n\r\n"),
+        ({"response-rewrite": {"filters": [{"regex": "o", "replace": "0"}]}}, b""),
+        ({"echo": {"body": "rr"}}, b"2\r\nrr\r\n0\r\n\r\n"),
+        ({"echo": {"before_body": "b", "after_body": "a"}}, b"6\r\nbshort\r\n"),
+    ],
+)
+async def test_what_an_upstream_breaks_off_ends_only_where_all_of_it_is_replaced(
+    tmp_path: Path, plugin: dict[str, Any], body: bytes
+) -> None:
+    broken = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"
+    async with gateway(tmp_path, plugins={**PRE, **plugin}, answer=broken) as seen:
+        answer = await seen.send(FIRST)
+    assert answer.partition(b"\r\n\r\n")[2] == body

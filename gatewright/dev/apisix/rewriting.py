@@ -116,14 +116,15 @@ def response_rewrite(exchange: Exchange, answer: Answer, conf: Mapping[str, Any]
         for each in conf["filters"]:
             count = 0 if each.get("scope") == "global" else 1
             text = re.sub(each["regex"], _GROUP.sub(r"\\\g<1>\g<2>", each["replace"]), text, count=count)
-        body = b"" if answer.unended else raw(text)  # it's held until the end, which doesn't come
+        held = answer.unended or answer.cut  # until the end, which doesn't come
+        body = b"" if held else raw(text)
     elif conf.get("body") is not None:
         answer.unended = False
         body = base64.b64decode(conf["body"]) if conf.get("body_base64") else raw(str(conf["body"]))
     if body is not None:
         answer.headers = without(answer.headers, _OF_A_CHANGED_BODY)
         answer.body, answer.page, answer.unframed = body, False, ""
-        answer.rewritten = answer.framing == "proxied"
+        answer.rewritten = answer.framing == "proxied" and not (answer.cut and conf.get("filters"))
     changes = conf.get("headers") or {}
     answer.headers = _changed(exchange, answer.headers, changes)
     _, to_set, remove = _operations(changes)

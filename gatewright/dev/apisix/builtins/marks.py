@@ -179,9 +179,13 @@ def echo(exchange: Exchange, answer: Answer, plugin: PluginConf) -> Answer:
     conf = plugin.conf
     if any(field in conf for field in ("body", "before_body", "after_body")):
         answer.headers = without(answer.headers, _OF_THE_BODY)
-        body = answer.body or b"" if conf.get("body") is None else raw(str(conf["body"]))
-        answer.body = raw(str(conf.get("before_body", ""))) + body + raw(str(conf.get("after_body", "")))
-        answer.page, answer.rewritten, answer.unframed = False, answer.framing == "proxied", ""
+        replaced = conf.get("body") is not None
+        ends = replaced or not (answer.cut or answer.unended)
+        body = raw(str(conf["body"])) if replaced else answer.body or b""
+        after = raw(str(conf.get("after_body", ""))) if ends else b""
+        answer.body = raw(str(conf.get("before_body", ""))) + body + after
+        answer.unended = answer.unended and not replaced
+        answer.page, answer.rewritten, answer.unframed = False, ends and answer.framing == "proxied", ""
     for name, value in (conf.get("headers") or {}).items():
         values = [header_value(str(value))] if value != "" else []
         answer.headers = set_header(answer.headers, header_name(name), values)
