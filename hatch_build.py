@@ -16,7 +16,12 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("gatewright/_parts.c", "gatewright/gateways/apisix/_quick.c", "gatewright/gateways/apisix/_turn.c")
+SOURCES = (
+    "gatewright/_parts.c",
+    "gatewright/gateways/apisix/_quick.c",
+    "gatewright/gateways/apisix/_turn.c",
+    "gatewright/gateways/lean/_brought.c",
+)
 
 
 class CustomBuildHook(BuildHookInterface):

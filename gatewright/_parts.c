@@ -30,7 +30,7 @@ static void freed(PyObject *self) {
 
 /* --- CallParts: what a call is made of (see `call.Call`) */
 
-enum { SOURCE, TOKEN, ASKER, ROUTE, PATH, BODY, HEADERS, QUERY, ANSWER_HEADERS, ASKS, WARNING, PARTS };
+enum { SOURCE, TOKEN, ASKER, ROUTE, PATH, BODY, HEADERS, QUERY, ANSWER_HEADERS, ASKS, WARNING, CTX, CONSUMER, PARTS };
 
 typedef struct {
     PyObject_HEAD
@@ -106,7 +106,8 @@ static PyObject *call_header_changes(CallParts *self, PyObject *unused) {
 static PyMemberDef call_members[] = {
     PART("source", SOURCE), PART("conf_token", TOKEN), PART("asker", ASKER), PART("route", ROUTE), PART("path", PATH),
     PART("body", BODY), PART("seen_headers", HEADERS), PART("seen_query", QUERY),
-    PART("seen_response_headers", ANSWER_HEADERS), PART("asks", ASKS), PART("warning", WARNING), {NULL, 0, 0, 0, NULL},
+    PART("seen_response_headers", ANSWER_HEADERS), PART("asks", ASKS), PART("warning", WARNING),
+    PART("kept_ctx", CTX), PART("consumer_change", CONSUMER), {NULL, 0, 0, 0, NULL},
 };
 
 static PyMethodDef call_methods[] = {

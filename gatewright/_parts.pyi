@@ -19,6 +19,8 @@ class CallParts:
     seen_response_headers: Headers | None
     asks: bool
     warning: str
+    kept_ctx: dict[str, Any] | None
+    consumer_change: str | None
     def __init__(self, source: Any, conf_token: int) -> None: ...
     def header_changes(self) -> tuple[tuple[str, Change], ...] | None: ...
 

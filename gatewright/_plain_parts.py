@@ -24,6 +24,8 @@ class CallParts:
     seen_response_headers: Headers | None = None
     asks: bool = False
     warning: str = ""
+    kept_ctx: dict[str, Any] | None = None
+    consumer_change: str | None = None
 
     def __init__(self, source: Any, conf_token: int) -> None:
         self.source = source

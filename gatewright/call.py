@@ -193,9 +193,7 @@ class Call(CallParts):
     record: Any = None
     place: str | None = None
     takes_consumer: bool = False
-    consumer_change: str | None = None
     response_unseen: bool = False
-    kept_ctx: dict[str, Any] | None = None
     ctx_source: Callable[[Call], dict[str, Any]] | None = None
 
     @property

@@ -16,7 +16,8 @@ from gatewright.runtime.copies import Copies
 __all__ = ["Draft"]
 
 _MAPPINGS = ("seen_headers", "seen_query", "seen_response_headers")
-_PARTS = ("route", "path", "body", "asks", "warning")  # which a call may keep elsewhere than in its `__dict__`
+_PARTS = ("route", "path", "body", "asks", "warning", "kept_ctx", "consumer_change")
+"""Which a call may keep elsewhere than in its `__dict__`."""
 _CHANGES = ("path", "body", "status_change", "response_body", "asks", "consumer_change")
 _LEARNED = (
     "read_body",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol, Self
 from urllib.parse import unquote
 
 from gatewright.datastructures import Finder, Headers
 from gatewright.errors import NotAvailableError, ProtocolError
+from gatewright.gateways.lean._which_brought import Brought
 from gatewright.gateways.lean.needs import EARLY, fields_of
 from gatewright.http import Call, RequestCall, ResponseCall
+from gatewright.parts import Lookup
 from gatewright.runtime.kept import unpack
 
 __all__ = [
@@ -24,6 +27,9 @@ __all__ = [
 ]
 
 Entries = list[tuple[str, "str | None"]]
+
+_ALWAYS: Final = sys.maxsize
+"""It's cheaper to look one header up, however many were before."""
 
 
 class Teller(Protocol):
@@ -48,7 +54,7 @@ def read_header_text(text: bytes) -> Entries:
     return entries
 
 
-class LeanSource:
+class LeanSource(Brought):
     """One call's facts (see `gatewright.http.CallSource`), and what a handler has looked at.
 
     Attributes:
@@ -60,13 +66,13 @@ class LeanSource:
         teller: who tells what was not brought; set by the driver.
     """
 
-    __slots__ = ("_told", "fields", "id", "index", "note", "plan", "teller")
+    __slots__ = ()
 
-    note: Callable[[str], None]
     teller: Teller
 
-    def __init__(self, id: int, fields: Sequence[bytes | None]) -> None:
-        """Take a call.
+    @staticmethod
+    def index_of(fields: list[bytes | None]) -> Mapping[str, int]:
+        """Where each thing is that a call brings.
 
         Raises:
             ProtocolError: the fields are not what the first of them says.
@@ -77,11 +83,7 @@ class LeanSource:
         index = fields_of(plan)
         if len(index) + 1 != len(fields):
             raise ProtocolError(f"a call of {len(fields)} fields brings {len(index)} things")
-        self.id = id
-        self.plan = plan
-        self.index = index
-        self.fields = fields
-        self._told: dict[str, bytes | None] | None = None
+        return index
 
     def brings(self, name: str) -> bool:
         """Whether it was brought, or has been asked for."""
@@ -153,16 +155,16 @@ class LeanSource:
         """All have been brought."""
         return self.brings("headers")
 
-    def header_values(self, name: str) -> Sequence[str | None] | None:
-        """See `CallSource`."""
+    def look_up(self, name: str) -> Sequence[str | None] | None:
+        """`header_values` (see `CallSource`), of one that may not have been brought for itself."""
         return header_values(self, "headers", "h:", name)
 
     def may_have_alike(self, names: tuple[str, ...]) -> bool:
         """See `CallSource`."""
         return True
 
-    def has_header(self, name: str) -> bool | None:
-        """Whether there is a header of this name."""
+    def look_for(self, name: str) -> bool | None:
+        """`has_header` (see `CallSource`), of one that may not have been brought for itself."""
         return bool(header_values(self, "headers", "h:", name))
 
 
@@ -187,23 +189,15 @@ def _decoded(text: str) -> str:
     return unquote(text.replace("+", " "), errors="surrogateescape")
 
 
-class NamedHeaders(Headers):
+class _NamedHeaders(Headers):
     """Headers of which single ones can be had without the others."""
 
-    _of: LeanSource | None = None
+    _source: LeanSource | None = None
     _prefix = "h:"
     _together = "headers"
 
-    @classmethod
-    def of(cls, source: LeanSource) -> Self:
-        """Headers of a call."""
-        self = cls.__new__(cls)
-        self._of = source
-        self.changes = {}
-        return self
-
     def _entries(self) -> Entries:
-        source = self._of
+        source = self._source
         if source is None or self._original is not None:
             return super()._entries()
         entries = self._original = self._read(source)
@@ -214,7 +208,7 @@ class NamedHeaders(Headers):
         return source.read_headers()
 
     def _values(self, key: str) -> Sequence[str | None]:
-        source = self._of
+        source = self._source
         if source is None or key in self.changes or self._original is not None:
             return super()._values(key)
         number = source.index.get(self._prefix + key)
@@ -226,11 +220,31 @@ class NamedHeaders(Headers):
         return (raw.decode("utf-8", "surrogateescape"),) if b"\n" not in raw else text_of(raw).split("\n")
 
 
-class NamedResponseHeaders(NamedHeaders):
-    """The same of a response."""
+class NamedHeaders(Lookup, _NamedHeaders):
+    """Those of a request."""
+
+    _plain = Headers  # type: ignore[assignment]
+
+    # What `Lookup` has no quick way for, where it is in C.
+    _contains = _NamedHeaders.__contains__
+    _getitem = _NamedHeaders.__getitem__
+    _setitem = _NamedHeaders.__setitem__
+    _delitem = _NamedHeaders.__delitem__
+
+
+class NamedResponseHeaders(_NamedHeaders):
+    """Those of a response."""
 
     _prefix = "r:"
     _together = "rheaders"
+
+    @classmethod
+    def of(cls, source: LeanSource) -> Self:
+        """Headers of a call."""
+        self = cls.__new__(cls)
+        self._source = source
+        self.changes = {}
+        return self
 
     @staticmethod
     def _read(source: LeanSource) -> Entries:
@@ -275,7 +289,7 @@ class _LeanCall(Call):
         """The request's headers."""
         headers = self.seen_headers
         if headers is None:
-            headers = self.seen_headers = NamedHeaders.of(self.source)
+            headers = self.seen_headers = NamedHeaders.of(self.source, None, _ALWAYS)
         return headers
 
     @property

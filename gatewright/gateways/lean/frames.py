@@ -15,6 +15,7 @@ from enum import IntEnum, IntFlag
 from functools import lru_cache
 from typing import Final
 
+from gatewright.built import brought
 from gatewright.errors import ProtocolError
 
 __all__ = [
@@ -117,8 +118,9 @@ class FrameBuffer:
             data = b"".join(self._parts)
             self._parts.clear()
             self.buffered = 0
-        frames: list[Frame] = []
-        at, end = 0, len(data)
+        frames: list[Frame]
+        frames, at = ([], 0) if brought is None else brought.split(data, self._max_size)
+        end = len(data)
         while at + HEAD_SIZE <= end:
             size, kind, flags, count, id, argument = _unpack_head(data, at)
             if size > self._max_size:

@@ -129,13 +129,10 @@ def request_answer(call: Call, response: Response | None, plan: bytes | None) ->
     """
     id = call.source.id
     headers = call.seen_headers
-    if (
-        response is None and plan is None and call.path is None and call.body is None and call.seen_query is None
-        and call.seen_response_headers is None and not call.kept_ctx and call.consumer_change is None
-    ):  # fmt: skip
-        changes = headers.changes if headers is not None else None
+    changes = call.header_changes()
+    if changes is not None and response is None and plan is None and not call.kept_ctx and call.consumer_change is None:
         try:
-            head, tail = _header_answer(tuple(changes.items()) if changes else ())
+            head, tail = _header_answer(changes)
         except NotKeptError as long:
             head, tail = long.parts
         return head + id.to_bytes(4, "little") + tail
