@@ -6,6 +6,7 @@ import gc
 import random
 import sys
 import tracemalloc
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def test_frames_are_taken_apart_alike(
         if at < len(data):
             data[at] = byte
     places = sorted({0, *(cut for cut in cuts if cut < len(data)), len(data)})
-    pieces = [bytes(data[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    pieces = [bytes(data[a:b]) for a, b in pairwise(places)]
     assert fed(frames, pieces, most) == fed(plain_frames, pieces, most)
 
 
