@@ -39,6 +39,10 @@ def parse_address(text: str, name: str = "listen") -> Address:
         rest = rest.removeprefix("unix:")
         if rest.startswith("//"):
             rest = rest[2:]
+        if rest.startswith("@") or "\0" in rest:
+            raise ConfigError(
+                f"{name}: an abstract socket has no rights, so everybody may connect: a path, not {text!r}"
+            )
         if rest:
             return Address(path=rest)
     elif rest.startswith(("/", "./", "../")):

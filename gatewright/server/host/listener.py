@@ -28,6 +28,7 @@ from gatewright.settings import Address, Settings, parse_address
 __all__ = ["BACKLOG", "Listener", "passed_socket", "watches_parent"]
 
 _FIRST_PASSED = 3
+_MOST_ID = (1 << 32) - 2
 BACKLOG = 2048
 """Connections that may wait to be accepted; a gateway's workers may all dial at once."""
 
@@ -277,12 +278,9 @@ def _owner_ids(path: Path, mode: int, owner: str, group: str, warn: bool) -> tup
     uid = gid = -1
     if owner:
         try:
-            entry = pwd.getpwuid(int(owner)) if owner.isdigit() else pwd.getpwnam(owner)
-            uid = entry.pw_uid
+            uid = _number(owner, "socket_owner") if owner.isdecimal() else pwd.getpwnam(owner).pw_uid
         except KeyError:
-            if not owner.isdigit():
-                raise ListenError(f"socket_owner: there is no user {owner!r}") from None
-            uid = int(owner)
+            raise ListenError(f"socket_owner: there is no user {owner!r}") from None
     elif os.geteuid() == 0:
         found = find_gateway_user()
         if found.uid is not None:
@@ -302,10 +300,17 @@ def _owner_ids(path: Path, mode: int, owner: str, group: str, warn: bool) -> tup
             )
     if group:
         try:
-            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+            gid = _number(group, "socket_group") if group.isdecimal() else grp.getgrnam(group).gr_gid
         except KeyError:
             raise ListenError(f"socket_group: there is no group {group!r}") from None
     return uid, gid
+
+
+def _number(text: str, setting: str) -> int:
+    number = int(text)
+    if number > _MOST_ID:  # the next one means "as it is"
+        raise ListenError(f"{setting}: there is no number {text[:20]}: {_MOST_ID} is the highest")
+    return number
 
 
 def watches_parent(settings: Settings) -> bool:

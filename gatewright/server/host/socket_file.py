@@ -65,6 +65,8 @@ def bind_file(
     Raises:
         ListenError: the path is taken or not ours to take; the message says by whom and what to do.
     """
+    if not path.name:
+        raise ListenError(f"{path} is a directory: choose another path with --listen")
     with _open_directory(path, open_directory) as directory:
         replaces = _clear_the_way(path, directory, may_replace)
         place = path.with_name(path.name + _BESIDE) if replaces else path
@@ -124,16 +126,28 @@ def _open_directory(path: Path, open_directory: bool) -> Iterator[int]:
         raise ListenError(f"{path}: {error.strerror}") from None
     try:
         rights = os.fstat(directory).st_mode
-        if rights & _OTHERS_WRITE and not rights & stat.S_ISVTX and not open_directory:
-            raise ListenError(
-                f"{path}: everybody may replace files in {path.parent} (mode {stat.S_IMODE(rights):04o}), and so pose "
-                f"as the runner: chmod o-w or +t, listen elsewhere, or accept it with --socket-open-directory"
-            )
+        if not open_directory:
+            _check_open_to_others(path, path.parent, rights)
+            for above in {
+                *path.absolute().parent.parents,
+                *path.parent.resolve().parents,
+            }:  # a link's, and its target's
+                with contextlib.suppress(OSError):  # one that we may not look at
+                    _check_open_to_others(path, above, above.stat().st_mode)
         if lockable:
             _lock(path, directory)
         yield directory
     finally:
         os.close(directory)  # and with it the lock
+
+
+def _check_open_to_others(path: Path, directory: Path, rights: int) -> None:
+    """See that not everybody may put another file, or another directory, in the place of what is in a directory."""
+    if rights & _OTHERS_WRITE and not rights & stat.S_ISVTX:
+        raise ListenError(
+            f"{path}: everybody may replace files in {directory} (mode {stat.S_IMODE(rights):04o}), and so pose "
+            f"as the runner: chmod o-w or +t, listen elsewhere, or accept it with --socket-open-directory"
+        )
 
 
 def _lock(path: Path, directory: int) -> None:

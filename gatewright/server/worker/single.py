@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Protocol
 
 from gatewright._version import __version__
@@ -139,7 +140,7 @@ async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerP
             if parent and os.getppid() != parent:
                 log.warning("the process that started this runner is gone: stopping")
                 stop.set()
-            if not stop.is_set():
+            if not stop.is_set() and Path(main.address.path).is_absolute():  # a plugin may go elsewhere
                 places.look()
             notifier.alive()
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from gatewright.errors import ListenError
+from gatewright.errors import ConfigError, ListenError
 from gatewright.server.host import socket_file
 from gatewright.server.host.listener import Listener
 from gatewright.server.host.socket_file import bind_file, remove_file
-from gatewright.settings import Address
+from gatewright.settings import Address, parse_address
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
@@ -198,3 +198,33 @@ def test_run_as_nobody_the_socket_is_nobodys_alone(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.stdout.strip() == "0o600", run.stderr
+
+
+def test_a_directory_above_in_which_everybody_may_replace_is_refused_as_well(tmp_path: Path) -> None:
+    (tmp_path / "open" / "own").mkdir(parents=True)
+    (tmp_path / "safe").mkdir()
+    (tmp_path / "open" / "link").symlink_to(tmp_path / "safe")
+    (tmp_path / "safe" / "link").symlink_to(tmp_path / "open" / "own")
+    (tmp_path / "open").chmod(0o777)
+    for directory in ("open/own", "open/link", "safe/link"):
+        with pytest.raises(ListenError, match=f"everybody may replace files in {tmp_path / 'open'} "):
+            bind(tmp_path / directory / "r.sock")
+    (tmp_path / "open").chmod(0o1777)
+    bind(tmp_path / "open" / "own" / "r.sock").close()
+
+
+def test_a_directory_is_no_place_for_a_socket() -> None:
+    with pytest.raises(ListenError, match="is a directory"):
+        bind(Path("/"))
+
+
+@pytest.mark.parametrize(("setting", "value"), [("owner", "99999999999"), ("group", "4294967295")])
+def test_a_number_that_nobody_has_is_refused(tmp_path: Path, setting: str, value: str) -> None:
+    with pytest.raises(ListenError, match=f"socket_{setting}: there is no number"):
+        Listener.bind(Address(path=str(tmp_path / "r.sock")), **{setting: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("address", ["unix:@gatewright", "unix:\0gatewright", "unix:/tmp/a\0b"])
+def test_an_abstract_socket_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="everybody may connect"):
+        parse_address(address)

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from gatewright.server.host import listener
-from gatewright.server.supervisor import places
+from gatewright.server.host import listener, places
 from gatewright.settings import Address, Settings
 from tests.kong.conftest import wait_until
 
