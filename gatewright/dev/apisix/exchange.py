@@ -82,6 +82,8 @@ class Exchange:
             told = forwarded_address(self.table["x-real-ip"][0])
             self.client_ip, self.client_port = told or (self.client_ip, self.client_port)
         self.body = request.body
+        self.most_body = 0
+        """More bytes of a body in chunks aren't read; 0: any."""
         self._upload_is_read = False
         self._call_method: str | None = None
         self.body_read = False
@@ -170,6 +172,13 @@ class Exchange:
         """Lua can't read the body of HTTP/2 without Content-Length, be there one or not; not so of later versions."""
         announced = any(name.lower() == "content-length" for name, _ in self.headers)
         return self.request.version == "2" and not announced and not self.behaviour.reads_unsized_bodies
+
+    @property
+    def body_fault(self) -> int:
+        """The status that reading the body ends the request with; 0 if nothing is wrong with it."""
+        if self.request.body_is_broken:
+            return 400
+        return 413 if self.most_body and len(self.request.body) > self.most_body else 0
 
     @property
     def body_is_left(self) -> bool:

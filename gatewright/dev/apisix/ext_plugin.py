@@ -37,7 +37,7 @@ def _tell(error: RpcError) -> None:
 
 
 class _BrokenBodyError(Exception):
-    """The client's body is read, and is none: nginx ends the request with its 400."""
+    """The client's body is read, and is none: nginx ends the request with its page."""
 
 
 class ExtPlugin:
@@ -96,7 +96,7 @@ class ExtPlugin:
         except RpcError as error:
             return self._failed(exchange, plugin, error)
         except _BrokenBodyError:
-            return Answer(400, exchange.response_headers, page=True)
+            return Answer(exchange.body_fault, exchange.response_headers, page=True)
         note_reply(action)
         if action is None:
             return None
@@ -104,8 +104,8 @@ class ExtPlugin:
             return exited(exchange, action.status or 200, action.body or None)
         if action.body or any(name.lower() == "content-length" for name, _ in action.headers):
             await exchange.read_body()
-        if action.body and exchange.request.body_is_broken:
-            return Answer(400, exchange.response_headers, page=True)
+        if action.body and exchange.body_fault:
+            return Answer(exchange.body_fault, exchange.response_headers, page=True)
         exchange.apply_rewrite(action)
         return cut_or_awaited(exchange)
 
@@ -131,7 +131,7 @@ class ExtPlugin:
                 log.error("failed to read request body: HTTP/2 without content-length")
                 return None
             exchange.body_read = True
-            if exchange.request.body_is_broken:
+            if exchange.body_fault:
                 raise _BrokenBodyError
             return exchange.body or None
         if question.kind == InfoType.RESP_BODY:
@@ -155,8 +155,8 @@ class ExtPlugin:
             return Answer(502, page=True)
         await exchange.read_body()
         exchange.body_read = True
-        if exchange.request.body_is_broken:
-            return Answer(400, page=True)
+        if exchange.body_fault:
+            return Answer(exchange.body_fault, page=True)
         try:
             got = await subrequest(exchange, upstream, self._upstream_timeout, self._send)
         except UpstreamError as error:

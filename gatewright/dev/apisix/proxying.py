@@ -156,8 +156,8 @@ async def proxy(exchange: Exchange, turn: Turn, timeout: float, send: Sender, en
     """
     await exchange.read_body()
     request = exchange.request
-    if request.body_is_broken and not exchange.body_changed:
-        return Answer(400, exchange.response_headers, page=True)
+    if exchange.body_fault and not exchange.body_changed:
+        return Answer(exchange.body_fault, exchange.response_headers, page=True)
     if request.is_gone():
         log.warning("the client has gone; the upstream is not asked")
         return Answer(0)

@@ -223,9 +223,10 @@ class _Builder:
                         "here APISIX looks for plugins of its own; one of the runner's is named in plugins: "
                         f"{{ext-plugin-pre-req: {{conf: [{{name: {name}, value: '{{...}}'}}]}}}}",
                     )
-                logging.getLogger("gatewright.dev").warning(
-                    "%s: plugin %s is ignored: the development gateway has only %s", place, name, ", ".join(PLUGINS)
-                )
+                why = f"the development gateway has only {', '.join(PLUGINS)}"
+                if name.startswith("serverless-"):
+                    why = "the development gateway runs no Lua"
+                logging.getLogger("gatewright.dev").warning("%s: plugin %s is ignored: %s", place, name, why)
                 continue
             conf = conf or {}
             if isinstance(conf.get("_meta"), dict) and conf["_meta"].get("disable"):

@@ -19,9 +19,11 @@ class Counters:
 
     Attributes:
         left: by key.
+        excess: how many there were too many lately, and when that was found, by key.
     """
 
     left: dict[str, tuple[int, float]] = field(default_factory=dict)
+    excess: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
