@@ -9,6 +9,7 @@ import pytest
 
 from gatewright.dev.apisix.routes import build_routes
 from gatewright.dev.target import Upstream
+from gatewright.errors import ConfigError
 from gatewright.gateways.apisix import replies
 from gatewright.gateways.apisix.replies import Rewrite
 from tests.dev.test_exchanges import PRE, gateway, request
@@ -115,6 +116,40 @@ async def test_a_consumers_response_rewrite_is_the_answers(tmp_path: Path) -> No
     async with gateway(tmp_path, plugins={"key-auth": {}}, consumers=[ann]) as seen:
         assert b"X-Ann: 1\r\n" in await seen.send(request("apikey: k"))
         assert b"X-Ann" not in await seen.send(request())
+
+
+def grouped(*plugins: dict[str, Any]) -> dict[str, Any]:
+    """Ann in a group, whose plugins come first."""
+    of_group, of_ann = plugins
+    ann = {"username": "ann", "group_id": "g", "plugins": {"key-auth": {"key": "k"}, **of_ann}}
+    return {"consumers": [ann], "consumer_groups": [{"id": "g", "plugins": of_group}]}
+
+
+async def test_a_consumer_group_s_plugins_are_the_consumer_s(tmp_path: Path) -> None:
+    async with gateway(tmp_path, plugins={"key-auth": {}}, **grouped(PRE, {})) as seen:
+        await seen.send(request("apikey: k"))
+    assert seen.prepared == ["route&consumer&consumer_group#r&ann&g#ext-plugin-pre-req"]
+
+
+async def test_a_consumer_s_own_plugin_wins_over_its_group_s(tmp_path: Path) -> None:
+    to = [{"proxy-rewrite": {"uri": f"/{name}"}} for name in ("group", "ann")]
+    async with gateway(tmp_path, plugins={"key-auth": {}}, **grouped(*to)) as seen:
+        await seen.send(request("apikey: k"))
+    assert seen.upstream[0].startswith(b"GET /ann HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(("way", "status"), [("whitelist", b"200"), ("blacklist", b"403")])
+async def test_a_consumer_group_is_known_by_its_id(tmp_path: Path, way: str, status: bytes) -> None:
+    by_group = {"consumer-restriction": {"type": "consumer_group_id", way: ["g"]}}
+    rewrite = {"proxy-rewrite": {"headers": {"set": {"X-Group": "$consumer_group_id"}}}}
+    async with gateway(tmp_path, plugins={"key-auth": {}, **by_group}, **grouped(rewrite, {})) as seen:
+        assert (await seen.send(request("apikey: k")))[9:12] == status
+    assert all(b"X-Group: g\r\n" in sent for sent in seen.upstream)
+
+
+def test_a_consumer_group_that_there_is_not_is_told() -> None:
+    with pytest.raises(ConfigError, match="consumer ann: there is no consumer group 'g'"):
+        build_routes({"routes": [], "consumers": [{"username": "ann", "group_id": "g"}]})
 
 
 async def test_a_connection_that_ended_is_worth_another_one_only_if_it_was_kept(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ from gatewright.errors import ConfigError
 __all__ = ["PREFIX", "AdminApi"]
 
 PREFIX: Final = "/apisix/admin/"
-_KINDS: Final = ("routes", "services", "upstreams", "consumers", "global_rules", "plugin_configs")
+_KINDS: Final = (
+    "routes", "services", "upstreams", "consumers", "consumer_groups", "global_rules", "plugin_configs"
+)  # fmt: skip
 _METHODS: Final = ("GET", "PUT", "POST", "PATCH", "DELETE")
 
 

@@ -209,6 +209,10 @@ class DevGateway:
         if (answer := await self._run(exchange, route.plugins, "rewrite")) is not None:
             return answer
         if exchange.consumer_name is not None:
+            if exchange.consumer_name in self.routes.groups:
+                exchange.route_facts = {
+                    **route.facts, "consumer_group_id": self.routes.groups[exchange.consumer_name][0]
+                }  # fmt: skip
             exchange.plugins = self._with_consumer(exchange.consumer_name, route)
             again = self._again(exchange.plugins, route)
             if (answer := await self._run(exchange, again, "rewrite", again=True)) is not None:
@@ -294,9 +298,14 @@ class DevGateway:
 
     def _with_consumer(self, name: str, route: Route) -> dict[str, PluginConf]:
         """The route's plugins, and its consumer's in their place, under the key that they have for both."""
-        given = {plugin: PluginConf(conf, "") for plugin, conf in self.routes.known_consumers[name].items()}
+        group, shared = self.routes.groups.get(name, ("", {}))
+        own = {**shared, **self.routes.known_consumers[name]}
+        given = {plugin: PluginConf(conf, "") for plugin, conf in own.items()}
         kind, place = f"{route.conf_type}&consumer", f"{route.conf_id}&{name}"
         version = f"{route.version}&{self.routes.version}"
+        if group:
+            kind, place = f"{kind}&consumer_group", f"{place}&{group}"
+            version = f"{version}&{self.routes.version}"
         return {
             plugin: PluginConf(conf.conf, f"{kind}#{place}#{plugin}#{version}", conf.condition)
             for plugin, conf in {**route.plugins, **given}.items()

@@ -101,6 +101,8 @@ class Routes:
     version: str = ""
     known_consumers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """All of them, by name: their plugins."""
+    groups: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
+    """The groups that consumers are in, by the consumers' names: their ids and plugins."""
     custom_ids: Mapping[str, str] = field(default_factory=dict)
     """What consumers are called elsewhere, by name: their label `custom_id`."""
 

@@ -144,7 +144,7 @@ class _Builder:
         rules = []
         for rule in self._content.get("global_rules") or []:
             rules.append(self._plugins(rule.get("plugins") or {}, "global_rule", str(rule["id"]), "global rule"))
-        known, custom_ids = {}, {}
+        known, custom_ids, groups = {}, {}, {}
         for consumer in self._content.get("consumers") or []:
             name = str(consumer.get("username"))
             known[name] = {
@@ -153,7 +153,18 @@ class _Builder:
             }
             if "custom_id" in (consumer.get("labels") or {}):
                 custom_ids[name] = str(consumer["labels"]["custom_id"])
-        return Routes(routes, rules, self._version, known, custom_ids)
+            if "group_id" in consumer:
+                groups[name] = self._group_of(name, str(consumer["group_id"]))
+        return Routes(routes, rules, self._version, known, groups, custom_ids)
+
+    def _group_of(self, name: str, id: str) -> tuple[str, dict[str, Any]]:
+        group = self._by_id("consumer_groups").get(id)
+        if group is None:
+            raise self._fail(f"consumer {name}", f"there is no consumer group {id!r}")
+        return id, {
+            plugin: self._lean_conf(conf, f"consumer group {id}: {plugin}") if plugin in LEAN_PLUGINS else conf
+            for plugin, conf in (group.get("plugins") or {}).items()
+        }
 
     def _route(
         self,

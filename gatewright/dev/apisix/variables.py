@@ -146,6 +146,7 @@ _PROXY_CACHE: Final = {
 _APISIX: Final[dict[str, Callable[[Exchange], str | None]]] = {
     "balancer_ip": lambda exchange: exchange.balancer[0] if exchange.balancer else None,
     "balancer_port": lambda exchange: str(exchange.balancer[1]) if exchange.balancer else None,
+    "consumer_group_id": lambda exchange: exchange.route_facts.get("consumer_group_id"),
     "consumer_name": lambda exchange: exchange.consumer_name,
     "method": lambda exchange: exchange.request.method,
     "real_request_uri": lambda exchange: exchange.target.unparsed,

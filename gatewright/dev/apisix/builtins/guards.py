@@ -103,6 +103,8 @@ def check_limit(conf: Mapping[str, Any]) -> None:
 def _place(plugin: PluginConf) -> str:
     """Where a plugin is and what it says: all consumers of a route have one counter, which a reload doesn't touch."""
     kind, place, *_ = plugin.key.split("#")
+    if kind.endswith("&consumer_group"):
+        kind, place = kind.removesuffix("&consumer_group"), place.rpartition("&")[0]
     if kind.endswith("&consumer"):
         kind, place = kind.removesuffix("&consumer"), place.rpartition("&")[0]
     return f"{kind}#{place}#{sorted(plugin.conf.items())}"
