@@ -22,7 +22,7 @@ import json
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from gatewright.errors import PluginError, ProtocolError
@@ -45,6 +45,7 @@ _QUERY_ARG: Final = "kong.request.get_query_arg"
 _QUERY: Final = METHODS["kong.request.get_query"]
 _MAX_KNOWN: Final = 1024
 _LONGEST_KNOWN: Final = 256
+_MOST_KEPT: Final = 512
 _MOST_AHEAD: Final = 64  # calls that Kong may be behind by
 _EMPTY_FRAME: Final = _pack_length(0)
 
@@ -178,21 +179,15 @@ class ProtoBufSession:
 
     def call(self, ticket: int, event: int, method: str, args: Sequence[Any]) -> bytes:
         """A PDK call."""
-        known = METHODS.get(method) or METHODS.get(_ALIASES.get(method, ""))
-        if known is None:
-            raise PluginError(f"{method} does not exist over Protobuf; over MessagePack any kong.* function does")
-        try:
-            payload = known.encode(args)
-        except PluginError as error:
-            raise PluginError(f"{method}: {error}") from None
-        decode = known.decode
-        if method == _QUERY_ARG:  # a bare argument is `true` for Kong, which has no place in the answer
-            known, payload = _QUERY, _QUERY.encode(())
-            decode = partial(_first_of, name=args[0] if args else "")
-        self.ahead = not known.gives and not self.patient and len(self._expected) < _MOST_AHEAD
-        self._expected.append(None if self.ahead else decode)
+        length = 0
+        for arg in args:
+            length += len(arg) if type(arg) is str else _LONGEST_KNOWN  # 1 and True are one key, and not one argument
+        frame, decode, gives = _call_of(method, args) if length >= _LONGEST_KNOWN else _kept_call(method, *args)
+        expected = self._expected
+        self.ahead = ahead = not gives and not self.patient and len(expected) < _MOST_AHEAD
+        expected.append(None if ahead else decode)
         self.buffered += 1
-        return known.frame + _pack_length(len(payload)) + payload
+        return frame
 
     def done(self, ticket: int, event: int) -> bytes:
         """The end of an event. Its sequence is known: there is no other event on this connection."""
@@ -210,6 +205,28 @@ class ProtoBufSession:
     def last_words(cls, asked: bytes, refusal: Sequence[Any]) -> bytes:
         """The refusal, for an event. Kong reads it next, even if it's at work on a PDK call."""
         return cls().call(0, 0, "kong.response.exit", refusal)
+
+
+def _call_of(method: str, args: Sequence[Any]) -> tuple[bytes, Callable[[bytes], Any], bool]:
+    """A call's frames, what reads its answer, and whether that says anything."""
+    known = METHODS.get(method) or METHODS.get(_ALIASES.get(method, ""))
+    if known is None:
+        raise PluginError(f"{method} does not exist over Protobuf; over MessagePack any kong.* function does")
+    try:
+        payload = known.encode(args)
+    except PluginError as error:
+        raise PluginError(f"{method}: {error}") from None
+    decode = known.decode
+    if method == _QUERY_ARG:  # a bare argument is `true` for Kong, which has no place in the answer
+        known, payload = _QUERY, _QUERY.encode(())
+        decode = partial(_first_of, name=args[0] if args else "")
+    return known.frame + _pack_length(len(payload)) + payload, decode, bool(known.gives)
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _kept_call(method: str, *args: str) -> tuple[bytes, Callable[[bytes], Any], bool]:
+    """As `_call_of`: the same header with the same value, say, is set over and over."""
+    return _call_of(method, args)
 
 
 def _first_of(data: bytes, *, name: Any) -> Any:
