@@ -139,16 +139,19 @@ typedef struct {
     PyObject *call;
 } View;
 
-static PyObject *view_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords) {
+static int view_init(View *self, PyObject *arguments, PyObject *keywords) {
     static char *names[] = {"call", NULL};
     PyObject *call;
     if (keywords == NULL && PyTuple_Size(arguments) == 1)
         call = PyTuple_GetItem(arguments, 0);
     else if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O:View", names, &call))
-        return NULL;
-    View *self = (View *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
-    if (self != NULL) self->call = Py_NewRef(call);
-    return (PyObject *)self;
+        return -1;
+    if (call != self->call) {
+        PyObject *before = self->call;
+        self->call = Py_NewRef(call);
+        Py_XDECREF(before);
+    }
+    return 0;
 }
 
 static int view_traverse(View *self, visitproc visit, void *arg) {
@@ -191,7 +194,8 @@ static PyGetSetDef view_getset[] = {
 
 static PyType_Slot view_slots[] = {
     {Py_tp_doc, "View(call): what a plugin sees of a call."},
-    {Py_tp_new, view_new},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_init, view_init},
     {Py_tp_traverse, view_traverse},
     {Py_tp_clear, view_clear},
     {Py_tp_dealloc, view_dealloc},

@@ -183,6 +183,13 @@ def test_a_view_shows_headers_and_lets_nobody_set_them(parts: Any) -> None:
     for wrong in ((), (call, call)):
         with pytest.raises(TypeError):
             parts.View(*wrong)
+
+    class Own(parts.View):  # type: ignore[misc, name-defined]
+        def __init__(self, call: Any, more: str) -> None:
+            super().__init__(call)
+            self.more = more
+
+    assert Own(call, more="x").headers is call.headers
     with pytest.raises(AttributeError):
         parts.View("no call").headers  # noqa: B018
     with pytest.raises(AttributeError):
