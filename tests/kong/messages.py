@@ -23,6 +23,8 @@ class Messages:
 
     def __init__(self, descriptors: bytes) -> None:
         self._pool = descriptor_pool.DescriptorPool()
+        self._classes: dict[str, Any] = {}
+        """Kept: the library itself may hand out one that is being collected, in another thread, and then crashes."""
         for file in descriptor_pb2.FileDescriptorSet.FromString(descriptors).file:
             self._pool.Add(file)  # type: ignore[no-untyped-call]
         self.methods = {
@@ -34,7 +36,9 @@ class Messages:
 
     def _class(self, name: str) -> Any:
         full = name if "." in name else f"kong_plugin_protocol.{name}"
-        return message_factory.GetMessageClass(self._pool.FindMessageTypeByName(full))
+        if full not in self._classes:
+            self._classes[full] = message_factory.GetMessageClass(self._pool.FindMessageTypeByName(full))
+        return self._classes[full]
 
     def plain(self, value: Any) -> Any:
         """A google.protobuf.Value, Struct or ListValue as Python has it."""
