@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +18,7 @@ from gatewright.datastructures import CutEntries
 from gatewright.http import SyncRequest
 from gatewright.runtime.stats import BOUNDS, new_tally
 from tests.gateways.pure import again
+from tests.growth import growth
 
 _, plain_parts, plain_call = again("gatewright.built", "gatewright.parts", "gatewright.call")
 needs_c = pytest.mark.skipif(built is None, reason="nothing was built in C: no compiler was there")
@@ -236,19 +235,7 @@ def test_nothing_is_left_behind() -> None:
             call.ctx_source = view  # type: ignore[assignment]  # a circle
             call.header_changes()
 
-    look("a")
-    gc.collect()
     kinds = sys.getrefcount(SyncRequest), sys.getrefcount(quick_call.Call), sys.getrefcount(quick_call.SourceHeaders)
-    tracemalloc.start()
-    try:
-        look("b")
-        gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        look("c")
-        gc.collect()
-        grown = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert grown < 150_000, "of some 400 bytes for each name, those of one round may be kept"
+    assert growth(look) < 150_000, "of some 400 bytes for each name, those of one round may be kept"
     after = sys.getrefcount(SyncRequest), sys.getrefcount(quick_call.Call), sys.getrefcount(quick_call.SourceHeaders)
     assert after == kinds

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import sys
-import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +16,7 @@ from gatewright.errors import ProtocolError
 from gatewright.gateways.lean import calls, frames
 from gatewright.gateways.lean.frames import Kind, encode_frame
 from tests.gateways.pure import again
+from tests.growth import growth
 
 _LEAN = "gatewright.gateways.lean"
 _, plain_frames, _, plain_calls = again(
@@ -160,20 +159,8 @@ def test_nothing_is_left_behind() -> None:
             call = calls.LeanRequestCall(source, 3)
             assert call.headers.get(f"{prefix}-{number}") == "value"
 
-    look("a")
-    gc.collect()
     kinds = sys.getrefcount(calls.LeanSource), sys.getrefcount(calls.LeanRequestCall), sys.getrefcount(frame)
-    tracemalloc.start()
-    try:
-        look("b")
-        gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        look("c")
-        gc.collect()
-        grown = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert grown < 300_000, "of some 600 bytes for each plan and name, those of one round may be kept"
+    assert growth(look) < 300_000, "of some 600 bytes for each plan and name, those of one round may be kept"
     assert kinds == (
         sys.getrefcount(calls.LeanSource), sys.getrefcount(calls.LeanRequestCall), sys.getrefcount(frame),
     )  # fmt: skip

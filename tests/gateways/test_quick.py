@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import shutil
 import subprocess
 import sys
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from gatewright.built import PURE_PYTHON, quick
 from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import calls
 from tests.gateways import oracle, pure
+from tests.growth import growth
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,7 +127,7 @@ def test_nothing_is_left_behind() -> None:
 
     whole, broken = request(), request()[:-40]
 
-    def look() -> None:
+    def look(_: str) -> None:
         for frame in (whole, broken):
             for _ in range(200):
                 seen_by(calls, frame)
@@ -138,20 +137,8 @@ def test_nothing_is_left_behind() -> None:
                     told(lambda: call.header_values(name))  # noqa: B023
                     told(lambda: call.may_have_alike((name,)))  # noqa: B023
 
-    look()
-    gc.collect()
     references = sys.getrefcount(whole), sys.getrefcount(_quick.Request), sys.getrefcount(calls.HttpReqCall)
-    tracemalloc.start()
-    try:
-        look()
-        gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        look()
-        gc.collect()
-        grown = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert grown < 20_000
+    assert growth(look) < 20_000
     after = sys.getrefcount(whole), sys.getrefcount(_quick.Request), sys.getrefcount(calls.HttpReqCall)
     assert after == references
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-import tracemalloc
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from gatewright.gateways.caches import LONGEST_KEPT
 from gatewright.gateways.events import Answer, Prepare, Refusal
 from gatewright.http import Question, RequestCall, Response
 from tests.gateways.pure import again
+from tests.growth import growth
 
 _, _, plain = again("gatewright.built", "gatewright.gateways.apisix._which_turn", "gatewright.gateways.apisix.session")
 needs_c = pytest.mark.skipif(built is None, reason="nothing was built in C: no compiler was there")
@@ -145,27 +144,16 @@ def test_each_answer_is_the_same_when_it_is_given_again(how: str) -> None:
 def test_answers_are_kept_but_not_without_end() -> None:
     conversation = session.ApisixSession()
 
-    def turns(prefix: str, count: int) -> None:
-        for number in range(count):
+    def turns(prefix: str) -> None:
+        for number in range(2000):
             (call,) = conversation.receive_data(request(number))
             assert isinstance(call, RequestCall)
             call.headers["x-made-up"] = f"{prefix}{number}" + "v" * 1000
             conversation.reply(call, None)
 
-    turns("a", 600)
-    gc.collect()
+    turns("first")
     kinds = sys.getrefcount(session.ApisixSession), sys.getrefcount(RequestCall), sys.getrefcount(calls.HttpReqCall)
-    tracemalloc.start()
-    try:
-        turns("b", 600)
-        gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        turns("c", 2000)
-        gc.collect()
-        grown = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert grown < 256 * 5000
+    assert growth(turns) < 256 * 5000
     assert kinds == (
         sys.getrefcount(session.ApisixSession), sys.getrefcount(RequestCall), sys.getrefcount(calls.HttpReqCall),
     )  # fmt: skip
