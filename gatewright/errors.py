@@ -119,7 +119,7 @@ def tangible(error: BaseException) -> BaseException:
         names = kind.__name__, kind.__qualname__, kind.__module__
         if error.__class__ is kind and all(type(name) is str for name in names):
             return error
-    except BaseException:  # noqa: S110 - as above; what follows asks its class for nothing
+    except BaseException:  # noqa: S110 - its class may do anything here; what follows asks it for nothing
         pass
     stand_in = PluginError(f"{words_of(error)} (its class is not what it seems)")
     return stand_in.with_traceback(_TRACEBACK.__get__(error))

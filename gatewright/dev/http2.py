@@ -214,7 +214,10 @@ class Http2Connection(asyncio.Protocol):
 
 
 class _Http2(h2.connection.H2Connection):
-    """Leaves lengths to who reads the bodies."""
+    """Leaves it to others whether a body is as long as its content-length says.
+
+    To h2 one that isn't is an error of the whole connection, with no option. nginx ends that stream alone.
+    """
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: h2.connection.AllowedStreamIDs) -> h2.stream.H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)

@@ -25,7 +25,7 @@ def check_environment() -> Iterator[Finding]:
         yield warning("uvloop is not installed: the runner is a fifth slower", "pip install uvloop")
     if not IN_C and not os.environ.get(PURE_PYTHON):
         yield note(
-            "calls cost a third more than they could: the modules in C were not built",
+            "calls cost nearly twice what they could: the modules in C were not built",
             "have a C compiler and Python's headers there (Debian: gcc python3-dev) when gatewright is installed",
         )
     for package, rival in (("apisix", "apisix-runner"), ("kong_pdk", "kong-pdk")):

@@ -250,11 +250,14 @@ def test_a_process_that_a_plugin_spawns_finds_what_it_is_sent(runner: RunnerProc
     assert of(runner, "spawns") == {"x-cube": "27"}
 
 
-def test_what_is_registered_to_be_done_at_exit_is_done_and_children_go(runner: RunnerProcess) -> None:
-    assert of(runner, "exits") == {}
-    children = (of(runner, "children")["x-children"] or "").split()
-    pid = pid_of(runner)
-    assert runner.stop() == 0
+def test_what_is_registered_to_be_done_at_exit_is_done_and_children_go(tmp_path: Path) -> None:
+    for name in ("exits", "children"):
+        (tmp_path / f"{name}.py").write_text("from gatewright import Plugin\n" + AT_IMPORT[name])
+    with running(tmp_path) as runner:
+        assert of(runner, "exits") == {}
+        children = (of(runner, "children")["x-children"] or "").split()
+        pid = pid_of(runner)
+        assert runner.stop() == 0
     assert f"plugin's farewell {pid}" in runner.log
     assert "can't say farewell" in runner.log
     assert not any(Path(f"/proc/{child}").exists() for child in children)

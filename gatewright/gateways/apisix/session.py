@@ -25,6 +25,7 @@ from typing import Final
 
 from gatewright.errors import ProtocolError
 from gatewright.gateways.apisix import adapt, asking
+from gatewright.gateways.apisix._reading import HEADER
 from gatewright.gateways.apisix._which_turn import Turn
 from gatewright.gateways.apisix.calls import HttpRespCall, PrepareConf, decode_extra_info_result
 from gatewright.gateways.apisix.frames import MAX_PAYLOAD, FrameBuffer, FrameType
@@ -62,7 +63,7 @@ class ApisixSession(Turn):
     """One connection's state; see `gatewright.gateways.events.Session` for the methods' contract."""
 
     __slots__ = (
-        "_answers_failures", "_buffer", "_prepares", "_questions", "_reader", "_unsized_answers", "_version",
+        "_answers_failures", "_buffer", "_most", "_prepares", "_questions", "_reader", "_unsized_answers", "_version",
         "on_buffered",
     )  # fmt: skip
 
@@ -96,6 +97,7 @@ class ApisixSession(Turn):
         self._unsized_answers = unsized_answers
         self._prepares = False  # what is open is a PrepareConf
         self._questions = 0
+        self._most = max_payload
         self._buffer = FrameBuffer(max_payload)
         self.on_buffered = _nothing
 
@@ -113,6 +115,9 @@ class ApisixSession(Turn):
 
     def receive_more(self, data: bytes) -> Sequence[Event]:
         """As `receive_data`, for whatever isn't one whole request on an idle connection."""
+        size = len(data) - HEADER
+        if size > 0 and not self.busy and not self.buffered and size == int.from_bytes(data[1:HEADER]) <= self._most:
+            return (self._event_of(data),)  # whole, too: it never touches the buffer
         buffer = self._buffer
         buffer.feed(data)
         events: list[Event] = []
