@@ -3,9 +3,10 @@
 - `Strands.wait_for_resume`: somebody will call `resume(strand, value)`, e.g. the connection when an answer arrived;
 - `Bridge.run_coroutine`: an async handler. Its first step is taken at once, under a *spare task* that does nothing
   yet, so that `asyncio.current_task()` and all that builds on it (`asyncio.timeout`, aiohttp, anyio) find a real task.
-  While a coroutine only waits for the gateway's answers (`Bridge.pause`), its strand waits for it, and takes the next
-  step. One that waits for anything else is carried on by the spare task, and the next call gets a new one; so is one
-  whose task is cancelled (`asyncio.timeout`). (A task per call costs 16 % of the throughput, futures for answers more.)
+  While a coroutine waits for the gateway's answers (`Bridge.pause`) or for futures, its strand waits for it, and takes
+  the next step. One whose task is cancelled (`asyncio.timeout`), or that nobody waits for any more, is carried on by
+  that task, and the next call gets a new one. (A task per call costs 16 % of the throughput, handing a coroutine over
+  to its task four times what its strand's waiting costs.)
 - `Bridge.run_blocking`: a function in the bounded thread pool.
 """
 
@@ -22,7 +23,17 @@ from greenlet import getcurrent
 
 from gatewright.errors import PluginError
 from gatewright.runtime.gathering import Gathering
-from gatewright.runtime.spare_tasks import CANCELLED, CURRENT, ENDED, Rest, SpareTask, SpareTasks, TaskStep
+from gatewright.runtime.spare_tasks import (
+    CANCELLED,
+    CURRENT,
+    ENDED,
+    TURN,
+    Rest,
+    SpareTask,
+    SpareTasks,
+    TaskStep,
+    cancelled_wait,
+)
 from gatewright.runtime.strands import Strand, swallow
 from gatewright.runtime.thread_bound import speaks_of_threads
 from gatewright.runtime.threads import Home, PluginThreads
@@ -57,6 +68,7 @@ class Bridge(Gathering):
         self.on_bound: Callable[[Any], None] = lambda _work: None
         """Told of work that failed in another thread than its own, as what belongs to one thread fails."""
         self._spares = SpareTasks(loop, self.resume)
+        self._outside = contextvars.Context()  # what wakes a strand has no use for any
         self.threads = PluginThreads(loop, most=threads, queue=thread_queue)
 
     def close(self) -> None:
@@ -121,13 +133,16 @@ class Bridge(Gathering):
         if self.stepping is not None:
             self.current()  # says what is wrong
         spare = self._spares.take()
-        loop, task, run, send = self.loop, spare.task, spare.context.run, spare.send
+        loop, task, run, step = self.loop, spare.task, spare.context.run, spare.send
         value: Any = coroutine
         while True:
             asyncio._enter_task(loop, task)
             self.stepping = spare
             try:
-                waits_for = run(send, value)
+                waits_for = run(step, value)
+            except asyncio.CancelledError:
+                spare.end()
+                raise PluginError("the handler was cancelled") from None
             except BaseException:
                 spare.end()
                 raise
@@ -141,25 +156,13 @@ class Bridge(Gathering):
                 self._spares.keep(spare)
                 return result
             strand = self.current()
-            if waits_for is not _PAUSE:
+            if waits_for is _PAUSE:
+                step, value, waits_for = self._pause(spare, strand)
+            elif spare.cancelled or not self._can_wait_for(waits_for, task):
                 break
-            if task.cancelling() and not spare.has_begun:
-                self._forget_pause(spare, strand)
-                waits_for = asyncio.CancelledError()
-                break
-            spare.paused = strand
-            try:
-                value = self.wait_for_resume(spare.on_expiry)
-            except BaseException:  # nobody waits for the coroutine any more
-                strand.lingering = self._hand_over(spare, asyncio.CancelledError(), strand)
-                strand.lingering.add_done_callback(swallow)
-                raise
-            finally:
-                spare.paused = None
-            if spare.cancelled:
-                if value is CANCELLED:
-                    self._forget_pause(spare, strand)
-                waits_for = asyncio.CancelledError()
+            else:
+                step, value, waits_for = self._await(spare, strand, waits_for)
+            if waits_for is not None:
                 break
         carrying = self._hand_over(spare, waits_for, strand)
         try:
@@ -167,6 +170,76 @@ class Bridge(Gathering):
         except asyncio.CancelledError:
             raise PluginError("the handler was cancelled") from None
         return carried
+
+    def _pause(self, spare: SpareTask, strand: Strand) -> tuple[Any, Any, Any]:
+        """Wait until the strand is resumed. Gives what to go on with as `_await` does."""
+        if spare.task.cancelling() and not spare.has_begun:
+            self._forget_pause(spare, strand)
+            return None, None, asyncio.CancelledError()
+        spare.paused = strand
+        try:
+            value = self.wait_for_resume(spare.on_expiry)
+        except BaseException:  # nobody waits for the coroutine any more
+            self._linger(spare, asyncio.CancelledError(), strand)
+            raise
+        finally:
+            spare.paused = None
+        if spare.cancelled:
+            if value is CANCELLED:
+                self._forget_pause(spare, strand)
+            return None, None, asyncio.CancelledError()
+        return spare.send, value, None
+
+    def _can_wait_for(self, waits_for: Any, task: asyncio.Task[Any]) -> bool:
+        """Whether a strand can wait for what a coroutine has yielded, as a task would; what is wrong, a task tells."""
+        if waits_for is None:
+            return True
+        return (
+            isinstance(waits_for, asyncio.Future)
+            and waits_for._asyncio_future_blocking
+            and waits_for.get_loop() is self.loop
+            and waits_for is not task
+        )
+
+    def _await(self, spare: SpareTask, strand: Strand, future: asyncio.Future[Any] | None) -> tuple[Any, Any, Any]:
+        """Wait for a future, or with `None` only let others go on.
+
+        Gives a step of the coroutine and what it takes, and `None`; or what its task has to go on with.
+        """
+        if spare.known_call is None:  # for the tasks that it makes
+            spare.known_call = spare.context.run(CURRENT.set, (strand.call, strand.work))
+        if future is None:
+            spare.waits_for = TURN
+            self.loop.call_soon(spare.wake, TURN, context=self._outside)
+        else:
+            spare.waits_for = future
+            future._asyncio_future_blocking = False
+            future.add_done_callback(spare.wake, context=self._outside)
+        spare.paused = strand
+        try:
+            value = self.wait_for_resume()
+        except BaseException:  # nobody waits for the coroutine any more
+            self._linger(spare, self._cancelled_wait(spare, future), strand)
+            raise
+        finally:
+            spare.paused = spare.waits_for = None
+        if value is CANCELLED or spare.cancelled:
+            return None, None, self._cancelled_wait(spare, future)
+        if future is None:
+            return spare.send, None, None
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        return (spare.send, None, None) if error is None else (spare.driving.throw, error, None)
+
+    @staticmethod
+    def _cancelled_wait(spare: SpareTask, future: asyncio.Future[Any] | None) -> Any:
+        if future is not None:
+            future.remove_done_callback(spare.wake)
+            future._asyncio_future_blocking = True  # as a task wants it
+        return cancelled_wait(future, asyncio.CancelledError())
+
+    def _linger(self, spare: SpareTask, waits_for: Any, strand: Strand) -> None:
+        strand.lingering = self._hand_over(spare, waits_for, strand)
+        strand.lingering.add_done_callback(swallow)
 
     @staticmethod
     def _forget_pause(spare: SpareTask, strand: Strand) -> None:
@@ -177,9 +250,7 @@ class Bridge(Gathering):
         rest = Rest(spare)
         if not spare.has_begun and (spare.task.cancelling() or spare.task.done()):  # another one has to see to it
             if spare.task.cancelling():
-                if asyncio.isfuture(waits_for):
-                    waits_for.cancel()
-                waits_for = asyncio.CancelledError()
+                waits_for = cancelled_wait(waits_for, asyncio.CancelledError())
             spare = self._spares.make(spare.context)
         spare.hand_over(rest, waits_for, strand)
         return spare.task

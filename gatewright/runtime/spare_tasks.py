@@ -16,7 +16,18 @@ from greenlet import getcurrent, greenlet
 
 from gatewright.errors import PluginError
 
-__all__ = ["CANCELLED", "CURRENT", "ENDED", "Rest", "SpareTask", "SpareTasks", "TaskStep", "hide"]
+__all__ = [
+    "CANCELLED",
+    "CURRENT",
+    "ENDED",
+    "TURN",
+    "Rest",
+    "SpareTask",
+    "SpareTasks",
+    "TaskStep",
+    "cancelled_wait",
+    "hide",
+]
 
 T = TypeVar("T")
 
@@ -24,7 +35,9 @@ CANCELLED: Final = object()
 """What a paused strand is resumed with when the task in whose name it waits was cancelled."""
 ENDED: Final = object()
 """What a driven coroutine gives instead of what it waits for when it has ended; see `SpareTask.send`."""
-_MOST_KEPT: Final = 64
+TURN: Final = object()
+"""What a coroutine waits for that only lets others go on: `asyncio.sleep(0)`."""
+_MOST_KEPT: Final = 256
 
 CURRENT: contextvars.ContextVar[tuple[Any, Any] | None] = contextvars.ContextVar("gatewright", default=None)
 """Call and work of code that runs in no strand: the rest of an async handler, a thread."""
@@ -34,6 +47,15 @@ class _Task(asyncio.Task[Any]):
     """A task that remembers whether a handler has left something on it, or knows it by its name."""
 
     touched = False
+    on_early_cancel: Callable[[], object] | None = None
+    """Told that it's cancelled before its first step, and so will never take one."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Ask it to end, as any task."""
+        heard = super().cancel(msg)
+        if self.on_early_cancel is not None:
+            self.on_early_cancel()
+        return heard
 
     def get_name(self) -> str:
         """The name; whoever has it may look for it later."""
@@ -62,15 +84,17 @@ class SpareTask:
     Attributes:
         gate: opened to let the task go on with what was handed over. Cancelling the task cancels it, at once.
         has_begun: the task waits at the gate. Cancelled before that, it ends without a look at what it is handed.
-        paused: the strand, while it waits for an answer that the coroutine asked for.
+        paused: the strand, while it waits for an answer that the coroutine asked for, or for `waits_for`.
+        waits_for: the future that the coroutine awaits, or `TURN`, while its strand waits for that.
+        known_call: what gives `CURRENT` back, while the coroutine's context says what it runs for.
         aside: the strand waits in the middle of a step of the coroutine; cancelled meanwhile, the task waits, too.
         send: lets a coroutine that it's given begin, and then go on with a value. Gives what the coroutine waits for,
             or `ENDED`; its result is in `result` then. (A coroutine's own `send` makes an exception of each end.)
     """
 
     __slots__ = (
-        "aside", "context", "driving", "gate", "handed_over", "has_begun", "known", "on_expiry", "paused", "result",
-        "resume", "send", "task", "watched",
+        "aside", "context", "driving", "gate", "handed_over", "has_begun", "known", "known_call", "on_expiry", "paused",
+        "result", "resume", "send", "task", "waits_for", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +112,8 @@ class SpareTask:
         self.has_begun = self.aside = False
         self.handed_over: tuple[Rest, Any, Any, Any] | None = None
         self.paused: Any = None
+        self.waits_for: Any = None
+        self.known_call: contextvars.Token[Any] | None = None
         self.on_expiry: Callable[[Any], object] | None = None
         self.resume = resume
         self.context = context
@@ -97,8 +123,22 @@ class SpareTask:
         self.send = self.driving.send
         self.task = _Task(_carry_on(self), loop=loop, context=contextvars.Context())
         task = self.task
+        asyncio.Task.__setattr__(task, "on_early_cancel", self._on_early_cancel)
         hide(task)
         self.known, self.watched = getrefcount(task), getweakrefcount(task)
+
+    def wake(self, what: Any) -> None:
+        """Let the strand go on: what it waits for is there."""
+        if what is self.waits_for:  # or it has had to go on without
+            self.resume(self.paused, what)
+
+    def _on_early_cancel(self) -> None:
+        if self.paused is not None:
+            self.task.get_loop().call_soon(self._go_on_cancelled, self.paused)
+
+    def _go_on_cancelled(self, strand: Any) -> None:
+        if self.paused is strand:
+            self.resume(strand, CANCELLED)
 
     @property
     def cancelled(self) -> bool:
@@ -125,6 +165,16 @@ def _drives(spare: SpareTask) -> Generator[Any, Any, None]:
         coroutine = yield ENDED
 
 
+def cancelled_wait(waits_for: Any, error: BaseException) -> Any:
+    """What a cancelled coroutine waits for: the future that it awaits, if that ends for it, else nothing any more.
+
+    Args:
+        waits_for: what it has waited for.
+        error: what it goes on with, if it no longer waits.
+    """
+    return waits_for if asyncio.isfuture(waits_for) and waits_for.cancel() else error
+
+
 class Rest:
     """What is left of a coroutine that a spare task drove so far."""
 
@@ -149,6 +199,7 @@ class Rest:
 async def _carry_on(spare: SpareTask) -> Any:
     cancelled = None
     spare.has_begun = True
+    asyncio.Task.__setattr__(spare.task, "on_early_cancel", None)
     try:
         await spare.gate
     except asyncio.CancelledError as error:
@@ -165,9 +216,7 @@ async def _carry_on(spare: SpareTask) -> Any:
     rest, waits_for, call, work = spare.handed_over
     spare.context.run(CURRENT.set, (call, work))
     if cancelled is not None:
-        if asyncio.isfuture(waits_for):
-            waits_for.cancel()
-        waits_for = cancelled
+        waits_for = cancelled_wait(waits_for, cancelled)
     return await _go_on(rest, waits_for, spare.context)
 
 
@@ -270,6 +319,9 @@ class SpareTasks:
     def keep(self, spare: SpareTask) -> None:
         """The coroutine has ended: keep its task for another one, if nobody can tell."""
         task = spare.task
+        if spare.known_call is not None:
+            spare.context.run(CURRENT.reset, spare.known_call)
+            spare.known_call = None
         if (
             not spare.gate.done()
             and (spare.has_begun or not task.cancelling())
