@@ -3,7 +3,7 @@
 A connection of the real driver is given the frames that `make bench` sends, without sockets: what is counted is all
 that the runner does with a call but for the event loop's reading and writing. Counting begins when the runner is warm.
 `lean-N` are calls over the lean path, N of them in each piece of input; `kong-pdk-msgpack` and the like are events of
-Kong's with one PDK call, what plays Kong here included. `--recorded` counts each once more with every call recorded,
+Kong's with one PDK call. `--recorded` counts each once more with every call recorded,
 packing included, and shows how many times as much that is.
 """
 
@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from gatewright.server.drivers.kong.driver import SESSIONS
 from gatewright.server.drivers.kong.driver import driver as kong_driver
 from gatewright.server.drivers.lean.connection import LeanConnection
 from gatewright.server.drivers.lean.driver import driver as lean_driver
+from gatewright.server.ipc.guard import Guard
 from gatewright.server.worker.service import Service
 from gatewright.settings import load_settings
 from tests.gateways import oracle
@@ -57,20 +59,25 @@ LEAN: dict[str, tuple[type[Plugin], Kind, tuple[bytes, ...], int]] = {
     "lean-early-20": (lean.Early, Kind.RESPONSE, (b"early", b""), 20),
 }
 CALLS = 2000
+AT_ONCE = 8
+"""Events of Kong's in a turn of the loop."""
 TOGETHER = 100
 """Records that are packed at once: as many calls as are served in a recorder's hundredth of a second."""
 
 
 class Wire:
-    """A transport that keeps the last frame."""
+    """A transport that keeps the last frame. What is called with each is nobody's Python, as with a real one."""
 
-    last = b""
+    get_write_buffer_size = staticmethod(int)
+    is_closing = staticmethod(bool)
 
-    def write(self, frame: bytes) -> None:
-        self.last = frame
+    def __init__(self) -> None:
+        self._written: deque[bytes] = deque([b""], maxlen=1)
+        self.write = self._written.append
 
-    def get_write_buffer_size(self) -> int:
-        return 0
+    @property
+    def last(self) -> bytes:
+        return self._written[0]
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
@@ -159,20 +166,30 @@ async def serve_kong(name: str, calls: int, *, recorded: bool) -> None:
             loop, settings, {"it": PLUGINS[kind]()}, hash_token=instance_id_of,
             recorder=recorder(loop) if recorded else None,
         )  # fmt: skip
+        service.guard = Guard(1)
         connection = kong_driver(service, new_session=SESSIONS[protocol], lua_style=True)()
+        connection.slot = service.guard.take_slot() or 0
         connection.connection_made(wire)  # type: ignore[arg-type]
         kong = player(protocol)(connection, wire)
-        instance = kong.start()
-        loop.call_later(0.2, send, kong, instance)
+        kong.start()
+        loop.call_later(0.2, send, kong, service)
 
-    def send(kong: Any, instance: int) -> None:
-        for count in (calls // 10, calls):
-            if count == calls:
-                instrument("on")
-            for _ in range(count):
-                made = kong.event(instance)
+    def send(kong: Any, service: Service) -> None:
+        kong.check()
+        kong.events(calls // 10)
+        loop.call_soon(send_more, kong, service, calls, service.pdk_calls)
+
+    def send_more(kong: Any, service: Service, left: int, before: int) -> None:
+        """Some at once: a busy loop finds as many, and what is done after their answers is done once for all."""
+        if left == calls:
+            instrument("on")
+        if left:
+            kong.events(AT_ONCE)
+            loop.call_soon(send_more, kong, service, left - AT_ONCE, before)
+            return
         instrument("off")
-        assert made == 1, made
+        kong.check()
+        assert service.pdk_calls == before + calls + 1, service.pdk_calls
         done.set_result(None)
 
     loop.call_soon(begin)

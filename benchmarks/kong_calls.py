@@ -1,9 +1,13 @@
-"""An event of Kong's, over and over, for `benchmarks.instructions`: what Kong sends, and the answers to PDK calls."""
+"""An event of Kong's, over and over, for `benchmarks.instructions`: what Kong sends, written down before it is counted.
+
+So what is counted is the plugin server's, but for one copy of an event's id.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any, Final
 
 import msgpack
@@ -24,62 +28,89 @@ PLUGINS: Final[dict[str, Callable[[], type[Plugin]]]] = {
 KONG: Final = [f"{name}-{protocol}" for name in PLUGINS for protocol in ("msgpack", "protobuf")]
 """Names of contestants."""
 _LENGTH: Final = struct.Struct("=I")
-_NO_ANSWER: Final = _LENGTH.pack(0)
+_ID: Final = 9
+"""Bytes of an event's id, which a call ends with."""
 
 
 def _frame(payload: bytes) -> bytes:
     return _LENGTH.pack(len(payload)) + payload
 
 
+def _steps(answer: bytes) -> list[bytes]:
+    """The frames of a piece of output."""
+    frames = []
+    while answer:
+        size = _LENGTH.unpack_from(answer)[0] + _LENGTH.size
+        frames.append(answer[_LENGTH.size : size])
+        answer = answer[size:]
+    return frames
+
+
 class _MsgPack:
     """As mp_rpc.lua: each step is a request of its own."""
 
     def __init__(self, connection: PluginServerConnection, wire: Any) -> None:
-        self._connection, self._wire, self._number = connection, wire, 0
+        self._connection, self._wire = connection, wire
+        self._event = b""
+        step = msgpack.packb([0, 4, "plugin.Step", [{"EventId": 1 << 40}]])
+        self._step = step[:-_ID]
 
-    def _ask(self, method: str, argument: Any) -> Any:
-        self._number += 1
-        self._connection.data_received(msgpack.packb([0, self._number, method, [argument]]))
-        return msgpack.unpackb(self._wire.last)[3]
+    def start(self) -> None:
+        """Have an instance."""
+        started = msgpack.packb([0, 1, "plugin.StartInstance", [{"Name": "it", "Config": "{}"}]])
+        self._connection.data_received(started)
+        instance = msgpack.unpackb(self._wire.last)[3]["Id"]
+        self._event = msgpack.packb(
+            [0, 3, "plugin.HandleEvent", [{"InstanceId": instance, "EventName": "access"}]]
+        )  # fmt: skip
 
-    def start(self) -> int:
-        return int(self._ask("plugin.StartInstance", {"Name": "it", "Config": "{}"})["Id"])
+    def events(self, count: int) -> None:
+        """So many events with one PDK call each."""
+        receive, event, step, wire = self._connection.data_received, self._event, self._step, self._wire
+        for _ in range(count):
+            receive(event)
+            receive(step + wire.last[-_ID:])
 
-    def event(self, instance: int) -> int:
-        """One event; gives how many calls there were in it."""
-        calls = 0
-        step = self._ask("plugin.HandleEvent", {"InstanceId": instance, "EventName": "access"})
-        while step["Data"] != "ret":
-            calls += 1
-            step = self._ask("plugin.Step", {"EventId": step["EventId"]})
-        return calls
+    def check(self) -> None:
+        """See that an event is what it's taken for."""
+        self._connection.data_received(self._event)
+        call = msgpack.unpackb(self._wire.last)[3]
+        assert call["Data"]["Method"].startswith("kong."), call
+        self._connection.data_received(self._step + self._wire.last[-_ID:])
+        assert msgpack.unpackb(self._wire.last)[3]["Data"] == "ret", self._wire.last
 
 
 class _ProtoBuf:
     """As pb_rpc.lua: all of an event comes on its connection."""
 
     def __init__(self, connection: PluginServerConnection, wire: Any) -> None:
-        self._connection, self._wire, self._number = connection, wire, 0
+        self._connection, self._wire = connection, wire
+        self._events: list[bytes] = []
 
-    def start(self) -> int:
+    def start(self) -> None:
+        """Have an instance."""
         call = RPC_CALL.encode({"sequence": 1, "start_instance": {"name": "it", "config": b"{}"}})
         self._connection.data_received(_frame(call))
-        return int(RPC_RETURN.decode(self._wire.last[4:])["instance_status"]["instance_id"])
+        instance = RPC_RETURN.decode(self._wire.last[_LENGTH.size :])["instance_status"]["instance_id"]
+        event = {"instance_id": instance, "event_name": "access"}
+        self._events = [
+            _frame(RPC_CALL.encode({"sequence": number, "handle_event": event})) for number in range(1000, 1100)
+        ]
 
-    def event(self, instance: int) -> int:
-        """One event; gives how many calls there were in it."""
-        self._number = self._number % 100_000 + 1
-        call = {"sequence": self._number, "handle_event": {"instance_id": instance, "event_name": "access"}}
-        self._connection.data_received(_frame(RPC_CALL.encode(call)))
-        frames, data = [], self._wire.last
-        while data:
-            size = _LENGTH.unpack_from(data)[0] + _LENGTH.size
-            frames.append(data[_LENGTH.size : size])
-            data = data[size:]
-        calls = (len(frames) - 2) // 2  # a name and arguments each; then nothing, and the end
-        for _ in range(calls):
-            self._connection.data_received(_NO_ANSWER)
-        return calls
+    def events(self, count: int) -> None:
+        """So many events with one PDK call each."""
+        receive, answer = self._connection.data_received, _frame(b"")
+        for _, event in zip(range(count), cycle(self._events), strict=False):
+            receive(event)
+            receive(answer)
+
+    def check(self) -> None:
+        """See that an event is what it's taken for."""
+        self._connection.data_received(self._events[0])
+        method, _, end, _ = _steps(self._wire.last)
+        assert method.startswith(b"kong."), method
+        assert not end, end
+        self._connection.data_received(_frame(b""))
 
 
 def player(protocol: str) -> type[_MsgPack] | type[_ProtoBuf]:
