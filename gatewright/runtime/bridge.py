@@ -41,6 +41,8 @@ from gatewright.runtime.threads import Home, PluginThreads
 __all__ = ["Bridge"]
 
 T = TypeVar("T")
+NextStep = tuple[Callable[[Any], Any], Any]
+"""A step of a coroutine, and what it takes."""
 
 _PAUSE: Final = object()
 
@@ -157,13 +159,15 @@ class Bridge(Gathering):
                 return result
             strand = self.current()
             if waits_for is _PAUSE:
-                step, value, waits_for = self._pause(spare, strand)
+                next_step = self._pause(spare, strand)
+                waits_for = asyncio.CancelledError()  # in case there is none
             elif spare.cancelled or not self._can_wait_for(waits_for, task):
-                break
+                next_step = None
             else:
-                step, value, waits_for = self._await(spare, strand, waits_for)
-            if waits_for is not None:
+                next_step = self._await(spare, strand, waits_for)
+            if next_step is None:
                 break
+            step, value = next_step
         carrying = self._hand_over(spare, waits_for, strand)
         try:
             carried: T = self.wait_future(carrying)
@@ -171,11 +175,11 @@ class Bridge(Gathering):
             raise PluginError("the handler was cancelled") from None
         return carried
 
-    def _pause(self, spare: SpareTask, strand: Strand) -> tuple[Any, Any, Any]:
-        """Wait until the strand is resumed. Gives what to go on with as `_await` does."""
+    def _pause(self, spare: SpareTask, strand: Strand) -> NextStep | None:
+        """Wait until the strand is resumed; `None`: the coroutine's task was cancelled."""
         if spare.task.cancelling() and not spare.has_begun:
             self._forget_pause(spare, strand)
-            return None, None, asyncio.CancelledError()
+            return None
         spare.paused = strand
         try:
             value = self.wait_for_resume(spare.on_expiry)
@@ -187,8 +191,8 @@ class Bridge(Gathering):
         if spare.cancelled:
             if value is CANCELLED:
                 self._forget_pause(spare, strand)
-            return None, None, asyncio.CancelledError()
-        return spare.send, value, None
+            return None
+        return spare.send, value
 
     def _can_wait_for(self, waits_for: Any, task: asyncio.Task[Any]) -> bool:
         """Whether a strand can wait for what a coroutine has yielded, as a task would; what is wrong, a task tells."""
@@ -201,11 +205,8 @@ class Bridge(Gathering):
             and waits_for is not task
         )
 
-    def _await(self, spare: SpareTask, strand: Strand, future: asyncio.Future[Any] | None) -> tuple[Any, Any, Any]:
-        """Wait for a future, or with `None` only let others go on.
-
-        Gives a step of the coroutine and what it takes, and `None`; or what its task has to go on with.
-        """
+    def _await(self, spare: SpareTask, strand: Strand, future: asyncio.Future[Any] | None) -> NextStep | None:
+        """Wait for a future, or (`None`) let others go on; gives `None` if the coroutine's task was cancelled."""
         if spare.known_call is None:  # for the tasks that it makes
             spare.known_call = spare.context.run(CURRENT.set, (strand.call, strand.work))
         if future is None:
@@ -217,25 +218,26 @@ class Bridge(Gathering):
             future.add_done_callback(spare.wake, context=self._outside)
         spare.paused = strand
         try:
-            value = self.wait_for_resume()
+            self.wait_for_resume()
         except BaseException:  # nobody waits for the coroutine any more
-            self._linger(spare, self._cancelled_wait(spare, future), strand)
+            self._leave_to_task(spare, future)
+            self._linger(spare, cancelled_wait(future, asyncio.CancelledError()), strand)
             raise
         finally:
             spare.paused = spare.waits_for = None
-        if value is CANCELLED or spare.cancelled:
-            return None, None, self._cancelled_wait(spare, future)
+        if spare.cancelled:
+            self._leave_to_task(spare, future)
+            return None
         if future is None:
-            return spare.send, None, None
+            return spare.send, None
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
-        return (spare.send, None, None) if error is None else (spare.driving.throw, error, None)
+        return (spare.send, None) if error is None else (spare.driving.throw, error)
 
     @staticmethod
-    def _cancelled_wait(spare: SpareTask, future: asyncio.Future[Any] | None) -> Any:
+    def _leave_to_task(spare: SpareTask, future: asyncio.Future[Any] | None) -> None:
         if future is not None:
             future.remove_done_callback(spare.wake)
-            future._asyncio_future_blocking = True  # as a task wants it
-        return cancelled_wait(future, asyncio.CancelledError())
+            future._asyncio_future_blocking = True  # or it takes it for a mistake
 
     def _linger(self, spare: SpareTask, waits_for: Any, strand: Strand) -> None:
         strand.lingering = self._hand_over(spare, waits_for, strand)
@@ -250,7 +252,7 @@ class Bridge(Gathering):
         rest = Rest(spare)
         if not spare.has_begun and (spare.task.cancelling() or spare.task.done()):  # another one has to see to it
             if spare.task.cancelling():
-                waits_for = cancelled_wait(waits_for, asyncio.CancelledError())
+                waits_for = cancelled_wait(waits_for, spare.early_cancel or asyncio.CancelledError())
             spare = self._spares.make(spare.context)
         spare.hand_over(rest, waits_for, strand)
         return spare.task

@@ -47,14 +47,14 @@ class _Task(asyncio.Task[Any]):
     """A task that remembers whether a handler has left something on it, or knows it by its name."""
 
     touched = False
-    on_early_cancel: Callable[[], object] | None = None
+    on_early_cancel: Callable[[asyncio.CancelledError], object] | None = None
     """Told that it's cancelled before its first step, and so will never take one."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Ask it to end, as any task."""
         heard = super().cancel(msg)
         if self.on_early_cancel is not None:
-            self.on_early_cancel()
+            self.on_early_cancel(asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg))
         return heard
 
     def get_name(self) -> str:
@@ -86,6 +86,7 @@ class SpareTask:
         has_begun: the task waits at the gate. Cancelled before that, it ends without a look at what it is handed.
         paused: the strand, while it waits for an answer that the coroutine asked for, or for `waits_for`.
         waits_for: the future that the coroutine awaits, or `TURN`, while its strand waits for that.
+        early_cancel: what it was cancelled with before it has begun.
         known_call: what gives `CURRENT` back, while the coroutine's context says what it runs for.
         aside: the strand waits in the middle of a step of the coroutine; cancelled meanwhile, the task waits, too.
         send: lets a coroutine that it's given begin, and then go on with a value. Gives what the coroutine waits for,
@@ -93,8 +94,8 @@ class SpareTask:
     """
 
     __slots__ = (
-        "aside", "context", "driving", "gate", "handed_over", "has_begun", "known", "known_call", "on_expiry", "paused",
-        "result", "resume", "send", "task", "waits_for", "watched",
+        "aside", "context", "driving", "early_cancel", "gate", "handed_over", "has_begun", "known", "known_call",
+        "on_expiry", "paused", "result", "resume", "send", "task", "waits_for", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +115,7 @@ class SpareTask:
         self.paused: Any = None
         self.waits_for: Any = None
         self.known_call: contextvars.Token[Any] | None = None
+        self.early_cancel: asyncio.CancelledError | None = None
         self.on_expiry: Callable[[Any], object] | None = None
         self.resume = resume
         self.context = context
@@ -132,7 +134,8 @@ class SpareTask:
         if what is self.waits_for:  # or it has had to go on without
             self.resume(self.paused, what)
 
-    def _on_early_cancel(self) -> None:
+    def _on_early_cancel(self, error: asyncio.CancelledError) -> None:
+        self.early_cancel = error
         if self.paused is not None:
             self.task.get_loop().call_soon(self._go_on_cancelled, self.paused)
 
@@ -165,14 +168,14 @@ def _drives(spare: SpareTask) -> Generator[Any, Any, None]:
         coroutine = yield ENDED
 
 
-def cancelled_wait(waits_for: Any, error: BaseException) -> Any:
+def cancelled_wait(waits_for: Any, error: asyncio.CancelledError) -> Any:
     """What a cancelled coroutine waits for: the future that it awaits, if that ends for it, else nothing any more.
 
     Args:
         waits_for: what it has waited for.
-        error: what it goes on with, if it no longer waits.
+        error: what it goes on with, if it no longer waits. Whoever cancelled may know it by its message (anyio does).
     """
-    return waits_for if asyncio.isfuture(waits_for) and waits_for.cancel() else error
+    return waits_for if asyncio.isfuture(waits_for) and waits_for.cancel(*error.args) else error
 
 
 class Rest:

@@ -380,6 +380,61 @@ async def test_a_task_that_is_cancelled_in_the_same_turn_as_it_was_made_hears_of
         assert await got == "heard"
 
 
+@on_both_loops
+@pytest.mark.parametrize("begun", [False, True], ids=["not begun", "begun"])
+@pytest.mark.parametrize("waits_for", ["future", "task", "answer"])
+async def test_the_message_says_who_cancelled(waits_for: str, begun: bool) -> None:
+    async with bridge_at_top() as bridge:
+
+        async def handler(gateway: Gateway) -> tuple[Any, ...]:
+            task, loop = asyncio.current_task(), asyncio.get_running_loop()
+            assert task is not None
+            if begun:
+                await asyncio.sleep(0.005)
+                loop.call_later(0.005, task.cancel, "by us")
+            else:
+                task.cancel("by us")
+            try:
+                if waits_for == "future":
+                    await loop.create_future()
+                elif waits_for == "task":
+                    await loop.create_task(asyncio.sleep(5))
+                else:
+                    await gateway.ask("slow")
+            except asyncio.CancelledError as error:
+                return error.args
+            return ()
+
+        assert await run(bridge, Gateway(bridge, 0.05), handler) == ("by us",)
+
+
+@on_both_loops
+async def test_scopes_and_groups_of_anyio() -> None:
+    anyio = pytest.importorskip("anyio")
+    async with bridge_at_top() as bridge:
+
+        async def handler(gateway: Gateway) -> list[Any]:
+            got: list[Any] = []
+            with anyio.move_on_after(0.01) as scope:
+                await anyio.sleep(5)
+            got.append(scope.cancelled_caught)
+            try:
+                with anyio.fail_after(0.01):
+                    await anyio.Event().wait()
+            except TimeoutError:
+                got.append("late")
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep, 5)
+                await anyio.sleep(0.005)
+                group.cancel_scope.cancel()
+            got.append(await anyio.to_thread.run_sync(lambda: "thread"))
+            got.append(await gateway.ask("gateway"))
+            return got
+
+        for _ in range(3):
+            assert await run(bridge, Gateway(bridge), handler, limit=Patience) == [True, "late", "thread", "gateway!"]
+
+
 # --- deadlines
 
 

@@ -93,6 +93,8 @@ class LeanConnection(AskingConnection):
                 self._put_off += calls
                 self._put_off_size += len(data)
                 self._begin_put_off(out)
+            elif len(calls) == 1:
+                self._bridge.start(self._serve, calls[0])
             elif calls:
                 self._bridge.start_each(self._serve, calls)
         except ProtocolError as error:
