@@ -20,6 +20,7 @@ from typing import Any, Final
 from gatewright.errors import GatewrightError
 from gatewright.runtime.discovery import Discovery
 from gatewright.runtime.own_loops import allow_own_loops
+from gatewright.server.worker import leaving
 from gatewright.server.worker.process import WorkerPlan, make_service
 from gatewright.server.worker.service import Service
 from gatewright.settings import load_settings
@@ -111,5 +112,5 @@ async def runner_here(plan: WorkerPlan, listen: str, paths: Sequence[Path]) -> A
         yield RunnerHere(service, plan.discover, paths)
     finally:
         server.close()
-        await service.drain()
-        await service.close(_TEARDOWN_SECONDS)
+        await leaving.drain(service)
+        await leaving.close(service, _TEARDOWN_SECONDS)

@@ -9,6 +9,7 @@ from typing import Any
 
 from gatewright.plugin import Plugin
 from gatewright.runtime.own_loops import allow_own_loops
+from gatewright.server.worker import leaving
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
 from gatewright.testing.logs import log_in_short
@@ -83,7 +84,7 @@ class InProcessRunner:
 
     async def close(self) -> None:
         """Tear the plugins down."""
-        await self.service.drain()
-        await self.service.close(_TEARDOWN_SECONDS)
+        await leaving.drain(self.service)
+        await leaving.close(self.service, _TEARDOWN_SECONDS)
         for _ in range(_TURNS):  # connections are told of their end in callbacks
             await asyncio.sleep(0)

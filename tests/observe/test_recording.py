@@ -21,6 +21,7 @@ from gatewright.runtime.records import CallRecord
 from gatewright.server.drivers.apisix.connection import Connection
 from gatewright.server.drivers.apisix.driver import driver
 from gatewright.server.drivers.runner import plan
+from gatewright.server.worker import leaving
 from gatewright.server.worker.process import make_service
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
@@ -137,7 +138,7 @@ async def test_a_runner_that_is_not_asked_has_the_plain_connection_and_chains(tm
     service, connection, _ = await service_of(tmp_path)
     assert type(connection) is Connection
     assert [type(chain) for chain in service.confs] == [Chain]
-    await service.close(1)
+    await leaving.close(service, 1)
 
 
 async def test_every_call_is_told_with_bytes_that_are_no_utf8(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ async def test_every_call_is_told_with_bytes_that_are_no_utf8(tmp_path: Path) ->
     assert (step.name, step.place, step.outcome) == ("count", 0, "went on")
     assert time.time() - 10 < record.at <= step.at <= record.ended <= time.time()
     assert step.changes == (None, {"x-raw": ("\udcff",)}, None, None, None, 0, None)
-    await service.close(1)
+    await leaving.close(service, 1)
     server.close()
 
 
@@ -169,7 +170,7 @@ async def test_every_call_is_told_however_many_come_at_once(tmp_path: Path) -> N
         while listener.told < 3000:
             await asyncio.sleep(0.02)
     assert listener.lost == 0
-    await service.close(1)
+    await leaving.close(service, 1)
     server.close()
 
 
@@ -181,7 +182,7 @@ async def test_a_call_that_takes_long_is_told_when_it_has_ended_though_no_other_
     async with asyncio.timeout(10):
         while not listener.told:
             await asyncio.sleep(0.02)
-    await service.close(1)
+    await leaving.close(service, 1)
     server.close()
 
 
@@ -209,7 +210,7 @@ async def test_while_the_reader_is_behind_calls_are_only_counted(tmp_path: Path)
             await asyncio.sleep(0.02)
     assert listener.lost >= 10
     assert listener.told + listener.lost == rounds * 100 + 15
-    await service.close(1)
+    await leaving.close(service, 1)
     server.close()
 
 
@@ -228,7 +229,7 @@ async def test_once_the_reader_is_gone_nothing_is_kept_for_him(tmp_path: Path) -
     kept = service.recorder._queue  # type: ignore[union-attr]
     await calls(connection, frame, 10)
     assert kept == []
-    await service.close(1)
+    await leaving.close(service, 1)
 
 
 async def test_where_nobody_listens_the_log_says_so_and_calls_are_served(tmp_path: Path) -> None:
@@ -237,4 +238,4 @@ async def test_where_nobody_listens_the_log_says_so_and_calls_are_served(tmp_pat
     assert [line["event"] for line in lines] == ["calls are not recorded: nobody listens"]
     service, connection, _ = await service_of(tmp_path, f"unix:{tmp_path / 'nobody.sock'}")
     assert type(connection) is Connection
-    await service.close(1)
+    await leaving.close(service, 1)

@@ -31,6 +31,7 @@ from gatewright.plugin import Plugin
 from gatewright.runtime.confs import instance_id_of, token_of
 from gatewright.server.drivers.apisix.driver import driver as apisix_driver
 from gatewright.server.drivers.kong.driver import driver as kong_driver
+from gatewright.server.worker import leaving
 from gatewright.server.worker.service import Service
 from gatewright.settings import Settings
 from tests.kong.messages import messages
@@ -105,8 +106,8 @@ class Worker:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        await service.drain()
-        await service.close(5)
+        await leaving.drain(service)
+        await leaving.close(service, 5)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)

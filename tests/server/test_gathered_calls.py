@@ -17,6 +17,7 @@ from gatewright.gateways.apisix.calls import encode_http_req_call, encode_prepar
 from gatewright.gateways.apisix.frames import FrameType
 from gatewright.plugin import Plugin
 from gatewright.server.drivers.apisix.driver import driver
+from gatewright.server.worker import leaving
 from gatewright.server.worker.service import Service
 from gatewright.settings import load_settings
 from tests.conftest import StartRunner
@@ -179,7 +180,7 @@ async def test_a_runner_that_ends_answers_them_first() -> None:
     draining: list[asyncio.Task[int]] = []
 
     def drain(service: Service, _: object) -> None:
-        draining.append(asyncio.create_task(service.drain()))
+        draining.append(asyncio.create_task(leaving.drain(service)))
 
     wires = await service_with_many_calls(drain)
     assert [[frame[0] for frame in wire.frames] for wire in wires] == [[FrameType.HTTP_REQ_CALL]] * MANY

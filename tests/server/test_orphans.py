@@ -27,7 +27,7 @@ from gatewright.server.drivers.kong.connection import PluginServerConnection
 from gatewright.server.drivers.kong.driver import driver as kong_driver
 from gatewright.server.drivers.runner import driver as runner_driver
 from gatewright.server.ipc.handover import Handover
-from gatewright.server.worker import service as service_module
+from gatewright.server.worker import leaving
 from gatewright.server.worker.link import Link
 from gatewright.server.worker.service import Service
 from gatewright.settings import load_settings
@@ -70,7 +70,7 @@ class Orphan:
 
     async def drain(self) -> int:
         """End, and give the number of connections that are the keeper's then."""
-        await self.service.drain()
+        await leaving.drain(self.service)
         await self.link.close(0.1)
         kept = 0
         self.keeper.setblocking(False)
@@ -81,7 +81,7 @@ class Orphan:
         return kept
 
     async def close(self) -> None:
-        await self.service.close(1)
+        await leaving.close(self.service, 1)
         for end in (*self._ends, self._supervisor, self.handover.arrives, self.handover._sends):
             end.close()
 
@@ -198,7 +198,7 @@ def test_connections_on_their_way_are_the_keepers(driver: Driver) -> None:
 def test_a_connection_on_which_kong_has_still_to_answer_is_not_closed_under_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(service_module, "SETTLE_SECONDS", 0.02)
+    monkeypatch.setattr(leaving, "SETTLE_SECONDS", 0.02)
 
     async def work(orphan: Orphan) -> None:
         token, _, _ = orphan.service.confs.prepare("it#1", [("it", "{}")])

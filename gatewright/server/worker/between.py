@@ -38,10 +38,14 @@ class Uplink(Protocol):
 
     stopped: bool
     """The supervisor wants an end, or is gone."""
-    lookups: int
-    """How often a token was asked for that another worker may have given out."""
-    misses: int
-    """How often there was none."""
+
+    @property
+    def lookups(self) -> int:
+        """How often a token was asked for that another worker may have given out."""
+
+    @property
+    def misses(self) -> int:
+        """How often there was none."""
 
     @property
     def unsettled(self) -> bool:

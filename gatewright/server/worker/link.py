@@ -11,7 +11,7 @@ from typing import Any, cast
 from gatewright.errors import words_of
 from gatewright.observe import logs
 from gatewright.runtime.chain import Chain
-from gatewright.runtime.confs import Conf, conf_digest
+from gatewright.runtime.confs import Conf
 from gatewright.runtime.spare_tasks import hide
 from gatewright.runtime.strands import Strand
 from gatewright.server.ipc import messages
@@ -21,6 +21,7 @@ from gatewright.server.worker.between import Driver
 from gatewright.server.worker.plugins_processes import beyond_standard_descriptors, identity_of
 from gatewright.server.worker.reporting import make_report
 from gatewright.server.worker.service import Service
+from gatewright.server.worker.tokens import Tokens
 
 __all__ = ["Ending", "Link"]
 
@@ -55,8 +56,6 @@ class Link:
         """
         self._service = service
         self._loop = service.loop
-        self._preparing: dict[bytes, tuple[str, Conf, list[Callable[[int | None], None]]]] = {}
-        self._looking_up: dict[int, list[Strand]] = {}
         self._adopting: set[asyncio.Task[Any]] = set()
         self._own_end = sock
         self._ends = [(end.fileno(), identity_of(end.fileno())) for end in (sock, handover.arrives)]
@@ -72,14 +71,13 @@ class Link:
         self._wants_retirement = False
         self._closing = False  # what nobody has come for is the supervisor's from now on
         self.stopped = False
-        self.lookups = 0
-        self.misses = 0
         self.preloaded: asyncio.Future[bool] = self._loop.create_future()
         """Done when all configurations of before have come; whether nobody serves meanwhile."""
         self.ending: asyncio.Future[Ending] = self._loop.create_future()
         self._channel: Channel[messages.FromSupervisor] = Channel(
             self._loop, sock, messages.FromSupervisor, self._on_message, self._on_close
         )
+        self._tokens = Tokens(service, self._channel)
 
     def start(self) -> None:
         """Say that connections can come, and start to tell how things are."""
@@ -133,21 +131,7 @@ class Link:
 
     def prepare(self, key: str, conf: Conf, answer: Callable[[int | None], None]) -> None:
         """Get a token for a configuration. The supervisor gives it out, so it's valid in all workers at once."""
-        digest = conf_digest(key, conf)
-        token = self._service.confs.find(digest)
-        if token is not None:
-            answer(token)
-            return
-        if self._channel.closed:  # nobody is there who could give one
-            answer(None)
-            return
-        waiting = self._preparing.get(digest)
-        if waiting is not None:
-            waiting[2].append(answer)
-            return
-        self._preparing[digest] = key, conf, [answer]
-        packed = [(_raw(name), _raw(text)) for name, text in conf]
-        self.send(messages.Register(digest, messages.Conf(_raw(key), packed)))
+        self._tokens.prepare(key, conf, answer)
 
     def forget(self, token: int) -> None:
         """Drop a configuration, here and in all other workers."""
@@ -156,18 +140,17 @@ class Link:
 
     def lookup(self, token: int, strand: Strand) -> Chain | None:
         """The chain of a token that isn't known here, or `None` if nobody knows it. To be called in a strand."""
-        if self._channel.closed:
-            return None
-        waiting = self._looking_up.setdefault(token, [])
-        waiting.append(strand)
-        if len(waiting) == 1:
-            self.lookups += 1
-            self.send(messages.Lookup(token))
-        try:
-            return cast("Chain | None", self._service.bridge.wait_for_resume())
-        finally:
-            if strand in waiting:  # it goes on because its connection was lost
-                waiting.remove(strand)
+        return self._tokens.lookup(token, strand)
+
+    @property
+    def lookups(self) -> int:
+        """How often a token was asked for that another worker may have given out."""
+        return self._tokens.lookups
+
+    @property
+    def misses(self) -> int:
+        """How often there was none."""
+        return self._tokens.misses
 
     def give_back(self, driver: Driver, connection: socket.socket) -> None:
         """Hand a connection over; kept until the supervisor has it, which may be short of descriptors."""
@@ -234,13 +217,8 @@ class Link:
     def _on_message(self, message: messages.FromSupervisor, _: socket.socket | None) -> None:
         service = self._service
         match message:
-            case messages.Known(token, digest, conf, quarantined):
-                self._on_known(token, digest, conf, quarantined)
-            case messages.Unknown(token):
-                self.misses += 1
-                self._wake(token, None)
-            case messages.Assigned(digest, token, quarantined):
-                self._on_assigned(digest, token, quarantined)
+            case messages.Known() | messages.Unknown() | messages.Assigned():
+                self._tokens.hear(message, build=self.preloaded.done())
             case messages.Preloaded(urgent):
                 self.preloaded.set_result(urgent)
             case messages.Returned(came):
@@ -271,31 +249,6 @@ class Link:
                 logs.reopen()
             case messages.Apart(names):
                 service.builder.apart.hear(names)
-
-    def _on_assigned(self, digest: bytes, token: int, quarantined: bool) -> None:
-        key, conf, answers = self._preparing.pop(digest)
-        chain, new = self._service.confs.take(token, digest, key, conf)
-        if new and quarantined:
-            chain.quarantine()
-        # The token goes out first: APISIX holds one lock over all routes until it has it.
-        for answer in answers:
-            answer(token)
-        if new:
-            self._service.build(chain)
-
-    def _on_known(self, token: int, digest: bytes, conf: messages.Conf, quarantined: bool) -> None:
-        plugins = [(_text(name), _text(text)) for name, text in conf.plugins]
-        chain, new = self._service.confs.take(token, digest, _text(conf.key), plugins)
-        if new and quarantined:
-            chain.quarantine()
-        if new and self.preloaded.done():
-            self._service.build(chain)
-        self._wake(token, chain)
-
-    def _wake(self, token: int, chain: Chain | None) -> None:
-        waiting = self._looking_up.pop(token, [])
-        while waiting:
-            self._service.bridge.resume(waiting.pop(0), chain)
 
     def _adopt(self, connection: socket.socket, slot: int, read: bytes) -> None:
         made: list[object] = []
@@ -341,12 +294,7 @@ class Link:
 
     def _on_close(self) -> None:
         self._loop.remove_reader(self._handover.arrives)
-        for token in list(self._looking_up):
-            self._wake(token, None)
-        preparing, self._preparing = self._preparing, {}
-        for _, _, answers in preparing.values():
-            for answer in answers:
-                answer(None)
+        self._tokens.give_up()
         if not self.preloaded.done():
             self.preloaded.set_result(False)
         if self._handover.is_left:  # nobody else can have them; else they are the supervisor's
@@ -388,11 +336,3 @@ class Link:
         ended, self._ended = self._ended, 0
         slots, self._ended_slots = self._ended_slots, []
         self.send(messages.Closed(ended, slots))
-
-
-def _raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")

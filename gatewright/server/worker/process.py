@@ -36,6 +36,7 @@ from gatewright.server.ipc.keep import Region
 from gatewright.server.ipc.last_seen import LastSeen
 from gatewright.server.ipc.loaded import plugins_told
 from gatewright.server.ipc.plan import RETIRE_MARGIN_SECONDS, TEARDOWN_SECONDS, StandIn
+from gatewright.server.worker import leaving
 from gatewright.server.worker.farewell import begin_anew, end_when_orphaned, say_farewell
 from gatewright.server.worker.link import Link
 from gatewright.server.worker.plugins_processes import (
@@ -191,16 +192,16 @@ async def _work(
     link.start()
     ending = await link.ending
     if ending == "retire":
-        left = await service.retire(service.builder.longest + RETIRE_MARGIN_SECONDS)
+        left = await leaving.retire(service, service.builder.longest + RETIRE_MARGIN_SECONDS)
         if left:
             service.failures.report("retired with calls under way", kind="cut_off", connections=left)
     building.cancel()
     if keeper is not None:
         service.drain_seconds = max(service.drain_seconds, plan.kept_drain)
     until = monotonic() + service.drain_seconds + TEARDOWN_SECONDS
-    cut_off = await service.drain()
+    cut_off = await leaving.drain(service)
     await link.close(_FLUSH_SECONDS if ending == "retire" else 0.02)
-    await service.close(_RETIRED_TEARDOWN_SECONDS if ending == "retire" else TEARDOWN_SECONDS)
+    await leaving.close(service, _RETIRED_TEARDOWN_SECONDS if ending == "retire" else TEARDOWN_SECONDS)
     watchdog.stop()
     if isinstance(loop, SharedLoop):
         loop.share_no_more()

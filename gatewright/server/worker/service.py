@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable, Mapping
 from weakref import WeakSet
@@ -31,13 +30,12 @@ from gatewright.server.worker.own_metrics import OwnMetrics
 from gatewright.server.worker.spare import SpareDescriptor
 from gatewright.settings import Settings
 
-__all__ = ["Service"]
+__all__ = ["RETRY_SECONDS", "Service"]
 
 SWEEP_SECONDS = 1.0
 FLUSH_SECONDS = 0.5
 RETRY_SECONDS = 0.01
-SETTLE_SECONDS = 0.5
-"""For what a gateway still has to send on a connection after its call's end, before that can be a keeper's."""
+"""Between two looks at whether connections can leave."""
 
 
 def _bridge_class(use_gevent: bool) -> type[Bridge]:
@@ -146,7 +144,8 @@ class Service:
         self.pdk_calls = 0
         self.began = loop.time()
         self.lag = LagMeter(loop, settings.max_lag, self._shed)
-        self._idle = asyncio.Event()
+        self.idle = asyncio.Event()
+        """Set when the last call under way has ended, while draining."""
         self._timers: list[asyncio.TimerHandle] = []
 
     def _want_ctx(self, *plugins: type[Plugin]) -> None:
@@ -265,6 +264,11 @@ class Service:
 
         self._timers.append(self.loop.call_later(seconds, run))
 
+    def stop_timers(self) -> None:
+        """Do nothing periodically any more."""
+        for timer in self._timers:
+            timer.cancel()
+
     def _end_stalled(self) -> None:
         now = self.loop.time()
         for connection in list(self.connections):
@@ -273,55 +277,7 @@ class Service:
     def call_ended(self) -> None:
         """A call ended while draining."""
         if not self.calls:
-            self._idle.set()
-
-    async def drain(self) -> int:
-        """Close idle connections, let calls under way end, then close all. Gives the number of calls cut off."""
-        self.draining = self.leaving = True
-        for connection in list(self.connections):
-            connection.close_if_idle()
-        await self._until_all_have_left(self.loop.time() + self.drain_seconds)
-        cut_off = self.calls
-        self.on_cut_off()
-        for timer in self._timers:
-            timer.cancel()
-        for connection in list(self.connections):
-            if self.keeper is None or not connection.give_back():
-                connection.abort()
-        return cut_off
-
-    async def _until_all_have_left(self, until: float) -> None:
-        """Wait for the calls under way, and for connections that are a keeper's once their peer has caught up."""
-        quiet_since = self.loop.time()
-        while (now := self.loop.time()) < until:
-            if self.keeper is not None:  # which takes some at a time
-                self.give_back(len(self.connections))
-            if self.calls:  # also those that have come on connections which had not left yet
-                self._idle.clear()
-                quiet_since = now
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._idle.wait(), min(RETRY_SECONDS * 5, until - now))
-            elif self.keeper is None or self._have_settled(now - quiet_since):
-                return
-            else:
-                await asyncio.sleep(RETRY_SECONDS)
-
-    def _have_settled(self, seconds: float) -> bool:
-        if seconds <= SETTLE_SECONDS:
-            return not self.connections
-        return not any(connection.is_awaited for connection in self.connections)
-
-    async def retire(self, seconds: float) -> int:
-        """Give all connections to other workers, each as soon as it's idle. Gives the number left after `seconds`."""
-        self.leaving = True
-        link = self.link
-        deadline = self.loop.time() + seconds
-        while link is not None and (self.connections or self.calls or link.unsettled) and not link.stopped:
-            if self.loop.time() > deadline:
-                break
-            self.give_back(len(self.connections))
-            await asyncio.sleep(RETRY_SECONDS)
-        return len(self.connections)
+            self.idle.set()
 
     def give_back(self, count: int, tries: int = 1) -> None:
         """Give so many connections back that are idle now, or soon."""
@@ -369,28 +325,3 @@ class Service:
             return False
         transport.abort()  # closes only our descriptor
         return True
-
-    async def close(self, seconds: float) -> None:
-        """Tear all chains down, for as long as `seconds`, and stop the threads."""
-        chains = list(self.confs)
-        done = self.loop.create_future()
-
-        def tear_all_down(*_: object) -> None:
-            for chain in chains:
-                chain.teardown()
-            if not done.done():
-                done.set_result(None)
-
-        if chains:
-            self.loop.call_soon(self.bridge.start_apart, tear_all_down, None)
-            try:
-                await asyncio.wait_for(done, seconds)
-            except TimeoutError:
-                self.failures.report("plugins took too long to tear down; left as they are", kind="teardown")
-        self.on_close()
-        self.bridge.close()
-        self.spare.give_up()
-        if self.recorder is not None:
-            self.recorder.close()
-        if self.tracing is not None:
-            self.tracing.close(seconds)

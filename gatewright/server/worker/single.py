@@ -22,6 +22,7 @@ from gatewright.server.host.notify import Notifier
 from gatewright.server.host.places import Places
 from gatewright.server.ipc.loaded import log_plugins, plugins_told
 from gatewright.server.ipc.plan import TEARDOWN_SECONDS
+from gatewright.server.worker import leaving
 from gatewright.server.worker.farewell import say_farewell
 from gatewright.server.worker.plugins_processes import keep_standard_descriptors, see_that_threads_are_threads
 from gatewright.server.worker.process import WorkerPlan, make_service, prepare_process
@@ -148,9 +149,9 @@ async def _serve(plan: WorkerPlan, discovery: Discovery, show: Callable[[WorkerP
         await stop.wait()
         notifier.stopping()
         sockets.close()  # at once: a gateway that can't connect says so, one that connects would wait in vain
-        cut_off = await service.drain()
+        cut_off = await leaving.drain(service)
         await shown.close()
-        await service.close(TEARDOWN_SECONDS)
+        await leaving.close(service, TEARDOWN_SECONDS)
         watchdog.stop()
         if cut_off:
             log.warning("stopped; calls under way were cut off", calls=cut_off)
