@@ -20,6 +20,7 @@ SOURCES = (
     "gatewright/_parts.c",
     "gatewright/gateways/apisix/_quick.c",
     "gatewright/gateways/apisix/_turn.c",
+    "gatewright/gateways/kong/_steps.c",
     "gatewright/gateways/lean/_brought.c",
 )
 

@@ -7,7 +7,7 @@ import os
 from types import ModuleType
 from typing import Final
 
-__all__ = ["IN_C", "PURE_PYTHON", "brought", "parts", "quick", "turn"]
+__all__ = ["IN_C", "PURE_PYTHON", "brought", "parts", "quick", "steps", "turn"]
 
 PURE_PYTHON: Final = "GATEWRIGHT_PURE_PYTHON"
 """The variable of the environment that has Python do all, if it is set, both when it's installed and when it runs."""
@@ -16,6 +16,7 @@ _EDITIONS: Final = {
     "gatewright._parts": 1,
     "gatewright.gateways.apisix._quick": 2,
     "gatewright.gateways.apisix._turn": 1,
+    "gatewright.gateways.kong._steps": 1,
     "gatewright.gateways.lean._brought": 1,
 }
 
@@ -43,5 +44,8 @@ turn: Final = _load("gatewright.gateways.apisix._turn")
 brought: Final = _load("gatewright.gateways.lean._brought")
 """The lean path's frames, and what calls bring."""
 
-IN_C: Final = None not in (parts, quick, turn, brought)
+steps: Final = _load("gatewright.gateways.kong._steps")
+"""The usual steps of Kong's events, over both protocols."""
+
+IN_C: Final = None not in (parts, quick, turn, brought, steps)
 """Whether all of them are used."""

@@ -15,8 +15,17 @@ import msgpack
 import msgspec
 
 from gatewright.errors import PluginError, ProtocolError
+from gatewright.gateways.kong._which_steps import MsgPackSteps
 from gatewright.gateways.kong.arguments import as_json, exit_headers, is_whole_in_lua
-from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, Query, StartInstance
+from gatewright.gateways.kong.events import (
+    PHASES,
+    Answer,
+    CloseInstance,
+    HandleEvent,
+    KongEvent,
+    Query,
+    StartInstance,
+)
 
 __all__ = ["MsgPackSession"]
 
@@ -27,7 +36,7 @@ _QUERIES: Final = {
     "plugin.GetPluginNames": "plugin_names",
     "plugin.GetPluginInfo": "plugin_info",
 }
-_DONE: Final = "ret"
+_EXIT: Final = "kong.response.exit"
 _SPELLED: Final = {
     "kong.request.get_raw_body": "kong.request..get_raw_body",
     "kong.service.response.get_raw_body": "kong.service.response..get_raw_body",
@@ -37,10 +46,11 @@ _SPELLED: Final = {
 It finds them by the words in the name (rpc/util.lua, `index_table`), but treats their values by the name as it stands
 (mp_rpc.lua, `must_fix`): spelled so, a body comes as text and a missing one as nothing.
 """
+_OTHERWISE: Final = frozenset((_EXIT, *_SPELLED))
 _MAX_BUFFER: Final = 64 << 20
 
 
-class MsgPackSession:
+class MsgPackSession(MsgPackSteps):
     """One connection's state; see `gatewright.gateways.kong.events.KongSession` for the methods' contract."""
 
     moves = True
@@ -53,13 +63,13 @@ class MsgPackSession:
         Args:
             max_payload: longest request in bytes that is accepted.
         """
+        super().__init__(HandleEvent, Answer, PHASES, _OTHERWISE)
         self._unpacker = msgpack.Unpacker(
             raw=False, strict_map_key=False, unicode_errors="surrogateescape", max_buffer_size=max_payload
         )
         self._fed = self._whole = 0  # bytes that went into the unpacker, and those of whole messages
-        self.buffered = 0
 
-    def receive_data(self, data: bytes) -> Sequence[KongEvent]:
+    def receive_more(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in."""
         try:
             if not self.buffered:
@@ -123,9 +133,9 @@ class MsgPackSession:
         """The answer to a question."""
         return _pack(ticket, None, content)
 
-    def call(self, ticket: int, event: int, method: str, args: Sequence[Any]) -> bytes:
+    def call_otherwise(self, ticket: int, event: int, method: str, args: Sequence[Any]) -> bytes:
         """A PDK call."""
-        if method == "kong.response.exit" and len(args) > 1:
+        if method == _EXIT and len(args) > 1:
             status, body, *more = args
             headers = more[0] if more else None
             if isinstance(body, dict | list | tuple) and not is_whole_in_lua(body):
@@ -146,10 +156,6 @@ class MsgPackSession:
         content = {"EventId": answer.event} if data is None else {"EventId": answer.event, "Data": data}
         packed: bytes = msgpack.packb([_REQUEST, answer.ticket, method, [content]], unicode_errors="surrogateescape")
         return packed
-
-    def done(self, ticket: int, event: int) -> bytes:
-        """The end of an event."""
-        return _pack(ticket, None, {"Data": _DONE, "EventId": event})
 
     def number_of(self, ticket: int) -> int:
         """The message's number, which is the ticket."""
@@ -172,7 +178,7 @@ class MsgPackSession:
         if kind != _REQUEST or not isinstance(ticket, int) or not isinstance(method, str):
             return b""
         if method == "plugin.HandleEvent" or method.startswith("plugin.Step"):
-            return cls().call(ticket, 0, "kong.response.exit", refusal)
+            return cls().call(ticket, 0, _EXIT, refusal)
         return _pack(ticket, "the plugin server's process ended", None)
 
 

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import json
 import struct
-from collections import deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final
 
 from gatewright.errors import PluginError, ProtocolError
+from gatewright.gateways.kong._which_steps import ProtoBufSteps
 from gatewright.gateways.kong.events import Answer, CloseInstance, HandleEvent, KongEvent, Query, StartInstance
 from gatewright.gateways.kong.messages import RPC_CALL, RPC_RETURN
 from gatewright.gateways.kong.pdk import METHODS
@@ -45,12 +45,9 @@ _QUERY_ARG: Final = "kong.request.get_query_arg"
 _QUERY: Final = METHODS["kong.request.get_query"]
 _MAX_KNOWN: Final = 1024
 _LONGEST_KNOWN: Final = 256
-_MOST_KEPT: Final = 512
-_MOST_AHEAD: Final = 64  # calls that Kong may be behind by
-_EMPTY_FRAME: Final = _pack_length(0)
 
 
-class ProtoBufSession:
+class ProtoBufSession(ProtoBufSteps):
     """One connection's state; see `gatewright.gateways.kong.events.KongSession` for the methods' contract.
 
     An event's ticket is 0: its connection has no other, and so its sequence is kept here.
@@ -64,23 +61,10 @@ class ProtoBufSession:
         Args:
             max_payload: longest frame in bytes that is accepted.
         """
-        self.ahead = False
-        self.patient = False
-        self._buffer = bytearray()
-        self._max = max_payload
-        self._expected: deque[Callable[[bytes], Any] | None] = deque()  # answers; `None` for one that says nothing
-        self.buffered = 0
-        self._sequence = b""  # of the event, as it came
-        self._known_calls: dict[bytes, tuple[HandleEvent]] = {}
+        super().__init__(max_payload, _CALLS, _call_of)
 
-    def receive_data(self, data: bytes) -> Sequence[KongEvent]:
+    def receive_more(self, data: bytes) -> Sequence[KongEvent]:
         """Take bytes in."""
-        size = len(data) - _PREFIX
-        if self._buffer or size < 0 or _unpack_length(data)[0] != size or size > self._max:
-            return self._receive_in_parts(data)
-        return self._events_of(data[_PREFIX:])  # the usual case: one whole frame
-
-    def _receive_in_parts(self, data: bytes) -> Sequence[KongEvent]:
         buffer = self._buffer
         if buffer:
             buffer += data
@@ -122,7 +106,7 @@ class ProtoBufSession:
             after = 1
             while after < len(frame) and frame[after] > _LAST_OF_VARINT:
                 after += 1
-            known = self._known_calls.get(frame[after + 1 :])
+            known = self._known.get(frame[after + 1 :])
             if known is not None:
                 self._sequence = frame[: after + 1]
                 return known
@@ -136,9 +120,9 @@ class ProtoBufSession:
                 wish = HandleEvent(0, event.get("instance_id", 0), event.get("event_name", ""))
                 self._sequence = b"\x08" + write_varint(ticket) if ticket else b""
                 if frame[0] == _SEQUENCE_TAG and len(frame) <= _LONGEST_KNOWN:
-                    if len(self._known_calls) >= _MAX_KNOWN:
-                        self._known_calls.clear()
-                    self._known_calls[frame[read_varint(frame, 1)[1] :]] = (wish,)
+                    if len(self._known) >= _MAX_KNOWN:
+                        self._known.clear()
+                    self._known[frame[read_varint(frame, 1)[1] :]] = (wish,)
                 return wish
             case {"start_instance": start}:
                 return StartInstance(ticket, start.get("name", ""), start.get("config", b""))
@@ -177,22 +161,6 @@ class ProtoBufSession:
             }
         return _frame(RPC_RETURN.encode({"sequence": ticket, what: content}))
 
-    def call(self, ticket: int, event: int, method: str, args: Sequence[Any]) -> bytes:
-        """A PDK call."""
-        length = 0
-        for arg in args:
-            length += len(arg) if type(arg) is str else _LONGEST_KNOWN  # 1 and True are one key, and not one argument
-        frame, decode, gives = _call_of(method, args) if length >= _LONGEST_KNOWN else _kept_call(method, *args)
-        expected = self._expected
-        self.ahead = ahead = not gives and not self.patient and len(expected) < _MOST_AHEAD
-        expected.append(None if ahead else decode)
-        self.buffered += 1
-        return frame
-
-    def done(self, ticket: int, event: int) -> bytes:
-        """The end of an event. Its sequence is known: there is no other event on this connection."""
-        return _EMPTY_FRAME + _pack_length(len(self._sequence)) + self._sequence
-
     def number_of(self, ticket: int) -> int:
         """The sequence, which is kept here."""
         return read_varint(self._sequence, 1)[0] if self._sequence else 0
@@ -207,7 +175,11 @@ class ProtoBufSession:
         return cls().call(0, 0, "kong.response.exit", refusal)
 
 
-def _call_of(method: str, args: Sequence[Any]) -> tuple[bytes, Callable[[bytes], Any], bool]:
+_Parts = tuple[bytes, Callable[[bytes], Any], bool]
+_CALLS: Final[dict[tuple[str, ...], _Parts]] = {}
+
+
+def _call_of(method: str, args: Sequence[Any]) -> _Parts:
     """A call's frames, what reads its answer, and whether that says anything."""
     known = METHODS.get(method) or METHODS.get(_ALIASES.get(method, ""))
     if known is None:
@@ -221,12 +193,6 @@ def _call_of(method: str, args: Sequence[Any]) -> tuple[bytes, Callable[[bytes],
         known, payload = _QUERY, _QUERY.encode(())
         decode = partial(_first_of, name=args[0] if args else "")
     return known.frame + _pack_length(len(payload)) + payload, decode, bool(known.gives)
-
-
-@lru_cache(maxsize=_MOST_KEPT)
-def _kept_call(method: str, *args: str) -> tuple[bytes, Callable[[bytes], Any], bool]:
-    """As `_call_of`: the same header with the same value, say, is set over and over."""
-    return _call_of(method, args)
 
 
 def _first_of(data: bytes, *, name: Any) -> Any:
