@@ -161,8 +161,8 @@ class Bridge(Gathering):
             if waits_for is _PAUSE:
                 next_step = self._pause(spare, strand)
                 waits_for = asyncio.CancelledError()  # in case there is none
-            elif spare.cancelled or not self._can_wait_for(waits_for, task):
-                next_step = None
+            elif spare.is_cancelled() or not self._can_wait_for(waits_for, task):
+                next_step = None  # that is for the task to see to
             else:
                 next_step = self._await(spare, strand, waits_for)
             if next_step is None:
@@ -177,7 +177,7 @@ class Bridge(Gathering):
 
     def _pause(self, spare: SpareTask, strand: Strand) -> NextStep | None:
         """Wait until the strand is resumed; `None`: the coroutine's task was cancelled."""
-        if spare.task.cancelling() and not spare.has_begun:
+        if spare.is_cancelled():
             self._forget_pause(spare, strand)
             return None
         spare.paused = strand
@@ -188,7 +188,7 @@ class Bridge(Gathering):
             raise
         finally:
             spare.paused = None
-        if spare.cancelled:
+        if spare.is_cancelled():
             if value is CANCELLED:
                 self._forget_pause(spare, strand)
             return None
@@ -225,12 +225,13 @@ class Bridge(Gathering):
             raise
         finally:
             spare.paused = spare.waits_for = None
-        if spare.cancelled:
+        if spare.is_cancelled():
             self._leave_to_task(spare, future)
             return None
         if future is None:
             return spare.send, None
-        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        whole: Any = future  # typeshed leaves out what a task makes of a cancelled one
+        error = whole._make_cancelled_error() if future.cancelled() else future.exception()
         return (spare.send, None) if error is None else (spare.driving.throw, error)
 
     @staticmethod
@@ -249,12 +250,7 @@ class Bridge(Gathering):
             spare.on_expiry(strand)
 
     def _hand_over(self, spare: SpareTask, waits_for: Any, strand: Strand) -> asyncio.Task[Any]:
-        rest = Rest(spare)
-        if not spare.has_begun and (spare.task.cancelling() or spare.task.done()):  # another one has to see to it
-            if spare.task.cancelling():
-                waits_for = cancelled_wait(waits_for, spare.early_cancel or asyncio.CancelledError())
-            spare = self._spares.make(spare.context)
-        spare.hand_over(rest, waits_for, strand)
+        spare.hand_over(Rest(spare), waits_for, strand)
         return spare.task
 
     def strand_of_task(self) -> Strand | None:

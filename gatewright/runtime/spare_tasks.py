@@ -47,15 +47,6 @@ class _Task(asyncio.Task[Any]):
     """A task that remembers whether a handler has left something on it, or knows it by its name."""
 
     touched = False
-    on_early_cancel: Callable[[asyncio.CancelledError], object] | None = None
-    """Told that it's cancelled before its first step, and so will never take one."""
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        """Ask it to end, as any task."""
-        heard = super().cancel(msg)
-        if self.on_early_cancel is not None:
-            self.on_early_cancel(asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg))
-        return heard
 
     def get_name(self) -> str:
         """The name; whoever has it may look for it later."""
@@ -83,10 +74,8 @@ class SpareTask:
 
     Attributes:
         gate: opened to let the task go on with what was handed over. Cancelling the task cancels it, at once.
-        has_begun: the task waits at the gate. Cancelled before that, it ends without a look at what it is handed.
         paused: the strand, while it waits for an answer that the coroutine asked for, or for `waits_for`.
         waits_for: the future that the coroutine awaits, or `TURN`, while its strand waits for that.
-        early_cancel: what it was cancelled with before it has begun.
         known_call: what gives `CURRENT` back, while the coroutine's context says what it runs for.
         aside: the strand waits in the middle of a step of the coroutine; cancelled meanwhile, the task waits, too.
         send: lets a coroutine that it's given begin, and then go on with a value. Gives what the coroutine waits for,
@@ -94,7 +83,7 @@ class SpareTask:
     """
 
     __slots__ = (
-        "aside", "context", "driving", "early_cancel", "gate", "handed_over", "has_begun", "known", "known_call",
+        "aside", "context", "driving", "gate", "handed_over", "known", "known_call",
         "on_expiry", "paused", "result", "resume", "send", "task", "waits_for", "watched",
     )  # fmt: skip
 
@@ -110,12 +99,11 @@ class SpareTask:
                 one: it may have to wake up while the strand waits in the middle of a step, and so in that context.
         """
         self.gate: asyncio.Future[None] = loop.create_future()
-        self.has_begun = self.aside = False
+        self.aside = False
         self.handed_over: tuple[Rest, Any, Any, Any] | None = None
         self.paused: Any = None
         self.waits_for: Any = None
         self.known_call: contextvars.Token[Any] | None = None
-        self.early_cancel: asyncio.CancelledError | None = None
         self.on_expiry: Callable[[Any], object] | None = None
         self.resume = resume
         self.context = context
@@ -123,9 +111,10 @@ class SpareTask:
         self.driving = _drives(self)
         next(self.driving)
         self.send = self.driving.send
-        self.task = _Task(_carry_on(self), loop=loop, context=contextvars.Context())
+        carrying = _carry_on(self)
+        carrying.send(None)  # so that it hears of it if it's cancelled before its first turn
+        self.task = _Task(carrying, loop=loop, context=contextvars.Context())
         task = self.task
-        asyncio.Task.__setattr__(task, "on_early_cancel", self._on_early_cancel)
         hide(task)
         self.known, self.watched = getrefcount(task), getweakrefcount(task)
 
@@ -134,17 +123,7 @@ class SpareTask:
         if what is self.waits_for:  # or it has had to go on without
             self.resume(self.paused, what)
 
-    def _on_early_cancel(self, error: asyncio.CancelledError) -> None:
-        self.early_cancel = error
-        if self.paused is not None:
-            self.task.get_loop().call_soon(self._go_on_cancelled, self.paused)
-
-    def _go_on_cancelled(self, strand: Any) -> None:
-        if self.paused is strand:
-            self.resume(strand, CANCELLED)
-
-    @property
-    def cancelled(self) -> bool:
+    def is_cancelled(self) -> bool:
         """Whether somebody wanted the coroutine cancelled."""
         return self.gate.done() or bool(self.task.cancelling())
 
@@ -199,11 +178,15 @@ class Rest:
         return waits_for
 
 
+@types.coroutine
+def _turn() -> Generator[None, None, None]:
+    yield
+
+
 async def _carry_on(spare: SpareTask) -> Any:
     cancelled = None
-    spare.has_begun = True
-    asyncio.Task.__setattr__(spare.task, "on_early_cancel", None)
     try:
+        await _turn()
         await spare.gate
     except asyncio.CancelledError as error:
         cancelled = error
@@ -315,7 +298,7 @@ class SpareTasks:
         if not len(context):  # what the caller has set is for this one to see, not for other calls'
             while self._kept:
                 spare = self._kept.pop()
-                if not spare.gate.done() and (spare.has_begun or not spare.task.done()):  # nobody has cancelled it
+                if not spare.is_cancelled():
                     return spare
         return self.make(context)
 
@@ -326,8 +309,7 @@ class SpareTasks:
             spare.context.run(CURRENT.reset, spare.known_call)
             spare.known_call = None
         if (
-            not spare.gate.done()
-            and (spare.has_begun or not task.cancelling())
+            not spare.is_cancelled()
             and not len(spare.context)
             and getrefcount(task) <= spare.known
             and getweakrefcount(task) <= spare.watched
