@@ -23,6 +23,7 @@ from gatewright.settings import Settings
 from tests.kong.conftest import wait_until
 
 GATEWAY = Path(__file__).parents[1] / "server" / "gateway_restart.py"
+ENDS_BUSY = GATEWAY.with_name("gateway_ends_busy.py")
 DENY = """
 class Plugin(object):
     def __init__(self, config): pass
@@ -75,6 +76,35 @@ def test_nothing_passes_while_the_server_is_gone_and_the_next_one_takes_over(tmp
     assert said == [*one_life, *one_life]
     wait_until(lambda: not keepers(tmp_path))  # with the gateway
     assert not (tmp_path / "k.sock").exists()
+
+
+WAITS = """
+import asyncio, pathlib, tempfile
+class Plugin(object):
+    def __init__(self, config): pass
+    async def access(self, kong):
+        go = pathlib.Path({go!r})
+        if not go.exists():
+            tempfile.mkstemp(dir=go.parent)
+        while not go.exists():
+            await asyncio.sleep(0.01)
+"""
+
+
+def test_the_keeper_gets_each_connection_once(tmp_path: Path) -> None:
+    """Of one that it had twice it would close one descriptor: Kong would wait on the other for a minute."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "seen").mkdir()
+    go = tmp_path / "seen" / "go"
+    (tmp_path / "plugins" / "deny.py").write_text(WAITS.format(go=str(go)))
+    server = [sys.executable, "-m", "kong_pdk.cli", "-v", "-d", tmp_path / "plugins", "-p", tmp_path]
+    done = subprocess.run(
+        [sys.executable, ENDS_BUSY, tmp_path / "k.sock", "40", go, *server, "--socket-name", "k.sock",
+         "--protocol", "protobuf"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["under way: {'ret': 40}", "asked later: {'closed': 40}"]
 
 
 def test_a_server_that_no_gateway_started_has_no_keeper(start: Any) -> None:

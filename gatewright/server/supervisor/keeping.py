@@ -239,6 +239,8 @@ class _Keeping:
         self._end(connection)
 
     def _end(self, connection: _Connection) -> None:
+        with contextlib.suppress(OSError):  # the gateway has closed it
+            connection.sock.shutdown(socket.SHUT_RDWR)  # of a worker that was killed it may have come to us twice
         for sock in (connection.sock, connection.there):
             if sock is not None:
                 with contextlib.suppress(KeyError):

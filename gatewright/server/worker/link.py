@@ -122,8 +122,10 @@ class Link:
         except Exception as error:
             self._service.failures.report("the last report is lost", kind="internal", error=error, traceback=True)
         deadline = self._loop.time() + seconds
-        while self.unsettled and self._loop.time() < deadline:  # noqa: ASYNC110 - a socket has no event for it
+        self._tell_ended()  # else the supervisor would give what the keeper has by now to it once more
+        while self.unsettled and self._loop.time() < deadline:
             await asyncio.sleep(0.005)
+            self._tell_ended()
         self._closing = True
         self._channel.close()
 
@@ -333,6 +335,8 @@ class Link:
         self.send(messages.Used(confs.used_since(confs.now - 1)))
 
     def _tell_ended(self) -> None:
+        if not self._ended:
+            return
         ended, self._ended = self._ended, 0
         slots, self._ended_slots = self._ended_slots, []
         self.send(messages.Closed(ended, slots))
