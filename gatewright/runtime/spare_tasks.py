@@ -298,7 +298,7 @@ class SpareTasks:
         if not len(context):  # what the caller has set is for this one to see, not for other calls'
             while self._kept:
                 spare = self._kept.pop()
-                if not spare.is_cancelled():
+                if not (spare.gate.done() or spare.task.cancelling()):  # `is_cancelled`, without a call
                     return spare
         return self.make(context)
 
@@ -309,7 +309,8 @@ class SpareTasks:
             spare.context.run(CURRENT.reset, spare.known_call)
             spare.known_call = None
         if (
-            not spare.is_cancelled()
+            not spare.gate.done()
+            and not task.cancelling()
             and not len(spare.context)
             and getrefcount(task) <= spare.known
             and getweakrefcount(task) <= spare.watched
