@@ -24,6 +24,7 @@ from tests.kong.conftest import wait_until
 
 GATEWAY = Path(__file__).parents[1] / "server" / "gateway_restart.py"
 ENDS_BUSY = GATEWAY.with_name("gateway_ends_busy.py")
+STOPS = GATEWAY.with_name("gateway_stops.py")
 DENY = """
 class Plugin(object):
     def __init__(self, config): pass
@@ -105,6 +106,20 @@ def test_the_keeper_gets_each_connection_once(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["under way: {'ret': 40}", "asked later: {'closed': 40}"]
+
+
+def test_no_file_is_left_of_a_server_that_kong_kills_when_it_stops(tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "deny.py").write_text(DENY)
+    server = [sys.executable, "-m", "kong_pdk.cli", "-v", "-d", tmp_path / "plugins", "-p", tmp_path]
+    done = subprocess.run(
+        [sys.executable, STOPS, tmp_path / "k.sock", *server, "--socket-name", "k.sock", "--socket-per-plugin"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["deny.socket", "k.sock", "k.sock.control"]
+    wait_until(lambda: not keepers(tmp_path))
+    assert not [file.name for file in tmp_path.iterdir() if file.is_socket()]
 
 
 def test_a_server_that_no_gateway_started_has_no_keeper(start: Any) -> None:

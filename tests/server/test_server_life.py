@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -460,6 +461,36 @@ def test_a_socket_that_somebody_removes_is_made_again(
             assert new.request(token) is not None
     assert runner.stop() == 0
     assert not runner.socket.exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "0"])
+def test_a_directory_that_somebody_removes_is_made_again(
+    workers: str, start_runner: StartRunner, plugin_dir: WriteFiles, tmp_path: Path
+) -> None:
+    place = tmp_path / "above" / "run"
+    place.mkdir(parents=True)
+    place.chmod(0o2750)
+    path = place / "r.sock"
+    metrics = tmp_path / "metrics.sock"
+    options = "--listen", f"unix:{path}", "--metrics", f"unix:{metrics}", "--workers", workers
+    runner = start_runner("-p", plugin_dir(body=BODY), *options, wait=False)
+    runner.wait_for_log("listening")
+    shutil.rmtree(place)
+    runner.wait_for(lambda: path.exists() and Path(f"{path}.control").exists(), 10)
+    assert "somebody removed the socket's directory: it's made again" in runner.log
+    assert stat.S_IMODE(place.stat().st_mode) == 0o2750
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        peer = Peer(sock)
+        assert peer.request(peer.prepare(("plain", "{}"))) == Rewrite(headers=[("x", "1")])
+    shutil.rmtree(place.parent)  # who made that is to make it again
+    runner.wait_for(lambda: ask(str(metrics), "/readyz")[0] == 503, 10)
+    assert "the directory" in runner.log
+    place.mkdir(parents=True)
+    runner.wait_for(lambda: ask(str(metrics), "/readyz")[0] == 200, 10)
+    assert path.exists()
+    assert runner.stop() == 0
+    assert not list(place.iterdir())
 
 
 def test_the_socket_is_closed_to_strangers_by_default(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:

@@ -22,7 +22,7 @@ import structlog
 
 from gatewright.errors import ListenError
 from gatewright.server.host.gateway_user import find_gateway_user, gateway_parent, may_follow
-from gatewright.server.host.socket_file import Found, bind_file, listens_for, remove_file
+from gatewright.server.host.socket_file import Found, bind_file, listens_for, make_directory, remove_file
 from gatewright.settings import Address, Settings, parse_address
 
 __all__ = ["BACKLOG", "Listener", "passed_socket", "watches_parent"]
@@ -191,6 +191,16 @@ class Listener:
         except OSError:  # we may not look there any more: who can say?
             return False
         return False
+
+    def make_directory(self) -> None:
+        """Make the directory again, as it was, in which our file was, if that is gone, too."""
+        if self.file is not None:
+            path = Path(self.address.path)
+            with contextlib.suppress(OSError):  # binding will say that it is not there
+                if make_directory(path, self.file):
+                    structlog.get_logger("gatewright.server").warning(
+                        "somebody removed the socket's directory: it's made again", directory=str(path.parent)
+                    )
 
     def become(self, fresh: Listener) -> None:
         """Listen with what another one has bound at the same address."""

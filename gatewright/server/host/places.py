@@ -1,8 +1,8 @@
 """Seeing that gateways find the sockets: a file that somebody removes would be an outage that nobody notices.
 
 Who cleans a directory for temporary files removes sockets, too, and connections that there are go on all the same. So a
-file that is gone is made again. One that is another's is left alone: it may be a successor's, whose gateway has yet to
-end this runner.
+file that is gone is made again, and so is its directory. A file that is another's is left alone: it may be a
+successor's, whose gateway has yet to end this runner.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Places:
 
     def _renew(self, listener: Listener) -> None:
         self._taken.pop(listener, None)
+        listener.make_directory()
         try:
             self._listening.renew(listener, self._settings)
         except ListenError as error:

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 from gatewright.errors import ListenError
 
-__all__ = ["Found", "bind_file", "listens_for", "remove_file"]
+__all__ = ["Found", "bind_file", "listens_for", "make_directory", "remove_file"]
 
 _LOCK_SECONDS: Final = 5.0
 _LOCK_PAUSE: Final = 0.01
@@ -34,10 +34,17 @@ _CREDENTIALS: Final = struct.Struct("iII")
 
 
 class Found(NamedTuple):
-    """Which file it is: of itself, and of its directory."""
+    """Which file it is: of itself, and of its directory.
+
+    Attributes:
+        file: device and inode.
+        directory: likewise.
+        rights: the directory's mode, owner and group.
+    """
 
     file: tuple[int, int]
     directory: tuple[int, int]
+    rights: tuple[int, int, int] = (0o700, -1, -1)
 
 
 def bind_file(
@@ -84,7 +91,8 @@ def bind_file(
             raise
         here = os.fstat(directory)
         sock.setblocking(False)
-        return sock, Found(found, (here.st_dev, here.st_ino))
+        rights = stat.S_IMODE(here.st_mode), here.st_uid, here.st_gid
+        return sock, Found(found, (here.st_dev, here.st_ino), rights)
 
 
 def remove_file(path: Path, found: Found) -> None:
@@ -107,6 +115,28 @@ def remove_file(path: Path, found: Found) -> None:
                 os.unlink(path.name, dir_fd=directory)
     finally:
         os.close(directory)
+
+
+def make_directory(path: Path, found: Found) -> bool:
+    """Make the socket's directory again with the rights that it had, if it's gone; tells whether it was made.
+
+    Raises:
+        OSError: it can't be made: where it was nobody may write but others, or that is gone, too.
+    """
+    mode, uid, gid = found.rights
+    try:
+        path.parent.mkdir(0o700)
+    except FileExistsError:
+        return False
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        made = os.fstat(directory)
+        if (made.st_uid, made.st_gid) != (uid, gid):
+            os.fchown(directory, uid, gid)
+        os.fchmod(directory, mode)
+    finally:
+        os.close(directory)
+    return True
 
 
 @contextlib.contextmanager

@@ -83,14 +83,22 @@ class Admin:
     The control socket can change things and is its owner's alone; the metrics address only shows.
     """
 
-    def __init__(self, runner: Runner, settings: Settings) -> None:
+    def __init__(
+        self, runner: Runner, settings: Settings, *, remember: Callable[[Listener], None] = lambda _: None
+    ) -> None:
         """Bind the addresses.
+
+        Args:
+            runner: what is shown.
+            settings: say where.
+            remember: told of each socket whose file is to be removed in the end.
 
         Raises:
             ListenError: one of them can't be bound. The control socket is only warned of, unless it was asked for. What
                 a gateway's earlier runner may still hold is taken over when that has ended (see `start`).
         """
         self._runner = runner
+        self._remember = remember
         self._awaited: list[tuple[Callable[[], Listener], dict[tuple[str, str], Handler]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._open: list[tuple[Callable[[], Listener], Listener, HttpServer]] = []
@@ -144,6 +152,7 @@ class Admin:
     ) -> HttpServer:
         server = HttpServer(listener.socket, handlers)
         self._open.append((bind, listener, server))
+        self._remember(listener)
         return server
 
     async def start(self) -> None:
@@ -167,6 +176,7 @@ class Admin:
             for bind, listener, server in self._open:
                 if not listener.is_gone:
                     continue
+                listener.make_directory()
                 try:
                     fresh = bind()
                 except ListenError as error:
@@ -176,6 +186,7 @@ class Admin:
                     continue
                 await server.move(fresh.socket)  # before the old one is closed, which its loop still looks at
                 listener.become(fresh)
+                self._remember(listener)
                 log.warning("somebody removed the socket's file: it's made again", socket=str(listener.address))
 
     async def _take_over(self) -> None:

@@ -76,6 +76,13 @@ class Keeper:
             if listener not in self._held:
                 self._held.append(listener)
 
+    def remember(self, listener: Listener) -> None:
+        """Have a socket's file removed with the gateway: it may kill this process before that could do it."""
+        if listener.file is not None:
+            held = Held(listener.address.path, listener.file.file, listener.file.directory, 0)
+            with contextlib.suppress(OSError):  # it was killed
+                self._channel.send(msgspec.json.encode(held))
+
     def adopt(self, connection: socket.socket) -> None:
         """Leave a connection to it."""
         with connection, contextlib.suppress(OSError):
@@ -101,9 +108,9 @@ def _become(channel: socket.socket, handover: socket.socket, stand_in: Callable[
         except ProcessLookupError:
             os._exit(0)
         _close_all_but({channel.fileno(), handover.fileno(), gone})
-        held = _told(channel)
+        held, files = _told(channel)
         channel.close()
-        keep(held, handover, stand_in, gone)
+        keep(held, files, handover, stand_in, gone)
     finally:
         os._exit(0)
 
@@ -118,14 +125,19 @@ def _close_all_but(needed: set[int]) -> None:
                 os.close(fd)
 
 
-def _told(channel: socket.socket) -> list[tuple[Held, socket.socket]]:
-    """Wait until the supervisor says to begin, or is gone; gives what it said to hold."""
+def _told(channel: socket.socket) -> tuple[list[tuple[Held, socket.socket]], list[Held]]:
+    """Wait until the supervisor says to begin, or is gone; gives what it said to hold, and further files."""
     held: list[tuple[Held, socket.socket]] = []
+    files: list[Held] = []
     while True:
         try:
             message, fds, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, 1)
         except ConnectionError:
-            return held
+            return held, files
         if not message or message == _TAKE:
-            return held
-        held.append((msgspec.json.decode(message, type=Held), socket.socket(fileno=fds[0])))
+            return held, files
+        told = msgspec.json.decode(message, type=Held)
+        if fds:
+            held.append((told, socket.socket(fileno=fds[0])))
+        else:
+            files.append(told)

@@ -28,7 +28,7 @@ _MOST_WAITING: Final = 1024
 
 
 class Held(msgspec.Struct):
-    """A listening socket, as the keeper is told of it."""
+    """A listening socket, as the keeper is told of it; or its file alone."""
 
     path: str
     file: tuple[int, int]
@@ -37,17 +37,25 @@ class Held(msgspec.Struct):
 
 
 def keep(
-    held: list[tuple[Held, socket.socket]], handover: socket.socket, stand_in: Callable[[], StandIn], gateway: int
+    held: list[tuple[Held, socket.socket]],
+    files: list[Held],
+    handover: socket.socket,
+    stand_in: Callable[[], StandIn],
+    gateway: int,
 ) -> None:
     """Say no, until there is nobody to say it to.
 
     Args:
         held: the sockets, listening.
+        files: those of other sockets of the runner's, to be removed with the gateway.
         handover: gives connections, as descriptors.
         stand_in: makes what answers on a connection.
         gateway: readable when it is gone.
     """
-    _Keeping(held, handover, stand_in, gateway).serve()
+    if _Keeping(held, handover, stand_in, gateway).serve():
+        for file in files:
+            if not _listens(file.path):  # a runner of the next gateway's may have the very number of the file
+                _remove(file)
 
 
 class _Connection:
@@ -90,15 +98,15 @@ class _Keeping:
             sock.listen(kept.backlog)  # so that who dials is told this process (see `gateway_user.may_follow`)
             self._selector.register(sock, selectors.EVENT_READ, lambda sock=sock: self._accept(sock))
 
-    def serve(self) -> None:
-        """See `keep`."""
+    def serve(self) -> bool:
+        """See `keep`; tells whether the gateway is gone."""
         while not self._gateway_is_gone and (self._held or self._connections or self._workers_are_there):
             for key, _ in self._selector.select(_LOOK_SECONDS):
                 key.data()
             self._look()
         for kept, _ in self._held:
-            with contextlib.suppress(OSError):
-                remove_file(Path(kept.path), Found(kept.file, kept.directory))
+            _remove(kept)
+        return self._gateway_is_gone
 
     @property
     def _workers_are_there(self) -> bool:
@@ -277,6 +285,21 @@ def _send(sock: socket.socket, data: bytes) -> None:
         sock.sendall(data)
     finally:
         sock.setblocking(False)
+
+
+def _remove(kept: Held) -> None:
+    with contextlib.suppress(OSError):
+        remove_file(Path(kept.path), Found(kept.file, kept.directory))
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
 
 
 def _is_ours(kept: Held) -> bool:

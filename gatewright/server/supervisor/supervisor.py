@@ -114,7 +114,9 @@ class Supervisor:
         settings = self._plan.settings
         accounts = Accounts([])
         self._overview = Overview(accounts)
-        self._admin = Admin(self._overview, settings)  # first: whoever can connect to the runner can ask how it is
+        remember = keeper.remember if keeper is not None else lambda _: None
+        # first: whoever can connect to the runner can ask how it is
+        self._admin = Admin(self._overview, settings, remember=remember)
         at_end.callback(self._admin.unlink)
         self._listener = listener = Listener.obtain(settings)
         at_end.callback(listener.close)
