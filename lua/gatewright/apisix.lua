@@ -181,7 +181,7 @@ function _M.request(conf, api_ctx, name, phases)
     if not ok then
         return _M.refuse(name, err)
     end
-    if got.flags == 1 then
+    if apply.stops(got) then
         local body = ctx.body
         return ctx.status, body ~= "" and body or nil
     end

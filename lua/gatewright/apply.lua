@@ -19,19 +19,23 @@ local function flush(ctx, host, set, name, value)
     end
 end
 
+--- Whether it is the client that an answer is for.
+function _M.stops(answer)
+    return answer[0] == STOP
+end
+
 --- Carry out what plugins want of a request.
 -- @param host how to get at the request
 -- @param ctx the request's own table
--- @param answer what `runner.call` gave
+-- @param answer its fields and flags (see `exchange.call`)
 -- @return true; nil and why if an operation is unknown or cut off, and then the request has to be refused
 function _M.run(host, ctx, answer)
-    local fields = answer.fields
-    local ops = fields[1]
-    if answer.flags > STOP then
+    local ops, flags = answer[1], answer[0]
+    if flags > STOP then
         return nil, "an unknown flag: this side is older than the runner"
     end
     if not ops then
-        if answer.flags == STOP then
+        if flags == STOP then
             return nil, "an answer for the client that says nothing"
         end
         return true
@@ -41,7 +45,7 @@ function _M.run(host, ctx, answer)
     local set, name, value -- a header that may have further values
     for number = 1, #ops do
         local op = byte(ops, number)
-        local first = fields[at]
+        local first = answer[at]
         if op == 104 or op == 114 then -- "h", "r": one more value
             if not name then
                 return nil, "a value without a header"
@@ -49,23 +53,23 @@ function _M.run(host, ctx, answer)
             if type(value) ~= "table" then
                 value = { value }
             end
-            value[#value + 1] = fields[at + 1]
+            value[#value + 1] = answer[at + 1]
             at = at + 2
         else
             flush(ctx, host, set, name, value)
             name = nil
             if op == 72 or op == 82 then -- "H", "R"
                 set = op == 72 and "set_header" or "set_response_header"
-                name, value = first, fields[at + 1]
+                name, value = first, answer[at + 1]
                 if not name or not value then
                     return nil, "a header without a value"
                 end
                 at = at + 2
             elseif op == 97 then -- "a"
-                if not first or not fields[at + 1] then
+                if not first or not answer[at + 1] then
                     return nil, "a header without a value"
                 end
-                host:append_response_header(ctx, first, fields[at + 1])
+                host:append_response_header(ctx, first, answer[at + 1])
                 at = at + 2
             else
                 local run = host[op]
@@ -87,7 +91,7 @@ function _M.run(host, ctx, answer)
         end
     end
     flush(ctx, host, set, name, value)
-    if answer.flags == STOP and not ctx.status then
+    if flags == STOP and not ctx.status then
         return nil, "an answer for the client without a status"
     end
     return true

@@ -1,14 +1,61 @@
 --- One call's side of an exchange, whatever carries it: parts are put together, questions answered, the end found.
 
 local facts = require("gatewright.facts")
+local semaphore = require("ngx.semaphore")
 local wire = require("gatewright.wire")
 
 local concat = table.concat
 
+local MOST_KEPT = 256
+
 local _M = {}
 
+local kept = {}
+local kept_count = 0
+
+--- A call's own table, in which its answer will be: `answered` (its kind), `argument`, and `answer`, which has its fields,
+-- its flags at 0, and as `long` a body that came in parts.
+-- @param kind the frame's
+-- @param host, ctx what questions are answered by (see `facts`), or nil
+function _M.call(kind, host, ctx)
+    local call
+    if kept_count > 0 then
+        call = kept[kept_count]
+        kept[kept_count] = nil
+        kept_count = kept_count - 1
+        call.kind, call.host, call.ctx = kind, host, ctx
+        call.done, call.err, call.questions, call.parts = false, false, false, false
+        return call
+    end
+    -- With room for what is to come: a table that grows on its way costs as much again.
+    return {
+        id = 0,
+        kind = kind,
+        host = host,
+        ctx = ctx,
+        sema = semaphore.new(0),
+        done = false,
+        err = false,
+        questions = false,
+        parts = false,
+        held = 0,
+        answered = 0,
+        argument = 0,
+        answer = false,
+    }
+end
+
+--- Keep a call that has its answer for another: no one else knows of it any more.
+function _M.keep(call)
+    if kept_count < MOST_KEPT and call.sema:count() == 0 then
+        call.host, call.ctx, call.answer = nil, nil, false
+        kept_count = kept_count + 1
+        kept[kept_count] = call
+    end
+end
+
 --- Take a frame that has come for a call.
--- @param call a table that belongs to the call
+-- @param call see `call`
 -- @return true if this was the answer, which is in `call` then; otherwise false, and whether it's a question that the
 -- request has to answer (see `told`); nil and why if the frame is out of place
 function _M.take(call, kind, flags, argument, fields)
@@ -36,22 +83,20 @@ function _M.take(call, kind, flags, argument, fields)
         return nil, "an answer of another kind"
     end
     if call.parts then
-        call.long = concat(call.parts)
+        fields.long = concat(call.parts)
         call.parts = false
     end
-    call.answer, call.flags, call.argument, call.fields = kind, flags, argument, fields
+    fields[0] = flags
+    call.answered, call.argument, call.answer = kind, argument, fields
     return true
 end
 
 --- Answer a question. To be called by the request itself, since only it sees what it is about.
--- @return the strings to send, and how many; nil and why if the answer can't be sent
-function _M.told(call, number, name)
-    local out = {}
-    local count, err = wire.put_told(out, 0, call.id, number, facts.get(call.host, call.ctx, name))
-    if not count then
-        return nil, err
-    end
-    return out, count
+-- @param queue where the answer is put (see `wire`)
+-- @return true; nil and why if the answer can't be sent
+function _M.tell(call, queue, number, name)
+    local value = facts.get(call.host, call.ctx, name)
+    return wire.put_told(queue, call.id, number, value)
 end
 
 return _M

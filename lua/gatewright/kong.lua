@@ -129,7 +129,7 @@ function _M.request(conf, phases)
     if not ok then
         return _M.refuse(err)
     end
-    if got.flags == 1 then
+    if apply.stops(got) then
         return kong.response.exit(ctx.status, ctx.body ~= "" and ctx.body or nil)
     end
 end

@@ -4,10 +4,12 @@
 -- calls have left in a queue, all at once, and another reads and wakes the calls. A call's questions are answered by
 -- the call itself, since only it sees its request.
 
+local bit = require("bit")
 local exchange = require("gatewright.exchange")
 local semaphore = require("ngx.semaphore")
 local wire = require("gatewright.wire")
 
+local band = bit.band
 local exiting = ngx.worker.exiting
 local now = ngx.now
 local spawn, kill = ngx.thread.spawn, ngx.thread.kill
@@ -19,28 +21,14 @@ local READ_MILLISECONDS = 86400000 -- the writing thread sees to the end; a time
 local READ_BYTES = 65536
 local MOST_CONNECTIONS = 64
 local SLACK = 16
+local SLOTS = 65536 -- a call's id is a slot, and above it how often that was taken
+local GENERATIONS = 32768
+local MOST_CALLS = 32768
+local MOST_WAITING = 2048 -- frames, while nothing can be sent, of which none waits for an answer
+
+local GIVEN_UP = {} -- in a call's slot: nobody waits for its answer any more
 
 local _M = {}
-
-local free_semaphores = {}
-local free_count = 0
-
-local function take_semaphore()
-    if free_count > 0 then
-        local sema = free_semaphores[free_count]
-        free_semaphores[free_count] = nil
-        free_count = free_count - 1
-        return sema
-    end
-    return semaphore.new(0)
-end
-
-local function keep_semaphore(sema)
-    if free_count < 256 and sema:count() == 0 then
-        free_count = free_count + 1
-        free_semaphores[free_count] = sema
-    end
-end
 
 --- A connection can be used no more: its calls end.
 local function fail(conn, err)
@@ -54,9 +42,12 @@ local function fail(conn, err)
             break
         end
     end
-    for _, call in pairs(conn.calls) do
-        call.err = err
-        call.sema:post()
+    for slot = 1, conn.slots do
+        local call = conn.calls[slot]
+        if call and call ~= GIVEN_UP then
+            call.err = err
+            call.sema:post()
+        end
     end
     conn.wake:post()
 end
@@ -72,6 +63,36 @@ local function leave(conn)
         end
         conn.wake:post()
     end
+end
+
+--- A slot for a call, and an id that was not used for long. The slot of a call that was given up is free only when the
+-- runner has answered it: nobody gets what was meant for another.
+-- @return slot and id; nil if there are too many calls
+local function take_slot(conn, call)
+    local slot = conn.free
+    if slot > 0 then
+        conn.free = conn.next_free[slot]
+    else
+        slot = conn.slots + 1
+        if slot > MOST_CALLS then
+            return nil
+        end
+        conn.slots = slot
+        conn.ids[slot] = slot
+    end
+    local id = conn.ids[slot] + SLOTS
+    if id >= SLOTS * GENERATIONS then
+        id = slot
+    end
+    conn.ids[slot] = id
+    conn.calls[slot] = call
+    return slot, id
+end
+
+local function free_slot(conn, slot)
+    conn.calls[slot] = false
+    conn.next_free[slot] = conn.free
+    conn.free = slot
 end
 
 local function deliver(conn, kind, flags, id, argument, fields)
@@ -91,12 +112,17 @@ local function deliver(conn, kind, flags, id, argument, fields)
         return nil, "refused: " .. (fields[1] or "")
     end
     conn.frames = conn.frames + 1
-    local call = conn.calls[id]
-    if call then -- otherwise it's late
+    local slot = band(id, SLOTS - 1)
+    local call = conn.ids[slot] == id and conn.calls[slot]
+    if call == GIVEN_UP then
+        if kind ~= wire.PART and kind ~= wire.ASK then
+            free_slot(conn, slot)
+        end
+    elseif call then
         local done, asked = exchange.take(call, kind, flags, argument, fields)
-        if done then -- taken out here, since a request may have ended that waited for this
+        if done then -- its slot is free at once, since a request may have ended that waited for this
             call.done = true
-            conn.calls[id] = nil
+            free_slot(conn, slot)
             conn.under_way = conn.under_way - 1
             call.sema:post()
         elseif asked then
@@ -109,7 +135,7 @@ local function deliver(conn, kind, flags, id, argument, fields)
             questions[#questions + 1] = fields[1]
             call.sema:post()
         end
-    elseif kind == wire.ERROR and argument == wire.UNKNOWN_TOKEN then -- of a log phase
+    elseif slot == 0 and kind == wire.ERROR and argument == wire.UNKNOWN_TOKEN then -- of a log phase
         conn.client.doubts = conn.client.doubts + 1
     end
     return true
@@ -159,17 +185,15 @@ end
 local function write(conn)
     local sock = conn.sock
     while not conn.dead do
-        local queue = conn.queue
-        if conn.queued > 0 then
+        if conn.queue.frames > 0 then
             conn.written = conn.put -- whatever of it comes through, those may have begun
-            conn.queue, conn.queued = {}, 0
-            local ok, err = sock:send(queue)
+            local ok, err = sock:send(wire.take(conn.queue))
             if not ok then
                 return fail(conn, "can't send: " .. err)
             end
         else
             conn.wake:wait(1)
-            if (conn.leaving or exiting()) and conn.under_way == 0 and conn.queued == 0 then
+            if (conn.leaving or exiting()) and conn.under_way == 0 and conn.queue.frames == 0 then
                 return fail(conn, "closed")
             end
         end
@@ -192,9 +216,9 @@ local function run(premature, conn)
     if not ok then
         return fail(conn, "can't connect to " .. client.address .. ": " .. (err or ""))
     end
-    local hello = { sock:getreusedtimes() == 0 and wire.PREFACE or "" }
-    wire.put(hello, 1, wire.HELLO, 0, wire.VERSION, { client.name }, 1)
-    ok, err = sock:send(hello)
+    local hello = wire.queue()
+    wire.put(hello, wire.HELLO, 0, wire.VERSION, { client.name }, 1)
+    ok, err = sock:send({ sock:getreusedtimes() == 0 and wire.PREFACE or "", wire.take(hello) })
     if not ok then
         return fail(conn, "can't send: " .. err)
     end
@@ -208,14 +232,17 @@ local function open(client)
     local conn = {
         client = client,
         wake = semaphore.new(0),
-        queue = {},
-        queued = 0,
+        queue = wire.queue(),
         put = 0, -- calls that have been put into the queue, and of these, that have been written
         written = 0,
-        calls = {},
+        calls = {}, -- by slot: a call, GIVEN_UP, or `false` where there is none; and the slot's latest id
+        ids = {},
+        slots = 0,
+        free = 0, -- the slot that was freed last; behind it, those before
+        next_free = {},
         under_way = 0,
         frames = 0,
-        last_id = 0,
+        logs = 0,
     }
     local ok, err = timer_at(0, run, conn)
     if not ok then
@@ -246,33 +273,33 @@ local function pick(client)
     return next.under_way > 2 * best.under_way + SLACK and best or next
 end
 
---- Let what has been put into the queue be written.
-local function queued(conn, count)
-    local before = conn.queued
-    conn.queued = count
-    if before == 0 then
-        conn.wake:post()
-    end
-end
-
---- Send a frame without waiting for an answer.
--- @return true if it is on its way; nil and perhaps why
-function _M.post(client, kind, id, argument, fields, n)
-    local conn = pick(client)
-    if not conn or conn.queued > 4096 then
-        return nil, "too much waits to be sent"
-    end
-    local count, err = wire.put(conn.queue, conn.queued, kind, id, argument, fields, n)
-    if not count then
+--- Put a frame into a connection's queue, and let it be written.
+local function send(conn, kind, id, argument, fields, n)
+    local queue = conn.queue
+    local ok, err = wire.put(queue, kind, id, argument, fields, n)
+    if not ok then
         return nil, err
     end
-    queued(conn, count)
+    if queue.frames == 1 then
+        conn.wake:post()
+    end
     return true
+end
+
+--- Send what nobody waits for: a request that has its answer.
+-- @return true if it is on its way; nil and perhaps why
+function _M.log(client, argument, fields, n)
+    local conn = pick(client)
+    if not conn or conn.queue.frames > MOST_WAITING then
+        return nil, "too much waits to be sent"
+    end
+    conn.logs = conn.logs % (GENERATIONS - 1) + 1
+    return send(conn, wire.LOG, conn.logs * SLOTS, argument, fields, n)
 end
 
 --- What a call does that is not answered at once: it answers questions, or gives up.
 -- @return why it has failed; nil if it has its answer
-local function go_on(conn, call, sema, ok, frames, deadline)
+local function go_on(conn, call, ok, frames, deadline)
     while not call.done do
         if call.err then
             return call.err
@@ -286,50 +313,47 @@ local function go_on(conn, call, sema, ok, frames, deadline)
         local questions = call.questions or {}
         call.questions = false
         for at = 1, #questions, 2 do
-            local out, count = exchange.told(call, questions[at], questions[at + 1])
-            if not out then
-                fail(conn, count)
-                return count
+            local told, err = exchange.tell(call, conn.queue, questions[at], questions[at + 1])
+            if not told then
+                fail(conn, err)
+                return err
             end
-            local queue, before = conn.queue, conn.queued
-            for number = 1, count do
-                queue[before + number] = out[number]
-            end
-            queued(conn, before + count)
+            conn.wake:post() -- each time: meanwhile others may have had all written
         end
         local left = deadline - now()
-        ok = call.done or (left > 0 and sema:wait(left))
+        ok = call.done or (left > 0 and call.sema:wait(left))
     end
 end
 
 --- Carry a call; see `pool.carry`.
 function _M.carry(client, call, argument, fields, n, deadline)
     local conn, err = pick(client)
-    local sema = conn and take_semaphore()
-    if not sema then
-        return nil, err or "no semaphore", false
+    if not conn then
+        return nil, err, false
     end
-    local id = call.id
-    local count
-    count, err = wire.put(conn.queue, conn.queued, call.kind, id, argument, fields, n)
-    if not count then
+    local slot, id = take_slot(conn, call)
+    if not slot then
+        return nil, "too many calls are under way", true
+    end
+    call.id = id
+    local ok
+    ok, err = send(conn, call.kind, id, argument, fields, n)
+    if not ok then
+        free_slot(conn, slot)
         return nil, err, true
     end
-    call.sema = sema
-    conn.calls[id] = call
     conn.under_way = conn.under_way + 1
     local number = conn.put + 1
     conn.put = number
-    queued(conn, count)
     local frames = conn.frames
     local left = deadline - now()
-    local ok = left > 0 and sema:wait(left)
+    ok = left > 0 and call.sema:wait(left)
     if not call.done then
-        err = go_on(conn, call, sema, ok, frames, deadline)
-    end
-    if conn.calls[id] == call then
-        conn.calls[id] = nil
-        conn.under_way = conn.under_way - 1
+        err = go_on(conn, call, ok, frames, deadline)
+        if not call.done then
+            conn.calls[slot] = GIVEN_UP
+            conn.under_way = conn.under_way - 1
+        end
     end
     if conn.leaving and conn.under_way == 0 then
         conn.wake:post()
@@ -337,7 +361,6 @@ function _M.carry(client, call, argument, fields, n, deadline)
     if err then
         return nil, err, number <= conn.written
     end
-    keep_semaphore(sema)
     return true
 end
 

@@ -121,7 +121,7 @@ function chain_mt.access(self)
         if not ok then
             return refuse(self, err)
         end
-        if got.flags == 1 then
+        if apply.stops(got) then
             return answer(ctx)
         end
         keep(ctx)

@@ -10,6 +10,8 @@ local KEEP_MILLISECONDS = 60000
 
 local _M = {}
 
+local queue = wire.queue() -- for all calls: what is put into it is taken out at once
+
 --- Carry a call.
 -- @param client what `runner.new` gives
 -- @param call see `exchange`
@@ -28,13 +30,13 @@ function _M.carry(client, call, argument, fields, n, deadline)
     if not ok then
         return nil, "can't connect to " .. client.address .. ": " .. (err or ""), false
     end
-    local pieces = { sock:getreusedtimes() == 0 and wire.PREFACE or "" }
-    ok, err = wire.put(pieces, 1, call.kind, call.id, argument, fields, n)
+    ok, err = wire.put(queue, call.kind, call.id, argument, fields, n)
     if not ok then
         sock:close()
         return nil, err, true
     end
-    ok, err = sock:send(pieces)
+    local frame = wire.take(queue)
+    ok, err = sock:send(sock:getreusedtimes() == 0 and { wire.PREFACE, frame } or frame)
     if not ok then
         sock:close()
         return nil, "can't send: " .. err, true
@@ -47,7 +49,7 @@ function _M.carry(client, call, argument, fields, n, deadline)
             return nil, "no answer in time", true
         end
         sock:settimeouts(client.connect_timeout, left * 1000, left * 1000)
-        local head, rest, got, done, out
+        local head, rest, got, done
         head, err = sock:receive(wire.HEAD)
         if not head then
             sock:close()
@@ -83,13 +85,6 @@ function _M.carry(client, call, argument, fields, n, deadline)
                 sock:close()
                 return nil, asked, true
             end
-            if asked then
-                out, err = exchange.told(call, number, got[1])
-                if not out then
-                    sock:close()
-                    return nil, err, true
-                end
-            end
             if done then
                 if leaving then
                     sock:close()
@@ -99,8 +94,11 @@ function _M.carry(client, call, argument, fields, n, deadline)
                 end
                 return true
             end
-            if out then
-                ok, err = sock:send(out)
+            if asked then
+                ok, err = exchange.tell(call, queue, number, got[1])
+                if ok then
+                    ok, err = sock:send(wire.take(queue))
+                end
                 if not ok then
                     sock:close()
                     return nil, "can't send: " .. err, true

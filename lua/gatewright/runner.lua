@@ -4,12 +4,14 @@
 -- the runner can't have begun it: its connection was lost before anything of it was sent, or the runner doesn't know
 -- the token, which it says before any plugin runs.
 
+local exchange = require("gatewright.exchange")
 local facts = require("gatewright.facts")
 local mux = require("gatewright.mux")
 local pool = require("gatewright.pool")
 local semaphore = require("ngx.semaphore")
 local wire = require("gatewright.wire")
 
+local byte = string.byte
 local exiting = ngx.worker.exiting
 local now = ngx.now
 
@@ -101,40 +103,26 @@ local function carrier(client)
     return exiting() and pool or mux
 end
 
-local function carry_once(client, kind, argument, fields, n, deadline, host, ctx)
-    -- With room for what is to come: a table that grows on its way costs as much again.
-    local call = {
-        id = next_id(client),
-        kind = kind,
-        host = host,
-        ctx = ctx,
-        sema = false,
-        done = false,
-        err = false,
-        questions = false,
-        parts = false,
-        long = nil,
-        answer = 0,
-        flags = 0,
-        argument = 0,
-        fields = false,
-    }
+local function carry_once(client, call, argument, fields, n, deadline)
+    call.id = next_id(client)
     local by = carrier(client)
     client.under_way = client.under_way + 1
     local ok, err, begun = by.carry(client, call, argument, fields, n, deadline)
     client.under_way = client.under_way - 1
-    return ok and call, err, begun
+    return ok, err, begun
 end
 
 --- Carry a call, twice if its connection was lost before anything of it was sent. (No loop: what yields in a loop is
 -- compiled badly, and this is where all calls come by.)
 local function carry(client, kind, argument, fields, n, seconds, host, ctx)
     local deadline = now() + seconds
-    local call, err, begun = carry_once(client, kind, argument, fields, n, deadline, host, ctx)
-    if not call and not begun and now() < deadline then
-        call, err = carry_once(client, kind, argument, fields, n, deadline, host, ctx)
+    local call = exchange.call(kind, host, ctx)
+    local ok, err, begun = carry_once(client, call, argument, fields, n, deadline)
+    if not ok and not begun and now() < deadline then
+        call = exchange.call(kind, host, ctx)
+        ok, err = carry_once(client, call, argument, fields, n, deadline)
     end
-    return call or nil, err
+    return ok and call, err
 end
 
 --- A chain of plugins.
@@ -177,22 +165,26 @@ local function prepare(chain)
     end
     chain.preparing, chain.waiters = semaphore.new(0), 0
     local call, err = carry(chain.client, wire.PREPARE, chain.bits, chain.fields, #chain.fields, PREPARE_SECONDS)
-    if call and call.answer == wire.PREPARE then
-        local fields = call.fields
+    if call and call.answered == wire.PREPARE then
+        local fields = call.answer
         chain.plans = { request = fields[1] or nil, response = fields[2] or nil, log = fields[3] or nil }
         chain.early = chain.plans.response and is_early(chain.plans.response)
         chain.seconds = (tonumber(fields[4] or "") or 60000) / 1000 + MARGIN_SECONDS
         chain.doubts = chain.client.doubts
         chain.token = call.argument
     elseif call then
-        err = call.fields[1] or "the configuration was refused"
+        err = call.answer[1] or "the configuration was refused"
+    end
+    local ok = call and call.answered == wire.PREPARE
+    if call then
+        exchange.keep(call)
     end
     local preparing = chain.preparing
     chain.preparing = nil
     if chain.waiters > 0 then
         preparing:post(chain.waiters)
     end
-    return call and call.answer == wire.PREPARE, err
+    return ok, err
 end
 
 --- Whether there is something to do in a phase.
@@ -210,11 +202,9 @@ function _M.wants(chain, phase)
     return chain.plans[phase] ~= nil
 end
 
-local function follow_plan(chain, phase, call)
-    local fields = call.fields
-    local ops = fields[1]
-    if ops and ops:byte(1) == 78 and fields[2] then -- "N": the first, if it is there
-        chain.plans[phase] = fields[2]
+local function follow_plan(chain, phase, answer)
+    if byte(answer[1], 1) == 78 and answer[2] then -- "N": the first, if it is there
+        chain.plans[phase] = answer[2]
     end
 end
 
@@ -224,20 +214,22 @@ local function call_once(chain, phase, kind, host, ctx)
         return wanted, err
     end
     local token = chain.token
-    local fields, n = facts.gather(host, ctx, chain.plans[phase])
+    local brought, n = facts.gather(host, ctx, chain.plans[phase])
     local call
-    call, err = carry(chain.client, kind, token, fields, n, chain.seconds, host, ctx)
+    call, err = carry(chain.client, kind, token, brought, n, chain.seconds, host, ctx)
     if not call then
         return nil, err
     end
-    if call.answer == kind then
-        if call.fields[1] then
-            follow_plan(chain, phase, call)
+    local answered, argument, answer = call.answered, call.argument, call.answer
+    exchange.keep(call)
+    if answered == kind then
+        if answer[1] then
+            follow_plan(chain, phase, answer)
         end
-        return call
+        return answer
     end
-    if call.argument ~= wire.UNKNOWN_TOKEN then
-        return nil, call.fields[1] or "refused"
+    if argument ~= wire.UNKNOWN_TOKEN then
+        return nil, answer[1] or "refused"
     end
     if chain.token == token then
         chain.token = nil
@@ -250,15 +242,15 @@ end
 -- @param phase `request` or `response`
 -- @param host how to get at the request (see `facts`)
 -- @param ctx the request's own table, for `host`
--- @return the answer (`fields`, `flags` and `long`, see `apply`), or `false` if there is nothing to do; nil and why if
--- the request has to be refused
+-- @return the answer (see `exchange.call`), or `false` if there is nothing to do; nil and why if the request has to be
+-- refused
 function _M.call(chain, phase, host, ctx)
     local kind = phase == "request" and wire.REQUEST or wire.RESPONSE
-    local got, err, unknown = call_once(chain, phase, kind, host, ctx)
+    local answer, err, unknown = call_once(chain, phase, kind, host, ctx)
     if unknown then
-        got, err = call_once(chain, phase, kind, host, ctx)
+        answer, err = call_once(chain, phase, kind, host, ctx)
     end
-    return got, err
+    return answer, err
 end
 
 --- Tell the runner of a request that has its answer. Nobody waits for anything.
@@ -268,7 +260,7 @@ function _M.log(chain, host, ctx)
         return true
     end
     local fields, n = facts.gather(host, ctx, chain.plans.log)
-    return mux.post(chain.client, wire.LOG, next_id(chain.client), chain.token, fields, n)
+    return mux.log(chain.client, chain.token, fields, n)
 end
 
 return _M

@@ -7,6 +7,7 @@
 
 local bit = require("bit")
 local ffi = require("ffi")
+local new_table = require("table.new")
 
 local ffi_copy = ffi.copy
 local ffi_string = ffi.string
@@ -45,8 +46,12 @@ local MAX_SIZE = _M.MAX_SIZE
 local MAX_FIELDS = 4096
 local ABSENT = 0xFFFFFFFF
 local WORDS = HEAD / 4
+local ROOM = 4096
+local MOST_ROOM = 262144 -- for this much, memory is kept
+local LONG = 8192
 
 local words = ffi.new("uint32_t[?]", WORDS + MAX_FIELDS)
+local bytes_of = ffi.typeof("uint8_t[?]")
 local char_p = ffi.typeof("const char *")
 
 local swap
@@ -57,34 +62,53 @@ if ffi.abi("be") then
     end
 end
 
---- Put a frame at the end of a table of strings.
--- @param out the table
--- @param at how many strings it has
+--- Frames that wait to be sent. They are put together in memory of their own, so that a frame makes no strings; a long
+-- field is sent as the string that it is.
+function _M.queue()
+    return { bytes = bytes_of(ROOM), room = ROOM, filled = 0, pieces = false, frames = 0 }
+end
+
+local function make_room(queue, wanted)
+    local room = queue.room
+    repeat
+        room = 2 * room
+    until room >= wanted
+    local bytes = bytes_of(room)
+    ffi_copy(bytes, queue.bytes, queue.filled)
+    queue.bytes, queue.room = bytes, room
+end
+
+local function put_long(queue, field)
+    local pieces = queue.pieces or {}
+    queue.pieces = pieces
+    pieces[#pieces + 1] = ffi_string(queue.bytes, queue.filled)
+    pieces[#pieces + 1] = field
+    queue.filled = 0
+end
+
+--- Put a frame into a queue.
 -- @param fields values, `false` for one that is not there
 -- @param n how many
--- @return how many strings it has now; nil and why not, if there are too many fields or bytes
-function _M.put(out, at, kind, id, argument, fields, n)
+-- @return true; nil and why not, if there are too many fields or bytes, and then nothing of it is in the queue
+function _M.put(queue, kind, id, argument, fields, n)
     if n > MAX_FIELDS then
         return nil, "too many fields"
     end
-    local size = HEAD - 4 + 4 * n
-    local put = at + 1
+    local size, copied = HEAD - 4 + 4 * n, HEAD + 4 * n
     for number = 1, n do
         local field = fields[number]
         if field then
             local length = #field
             size = size + length
             words[WORDS + number - 1] = length
-            put = put + 1
-            out[put] = field
+            if length <= LONG then
+                copied = copied + length
+            end
         else
             words[WORDS + number - 1] = ABSENT
         end
     end
     if size > MAX_SIZE then
-        for number = at + 1, put do
-            out[number] = nil
-        end
         return nil, "too long"
     end
     words[0] = size
@@ -96,22 +120,54 @@ function _M.put(out, at, kind, id, argument, fields, n)
             words[number] = swap(words[number])
         end
     end
-    out[at + 1] = ffi_string(words, HEAD + 4 * n)
-    return put
+    local filled = queue.filled
+    if filled + copied > queue.room then
+        make_room(queue, filled + copied)
+    end
+    ffi_copy(queue.bytes + filled, words, HEAD + 4 * n)
+    queue.filled = filled + HEAD + 4 * n
+    for number = 1, n do
+        local field = fields[number]
+        if field then
+            if #field > LONG then
+                put_long(queue, field)
+            else
+                ffi_copy(queue.bytes + queue.filled, field, #field)
+                queue.filled = queue.filled + #field
+            end
+        end
+    end
+    queue.frames = queue.frames + 1
+    return true
 end
 
 --- Put what was asked for, in parts if it is long.
-function _M.put_told(out, at, id, number, value)
+function _M.put_told(queue, id, number, value)
     local field = { value or false }
     if value and #value > CHUNK then
         local last = #value - (#value - 1) % CHUNK
         for start = 1, last - 1, CHUNK do
             field[1] = sub(value, start, start + CHUNK - 1)
-            at = _M.put(out, at, _M.PART, id, number, field, 1)
+            _M.put(queue, _M.PART, id, number, field, 1)
         end
         field[1] = sub(value, last)
     end
-    return _M.put(out, at, _M.ASK, id, number, field, 1)
+    return _M.put(queue, _M.ASK, id, number, field, 1)
+end
+
+--- Take all out of a queue.
+-- @return what a socket's `send` takes
+function _M.take(queue)
+    local pieces, rest = queue.pieces, ffi_string(queue.bytes, queue.filled)
+    if queue.room > MOST_ROOM then
+        queue.bytes, queue.room = bytes_of(ROOM), ROOM
+    end
+    queue.filled, queue.pieces, queue.frames = 0, false, 0
+    if pieces then
+        pieces[#pieces + 1] = rest
+        return pieces
+    end
+    return rest
 end
 
 --- Read the head of a frame.
@@ -148,7 +204,7 @@ function _M.fields(data, at, n, size)
         return nil, "a frame is cut off"
     end
     ffi_copy(words, ffi_cast(char_p, data) + at, 4 * n)
-    local fields = {}
+    local fields = new_table(n, 0)
     local start, stop = at + 4 * n, at + size
     for number = 1, n do
         local length = words[number - 1]
