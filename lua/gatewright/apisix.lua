@@ -146,13 +146,36 @@ local function make(conf, key, phases)
     return runner.chain(client, key, entries, phases)
 end
 
+-- By configuration, the chain that it had last, and where that was: APISIX's own cache makes two strings for each look.
+local latest = setmetatable({}, { __mode = "k" })
+
+local function chain_of(conf, api_ctx, name, phases)
+    local id, version = api_ctx.conf_id, api_ctx.conf_version
+    local known = latest[conf]
+    if known and known.id == id and known.version == version and known.name == name then
+        return known.chain
+    end
+    local place = (api_ctx.conf_type or "") .. "#" .. (id or "")
+    local chain = core.lrucache.plugin_ctx(chains, api_ctx, name, make, conf, place, phases)
+    latest[conf] = { id = id, version = version, name = name, chain = chain }
+    return chain
+end
+
 --- The chain of a plugin's configuration, and the request's own table.
 function _M.of(conf, api_ctx, name, phases)
-    local place = (api_ctx.conf_type or "") .. "#" .. (api_ctx.conf_id or "")
-    local chain = core.lrucache.plugin_ctx(chains, api_ctx, name, make, conf, place, phases)
+    local chain = chain_of(conf, api_ctx, name, phases)
     local ctx = api_ctx.gatewright
     if not ctx then
-        ctx = { api = api_ctx, route = api_ctx.route_id and tostring(api_ctx.route_id) }
+        ctx = {
+            api = api_ctx,
+            route = api_ctx.route_id and tostring(api_ctx.route_id),
+            headers = nil,
+            status = nil,
+            body = nil,
+            kept = nil,
+            consumer = nil,
+            early = nil,
+        }
         api_ctx.gatewright = ctx
     end
     ctx.headers = nil -- others may have changed them

@@ -71,12 +71,14 @@ local shared = false -- whether a request's table has been kept in this worker, 
 
 --- The request's own table. Until one is kept there is none to be found: `ngx.ctx` costs as much as a header set.
 local function own(self)
-    local ctx = shared and ngx.ctx.gatewright
+    local lasts = #self.phases > 1
+    local all = (shared or lasts) and ngx.ctx
+    local ctx = all and all.gatewright
     if not ctx then
-        ctx = { route = self.name, headers = nil, status = nil, body = nil, kept = nil, consumer = nil }
-        if #self.phases > 1 then
+        ctx = { route = self.name, headers = nil, status = nil, body = nil, kept = nil, consumer = nil, early = nil }
+        if lasts then
             shared = true
-            ngx.ctx.gatewright = ctx
+            all.gatewright = ctx
         end
     end
     return ctx
