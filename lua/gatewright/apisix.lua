@@ -210,6 +210,21 @@ function _M.request(conf, api_ctx, name, phases)
     end
 end
 
+--- Ask the upstream, and let plugins see its answer. (Apart, since what makes a function isn't compiled.)
+local function with_answer(chain, api_ctx, ctx, name)
+    local ok, err, status = respond.with_answer(chain, answering, ctx, function()
+        return upstream.ask(api_ctx)
+    end)
+    if not ok then
+        core.log.error(name, ": answer refused: ", err)
+        if not status then
+            return ngx.exit(ngx.ERROR)
+        end
+        return status
+    end
+    return ngx.exit(ngx.OK)
+end
+
 --- Run a chain's response phase: decided now for plugins that don't look at the answer, or with the answer in hand.
 function _M.response(conf, api_ctx, name, phases)
     if get_phase() == "balancer" then -- another node is tried: what there was to decide has been decided
@@ -223,18 +238,7 @@ function _M.response(conf, api_ctx, name, phases)
     if early or not chain.plans.response then
         return
     end
-    local ok, status
-    ok, err, status = respond.with_answer(chain, answering, ctx, function()
-        return upstream.ask(api_ctx)
-    end)
-    if not ok then
-        core.log.error(name, ": answer refused: ", err)
-        if not status then
-            return ngx.exit(ngx.ERROR)
-        end
-        return status
-    end
-    return ngx.exit(ngx.OK)
+    return with_answer(chain, api_ctx, ctx, name)
 end
 
 --- Do what was decided before the upstream was asked; for the header_filter phase.

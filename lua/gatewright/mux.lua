@@ -24,7 +24,7 @@ local SLACK = 16
 local SLOTS = 65536 -- a call's id is a slot, and above it how often that was taken
 local GENERATIONS = 32768
 local MOST_CALLS = 32768
-local MOST_WAITING = 2048 -- frames, while nothing can be sent, of which none waits for an answer
+local MOST_WAITING = 4096 -- frames, while nothing can be sent, of which none waits for an answer
 
 local GIVEN_UP = {} -- in a call's slot: nobody waits for its answer any more
 

@@ -133,6 +133,21 @@ function chain_mt.access(self)
     end
 end
 
+--- Ask the upstream, and let plugins see its answer. (Apart, since what makes a function isn't compiled.)
+local function with_answer(self, chain, ctx, location)
+    local ok, err, status = respond.with_answer(chain, answering, ctx, function()
+        return upstream.capture(location)
+    end)
+    if not ok then
+        if not status then
+            log(ngx.ERR, "gatewright: an answer broke off: ", err, ", chain: ", self.name)
+            return ngx.exit(ngx.ERROR)
+        end
+        return refuse(self, err, status)
+    end
+    return ngx.exit(ngx.HTTP_OK)
+end
+
 --- See to the response phase.
 function chain_mt.decide(self, chain, ctx)
     local early, err = respond.early(chain, host, ctx)
@@ -141,18 +156,7 @@ function chain_mt.decide(self, chain, ctx)
     end
     local location = self.options.upstream
     if location then
-        local ok, status
-        ok, err, status = respond.with_answer(chain, answering, ctx, function()
-            return upstream.capture(location)
-        end)
-        if not ok then
-            if not status then
-                log(ngx.ERR, "gatewright: an answer broke off: ", err, ", chain: ", self.name)
-                return ngx.exit(ngx.ERROR)
-            end
-            return refuse(self, err, status)
-        end
-        return ngx.exit(ngx.HTTP_OK)
+        return with_answer(self, chain, ctx, location)
     end
     if not early then
         return refuse(self, "its plugins look at the answer: give the chain an `upstream` location")

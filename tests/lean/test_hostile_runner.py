@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +113,56 @@ def memory_of_workers(nginx: Nginx) -> int:
         status = Path(f"/proc/{worker}/status").read_text()
         total += int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
     return total
+
+
+def test_a_late_answer_is_nobodys(nginx: Nginx, hostile: HostileRunner) -> None:
+    """Nor is the same answer once more, when the place of its call belongs to another."""
+    began, calls = threading.Event(), list[int]()
+
+    def answer(call: int, _: random.Random) -> bytes:
+        calls.append(call)
+        own = frame(call, b"H", b"x-checked", b"own")
+        if len(calls) == 1:
+            began.set()
+            return b""
+        return own if len(calls) == 2 else frame(calls[0], b"H", b"x-checked", b"late") + own
+
+    hostile.answer, hostile.closes = answer, False
+    given_up: list[int] = []
+    slow = threading.Thread(target=lambda: given_up.append(nginx.ask("/mux/", "any").status))
+    try:
+        slow.start()
+        assert began.wait(10)
+        assert nginx.ask("/mux/", "any").saw("x-checked") == ["own"]  # so the connection is no dead one
+        slow.join(10)
+        assert given_up == [503]
+        for _ in range(4):
+            assert nginx.ask("/mux/", "any").saw("x-checked") == ["own"]
+        assert len(set(calls)) == len(calls) == 6, "no id was used twice"
+    finally:
+        hostile.closes = True
+
+
+def test_a_connection_that_is_lost_fails_the_calls_on_it_and_no_other(nginx: Nginx, hostile: HostileRunner) -> None:
+    calls: list[int] = []
+
+    def answer(call: int, _: random.Random) -> bytes:
+        calls.append(call)
+        return b"" if len(calls) < 20 else frame(0, b"no", kind=Kind.ERROR, argument=1)
+
+    hostile.answer, hostile.closes = answer, False
+    statuses: list[int] = []
+    threads = [threading.Thread(target=lambda: statuses.append(nginx.ask("/mux/", "any").status)) for _ in range(20)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert statuses == [503] * 20
+        hostile.answer = lambda call, _: frame(call, b"H", b"x-checked", b"yes")
+        assert {nginx.ask("/mux/", "any").status for _ in range(20)} == {200}
+    finally:
+        hostile.closes = True
 
 
 def test_an_answer_to_a_question_that_never_ends_is_bounded_by_the_deadline(

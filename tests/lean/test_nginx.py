@@ -50,6 +50,14 @@ class TestRequests:
         answer = nginx.ask(f"/{way}/", do(code), headers=[(f"X-N{number}", "v") for number in range(300)])
         assert answer.saw("x-count") == ["300"]
 
+    @pytest.mark.parametrize("size", [1, 3000, 8192, 8193, 30_000])
+    def test_a_header_of_any_length_is_seen_whole(self, nginx: Nginx, way: str, size: int) -> None:
+        value = "".join(str(number % 10) for number in range(size))
+        code = "request.headers['x-turned'] = request.headers['x-long'][::-1]"
+        for _ in range(60):  # brought first with all the others, and then alone
+            answer = nginx.ask(f"/{way}/", do(code), headers=[("X-Long", value)])
+            assert answer.saw("x-turned") == [value[::-1]]
+
     def test_a_path_is_sent_elsewhere_and_keeps_its_query(self, nginx: Nginx, way: str) -> None:
         answer = nginx.ask(f"/{way}/old?x=%41&b", do("request.path = '/new ä?'"))
         assert answer.line == "GET /new%20%C3%A4%3F?x=%41&b HTTP/1.1"
@@ -137,6 +145,25 @@ def test_many_calls_share_a_connection(nginx: Nginx, runner: RunnerProcess) -> N
     for thread in threads:
         thread.join()
     assert sorted(seen) == [(number, [str(number)]) for number in range(30)]
+
+
+def test_calls_that_come_together_bring_what_is_theirs(nginx: Nginx) -> None:
+    """Long fields and short ones, many of them in one piece of output."""
+    code = "await asyncio.sleep(0.05); request.headers['x-turned'] = request.headers['x-long'][::-1]"
+    wrong: list[int] = []
+
+    def ask(number: int) -> None:
+        value = f"{number}" * (10, 4000, 9000)[number % 3]
+        for _ in range(5):
+            if nginx.ask("/mux/", do_async(code), headers=[("X-Long", value)]).saw("x-turned") != [value[::-1]]:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(10, 40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 @pytest.mark.parametrize("way", [*WAYS, "usual"])
