@@ -13,8 +13,8 @@ local _M = {}
 local kept = {}
 local kept_count = 0
 
---- A call's own table, in which its answer will be: `answered` (its kind), `argument`, and `answer`, which has its fields,
--- its flags at 0, and as `long` a body that came in parts.
+--- A call's own table, in which its answer will be: `answered` (its kind), `argument`, and `answer`, which has its
+-- fields, its flags at 0, and as `long` a body that came in parts.
 -- @param kind the frame's
 -- @param host, ctx what questions are answered by (see `facts`), or nil
 function _M.call(kind, host, ctx)
