@@ -70,6 +70,18 @@ def cpu_seconds(pids: list[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def await_server(contestant: Contestant, pid: int) -> None:
+    """Wait until a contestant serves: the processes that it then is are those that are measured."""
+    is_ours = "-m" in contestant.command  # which serves in a process of its own
+    for _ in range(300):
+        time.sleep(0.2)
+        contestant.pids = [pid, *children(pid)]
+        if contestant.socket.exists() and (len(contestant.pids) > 1 or not is_ours):
+            time.sleep(1)
+            return
+    raise SystemExit(f"{contestant.name} doesn't serve")
+
+
 def measure(contestant: Contestant, calls: int, seconds: float, players: int) -> None:
     """One turn of one contestant."""
     done: Any = multiprocessing.Queue()
@@ -125,8 +137,7 @@ def main() -> None:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(process.wait)
             stack.callback(process.terminate)
-            time.sleep(2)
-            contestant.pids = [process.pid, *children(process.pid)]
+            await_server(contestant, process.pid)
         for _ in range(args.rounds):
             for calls in CALLS:
                 for contestant in contestants:
