@@ -38,7 +38,7 @@ dev: $(VENV)/.installed ## Run the example plugins behind the development gatewa
 	@$(BIN)/gatewright dev $(PATHS)
 
 # What building the modules in C wants. Without, all works, slower.
-IN_C := $(wildcard gatewright/_*.c gatewright/gateways/*/_*.c)
+IN_C := $(wildcard gatewright/_*.c gatewright/gateways/*/_*.c gatewright/server/drivers/*/_*.c)
 .PHONY: compiler
 compiler: $(BIN)/python
 	@command -v cc >/dev/null || sh scripts/apt-install gcc libc6-dev

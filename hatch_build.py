@@ -22,6 +22,7 @@ SOURCES = (
     "gatewright/gateways/apisix/_turn.c",
     "gatewright/gateways/kong/_steps.c",
     "gatewright/gateways/lean/_brought.c",
+    "gatewright/server/drivers/kong/_line.c",
 )
 
 

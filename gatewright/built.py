@@ -7,7 +7,7 @@ import os
 from types import ModuleType
 from typing import Final
 
-__all__ = ["IN_C", "PURE_PYTHON", "brought", "parts", "quick", "steps", "turn"]
+__all__ = ["IN_C", "PURE_PYTHON", "brought", "line", "parts", "quick", "steps", "turn"]
 
 PURE_PYTHON: Final = "GATEWRIGHT_PURE_PYTHON"
 """The variable of the environment that has Python do all, if it is set, both when it's installed and when it runs."""
@@ -18,6 +18,7 @@ _EDITIONS: Final = {
     "gatewright.gateways.apisix._turn": 1,
     "gatewright.gateways.kong._steps": 1,
     "gatewright.gateways.lean._brought": 1,
+    "gatewright.server.drivers.kong._line": 1,
 }
 
 
@@ -47,5 +48,8 @@ brought: Final = _load("gatewright.gateways.lean._brought")
 steps: Final = _load("gatewright.gateways.kong._steps")
 """The usual steps of Kong's events, over both protocols."""
 
-IN_C: Final = None not in (parts, quick, turn, brought, steps)
+line: Final = _load("gatewright.server.drivers.kong._line")
+"""The usual turn of a connection with Kong."""
+
+IN_C: Final = None not in (parts, quick, turn, brought, steps, line)
 """Whether all of them are used."""

@@ -35,6 +35,7 @@ class ChainLife:
         key: the gateway's key of the configuration, for logs and metrics. What follows a NUL in it is there to tell two
             of the same apart, and left out here.
         several_for_requests: more than one step counts in the request phase.
+        only_phases: no step has a handler for requests or their answers, as is known once all are set up.
         tells: some of its plugins have an `on_log(request, response)`.
         name: the part of the key before any `#`: with Kong, the plugin's name.
         late: with APISIX, others may have rewritten the request before: the key names the plugin that asks.
@@ -61,6 +62,7 @@ class ChainLife:
         self.request_steps: list[Step] = []
         self.response_steps: list[Step] = []
         self.several_for_requests = False
+        self.only_phases = False
         self.tells = False
         self.ready = False
         self.last_used = 0
@@ -128,6 +130,7 @@ class ChainLife:
         self.response_steps = [step for step in self.steps if step.counts_in("response", called)]
         self.several_for_requests = len(self.request_steps) > 1
         self.tells = any(step.after is not None for step in self.steps)
+        self.only_phases = not self.tells and not any(step.on_request or step.on_response for step in self.steps)
         self.ready = all(step.state is State.READY for step in self.steps)
         self._bridge.current().gr_context = None  # what set-ups left is not for handlers to see
 

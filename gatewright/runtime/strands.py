@@ -217,7 +217,9 @@ class Strands:
         Raises:
             DeadlineExceededError: the deadline passed first.
         """
-        strand = self.current()
+        strand = getcurrent()
+        if self.stepping is not None or not isinstance(strand, Strand):
+            strand = self.current()  # says what is wrong
         if strand.work is None:
             strand.deadline = 0.0  # what there is, an earlier call has left
         elif not strand.deadline:

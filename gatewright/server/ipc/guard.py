@@ -23,6 +23,7 @@ class Guard:
 
     Attributes:
         ahead: whole requests that were read and are not begun yet.
+        memory: what is shared; a slot has the number of bytes that are kept, and these.
     """
 
     def __init__(self, slots: int) -> None:
@@ -31,7 +32,7 @@ class Guard:
         Args:
             slots: most connections at once. Memory is used only for slots that were.
         """
-        self._memory = mmap.mmap(-1, slots * _SLOT)
+        self.memory = mmap.mmap(-1, slots * _SLOT)
         self.ahead = ReadAhead()
         self._free = list(range(slots - 1, -1, -1))
 
@@ -52,12 +53,12 @@ class Guard:
     def asked(self, slot: int) -> tuple[bytes, bool]:
         """The first bytes of what was asked and not answered, none if nothing was; and whether it had come whole."""
         at = slot * _SLOT
-        size = self._memory[at]
-        return self._memory[at + 1 : at + 1 + (size & ~_PART)], not size & _PART
+        size = self.memory[at]
+        return self.memory[at + 1 : at + 1 + (size & ~_PART)], not size & _PART
 
     def close(self) -> None:
         """Give the memory back."""
-        self._memory.close()
+        self.memory.close()
         self.ahead.close()
 
     # --- in the worker
@@ -68,13 +69,13 @@ class Guard:
         kept = data[:_KEPT]
         size = len(kept)
         # The size last: what it counts has to be there.
-        self._memory[at + 1 : at + 1 + size] = kept
-        self._memory[at] = size if whole else size | _PART
+        self.memory[at + 1 : at + 1 + size] = kept
+        self.memory[at] = size if whole else size | _PART
 
     def sending(self, slot: int) -> None:
         """The answer is on its way, in parts: there is nothing that somebody else could add."""
-        self._memory[slot * _SLOT] = _PART
+        self.memory[slot * _SLOT] = _PART
 
     def clear(self, slot: int) -> None:
         """It was answered."""
-        self._memory[slot * _SLOT] = 0
+        self.memory[slot * _SLOT] = 0

@@ -18,9 +18,9 @@ from typing import Any, Final
 from greenlet import getcurrent
 
 from gatewright.gateways.kong.phases import refused_in
-from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.pdk import PdkError
 from gatewright.runtime.strands import Strand
+from gatewright.server.drivers.kong._which_line import EventParts
 from gatewright.server.drivers.kong.facts import (
     CHANGEABLE,
     IN_FILE,
@@ -31,7 +31,6 @@ from gatewright.server.drivers.kong.facts import (
     own_copy,
     remade,
 )
-from gatewright.server.worker.service import Service
 
 __all__ = ["Asking", "Waiter"]
 
@@ -49,20 +48,13 @@ def _with_recipe(phase: str) -> frozenset[str]:
     return frozenset({_BUFFERS, *UNCHANGING, *REMADE, *refused_in(phase), *kept})
 
 
-class Asking(ABC):
+class Asking(EventParts, ABC):
     """The part of an event that handlers call."""
 
-    __slots__ = ("_bridge", "_known", "_queue", "_recipes", "_service", "_waiter", "phase", "strand")
+    __slots__ = ()
 
-    def __init__(self, service: Service, phase: str, strand: Strand | None) -> None:
-        self.phase = phase
-        self.strand = strand
-        self._service = service
-        self._bridge: Bridge = service.bridge
-        self._known: dict[tuple[Any, ...], Any] | None = None
-        self._waiter: Waiter | None = None
-        self._queue: deque[tuple[str, Sequence[Any], Waiter]] | None = None
-        self._recipes = _with_recipe(phase)
+    _waiter: Waiter | None
+    _queue: deque[tuple[str, Sequence[Any], Waiter]] | None
 
     def call(self, method: str, args: Sequence[Any]) -> Any:
         """Call and wait, in a strand or a plugin's thread.
@@ -71,7 +63,7 @@ class Asking(ABC):
             PdkError: Kong says that it failed.
             PhaseExit: the method ends the request.
         """
-        if method not in self._recipes:
+        if method not in _with_recipe(self.phase):
             return self._ask(method, args)
         recipe, answer = self._recipe(method, args), None
         try:
@@ -82,7 +74,7 @@ class Asking(ABC):
 
     async def call_later(self, method: str, args: Sequence[Any]) -> Any:
         """Call and wait, in a task. Raises what `call` does."""
-        if method not in self._recipes:
+        if method not in _with_recipe(self.phase):
             return await self._ask_later(method, args)
         recipe, answer = self._recipe(method, args), None
         while True:
@@ -151,7 +143,7 @@ class Asking(ABC):
         bridge = self._bridge
         # Only its own strand is let go on if the event ends meanwhile.
         strand = bridge.strand_of_task()
-        if strand is not None and strand is self.strand:
+        if strand is self.strand and strand is not None:
             return _value_of(await bridge.pause(self._forget)) if self._put(method, args, strand) else None
         future = self._service.loop.create_future()
         return _value_of(await future) if self._put(method, args, future) else None
@@ -159,7 +151,7 @@ class Asking(ABC):
     def _ask_here(self, method: str, args: Sequence[Any]) -> Any:
         bridge = self._bridge
         strand = bridge.strand_of_task()
-        if strand is not None and strand is self.strand:
+        if strand is self.strand and strand is not None:
             return _value_of(bridge.wait_aside(self._forget)) if self._put(method, args, strand) else None
         future = self._service.loop.create_future()
         return _value_of(bridge.wait_here(future)) if self._put(method, args, future) else None
@@ -198,6 +190,9 @@ class Asking(ABC):
     def _answer(self, value: Any) -> None:
         """Let whoever waits have an answer, after what else is to be asked was sent."""
         waiter, self._waiter = self._waiter, None
+        if not self._queue and isinstance(waiter, Strand):
+            self._bridge.resume(waiter, value)
+            return
         go_on: list[tuple[Strand, Any]] = []
         if isinstance(waiter, Strand):
             go_on.append((waiter, value))

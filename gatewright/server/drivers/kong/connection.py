@@ -26,7 +26,7 @@ from gatewright.gateways.kong.events import (
 )
 from gatewright.runtime.pdk import PhaseExit
 from gatewright.runtime.strands import Strand
-from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude
+from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude, finish
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.drivers.kong.native import run_access, run_log, run_response
 from gatewright.server.drivers.kong.noted import HEAD
@@ -50,7 +50,7 @@ class PluginServerConnection(SendingConnection):
     def __init__(self, service: Service, instances: Instances, session: KongSession) -> None:
         super().__init__(service, instances, session)
         self._start = service.bridge.start
-        self.last: Event | None = None  # of a protocol whose events move: whose call was the last thing said here
+        self.last: Event | None = None
         self._number = 0
         self._discards = False
         self._held = 0
@@ -68,8 +68,8 @@ class PluginServerConnection(SendingConnection):
             self.slot = -1  # it will be another one's
             self._closed = self._service.draining and self._service.leave_to_keeper(self._transport)
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes in."""
+    def receive_otherwise(self, data: bytes) -> None:
+        """As `data_received`, also for what isn't usual."""
         if self._discards:
             return
         session = self.session
@@ -81,34 +81,49 @@ class PluginServerConnection(SendingConnection):
         self._service.bytes_in += len(data)
         try:
             events = session.receive_data(data)
-        except ProtocolError as error:
-            self._break_off("connection closed: the peer broke the protocol", "protocol", error)
-            return
-        except Exception as error:  # ours, then; without a word, the request would pass
-            self._break_off("connection closed: internal error", "internal", error)
+        except Exception as error:
+            self._not_understood(error)
             return
         if session.buffered != self._held:
             self._note_held()
-        if events:
-            if self.slot >= 0 and self._guard is not None:
-                self.asked += 1
-                if not self._noted:
-                    self._guard.mark(self.slot, self._head)
-                    self._noted = not session.moves
-            if self._blocked or self._put_off:
-                self._put_off += events
-                self._put_off_size += len(data)
-                self._note_held()
-                return
-            self._take(events if len(events) == 1 else self._while_taken(events, len(data)))
-        elif first or session.moves:  # a part of a request
+        if not events:
+            self._nothing_whole(first)
+            return
+        if self.slot >= 0 and self._guard is not None:
+            self.asked += 1
+            if not self._noted:
+                self._guard.mark(self.slot, self._head)
+                self._noted = not self._moves
+        if self._blocked or self._put_off:
+            self._put_off += events
+            self._put_off_size += len(data)
+            self._note_held()
+        elif len(events) == 1:
+            self._take(events)
+        else:
+            self._take_several(events, len(data))
+
+    def _not_understood(self, error: BaseException) -> None:
+        if isinstance(error, ProtocolError):
+            self._break_off("connection closed: the peer broke the protocol", "protocol", error)
+        elif isinstance(error, Exception):  # ours, then; without a word, the request would pass
+            self._break_off("connection closed: internal error", "internal", error)
+        else:
+            raise error
+
+    def _nothing_whole(self, first: bool, /) -> None:
+        """A part of a request has come, the first of it or another, or Kong has answered what it was told ahead."""
+        if first or self._moves:
             self._note_part()
-        elif self.event is None and not session.buffered:  # Kong has caught up
+        elif self.event is None and not self.session.buffered:  # Kong has caught up
             self._unread = 0
             if not self.clear_guard():
                 self._answered()
             if self._service.leaving:
                 self._leave_if_idle()
+
+    def _take_several(self, events: Sequence[KongEvent], size: int) -> None:
+        self._take(self._while_taken(events, size))
 
     def _take(self, events: Iterable[KongEvent]) -> None:
         self._receiving = True
@@ -123,7 +138,12 @@ class PluginServerConnection(SendingConnection):
                     self._on_event(event)
         finally:
             self._receiving = False
-        if self._ahead and not self._transport.is_closing():
+        if self._ahead:
+            self._send_ahead()
+
+    def _send_ahead(self) -> None:
+        """Send what was to go with an answer that has not come at once."""
+        if not self._transport.is_closing():
             self._send(b"")
 
     def _while_taken(self, events: Sequence[KongEvent], size: int) -> Iterator[KongEvent]:
@@ -263,16 +283,18 @@ class PluginServerConnection(SendingConnection):
             return
         if self._closed:  # while the instance was looked up
             return
-        event = Event(instances, chain, wish.phase, self, wish.ticket, strand)
-        if self.session.moves:
-            instances.events[event.id] = event
+        phase = wish.phase
+        event = Event(instances, chain, phase, self, wish.ticket, strand)
+        if self._moves:
+            event.number = number = instances.new_event_number()
+            instances.events[number] = event
         else:
             self.event = event
             self._unread = 0
             self.session.patient = service.leaving
         service.started += 1
-        if wish.phase in instances.phases:
-            instances.phases[wish.phase] += 1
+        if phase in instances.phases:
+            instances.phases[phase] += 1
         try:
             if service.started - service.ended > service.max_calls or chain.name in instances.overdue:
                 service.failures.report(
@@ -287,10 +309,12 @@ class PluginServerConnection(SendingConnection):
             self._run(event, strand)
             if event.connection is not None and not event.over:
                 event.verdict = "done"
-                if event.go_on(event.connection):
+                if event.rest and event.go_on(event.connection):
                     event.outlives = True
                     return
-            self._end(event, "done")
+                finish(event.connection, event)
+            else:
+                self._end(event, "done")
         except (PhaseExit, GatewayClosedError) as error:
             if not event.over:  # it was another event's `kong`
                 service.failures.report("plugin failed: request refused", kind="plugin_error", plugin=chain.name,
@@ -323,7 +347,9 @@ class PluginServerConnection(SendingConnection):
         chain = event.chain
         if not chain.ready:
             chain.build()
-        if event.phase == "access" and chain.request_steps and chain.steps[0].on_request is not None:
+        if chain.only_phases:
+            chain.run_phase(event.phase, event, strand)
+        elif event.phase == "access" and chain.request_steps and chain.steps[0].on_request is not None:
             run_access(chain, event, strand, self._instances.fetched_first)
         elif event.phase == "response" and chain.response_steps and chain.steps[0].on_response is not None:
             run_response(chain, event, strand, self._instances.fetched_first)
@@ -351,7 +377,7 @@ class PluginServerConnection(SendingConnection):
 
     def event_over(self, event: Event, *, exited: bool) -> None:
         """An event has ended, on whatever connection."""
-        if self.session.moves:
+        if self._moves:
             self._instances.events.pop(event.number, None)
         elif self.event is event:
             self.event = None

@@ -11,13 +11,12 @@ from gatewright.gateways.kong.events import Answer, KongSession
 from gatewright.gateways.kong.kong_object import Kong, LuaStyleAsyncKong, LuaStyleKong
 from gatewright.gateways.kong.pdk import TERMINAL
 from gatewright.gateways.kong.phases import PROMPT
-from gatewright.runtime.chain import Chain
 from gatewright.runtime.pdk import PdkError, PhaseExit
 from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.asking import Asking, Waiter
 from gatewright.server.worker.service import Service
 
-__all__ = ["MAY_EXIT", "REFUSAL", "Event", "Way", "conclude"]
+__all__ = ["MAY_EXIT", "REFUSAL", "Event", "Way", "conclude", "finish"]
 
 MAY_EXIT: Final = frozenset(("rewrite", "access", "response", "preread"))
 """Phases in which Kong lets a plugin answer the request (pdk/response.lua)."""
@@ -65,33 +64,10 @@ class Home(Protocol):
 class Event(Asking):
     """One phase of one request: runs a handler, and carries its PDK calls out."""
 
-    __slots__ = (
-        "_asked", "_home", "_rest", "_since", "chain", "connection", "number", "outlives", "over", "record", "ticket",
-        "trace", "verdict",
-    )  # fmt: skip
+    __slots__ = ()
 
-    record: Any
-    """What is written down about it, where that is done (see `runtime.recorded`); otherwise there is none."""
-
-    def __init__(
-        self, home: Home, chain: Chain, phase: str, connection: Way | None, ticket: int, strand: Strand | None
-    ) -> None:
-        super().__init__(home.service, phase, strand)
-        self.chain = chain
-        self.connection = connection
-        self.ticket = ticket
-        self.over = False
-        self.verdict = ""
-        """How it ended while Kong was still at work (`refuse` or `done`): said as soon as Kong answers."""
-        self._home = home
-        self._asked = ""  # the method that Kong is at work on, and since which second
-        self._since = 0
-        self.outlives = False
-        """Its handler has ended, but Kong is still told what that wants: it counts as under way."""
-        self._rest: list[tuple[str, tuple[Any, ...]]] | None = None  # what is still to be said, the next thing last
-        self.trace: Any = None
-        self.number = 0
-        """Its id, where one was asked for (see `id`)."""
+    _home: Home
+    connection: Way | None
 
     @property
     def route(self) -> str:
@@ -175,7 +151,7 @@ class Event(Asking):
         """
         if calls and self.connection is not None and self.connection.session.moves and self._service.recorder is None:
             calls.reverse()
-            self._rest = calls
+            self.rest = calls
             return
         for method, args in calls:
             if self._put(method, args, self.strand):  # type: ignore[arg-type]  # it has one, this
@@ -189,9 +165,9 @@ class Event(Asking):
         Raises:
             PluginError: it can't be sent.
         """
-        if not self._rest or self.verdict != "done":
+        if not self.rest or self.verdict != "done":
             return False
-        method, args = self._rest.pop()
+        method, args = self.rest.pop()
         data = connection.session.call(self.ticket, self.number, method, args)
         self._service.pdk_calls += 1
         self.connection = None
@@ -211,7 +187,7 @@ class Event(Asking):
     def _take_last(self, connection: Way, answer: Answer) -> None:
         """Kong has answered after the handler's end."""
         try:
-            if answer.error and self._rest is not None and self.verdict == "done":
+            if answer.error and self.rest is not None and self.verdict == "done":
                 raise PdkError(answer.error)
             if self.go_on(connection):
                 return
@@ -301,3 +277,10 @@ def conclude(connection: Way, event: Event) -> None:
     else:
         connection.write(connection.session.done(event.ticket, event.number))
     connection.event_over(event, exited=refused)
+
+
+def finish(connection: Way, event: Event) -> None:
+    """As `conclude`, for one whose handler has ended well, and all is said."""
+    event.connection, event.over = None, True
+    connection.write(connection.session.done(event.ticket, event.number))
+    connection.event_over(event, exited=False)

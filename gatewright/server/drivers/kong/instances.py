@@ -87,7 +87,7 @@ class Instances:
         self.owners = Owners(self.close)
         service.every(Owners.INTERVAL, self.owners.look)
         service.on_forgotten = self.owners.closed  # also where there were too many
-        self._to_clear: list[tuple[Noted, int]] = []
+        self.to_clear: list[tuple[Noted, int]] = []
         self.neighbours = Neighbours(service, self.events, self.connections)
 
     def start(self, name: str, json_text: bytes, answer: Callable[[int | None, Any], None]) -> None:
@@ -182,18 +182,22 @@ class Instances:
 
     def clear_soon(self, connection: Noted) -> None:
         """Take the note back of what a connection was asked, once the answer has left."""
-        if not self._to_clear:
+        if not self.to_clear:
             self.service.loop.call_soon(self._clear)
-        self._to_clear.append((connection, connection.asked))
+        self.to_clear.append((connection, connection.asked))
 
     def _clear(self) -> None:
-        to_clear, self._to_clear = self._to_clear, []
+        to_clear, self.to_clear = self.to_clear, []
         for connection, asked in to_clear:
-            self._clear_one(connection, asked)
+            if connection.asked == asked and not connection.clear_guard():  # and not the note of what came after it
+                self._clear_later(connection, asked)
+
+    def _clear_later(self, connection: Noted, asked: int) -> None:
+        self.service.loop.call_later(_CLEAR_SECONDS, self._clear_one, connection, asked)
 
     def _clear_one(self, connection: Noted, asked: int) -> None:
-        if connection.asked == asked and not connection.clear_guard():  # and not the note of what came after it
-            self.service.loop.call_later(_CLEAR_SECONDS, self._clear_one, connection, asked)
+        if connection.asked == asked and not connection.clear_guard():
+            self._clear_later(connection, asked)
 
 
 class _LuaStyle(dict[str, bool]):

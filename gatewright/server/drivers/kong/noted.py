@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
-from gatewright.gateways.kong.events import KongSession
+from gatewright.gateways.kong.events import Answer, HandleEvent, KongSession
+from gatewright.server.drivers.kong._which_line import Line
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.worker.service import Service
 
@@ -18,7 +19,7 @@ HEAD: Final = 64
 """Bytes of a request that are kept for its note."""
 
 
-class NotedConnection(asyncio.Protocol):
+class NotedConnection(Line, asyncio.Protocol):
     """The part of a connection that keeps its note.
 
     Attributes:
@@ -30,12 +31,14 @@ class NotedConnection(asyncio.Protocol):
         self.session = session
         self.slot = -1
         self.asked = 0
-        self._instances = instances
+        self._instances: Instances = instances
         self._guard = service.guard
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._closed = False
-        self._noted = False  # for a protocol in which what was asked makes no difference
-        self._head = b""  # the first bytes of what was asked
+        self._noted = False
+        self._head = b""
+        self._moves = session.moves
+        self._begins, self._answers = HandleEvent, Answer
 
     def _note_part(self) -> None:
         """A part of a request has come."""
@@ -43,24 +46,6 @@ class NotedConnection(asyncio.Protocol):
             self.asked += 1
             self._noted = False
             self._guard.mark(self.slot, self._head, whole=False)
-
-    def _answered(self) -> None:
-        """An answer was written: take the note back as soon as it has left."""
-        if self._guard is not None and self.slot >= 0:
-            self._instances.clear_soon(self)
-
-    def clear_guard(self) -> bool:
-        """Take the note back of what was asked, if nothing is still to be sent or to come; tells whether that is so."""
-        if self._closed or self.slot < 0 or self._guard is None:
-            return True
-        if self._transport.get_write_buffer_size():
-            self._noted = False
-            self._guard.sending(self.slot)
-            return False
-        if self.session.moves or not self.session.buffered:
-            self._noted = False
-            self._guard.clear(self.slot)
-        return True
 
     def _clear_guard(self) -> None:
         """Take the note back at once: the connection is closed on purpose."""

@@ -18,35 +18,16 @@ class SendingConnection(NotedConnection):
     def __init__(self, service: Service, instances: Instances, session: KongSession) -> None:
         super().__init__(service, instances, session)
         self._service = service
-        self.event: Event | None = None  # of a protocol whose events stay on their connection
-        self._owed = 0  # answers
+        self.event: Event | None = None
+        self._owed = 0
         self._exited = False  # Kong drops what it was at, and this connection
         self._receiving = False
-        self._unread = 0  # bytes sent since Kong has last read all
-        self._ahead = b""  # what Kong is to do before the answer: sent together with it if that comes at once
+        self._unread = 0
+        self._ahead = b""
         self._inflow = Inflow()
-        self._blocked = False  # Kong doesn't take its answers
-        self._put_off: list[KongEvent] = []  # what Kong has asked while it doesn't take its answers
+        self._blocked = False
+        self._put_off: list[KongEvent] = []
         self._put_off_size = 0
-
-    def write(self, data: bytes) -> None:
-        """Send an answer."""
-        transport = self._transport
-        if transport.is_closing():
-            return
-        if self._ahead:
-            data, self._ahead = self._ahead + data, b""
-        size = len(data)
-        self._unread += size
-        self._service.bytes_out += size
-        transport.write(data)
-        if self._blocked:
-            self._note_untaken()
-        if self.event is None:
-            self._answered()
-        self._owed -= 1
-        if self._service.leaving:
-            self._leave_if_idle()
 
     def write_ahead(self, data: bytes) -> None:
         """Send what Kong is to do, before the answer."""
@@ -76,7 +57,7 @@ class SendingConnection(NotedConnection):
     def _awaits_steps(self) -> bool:
         """The process ends, the next step of an event of its may come here, and nobody stays to pass it on."""
         service = self._service
-        return service.draining and service.keeper is None and self.session.moves and bool(self._instances.events)
+        return service.draining and service.keeper is None and self._moves and bool(self._instances.events)
 
     def _fail(self, ticket: int, message: str) -> None:
         data = self.session.failed(ticket, message)
