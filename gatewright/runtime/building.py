@@ -30,6 +30,7 @@ from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.fitting import check_fields, with_misspelt
 from gatewright.runtime.made_for_threads import LOCAL, what_wants_threads
 from gatewright.runtime.shipped import is_shipped, load_shipped, shipped_names
+from gatewright.runtime.starving import Starving
 from gatewright.runtime.stats import Tallies
 from gatewright.runtime.steps import (
     Around,
@@ -86,6 +87,8 @@ class ChainBuilder:
         self.bridge = bridge
         self.failures = failures
         self.hold_limit = hold_limit
+        self.starving = Starving()
+        """Of the loop's thread; somebody has to look from time to time."""
         self._blocking = blocking
         failures.known = self.plugins
         bridge.hold_limit, bridge.on_hold = hold_limit, self.held_the_loop
@@ -272,6 +275,8 @@ class ChainBuilder:
 
     def held_the_loop(self, step: Step, seconds: float) -> None:
         """A handler kept everybody waiting: say so, and keep a `def` handler from doing it again."""
+        if self._was_starving(seconds):
+            return
         if step.holds_the_loop:
             self.apart.learn(step.name)
             cure = "it runs in a thread from now on; declare `blocking = True`"
@@ -285,6 +290,20 @@ class ChainBuilder:
             seconds=round(seconds, 3),
             cure=cure,
         )
+
+    def _was_starving(self, seconds: float) -> bool:
+        """Whether what took so many seconds would have been quick, had there been a processor for it."""
+        waited = self.starving.since_look()
+        self.starving.look()  # what is taken off here is not taken off another one
+        if seconds - waited > self.hold_limit:
+            return False
+        self.failures.report(
+            "the worker had to wait for a processor",
+            kind="starving",
+            seconds=round(waited, 3),
+            cure="more processors or a higher limit of the container, fewer workers, less else on this machine",
+        )
+        return True
 
     def set_up(self, step: Step) -> None:
         """Run a step's `setup()` if it is due; a failure is kept and tried again later."""
@@ -316,7 +335,8 @@ class ChainBuilder:
             step.setup_tries += 1
             step.next_setup = loop.time() + pause
             step.state = State.SETUP_FAILED
-            if perf_counter() - strand.began > self.hold_limit and not step.apart:
+            held = perf_counter() - strand.began
+            if held > self.hold_limit and not step.apart and not self._was_starving(held):
                 self.apart.learn(step.name)  # the next try is to hold nobody up
             step.error = PluginError(f"setup() failed: {words_of(error)}")
             step.error.__cause__ = error
