@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import msgspec
 
 from gatewright.errors import ConfigError
 from gatewright.settings.addresses import Address, parse_address
+from gatewright.settings.processors import usable_processors
 
 __all__ = ["LOG_LEVELS", "MAX_FRAME", "PluginSettings", "Settings", "control_address", "worker_count"]
 
@@ -43,7 +43,8 @@ class Settings:
         env="APISIX_LISTEN_ADDRESS",
     )
     workers: str = _setting(
-        "1", "worker processes: a number, or auto for one a core; 0: no supervisor, all in one process (to debug)"
+        "1",
+        "worker processes: a number, or auto: one a core it may use; 0: no supervisor, all in one process (to debug)",
     )
     plugins: tuple[str, ...] = _setting((), "directories, files or modules that hold plugins")
     installed_plugins: bool = _setting(True, "also use plugins that installed packages announce")
@@ -178,10 +179,8 @@ def _check_octal(mode: str) -> None:
 
 
 def worker_count(settings: Settings) -> int:
-    """How many workers: what is set, or one for each core that this process may use."""
-    if settings.workers != "auto":
-        return int(settings.workers)
-    return max(len(os.sched_getaffinity(0)), 1) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many workers: what is set, or one for each processor that this process may use."""
+    return usable_processors() if settings.workers == "auto" else int(settings.workers)
 
 
 def control_address(settings: Settings) -> Address | None:

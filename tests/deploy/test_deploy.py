@@ -28,6 +28,7 @@ from gatewright.dev.kong.declarative import load_declarative
 from gatewright.doctor.apisix import check_apisix_config
 from gatewright.observe.control import ask
 from gatewright.settings import Settings, load_settings
+from gatewright.settings.processors import usable_processors
 from tests.conftest import MEASURING, ROOT, RunnerProcess, StartRunner
 
 DEPLOY = ROOT / "deploy"
@@ -266,7 +267,7 @@ def test_the_package_runs_when_installed_with_the_images_settings_alone(tmp_path
     try:
         runner.wait_until_listening()
         runner.wait_for_log('"event": "listening"')
-        assert len(runner.workers()) == len(os.sched_getaffinity(0))
+        assert len(runner.workers()) == usable_processors()
         shown = subprocess.run(
             [sys.executable, "-P", "-c", "from gatewright.cli import main; main()", "status"], env=environ,
             capture_output=True, text=True, check=False, cwd=tmp_path,

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.endure import under_load
 from gatewright.gateways.apisix import calls, replies
 from gatewright.gateways.apisix.replies import Rewrite
-from gatewright.settings import Settings, control_address, worker_count
+from gatewright.settings import Settings, control_address
 from tests import launching
 from tests.conftest import RunnerProcess, StartRunner
 from tests.peer import Peer, Refused
@@ -433,11 +433,6 @@ def test_a_runner_started_by_hand_outlives_its_shell(
 
 
 # --- settings
-
-
-def test_counting_workers() -> None:
-    assert worker_count(Settings(workers="3")) == 3
-    assert worker_count(Settings(workers="auto")) == len(os.sched_getaffinity(0))
 
 
 def test_where_the_control_socket_is() -> None:
