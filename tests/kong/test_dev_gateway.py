@@ -405,6 +405,40 @@ async def test_what_cannot_be_asked_in_the_log_phase_is_told(
             assert answer.status == 200
 
 
+@both
+@pytest.mark.parametrize(
+    ("protocols", "forwarded", "terminated", "given"),
+    [
+        pytest.param(["http", "https"], {}, None, '"http"', id="of-two-the-scheme"),
+        pytest.param(["https", "http"], {"x-forwarded-proto": "https"}, None, '"http"', id="not-asked-for-the-header"),
+        pytest.param(["http", "https"], {}, True, '"http"', id="no-header"),
+        pytest.param(["http", "https"], {"x-forwarded-proto": "https"}, True, "null", id="a-header-that-may-lie"),
+        pytest.param(["http"], {"x-forwarded-proto": "https"}, True, '"http"', id="of-one-that"),
+    ],
+)
+async def test_the_log_phase_knows_the_protocol(
+    serve: Start,
+    tmp_path: Path,
+    protocol: str,
+    protocols: list[str],
+    forwarded: dict[str, str],
+    terminated: bool | None,
+    given: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = serve(protocol, caller=CALLER)
+    caplog.set_level("INFO")
+    calls = {"log": [["kong.client.get_protocol", [] if terminated is None else [terminated]]]}
+    content = calling(calls)
+    content["services"][0]["routes"][0]["protocols"] = protocols
+    async with kong_before(server, tmp_path, content) as (client, url, g):
+        async with client.get(f"{url}/v1/rest", headers=forwarded) as answer:
+            assert answer.status == 200
+        await g.settle()
+    assert f"results: [{given}]" in caplog.text
+    assert "API disabled" not in caplog.text  # Kong was not asked
+
+
 def test_all_methods_of_the_protocol_are_there_and_tried() -> None:
     assert set(METHODS) <= set(FUNCTIONS)
     tried = {method for method, *_ in (*READ_IN_ACCESS, *CHANGES, *READ_IN_RESPONSE, *MORE_OVER_MSGPACK)}

@@ -18,6 +18,7 @@ from gatewright.gateways.kong.arguments import exit_headers
 from gatewright.gateways.kong.msgpack_session import MsgPackSession
 from gatewright.gateways.kong.pdk import METHODS
 from gatewright.gateways.kong.phases import refused_in
+from gatewright.gateways.kong.protobuf import Field, Message
 from gatewright.gateways.kong.protobuf_session import ProtoBufSession
 from tests.conftest import ROOT
 from tests.kong.conftest import Start
@@ -125,6 +126,14 @@ def test_every_form_of_arguments_can_be_sent(name: str) -> None:
 def test_what_is_nothing_in_lua_is_not_there(value: object, kept: object) -> None:
     """Seen of Kong 3.9: a null in a list or a dict is the text "NULL_VALUE" from then on."""
     assert asked(ProtoBufSession().call(0, 0, "kong.ctx.shared.set", ("k", value)))[1] == ["k", kept]
+
+
+@pytest.mark.parametrize("value", [5, -1, 2.5, float("inf"), 1e300, {"a": [1, 2.5, 1 << 52]}, 0], ids=repr)
+def test_whole_numbers_are_whole_over_protobuf_too(value: object) -> None:
+    """Lua has one kind of number, and MessagePack brings what is whole as an int."""
+    come = Message(v=Field(1, "value")).decode(Message(v=Field(1, "value")).encode({"v": value}))["v"]
+    assert come == value
+    assert repr(come) == repr(value)
 
 
 @pytest.mark.parametrize("value", [[None, 1], [False], [1, [True, False]], {"a": [1, None, 2]}])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["KEPT", "from_kept", "host_of", "normalise"]
+__all__ = ["KEPT", "PROTOCOL", "from_kept", "host_of", "normalise"]
 
 KEPT: Final = {
     "kong.request.get_scheme": "scheme",
@@ -21,6 +21,9 @@ KEPT: Final = {
     "kong.request.get_raw_query": "request_uri",
 }
 """Methods, and what of `ngx.ctx` their values are made of. The host is there from Kong 3.10 on."""
+
+PROTOCOL: Final = "kong.client.get_protocol"
+"""Is told by the route, or else by the scheme (pdk/client.lua): there Kong looks at nginx's variables."""
 
 _RESERVED: Final = frozenset(b"!*'();:@&=+$,/?%#[]")
 _ESCAPED: Final = re.compile(b"%([0-9a-fA-F]{2})")

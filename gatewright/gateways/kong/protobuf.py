@@ -22,6 +22,8 @@ _FIXED32: Final = 5
 _MAX_DEPTH: Final = 64
 
 _double = struct.Struct("<d")
+_WHOLE = 1 << 63
+"""Whole numbers below it are `int`, as they are over MessagePack; Lua has one kind of number."""
 
 
 def write_varint(value: int) -> bytes:
@@ -238,6 +240,8 @@ def _encode_list(value: Any) -> bytes:
 
 def _decode_value(data: bytes, depth: int) -> Any:
     for name, value in _VALUE.decode(data, depth).items():
+        if name == "number" and value.is_integer() and abs(value) < _WHOLE:
+            return int(value)
         return None if name == "null" else value
     return None
 

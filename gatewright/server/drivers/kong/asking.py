@@ -25,10 +25,12 @@ from gatewright.server.drivers.kong.facts import (
     CHANGEABLE,
     IN_FILE,
     KEPT,
+    PROTOCOL,
     REMADE,
     UNCHANGING,
     kept_value,
     own_copy,
+    protocol_of,
     remade,
 )
 
@@ -44,7 +46,7 @@ _BUFFERS: Final = "kong.service.request.enable_buffering"
 
 @lru_cache
 def _with_recipe(phase: str) -> frozenset[str]:
-    kept = KEPT.keys() if phase == "log" else set()
+    kept = {PROTOCOL, *KEPT} if phase == "log" else set()
     return frozenset({_BUFFERS, *UNCHANGING, *REMADE, *refused_in(phase), *kept})
 
 
@@ -109,6 +111,8 @@ class Asking(EventParts, ABC):
             kept = yield "kong.nginx.get_ctx", (KEPT[method],)
             host = None if kept is not None else (yield "kong.request.get_header", ("host",))
             return kept_value(method, kept, host)
+        if method == PROTOCOL and self.phase == "log":
+            return (yield from _protocol(args))
         if method == _BUFFERS and self._is_buffered:
             return None
         known = self._known
@@ -220,6 +224,16 @@ class Asking(EventParts, ABC):
                 go_on.append((strand, None))
         except BaseException as error:
             go_on.append((strand, error))
+
+
+def _protocol(args: Sequence[Any]) -> _Calls:
+    scheme = yield "kong.nginx.get_ctx", ("scheme",)
+    if not isinstance(scheme, str):  # a stream: there Kong can tell
+        return (yield PROTOCOL, args)
+    route = yield "kong.router.get_route", ()
+    asked = scheme != "https" and bool(args) and args[0]
+    forwarded = (yield "kong.request.get_header", ("x-forwarded-proto",)) if asked else None
+    return protocol_of(route, scheme, forwarded)
 
 
 def _value_of(value: Any) -> Any:

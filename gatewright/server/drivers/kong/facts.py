@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gatewright.errors import PluginError
 from gatewright.gateways.kong.answers import captures_of, read_body_file
-from gatewright.gateways.kong.log_phase import KEPT, from_kept, host_of
+from gatewright.gateways.kong.log_phase import KEPT, PROTOCOL, from_kept, host_of
 from gatewright.runtime.pdk import PdkError
 
-__all__ = ["CHANGEABLE", "IN_FILE", "KEPT", "REMADE", "UNCHANGING", "kept_value", "own_copy", "remade"]
+__all__ = [
+    "CHANGEABLE", "IN_FILE", "KEPT", "PROTOCOL", "REMADE", "UNCHANGING", "kept_value", "own_copy", "protocol_of",
+    "remade",
+]  # fmt: skip
 
 UNCHANGING: Final = frozenset(
     (
@@ -59,6 +63,27 @@ def kept_value(method: str, kept: Any, host: Any) -> str:
     if KEPT[method] == "host" and isinstance(host, str):
         return host_of(host)
     raise PdkError(f"{method}: Kong has not kept it for the phase log")
+
+
+def protocol_of(route: Any, scheme: str, forwarded: Any) -> str | None:
+    """The value of `PROTOCOL`.
+
+    Args:
+        route: what `kong.router.get_route` gives.
+        scheme: what Kong kept.
+        forwarded: the header `x-forwarded-proto`, where that is to be looked at.
+
+    Raises:
+        PdkError: it depends on whether the header is to be believed.
+    """
+    if not isinstance(route, Mapping):
+        return None
+    protocols: Sequence[Any] = route.get("protocols") or ()
+    if len(protocols) == 1:
+        return str(protocols[0])
+    if scheme != "https" and forwarded is not None:
+        raise PdkError(f"{PROTOCOL}: in the phase log nobody can say whether x-forwarded-proto is to be believed")
+    return scheme
 
 
 def remade(method: str, value: Any, file: Any) -> Any:
