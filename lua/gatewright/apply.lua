@@ -151,7 +151,6 @@ function _M.into(host)
 
     host[byte("b")] = function(_, ctx, body, answer)
         ctx.body = body or answer.long or ""
-        ctx.body_changed = true
     end
 
     host[byte("C")] = function(_, ctx, kept)
