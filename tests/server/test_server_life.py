@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import gatewright
 from gatewright.gateways.apisix import calls, replies
 from gatewright.gateways.apisix.frames import MAX_PAYLOAD
 from gatewright.gateways.apisix.replies import ErrorCode, Rewrite, Stop
@@ -491,6 +492,39 @@ def test_a_directory_that_somebody_removes_is_made_again(
     assert path.exists()
     assert runner.stop() == 0
     assert not list(place.iterdir())
+
+
+def test_an_upgrade_under_a_running_runner_is_told_and_not_mixed_in(
+    start_runner: StartRunner, plugin_dir: WriteFiles, tmp_path: Path
+) -> None:
+    package = tmp_path / "site" / "gatewright"
+    shutil.copytree(Path(gatewright.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    environ = {"APISIX_LISTEN_ADDRESS": f"unix:{tmp_path / 'runner-0.sock'}", "PYTHONPATH": str(package.parent)}
+    runner = start_runner("-p", plugin_dir(body=BODY), "--workers", "1", environ=environ)
+    version = package / "_version.py"
+    of_now = version.read_text()
+
+    def reload(result: str) -> None:
+        runner.process.send_signal(signal.SIGHUP)
+        runner.wait_for(lambda: (runner.status()["last_reload"] or {}).get("result") == result)
+
+    with runner.peer() as peer:
+        token = peer.prepare(("plain", "{}"))
+        version.write_text('"""The one place."""\n\n__version__ = "9.0.0"\n')
+        reload("failed")
+        assert "gatewright 9.0.0 was installed in the place of" in runner.status()["last_reload"]["reason"]
+        assert isinstance(peer.request(token), Rewrite)
+        os.kill(runner.status()["workers"][0]["pid"], signal.SIGKILL)
+        runner.wait_for_log("a worker starts from files that don't belong to this process")
+    with runner.peer() as peer:  # what it loads from there may do all the same
+        assert isinstance(peer.request(peer.prepare(("plain", "{}"))), Rewrite)
+        version.unlink()
+        runner.process.send_signal(signal.SIGHUP)
+        runner.wait_for(lambda: "are gone: install it again" in (runner.status()["last_reload"]["reason"] or ""))
+        version.write_text(of_now)
+        reload("ok")
+        assert isinstance(peer.request(peer.prepare(("plain", "{}"))), Rewrite)
+    assert runner.stop() == 0
 
 
 def test_the_socket_is_closed_to_strangers_by_default(start_runner: StartRunner, plugin_dir: WriteFiles) -> None:

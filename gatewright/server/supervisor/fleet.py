@@ -20,6 +20,8 @@ from typing import Any, Final
 
 import structlog
 
+from gatewright.errors import GatewrightError
+from gatewright.server.host.installed import check_installed
 from gatewright.server.host.listener import Listener
 from gatewright.server.ipc import messages
 from gatewright.server.ipc.channel import Channel
@@ -119,6 +121,7 @@ class Fleet:
         self._to_fork: deque[Worker] = deque()
         self._wake = asyncio.Event()
         self._crashes = 0
+        self._upgrade_told = ""
         self.generation = 1
         self.stopping = False
         self.was_ready = False
@@ -185,6 +188,7 @@ class Fleet:
         """Fork a worker. To be called while the loop stands still."""
         if self.stopping or worker not in self.workers:
             return  # not wanted any more
+        self._tell_of_upgrade()
         others = self.dispatcher.descriptors()
         for other in self.workers:
             others |= {each.connection.fileno() for each in other.in_transit.values()}
@@ -211,6 +215,15 @@ class Fleet:
             functools.partial(self.take, worker),
             lambda: None,  # the process's end is what counts
         )
+
+    def _tell_of_upgrade(self) -> None:
+        try:
+            check_installed()
+            self._upgrade_told = ""
+        except GatewrightError as error:
+            if str(error) != self._upgrade_told:
+                self._upgrade_told = str(error)
+                self._log.error("a worker starts from files that don't belong to this process", why=str(error))
 
     # --- ending
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import structlog
 
 from gatewright.errors import GatewrightError
+from gatewright.server.host.installed import check_installed
 from gatewright.server.host.notify import Notifier
 from gatewright.server.ipc.plan import Plan
 from gatewright.server.supervisor.workers import Stage, Worker
@@ -113,6 +114,7 @@ class Reloads:
         self._log.info("reloading")
         self._notifier.reloading()
         try:
+            check_installed()
             plan = self._load()
         except GatewrightError as error:
             self._failed(str(error))
