@@ -104,7 +104,7 @@ def test_all_configurations_and_workers_learn_of_it_and_instances_are_made_anew(
         tokens = [one.prepare(("where", f'{{"n": {n}}}'), key=f"route#{n}") for n in range(2)]
         assert [where(peer, token)["x-where"] for peer in (one, other) for token in tokens] == ["loop, loop"] * 4
         assert where(one, tokens[0])["x-pid"] != where(other, tokens[0])["x-pid"]
-        where(one, tokens[0], "0.15")
+        where(one, tokens[0], "0.5")
         runner.wait_for(lambda: where(other, tokens[1])["x-where"] == "thread, thread")
         assert [where(peer, token)["x-where"] for peer in (one, other) for token in tokens] == ["thread, thread"] * 4
         assert where(one, tokens[0])["x-ended"] == "['loop', 'loop']", "torn down where they were made"
@@ -134,7 +134,7 @@ def test_what_belongs_to_one_thread_stays_there_however_many_call(
     runner = run("--workers", "1")
     with runner.peer() as first:
         token = first.prepare((plugin, "{}"))
-        first.request(token, headers=[("x-hold", "0.15")])
+        first.request(token, headers=[("x-hold", "0.3")])
         peers = [runner.peer() for _ in range(4)]
         rounds = 2 if plugin == "checks" else 1  # the first one finds it out
         for left in range(rounds, 0, -1):
@@ -187,25 +187,38 @@ def a_ring() -> Holder:
 @pytest.mark.parametrize(
     ("make", "bound"),
     [
-        (lambda: sqlite3.connect(":memory:"), True),
-        (lambda: sqlite3.connect(":memory:", check_same_thread=False), False),
-        (threading.local, True),
-        (asyncio.new_event_loop, True),
-        (lambda: {"pool": [Holder(sqlite3.connect(":memory:"))]}, True),
-        (lambda: list(range(10_000)), False),
-        (threading.Lock, False),
-        (a_ring, False),
+        pytest.param(lambda: sqlite3.connect(":memory:"), True, id="connection"),
+        pytest.param(lambda: sqlite3.connect(":memory:", check_same_thread=False), False, id="connection for all"),
+        pytest.param(threading.local, True, id="local"),
+        pytest.param(asyncio.new_event_loop, True, id="loop"),
+        pytest.param(lambda: {"pool": [Holder(sqlite3.connect(":memory:"))]}, True, id="connection in a pool"),
+        pytest.param(lambda: list(range(10_000)), False, id="numbers"),
+        pytest.param(threading.Lock, False, id="lock"),
+        pytest.param(a_ring, False, id="ring"),
     ],
 )
 def test_what_an_instance_holds_tells_whether_it_is_bound(make: Callable[[], Any], bound: bool) -> None:
     made: list[Any] = []
-    thread = threading.Thread(target=lambda: made.append(make()))
+    is_made, is_seen = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        made.append(make())
+        is_made.set()
+        is_seen.wait()
+        held = made.pop()
+        if isinstance(held, dict):
+            held = held["pool"][0].held
+        if isinstance(held, sqlite3.Connection | asyncio.AbstractEventLoop):
+            held.close()
+
+    thread = threading.Thread(target=hold)
     thread.start()
-    thread.join()
-    assert holds_what_is_thread_bound(Holder(made[0])) is bound
-    if isinstance(made[0], asyncio.AbstractEventLoop):
-        made[0].close()
-    made.clear()
+    is_made.wait()
+    try:
+        assert holds_what_is_thread_bound(Holder(made[0])) is bound
+    finally:
+        is_seen.set()
+        thread.join()
     gc.collect()
 
 

@@ -169,7 +169,7 @@ from gatewright import Plugin
 class Hold(Plugin):
     def on_request(self, request):
         import threading
-        time.sleep(0.15)
+        time.sleep(0.5)
         request.headers["x-thread"] = threading.current_thread().name
 """
 
