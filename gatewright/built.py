@@ -18,7 +18,7 @@ _EDITIONS: Final = {
     "gatewright.gateways.apisix._turn": 1,
     "gatewright.gateways.kong._steps": 1,
     "gatewright.gateways.lean._brought": 1,
-    "gatewright.server.drivers.kong._line": 1,
+    "gatewright.server.drivers.kong._line": 2,
 }
 
 

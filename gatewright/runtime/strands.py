@@ -220,13 +220,14 @@ class Strands:
         strand = getcurrent()
         if self.stepping is not None or not isinstance(strand, Strand):
             strand = self.current()  # says what is wrong
-        if strand.work is None:
+        work = strand.work
+        if work is None:
             strand.deadline = 0.0  # what there is, an earlier call has left
         elif not strand.deadline:
-            strand.deadline = self.loop.time() + strand.work.timeout
+            strand.deadline = self.loop.time() + work.timeout
         held = perf_counter() - strand.began
-        if held > self.hold_limit and strand.work is not None:
-            self.on_hold(strand.work, held)
+        if held > self.hold_limit and work is not None:
+            self.on_hold(work, held)
         strand.on_expiry = on_expiry
         strand.waited += 1
         self._waiting.add(strand)

@@ -59,6 +59,8 @@ class Plugin:
         """Asks, tells what it was told, and tells more."""
         told = kong.request.get_header("x-first")
         kong.response.set_header("x-told", str(told))
+        kong.service.request.set_header("x-first", "1")
+        kong.request.get_header("x-first")
         kong.response.set_header("x-more", "1")
 
     def response(self, kong: Any) -> None:
@@ -288,7 +290,7 @@ def test_they_converse_alike(protocol: str, script: Any, guarded: bool) -> None:
 @pytest.mark.parametrize("protocol", ["msgpack", "protobuf"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_an_event_to_its_end_is_the_same(protocol: str, phase: str) -> None:
-    script = [("event", phase, None, 0), *[("answer", phase, "v", 0), ("turn", "", None, 0)] * 4]
+    script = [("event", phase, None, 0), *[("answer", phase, "v", 0), ("turn", "", None, 0)] * 6]
     of_c = asyncio.run(conversed(drivers, protocol, script, guarded=True))
     assert of_c == asyncio.run(conversed(plain_drivers, protocol, script, guarded=True))
     assert of_c[-1][0] == of_c[-1][1]
@@ -373,7 +375,8 @@ def test_one_that_has_not_begun_does_no_harm() -> None:
     event = built.EventParts.__new__(built.EventParts)  # type: ignore[union-attr]
     uses: list[Callable[[], Any]] = [
         lambda: empty.data_received(b"x"), lambda: empty.write(b"x"), empty.clear_guard, empty._answered,
-        lambda: event.chain, lambda: event.__init__(1), lambda: event.__init__(1, 2, 3, 4, 5, 6),
+        lambda: event.chain, event.finish, lambda: event._put("kong.log", (), None), lambda: event._put(1),
+        lambda: event.__init__(1), lambda: event.__init__(1, 2, 3, 4, 5, 6),
     ]  # fmt: skip
     for use in uses:
         with pytest.raises((AttributeError, TypeError)):

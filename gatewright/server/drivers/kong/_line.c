@@ -11,15 +11,16 @@
 #include <string.h>
 #include <structmember.h>
 
-#define EDITION 1 /* of what Python expects of this: see `built` */
+#define EDITION 2 /* of what Python expects of this: see `built` */
 #define FASTCALL(function) ((PyCFunction)(void (*)(void))function)
 #define HEAD 64 /* bytes of a request that are kept for its note */
 #define SLOT 32 /* bytes of a connection's place in the guard (see `ipc.guard`) */
 
 static PyObject *no_bytes, *no_text, *buffered_name, *bytes_in_name, *bytes_out_name, *receive_data_name, *memory_name,
     *is_closing_name, *write_name, *leaving_name, *to_clear_name, *event_name, *events_name, *ticket_name, *value_name,
-    *error_name, *handle_name, *resume_name, *service_name, *bridge_name, *unsent_name, *take_answer_name;
-static PyTypeObject *event_type;
+    *error_name, *handle_name, *resume_name, *service_name, *bridge_name, *unsent_name, *take_answer_name,
+    *call_name, *ahead_name, *pdk_calls_name, *tick_name, *done_name, *finish_otherwise_name, *nothing_whole_name;
+static PyTypeObject *event_type, *line_type;
 
 static void freed(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
@@ -144,6 +145,15 @@ static PyMemberDef event_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyObject *event_put(EventParts *self, PyObject *const *given, Py_ssize_t count);
+static PyObject *event_finish(EventParts *self, PyObject *unused);
+
+static PyMethodDef event_methods[] = {
+    {"_put", FASTCALL(event_put), METH_FASTCALL, "Send a call; tells whether an answer comes for the waiter."},
+    {"finish", FASTCALL(event_finish), METH_NOARGS, "Say that the handler has ended well."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot event_slots[] = {
     {Py_tp_doc, "EventParts(home, chain, phase, connection, ticket, strand): what an event is made of."},
     {Py_tp_new, PyType_GenericNew},
@@ -152,6 +162,7 @@ static PyType_Slot event_slots[] = {
     {Py_tp_clear, event_clear},
     {Py_tp_dealloc, event_dealloc},
     {Py_tp_members, event_members},
+    {Py_tp_methods, event_methods},
     {0, NULL},
 };
 
@@ -305,6 +316,103 @@ end:
     return result;
 }
 
+/* --- what an event says on it */
+
+static int is_usual(EventParts *self) {
+    for (int part = 0; part < NEEDED; part++)
+        if (self->parts[part] == NULL) return 0;
+    PyObject *connection = self->parts[CONNECTION];
+    if (self->parts[OVER] != Py_False || !PyObject_TypeCheck(connection, line_type)) return 0;
+    for (int part = 0; part < LINE_PARTS; part++)
+        if (((Line *)connection)->parts[part] == NULL) return 0;
+    return 1;
+}
+
+static int begins_with(const char *text, Py_ssize_t size, const char *beginning) {
+    Py_ssize_t length = (Py_ssize_t)strlen(beginning);
+    return size >= length && memcmp(text, beginning, (size_t)length) == 0;
+}
+
+/* Whether all there is to a call is to send it; -1 with an error. */
+static int is_plain(EventParts *self, PyObject *method) {
+    if (!PyUnicode_CheckExact(method)) return 0;
+    Py_ssize_t size;
+    const char *name = PyUnicode_AsUTF8AndSize(method, &size);
+    if (name == NULL) {
+        PyErr_Clear(); /* a name that can't be sent: Python says so */
+        return 0;
+    }
+    return !begins_with(name, size, "kong.log") && !begins_with(name, size, "kong.response.e") && /* exit, error */
+           (self->parts[KNOWN] == Py_None || !begins_with(name, size, "kong.service.request."));
+}
+
+static int write_ahead(Line *line, PyObject *data) {
+    if (line->parts[RECEIVING] != Py_True || !PyBytes_Check(data) || !PyBytes_Check(line->parts[AHEAD]))
+        return call(line, "write_ahead", data);
+    PyObject *ahead = line->parts[AHEAD];
+    line->parts[AHEAD] = Py_NewRef(no_bytes);
+    PyBytes_Concat(&ahead, data);
+    if (ahead != NULL) put(&line->parts[AHEAD], ahead);
+    return ahead != NULL;
+}
+
+static PyObject *line_write(Line *self, PyObject *data);
+
+static PyObject *event_put(EventParts *self, PyObject *const *given, Py_ssize_t count_given) {
+    if (count_given != 3) {
+        PyErr_SetString(PyExc_TypeError, "_put(method, args, waiter)");
+        return NULL;
+    }
+    if (!is_usual(self) || !is_plain(self, given[0]))
+        return PyObject_CallMethod((PyObject *)self, "put_otherwise", "OOO", given[0], given[1], given[2]);
+    Line *line = (Line *)Py_NewRef(self->parts[CONNECTION]);
+    PyObject *session = Py_NewRef(line->parts[SESSION]), *result = NULL, *tick = NULL;
+    PyObject *data = PyObject_CallMethodObjArgs(session, call_name, self->parts[TICKET], self->parts[NUMBER], given[0],
+                                                given[1], NULL);
+    if (data == NULL || !count(self->parts[SERVICE], pdk_calls_name, 1)) goto end;
+    int ahead = truth_of(session, ahead_name);
+    if (ahead < 0) goto end;
+    if (ahead) {
+        if (write_ahead(line, data)) result = Py_NewRef(Py_False);
+        goto end;
+    }
+    tick = PyObject_GetAttr(self->parts[HOME], tick_name);
+    if (tick == NULL) goto end;
+    put(&self->parts[WAITER], Py_NewRef(given[2]));
+    put(&self->parts[CONNECTION], Py_NewRef(Py_None));
+    put(&self->parts[ASKED_METHOD], Py_NewRef(given[0]));
+    put(&self->parts[SINCE], Py_NewRef(tick));
+    put(&line->parts[LAST], Py_NewRef((PyObject *)self));
+    if (done(line_write(line, data))) result = Py_NewRef(Py_True);
+end:
+    Py_XDECREF(data);
+    Py_XDECREF(tick);
+    Py_DECREF(session);
+    Py_DECREF((PyObject *)line);
+    return result;
+}
+
+static PyObject *event_finish(EventParts *self, PyObject *unused) {
+    if (!is_usual(self) || ((Line *)self->parts[CONNECTION])->parts[MOVES] != Py_True)
+        return PyObject_CallMethodObjArgs((PyObject *)self, finish_otherwise_name, NULL);
+    Line *line = (Line *)self->parts[CONNECTION]; /* which this has the reference of from now on */
+    PyObject *session = Py_NewRef(line->parts[SESSION]), *result = NULL;
+    self->parts[CONNECTION] = Py_NewRef(Py_None);
+    put(&self->parts[OVER], Py_NewRef(Py_True));
+    PyObject *data = PyObject_CallMethodObjArgs(session, done_name, self->parts[TICKET], self->parts[NUMBER], NULL);
+    PyObject *events = NULL;
+    if (data != NULL && done(line_write(line, data))) events = PyObject_GetAttr(line->parts[INSTANCES], events_name);
+    if (events != NULL && PyDict_Check(events)) {
+        if (PyDict_DelItem(events, self->parts[NUMBER]) < 0 && PyErr_ExceptionMatches(PyExc_KeyError)) PyErr_Clear();
+        if (!PyErr_Occurred()) result = Py_NewRef(Py_None);
+    }
+    Py_XDECREF(events);
+    Py_XDECREF(data);
+    Py_DECREF(session);
+    Py_DECREF((PyObject *)line);
+    return result;
+}
+
 /* --- what comes */
 
 /* As `Event.take_answer`, where a handler waits for it in its own strand, and nobody else does; -1: it's otherwise. */
@@ -439,7 +547,8 @@ static int receive(Line *self, PyObject *session, PyObject *service, PyObject *d
     Py_ssize_t number = differs < 0 ? -1 : PySequence_Size(events);
     int received = number >= 0 && (!differs || call(self, "_note_held", NULL));
     if (received && !number)
-        received = done(PyObject_CallMethod((PyObject *)self, "_nothing_whole", "O", waits ? Py_False : Py_True));
+        received = done(
+            PyObject_CallMethodObjArgs((PyObject *)self, nothing_whole_name, waits ? Py_False : Py_True, NULL));
     else if (received && (received = keep_note(self))) {
         if (number == 1) {
             PyObject *event = PySequence_GetItem(events, 0);
@@ -514,7 +623,9 @@ static int execute(PyObject *module) {
         {&write_name, "write"}, {&leaving_name, "leaving"}, {&to_clear_name, "to_clear"}, {&event_name, "event"},
         {&events_name, "events"}, {&ticket_name, "ticket"}, {&value_name, "value"}, {&error_name, "error"},
         {&handle_name, "_handle"}, {&resume_name, "resume"}, {&service_name, "service"}, {&bridge_name, "bridge"},
-        {&unsent_name, "get_write_buffer_size"}, {&take_answer_name, "take_answer"},
+        {&unsent_name, "get_write_buffer_size"}, {&take_answer_name, "take_answer"}, {&call_name, "call"}, {&ahead_name, "ahead"},
+        {&pdk_calls_name, "pdk_calls"}, {&tick_name, "tick"}, {&done_name, "done"},
+        {&finish_otherwise_name, "finish_otherwise"}, {&nothing_whole_name, "_nothing_whole"},
     };
     for (size_t each = 0; each < sizeof names / sizeof *names; each++)
         *names[each].place = PyUnicode_InternFromString(names[each].text);
@@ -524,7 +635,7 @@ static int execute(PyObject *module) {
     int failed = event == NULL || PyModule_AddObjectRef(module, "Line", line) < 0 ||
                  PyModule_AddObjectRef(module, "EventParts", event) < 0 ||
                  PyModule_AddIntConstant(module, "EDITION", EDITION) < 0;
-    Py_XDECREF(line);
+    line_type = (PyTypeObject *)line;
     event_type = (PyTypeObject *)event;
     return failed ? -1 : 0;
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gatewright.gateways.kong.events import Answer, HandleEvent, KongEvent, KongSession
@@ -57,6 +57,22 @@ class EventParts:
         self._known: dict[tuple[Any, ...], Any] | None = None
         self._waiter: Any = None
         self._queue: deque[tuple[str, Any, Any]] | None = None
+
+    def _put(self, method: str, args: Sequence[Any], waiter: Any, /) -> bool:
+        """Send a call; tells whether an answer comes for the waiter."""
+        return self.put_otherwise(method, args, waiter)
+
+    def finish(self) -> None:
+        """Say that the handler has ended well: Kong waits for what comes next, and nothing is still to be said."""
+        self.finish_otherwise()
+
+    def finish_otherwise(self) -> None:
+        """As `finish`, for whatever isn't usual."""
+        raise NotImplementedError
+
+    def put_otherwise(self, method: str, args: Sequence[Any], waiter: Any) -> bool:
+        """As `_put`, for whatever isn't usual."""
+        raise NotImplementedError
 
 
 class Line:

@@ -66,7 +66,13 @@ class Asking(EventParts, ABC):
             PhaseExit: the method ends the request.
         """
         if method not in _with_recipe(self.phase):
-            return self._ask(method, args)
+            strand: Any = getcurrent()
+            if strand is not self.strand or self._bridge.stepping is not None:
+                return self._ask(method, args)
+            value = self._bridge.wait_for_resume(self._forget) if self._put(method, args, strand) else None
+            if isinstance(value, BaseException):  # what Kong sends is none
+                raise value
+            return value
         recipe, answer = self._recipe(method, args), None
         try:
             while True:
@@ -159,10 +165,6 @@ class Asking(EventParts, ABC):
             return _value_of(bridge.wait_aside(self._forget)) if self._put(method, args, strand) else None
         future = self._service.loop.create_future()
         return _value_of(bridge.wait_here(future)) if self._put(method, args, future) else None
-
-    @abstractmethod
-    def _put(self, method: str, args: Sequence[Any], waiter: Waiter) -> bool:
-        """Send a call; tells whether an answer comes for the waiter."""
 
     def _put_for(self, method: str, args: Sequence[Any], waiting: _Future) -> None:
         """Send a call of somebody who waits elsewhere."""

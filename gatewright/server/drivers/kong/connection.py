@@ -26,7 +26,7 @@ from gatewright.gateways.kong.events import (
 )
 from gatewright.runtime.pdk import PhaseExit
 from gatewright.runtime.strands import Strand
-from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude, finish
+from gatewright.server.drivers.kong.event import REFUSAL, Event, conclude
 from gatewright.server.drivers.kong.instances import Instances
 from gatewright.server.drivers.kong.native import run_access, run_log, run_response
 from gatewright.server.drivers.kong.noted import HEAD
@@ -312,7 +312,7 @@ class PluginServerConnection(SendingConnection):
                 if event.rest and event.go_on(event.connection):
                     event.outlives = True
                     return
-                finish(event.connection, event)
+                event.finish()
             else:
                 self._end(event, "done")
         except (PhaseExit, GatewayClosedError) as error:

@@ -16,7 +16,7 @@ from gatewright.runtime.strands import Strand
 from gatewright.server.drivers.kong.asking import Asking, Waiter
 from gatewright.server.worker.service import Service
 
-__all__ = ["MAY_EXIT", "REFUSAL", "Event", "Way", "conclude", "finish"]
+__all__ = ["MAY_EXIT", "REFUSAL", "Event", "Way", "conclude"]
 
 MAY_EXIT: Final = frozenset(("rewrite", "access", "response", "preread"))
 """Phases in which Kong lets a plugin answer the request (pdk/response.lua)."""
@@ -98,8 +98,8 @@ class Event(Asking):
 
     # --- what handlers call (see `Asking`)
 
-    def _put(self, method: str, args: Sequence[Any], waiter: Waiter) -> bool:
-        """Send a call; tells whether an answer comes for the waiter."""
+    def put_otherwise(self, method: str, args: Sequence[Any], waiter: Waiter) -> bool:
+        """Send a call, be it a usual one or not; tells whether an answer comes for the waiter."""
         if self.over:
             raise GatewayClosedError("the event is over: Kong can't be asked about it any more")
         connection = self.connection
@@ -154,7 +154,7 @@ class Event(Asking):
             self.rest = calls
             return
         for method, args in calls:
-            if self._put(method, args, self.strand):  # type: ignore[arg-type]  # it has one, this
+            if self._put(method, args, self.strand):
                 answer = self._bridge.wait_for_resume(self._forget)
                 if isinstance(answer, BaseException):
                     raise answer
@@ -175,6 +175,14 @@ class Event(Asking):
         connection.last = self
         connection.write(data)
         return True
+
+    def finish_otherwise(self) -> None:
+        """As `finish`, also for what isn't usual."""
+        connection = self.connection
+        self.connection, self.over = None, True
+        if connection is not None:
+            connection.write(connection.session.done(self.ticket, self.number))
+            connection.event_over(self, exited=False)
 
     def count_end(self) -> None:
         """It is over by now, if it has outlived its handler."""
@@ -277,10 +285,3 @@ def conclude(connection: Way, event: Event) -> None:
     else:
         connection.write(connection.session.done(event.ticket, event.number))
     connection.event_over(event, exited=refused)
-
-
-def finish(connection: Way, event: Event) -> None:
-    """As `conclude`, for one whose handler has ended well, and all is said."""
-    event.connection, event.over = None, True
-    connection.write(connection.session.done(event.ticket, event.number))
-    connection.event_over(event, exited=False)
