@@ -170,6 +170,8 @@ def test_an_exit_takes_what_lua_takes() -> None:
         exit_over_protobuf(403, {"a": object()})
     with pytest.raises(PluginError, match="takes 3 arguments at most"):
         exit_over_protobuf(403, {}, {}, 4)
+    with pytest.raises(PluginError, match="takes a status"):
+        exit_over_protobuf()
 
 
 def test_an_answer_without_a_body_gets_no_content_length() -> None:

@@ -67,7 +67,7 @@ async def test_futures_tasks_and_turns_need_no_task_of_its_own() -> None:
             return got
 
         wanted = ["future", "task", "one", "two", "three", "gateway!"]
-        assert await run(bridge, Gateway(bridge), handler) == wanted
+        assert await run(bridge, Gateway(bridge), handler, limit=Patience) == wanted
         assert len(tasks) == 1
         assert not given
 
@@ -80,7 +80,7 @@ async def test_the_same_task_stands_for_the_next_handler() -> None:
             await asyncio.sleep(0.001)
             return id(asyncio.current_task())
 
-        assert len({await run(bridge, Gateway(bridge), handler) for _ in range(20)}) == 1
+        assert len({await run(bridge, Gateway(bridge), handler, limit=Patience) for _ in range(20)}) == 1
 
 
 @on_both_loops
@@ -109,7 +109,7 @@ async def test_others_run_meanwhile_in_the_name_of_no_task() -> None:
             asyncio.get_running_loop().call_later(0.005, lambda: seen.append(asyncio.current_task()))
             await asyncio.sleep(0.02)
 
-        await run(bridge, Gateway(bridge), handler)
+        await run(bridge, Gateway(bridge), handler, limit=Patience)
         assert seen == [None]
 
 
@@ -126,7 +126,7 @@ async def test_tasks_that_it_makes_know_what_they_run_for_and_the_next_handler_d
             return before, await asyncio.create_task(known())
 
         for _ in range(3):
-            before, later = await run(bridge, Gateway(bridge), handler)
+            before, later = await run(bridge, Gateway(bridge), handler, limit=Patience)
             assert before is None
             assert later[1].name == "plugin"
 
@@ -150,7 +150,7 @@ async def test_how_a_future_ends_is_thrown_where_it_is_awaited(what: str) -> Non
                 return f"{type(error).__name__}: {error}"
             return "nothing thrown"
 
-        got = await run(bridge, Gateway(bridge), handler)
+        got = await run(bridge, Gateway(bridge), handler, limit=Patience)
         assert got == ("CancelledError: " if "cancelled" in what else "LookupError: not here")
         assert not given
 
@@ -173,7 +173,7 @@ async def test_an_awaitable_of_its_own_gets_the_error_thrown_in() -> None:
             asyncio.get_running_loop().call_soon(future.set_exception, LookupError("it"))
             return await watching(future)
 
-        assert await run(bridge, Gateway(bridge), handler) == "thrown: it"
+        assert await run(bridge, Gateway(bridge), handler, limit=Patience) == "thrown: it"
 
 
 @on_both_loops
@@ -189,7 +189,7 @@ async def test_one_that_ends_cancelled_is_a_failed_plugin() -> None:
             raise asyncio.CancelledError
 
         for each in (handler, raises):
-            error = await run(bridge, Gateway(bridge), each)
+            error = await run(bridge, Gateway(bridge), each, limit=Patience)
             assert isinstance(error, PluginError)
             assert str(error) == "the handler was cancelled"
 
@@ -214,7 +214,7 @@ async def test_what_no_task_can_wait_for_is_told(what: str) -> None:
             else:
                 await other.create_future()
 
-        error = await run(bridge, Gateway(bridge), handler)
+        error = await run(bridge, Gateway(bridge), handler, limit=Patience)
         other.close()
         assert isinstance(error, RuntimeError)
         told = {"bare future": "yield was used instead of yield from", "itself": "Task cannot await on itself",
@@ -244,7 +244,7 @@ async def test_a_timeout_of_its_own(when: str) -> None:
             return ["not late"]
 
         for _ in range(2):
-            assert await run(bridge, Gateway(bridge), handler) == ["cancelled: True", "0", "then!"]
+            assert await run(bridge, Gateway(bridge), handler, limit=Patience) == ["cancelled: True", "0", "then!"]
 
 
 @on_both_loops
@@ -260,7 +260,7 @@ async def test_a_task_that_fails_in_its_group_ends_the_wait_in_its_body() -> Non
                 return str(errors.exceptions[0])
             return "slept"
 
-        assert await run(bridge, Gateway(bridge), handler) == "not here"
+        assert await run(bridge, Gateway(bridge), handler, limit=Patience) == "not here"
 
 
 @on_both_loops
@@ -285,7 +285,7 @@ async def test_it_ends_when_what_it_waits_for_has_ended() -> None:
                         order.append("outer")
             return order
 
-        assert await run(bridge, Gateway(bridge), handler) == ["inner", "outer"]
+        assert await run(bridge, Gateway(bridge), handler, limit=Patience) == ["inner", "outer"]
 
 
 @on_both_loops
@@ -305,7 +305,7 @@ async def test_what_does_not_heed_it_gives_its_value() -> None:
             asyncio.get_running_loop().call_later(0.01, task.cancel)
             return await asyncio.create_task(stubborn())
 
-        assert await run(bridge, Gateway(bridge), handler) == "done all the same"
+        assert await run(bridge, Gateway(bridge), handler, limit=Patience) == "done all the same"
 
 
 @on_both_loops
@@ -327,7 +327,7 @@ async def test_together_with_its_result_it_is_heard() -> None:
                 return "cancelled"
             return "not cancelled"
 
-        assert await run(bridge, Gateway(bridge), handler) == "cancelled"
+        assert await run(bridge, Gateway(bridge), handler, limit=Patience) == "cancelled"
 
 
 @on_both_loops
@@ -348,7 +348,7 @@ async def test_one_whose_task_has_not_begun_yet_hears_of_it_soon(waits_for: str)
             except asyncio.CancelledError:
                 return "heard"
 
-        assert await run(bridge, Gateway(bridge), handler) == "heard"
+        assert await run(bridge, Gateway(bridge), handler, limit=Patience) == "heard"
 
 
 @on_both_loops
@@ -374,7 +374,7 @@ async def test_a_task_that_is_cancelled_in_the_same_turn_as_it_was_made_hears_of
             return make(context)
 
         bridge._spares.make = cancelled_soon  # type: ignore[method-assign]
-        got = bridge.loop.create_task(run(bridge, Gateway(bridge), handler))
+        got = bridge.loop.create_task(run(bridge, Gateway(bridge), handler, limit=Patience))
         await asyncio.sleep(0.01)
         bridge._spares.make = make  # type: ignore[method-assign]
         assert await got == "heard"
@@ -405,7 +405,7 @@ async def test_the_message_says_who_cancelled(waits_for: str, begun: bool) -> No
                 return error.args
             return ()
 
-        assert await run(bridge, Gateway(bridge, 0.05), handler) == ("by us",)
+        assert await run(bridge, Gateway(bridge, 0.05), handler, limit=Patience) == ("by us",)
 
 
 @on_both_loops

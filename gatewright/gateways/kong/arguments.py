@@ -99,7 +99,9 @@ def _encode_most(args: Sequence[Any]) -> bytes:
 
 
 def _encode_exit(args: Sequence[Any]) -> bytes:
-    status, body, headers = (*args, None, None)[:3] if len(args) < 3 else args[:3]
+    if not args:
+        raise PluginError("takes a status, and perhaps a body and headers")
+    status, body, headers = (*args, None, None)[:3]
     if isinstance(body, dict | list | tuple):  # tables have no place in the message
         body, headers = as_json(body, headers)
     return _exit_args((status, body, exit_headers(status, body, headers), *args[3:]))
