@@ -74,7 +74,10 @@ def apisix_routes(upstream: str) -> str:
             f"  - id: {path.strip('/').replace('/', '-')}",
             f"    uri: {path}/*",
             f"    plugins: {{{plugin}: {conf}}}",
-            f'    upstream: {{type: roundrobin, nodes: {{"{upstream}": 1}}}}',
+            "    upstream:",  # in lines of their own: APISIX 3.9 reads no `{"host:port": 1}`
+            "      type: roundrobin",
+            "      nodes:",
+            f'        "{upstream}": 1',
         ]
     return "\n".join([*lines, "#END", ""])
 
