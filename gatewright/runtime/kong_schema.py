@@ -7,6 +7,7 @@ and init.lua, as tables; what is not known here is not held against a schema.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import floor
 from typing import Any
 
 from gatewright.errors import ConfigError
@@ -120,7 +121,7 @@ def _example(field: Mapping[str, Any]) -> Any:
     if field.get("one_of"):
         return field["one_of"][0]
     if kind in ("number", "integer"):
-        return field["between"][0] if "between" in field else int(field.get("gt", 0)) + 1
+        return _number(field, whole=kind == "integer")
     least = field.get("len_eq", field.get("len_min", 0))
     if kind == "string":
         text = field.get("starts_with", "") + "change-me"
@@ -133,6 +134,17 @@ def _example(field: Mapping[str, Any]) -> Any:
     if kind == "record":
         return example(field.get("fields", ()))
     return False
+
+
+def _number(field: Mapping[str, Any], *, whole: bool) -> float:
+    low: float | None
+    low, high = field.get("between", (None, None))
+    above: float | None = field.get("gt")
+    if above is None:
+        return 1 if low is None else low
+    if high is not None and not whole:
+        return float((above + high) / 2)
+    return max(floor(above) + 1, floor(above) + 1 if low is None else low)
 
 
 # --- schemas

@@ -12,6 +12,7 @@ from gatewright import Response
 from gatewright.config import config_schema
 from gatewright.gateways.kong.dump import kong_fields, plugin_info
 from gatewright.plugin import Plugin
+from gatewright.runtime.kong_schema import example, faults, filled
 from gatewright.testing import TestClient
 from tests.kong.conftest import Start
 from tests.kong.peer import Exited
@@ -165,6 +166,32 @@ class Config(msgspec.Struct):
     on: bool = True
     labels: dict[str, int] = {}
     note: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("kind", "bounds", "there"),
+    [
+        pytest.param(float, {"gt": 0, "le": 1}, {"gt": 0, "between": [0, 1]}, id="number-above-to"),
+        pytest.param(float, {"ge": 0, "lt": 1}, {"between": [0, 1]}, id="number-from-below"),
+        pytest.param(float, {"gt": 0.5}, {"gt": 0.5}, id="number-above"),
+        pytest.param(float, {"ge": 0.5}, {}, id="number-from"),
+        pytest.param(float, {"le": 1}, {}, id="number-to"),
+        pytest.param(int, {"gt": 0, "lt": 10}, {"between": [1, 9]}, id="integer-above-below"),
+        pytest.param(int, {"ge": 1}, {"gt": 0}, id="integer-from"),
+        pytest.param(int, {"gt": 1}, {"gt": 1}, id="integer-above"),
+        pytest.param(int, {"lt": 1}, {}, id="integer-below"),
+    ],
+)
+def test_bounds_of_a_model_are_kongs(kind: type, bounds: dict[str, Any], there: dict[str, Any]) -> None:
+    model = msgspec.defstruct("Model", [("x", Annotated[kind, msgspec.Meta(**bounds)])])
+    fields = kong_fields(config_schema(model))
+    (field,) = (each["x"] for each in fields)
+    assert {name: field[name] for name in ("gt", "between") if name in field} == there
+    assert not faults(fields)
+    made = example(fields)
+    assert filled(fields, made, "x") == made
+    if there:
+        msgspec.convert(made, model, strict=True)
 
 
 def test_a_configuration_model_becomes_a_kong_schema() -> None:

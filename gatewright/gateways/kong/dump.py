@@ -164,13 +164,30 @@ def _field(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: int
     for theirs, ours in _LIMITS.items():
         if theirs in schema and field["type"] in _HAS_LENGTH:
             field[ours] = schema[theirs]
-    if "minimum" in schema and "maximum" in schema and kind in ("integer", "number") and not choices:
-        field["between"] = [schema["minimum"], schema["maximum"]]
+    if kind in ("integer", "number") and not choices:
+        field |= _bounds(schema, whole=kind == "integer")
     if "pattern" in schema and kind == "string":
         description = f"{description or ''} (pattern: {schema['pattern']})".strip()
     if description and len(description) >= _SHORTEST_DESCRIPTION:
         field["description"] = description[:_LONGEST_DESCRIPTION]
     return field
+
+
+def _bounds(schema: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:
+    """Bounds in Kong's terms, never closer than they are: `between` holds its ends, and only `gt` holds none."""
+    least, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    most, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    if whole:
+        least, above = (above + 1 if least is None and above is not None else least), None
+        most = below - 1 if most is None and below is not None else most
+    low = above if least is None else least
+    high = below if most is None else most
+    bounds: dict[str, Any] = {"gt": above} if above is not None else {}
+    if low is not None and high is not None:
+        bounds["between"] = [low, high]
+    elif whole and low is not None:
+        bounds["gt"] = low - 1
+    return bounds
 
 
 def _without_null(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
