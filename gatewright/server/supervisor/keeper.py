@@ -109,8 +109,7 @@ def _become(channel: socket.socket, handover: socket.socket, stand_in: Callable[
             os._exit(0)
         _close_all_but({channel.fileno(), handover.fileno(), gone})
         held, files = _told(channel)
-        channel.close()
-        keep(held, files, handover, stand_in, gone)
+        keep(held, files, handover, stand_in, gone, channel)
     finally:
         os._exit(0)
 

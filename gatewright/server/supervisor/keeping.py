@@ -22,6 +22,8 @@ __all__ = ["Held", "keep"]
 _LOOK_SECONDS: Final = 0.1
 _LONGEST_SECONDS: Final = 120.0
 """For connections of before; the gateway closes those that it has not used for a minute."""
+_LAST_SECONDS: Final = 6.0
+"""For a supervisor that drains when the gateway is gone, and then ends or is killed."""
 _READ: Final = 1 << 16
 _SEND_SECONDS: Final = 5.0
 _MOST_WAITING: Final = 1024
@@ -42,6 +44,7 @@ def keep(
     handover: socket.socket,
     stand_in: Callable[[], StandIn],
     gateway: int,
+    supervisor: socket.socket,
 ) -> None:
     """Say no, until there is nobody to say it to.
 
@@ -51,8 +54,13 @@ def keep(
         handover: gives connections, as descriptors.
         stand_in: makes what answers on a connection.
         gateway: readable when it is gone.
+        supervisor: at its end when the runner's supervisor is gone.
     """
     if _Keeping(held, handover, stand_in, gateway).serve():
+        supervisor.settimeout(_LAST_SECONDS)
+        with contextlib.suppress(OSError):
+            while supervisor.recv(_READ):  # it listens on these for as long as calls under way have
+                pass
         for file in files:
             if not _listens(file.path):  # a runner of the next gateway's may have the very number of the file
                 _remove(file)
