@@ -77,7 +77,7 @@ class Keeper:
                 self._held.append(listener)
 
     def remember(self, listener: Listener) -> None:
-        """Have a socket's file removed with the gateway: it may kill this process before that could do it."""
+        """Have a socket's file removed in the end: the gateway may kill this process before that could do it."""
         if listener.file is not None:
             held = Held(listener.address.path, listener.file.file, listener.file.directory, 0)
             with contextlib.suppress(OSError):  # it was killed

@@ -23,7 +23,7 @@ _LOOK_SECONDS: Final = 0.1
 _LONGEST_SECONDS: Final = 120.0
 """For connections of before; the gateway closes those that it has not used for a minute."""
 _LAST_SECONDS: Final = 6.0
-"""For a supervisor that drains when the gateway is gone, and then ends or is killed."""
+"""For a supervisor that still drains, and then ends or is killed."""
 _READ: Final = 1 << 16
 _SEND_SECONDS: Final = 5.0
 _MOST_WAITING: Final = 1024
@@ -50,20 +50,20 @@ def keep(
 
     Args:
         held: the sockets, listening.
-        files: those of other sockets of the runner's, to be removed with the gateway.
+        files: those of other sockets of the runner's, to be removed in the end.
         handover: gives connections, as descriptors.
         stand_in: makes what answers on a connection.
         gateway: readable when it is gone.
         supervisor: at its end when the runner's supervisor is gone.
     """
-    if _Keeping(held, handover, stand_in, gateway).serve():
-        supervisor.settimeout(_LAST_SECONDS)
-        with contextlib.suppress(OSError):
-            while supervisor.recv(_READ):  # it listens on these for as long as calls under way have
-                pass
-        for file in files:
-            if not _listens(file.path):  # a runner of the next gateway's may have the very number of the file
-                _remove(file)
+    _Keeping(held, handover, stand_in, gateway).serve()
+    supervisor.settimeout(_LAST_SECONDS)
+    with contextlib.suppress(OSError):
+        while supervisor.recv(_READ):  # it listens on these for as long as calls under way have
+            pass
+    for file in files:
+        if not _listens(file.path):  # a runner that came later may have the very number of the file
+            _remove(file)
 
 
 class _Connection:
@@ -106,15 +106,14 @@ class _Keeping:
             sock.listen(kept.backlog)  # so that who dials is told this process (see `gateway_user.may_follow`)
             self._selector.register(sock, selectors.EVENT_READ, lambda sock=sock: self._accept(sock))
 
-    def serve(self) -> bool:
-        """See `keep`; tells whether the gateway is gone."""
+    def serve(self) -> None:
+        """See `keep`."""
         while not self._gateway_is_gone and (self._held or self._connections or self._workers_are_there):
             for key, _ in self._selector.select(_LOOK_SECONDS):
                 key.data()
             self._look()
         for kept, _ in self._held:
             _remove(kept)
-        return self._gateway_is_gone
 
     @property
     def _workers_are_there(self) -> bool:
