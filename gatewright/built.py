@@ -16,7 +16,7 @@ _EDITIONS: Final = {
     "gatewright._parts": 1,
     "gatewright.gateways.apisix._quick": 2,
     "gatewright.gateways.apisix._turn": 1,
-    "gatewright.gateways.kong._steps": 1,
+    "gatewright.gateways.kong._steps": 2,
     "gatewright.gateways.lean._brought": 1,
     "gatewright.server.drivers.kong._line": 2,
 }

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from gatewright.built import steps as built
 from gatewright.errors import GatewrightError
-from gatewright.gateways.kong import msgpack_session, protobuf_session
+from gatewright.gateways.kong import answers, msgpack_session, protobuf_session
 from gatewright.gateways.kong.events import Answer, HandleEvent
-from gatewright.gateways.kong.messages import RPC_CALL
+from gatewright.gateways.kong.messages import RPC_CALL, STRUCT
 from tests.gateways.pure import again
 from tests.growth import growth
 
@@ -284,3 +284,50 @@ def test_one_that_has_not_begun_does_no_harm(name: str) -> None:
     ):
         with pytest.raises((AttributeError, TypeError, SystemError)):
             use()
+
+
+def a_struct(draw: st.DrawFn) -> bytes:
+    """Headers as Kong writes them, a Struct that holds other things, and one that is broken."""
+    text = st.one_of(st.text(max_size=8), st.sampled_from(("", "v" * 127, "v" * 128, "v" * 16_384, "\udcff")))
+    other = st.one_of(st.none(), st.booleans(), st.floats(allow_nan=False), st.lists(st.text(max_size=3), max_size=2))
+    values = draw(st.sampled_from((text, text, st.one_of(text, other))))
+    data = STRUCT.encode({"fields": draw(st.dictionaries(text, values, max_size=5))})
+    if draw(st.booleans()):
+        return data
+    spoiled = bytearray(data)
+    for _ in range(draw(st.integers(1, 2))):
+        if spoiled:
+            spoiled[draw(st.integers(0, len(spoiled) - 1))] = draw(st.integers(0, 255))
+    return bytes(spoiled[: draw(st.integers(0, len(spoiled)))])
+
+
+@needs_c
+@given(st.composite(a_struct)())
+@settings(max_examples=500)
+def test_headers_are_read_alike(data: bytes) -> None:
+    assert built is not None
+    texts = built.texts_of(data)
+    if texts is not None:
+        assert texts == answers._texts(data) == answers.fold_headers(STRUCT.decode(data).get("fields", {}))
+
+
+@needs_c
+def test_headers_of_one_value_are_read_in_c() -> None:
+    assert built is not None
+    headers = {"host": "a", "x-long": "v" * 16_000, "x-odd": "\udcff", "x-empty": ""}
+    assert built.texts_of(STRUCT.encode({"fields": headers})) == {name: [value] for name, value in headers.items()}
+    assert built.texts_of(b"") == {}
+    assert built.texts_of(STRUCT.encode({"fields": {"x": ["1", "2"]}})) is None
+    assert built.texts_of(bytearray()) is None
+
+
+@needs_c
+def test_headers_leave_nothing_behind() -> None:
+    def read(word: str) -> None:
+        assert built is not None
+        whole = STRUCT.encode({"fields": {f"x-{word}-{number}": word * 50 for number in range(100)}})
+        for data in (whole, whole[:-1], STRUCT.encode({"fields": {word: word, "more": [word]}})):
+            for _ in range(100):
+                built.texts_of(data)
+
+    assert growth(read) < 2000

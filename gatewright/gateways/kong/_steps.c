@@ -12,7 +12,7 @@
 #include <string.h>
 #include <structmember.h>
 
-#define EDITION 1 /* of what Python expects of this: see `built` */
+#define EDITION 2 /* of what Python expects of this: see `built` */
 #define FASTCALL(function) ((PyCFunction)(void (*)(void))function)
 #define MOST_NUMBER ((uint64_t)INT64_MAX)
 
@@ -657,6 +657,57 @@ static PyType_Spec protobuf_spec = {
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, .slots = protobuf_slots,
 };
 
+/* --- headers or arguments in a Struct */
+
+#define ENTRY_TAG 0x0a
+#define KEY_TAG 0x0a
+#define VALUE_TAG 0x12
+#define TEXT_TAG 0x1a
+
+/* What stands behind a tag: `part` is within `whole`, which moves on. 0: it's not that, or of more than 16 KiB. */
+static int read_part(Input *whole, unsigned char tag, Input *part) {
+    if (whole->end - whole->at < 2 || whole->at[0] != tag) return 0;
+    size_t size = whole->at[1];
+    whole->at += 2;
+    if (size > LAST_OF_VARINT) {
+        if (whole->at == whole->end || *whole->at > LAST_OF_VARINT) return 0;
+        size = (size & LAST_OF_VARINT) | (size_t)*whole->at++ << 7;
+    }
+    if ((size_t)(whole->end - whole->at) < size) return 0;
+    part->at = whole->at;
+    part->end = whole->at += size;
+    return 1;
+}
+
+static PyObject *text_of(Input *part) {
+    return PyUnicode_DecodeUTF8((const char *)part->at, part->end - part->at, "surrogateescape");
+}
+
+static PyObject *texts_of(PyObject *module, PyObject *data) {
+    if (!PyBytes_CheckExact(data)) Py_RETURN_NONE;
+    const unsigned char *start = (const unsigned char *)PyBytes_AsString(data);
+    Input all = {start, start + PyBytes_Size(data)}, entry, key, value, text;
+    PyObject *texts = PyDict_New();
+    while (texts != NULL && all.at < all.end) {
+        if (!read_part(&all, ENTRY_TAG, &entry) || !read_part(&entry, KEY_TAG, &key) ||
+            !read_part(&entry, VALUE_TAG, &value) || entry.at != entry.end || !read_part(&value, TEXT_TAG, &text) ||
+            value.at != value.end) {
+            Py_DECREF(texts);
+            Py_RETURN_NONE;
+        }
+        PyObject *name = text_of(&key), *only = name == NULL ? NULL : text_of(&text);
+        PyObject *list = only == NULL ? NULL : PyList_New(1);
+        if (list == NULL)
+            Py_XDECREF(only);
+        else
+            PyList_SetItem(list, 0, only);
+        if (list == NULL || PyDict_SetItem(texts, name, list) < 0) Py_CLEAR(texts);
+        Py_XDECREF(name);
+        Py_XDECREF(list);
+    }
+    return texts;
+}
+
 /* --- the module */
 
 static int add_type(PyObject *module, const char *name, PyType_Spec *spec) {
@@ -679,11 +730,17 @@ static int execute(PyObject *module) {
     return PyModule_AddIntConstant(module, "EDITION", EDITION);
 }
 
+static PyMethodDef module_methods[] = {
+    {"texts_of", (PyCFunction)texts_of, METH_O,
+     "Names to lists of one text, of a Struct that holds texts alone; None of another."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, execute}, {0, NULL}};
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "_steps", .m_doc = "What nearly all of Kong's connections carry, in C.",
-    .m_size = 0, .m_slots = module_slots,
+    .m_size = 0, .m_methods = module_methods, .m_slots = module_slots,
 };
 
 PyMODINIT_FUNC PyInit__steps(void) { return PyModuleDef_Init(&definition); }

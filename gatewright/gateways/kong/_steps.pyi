@@ -7,6 +7,8 @@ from gatewright.gateways.kong.events import Answer, HandleEvent, KongEvent
 
 EDITION: int
 
+def texts_of(data: bytes, /) -> dict[str, list[str]] | None: ...
+
 class MsgPackSteps:
     buffered: int
     def __init__(

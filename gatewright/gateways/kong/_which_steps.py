@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from gatewright.built import steps
 
@@ -11,4 +12,7 @@ if TYPE_CHECKING or steps is None:
 else:
     MsgPackSteps, ProtoBufSteps = steps.MsgPackSteps, steps.ProtoBufSteps
 
-__all__ = ["MsgPackSteps", "ProtoBufSteps"]
+texts_of: Final[Callable[[bytes], dict[str, list[str]] | None] | None] = None if steps is None else steps.texts_of
+"""Reads a Struct that holds texts alone, in C; `None` of another one, and where nothing was built."""
+
+__all__ = ["MsgPackSteps", "ProtoBufSteps", "texts_of"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gatewright.errors import PluginError
+from gatewright.gateways.kong._which_steps import texts_of
 from gatewright.gateways.kong.messages import (
     BOOL,
     BYTE_STRING,
@@ -80,6 +81,9 @@ def _nothing(_: bytes) -> None:
 
 
 def _struct(data: bytes) -> Any:
+    texts = texts_of(data) if texts_of is not None else None
+    if texts is not None:
+        return texts
     try:
         return _texts(data)
     except (IndexError, ValueError):  # not written as Kong does, or broken: then the tables will say what is wrong
