@@ -28,9 +28,9 @@ from gatewright.runtime.apart import Apart, renew
 from gatewright.runtime.bridge import Bridge
 from gatewright.runtime.failures import FailureLog
 from gatewright.runtime.fitting import check_fields, with_misspelt
+from gatewright.runtime.holding import Holding
 from gatewright.runtime.made_for_threads import LOCAL, what_wants_threads
 from gatewright.runtime.shipped import is_shipped, load_shipped, shipped_names
-from gatewright.runtime.starving import Starving
 from gatewright.runtime.stats import Tallies
 from gatewright.runtime.steps import (
     Around,
@@ -87,16 +87,15 @@ class ChainBuilder:
         self.bridge = bridge
         self.failures = failures
         self.hold_limit = hold_limit
-        self.starving = Starving()
-        """Of the loop's thread; somebody has to look from time to time."""
         self._blocking = blocking
         failures.known = self.plugins
-        bridge.hold_limit, bridge.on_hold = hold_limit, self.held_the_loop
         self.checks_fields = True
         """Fields that a plugin's model doesn't know are an error. (Kong checks them itself, and adds its own.)"""
         self.tallies = Tallies()
         self.apart = Apart()
-        bridge.on_bound = self._is_bound
+        self.holding = Holding(self.apart, failures, hold_limit)
+        bridge.hold_limit, bridge.on_hold = hold_limit, self.holding.held_the_loop
+        bridge.on_bound = self.holding.is_bound
         self.on_building: Callable[[Any, bool], None] = lambda _chain, _begins: None
         """Told when plugins of a chain are about to be made or set up (`True`), and when that's over (`False`)."""
         self._around = around
@@ -273,38 +272,6 @@ class ChainBuilder:
             step.own_mode = {"request": step.request_mode, "response": step.response_mode}
             step.request_mode = step.response_mode = Mode.GUARDED
 
-    def held_the_loop(self, step: Step, seconds: float) -> None:
-        """A handler kept everybody waiting: say so, and keep a `def` handler from doing it again."""
-        if self._was_starving(seconds):
-            return
-        if step.holds_the_loop:
-            self.apart.learn(step.name)
-            cure = "it runs in a thread from now on; declare `blocking = True`"
-        else:
-            cure = "an `async def` handler must not block: await, or use a `def` handler with `blocking = True`"
-        self.failures.report(
-            "plugin held the loop",
-            kind="held_loop",
-            plugin=step.name,
-            route=step.route,
-            seconds=round(seconds, 3),
-            cure=cure,
-        )
-
-    def _was_starving(self, seconds: float) -> bool:
-        """Whether what took so many seconds would have been quick, had there been a processor for it."""
-        waited = self.starving.since_look()
-        self.starving.look()  # what is taken off here is not taken off another one
-        if seconds - waited > self.hold_limit:
-            return False
-        self.failures.report(
-            "the worker had to wait for a processor",
-            kind="starving",
-            seconds=round(waited, 3),
-            cure="more processors or a higher limit of the container, fewer workers, less else on this machine",
-        )
-        return True
-
     def set_up(self, step: Step) -> None:
         """Run a step's `setup()` if it is due; a failure is kept and tried again later."""
         loop = self.bridge.loop
@@ -336,7 +303,7 @@ class ChainBuilder:
             step.next_setup = loop.time() + pause
             step.state = State.SETUP_FAILED
             held = perf_counter() - strand.began
-            if held > self.hold_limit and not step.apart and not self._was_starving(held):
+            if held > self.hold_limit and not step.apart and not self.holding.was_starving(held):
                 self.apart.learn(step.name)  # the next try is to hold nobody up
             step.error = PluginError(f"setup() failed: {words_of(error)}")
             step.error.__cause__ = error
@@ -369,14 +336,6 @@ class ChainBuilder:
         """The thread that an instance is bound to hangs."""
         renew(step)
         step.old = None  # it could be torn down there only
-
-    def _is_bound(self, step: Step) -> None:
-        self.failures.report(
-            "plugin holds what belongs to one thread: its calls run there from now on, one after another",
-            kind="thread_bound",
-            plugin=step.name,
-            route=step.route,
-        )
 
     def tear_down(self, step: Step) -> None:
         """Run a step's `teardown()`; a failure is only told."""

@@ -145,7 +145,7 @@ class ChainLife:
 
     def _held_the_loop(self, step: Step, seconds: float) -> None:
         """A handler kept everybody waiting."""
-        self._builder.held_the_loop(step, seconds)
+        self._builder.holding.held_the_loop(step, seconds)
         if seconds > step.timeout:
             raise DeadlineExceededError(f"took {seconds:.3g} s, its timeout is {step.timeout:g} s")
 

@@ -157,7 +157,7 @@ class Service:
         self.every(self.confs.tick_seconds, self.confs.tick)
         self.every(min(SWEEP_SECONDS, self.settings.stall_timeout / 2), self._end_stalled)
         self.every(LagMeter.INTERVAL, self.lag.measure)
-        self.every(LagMeter.INTERVAL, self.builder.starving.look)
+        self.every(LagMeter.INTERVAL, self.builder.holding.starving.look)
         self.every(FLUSH_SECONDS, logs.flush)
         self.every(LeakWatch.INTERVAL, LeakWatch(self.loop, self.bridge, self.failures).look)
 
