@@ -38,7 +38,7 @@ def test_a_worker_of_another_user_can_connect(program: str, first: bool, plugin_
         )  # fmt: skip
         assert done.stdout == "connected\n", done.stdout + done.stderr
     finally:
-        shutil.rmtree(folder)
+        subprocess.run(["rm", "-rf", folder], check=True)  # the runner may be about to remove its socket itself
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the stand-in's worker is of another user")
