@@ -160,13 +160,15 @@ class Bridge(Gathering):
             strand = self.current()
             if waits_for is _PAUSE:
                 next_step = self._pause(spare, strand)
-                waits_for = asyncio.CancelledError()  # in case there is none
+                if next_step is None:
+                    waits_for = asyncio.CancelledError()
+                    break
             elif spare.is_cancelled() or not self._can_wait_for(waits_for, task):
-                next_step = None  # that is for the task to see to
+                break  # that is for the task to see to
             else:
                 next_step = self._await(spare, strand, waits_for)
-            if next_step is None:
-                break
+                if next_step is None:
+                    break
             step, value = next_step
         carrying = self._hand_over(spare, waits_for, strand)
         try:
