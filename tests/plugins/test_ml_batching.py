@@ -141,7 +141,7 @@ async def test_a_model_that_is_down_is_not_asked_again_for_each() -> None:
         calls.append(tensors["x"].shape[0])
         raise ModelDownError("no route to host")
 
-    queue = batcher(down, max_wait=0.01)
+    queue = batcher(down, max_wait=0.3)
     answers = await asyncio.gather(*(queue.infer(row(1), 5) for _ in range(5)), return_exceptions=True)
     assert all(isinstance(answer, ModelDownError) for answer in answers)
     assert calls == [5]
